@@ -1,0 +1,46 @@
+"""See how text steers a diffusion model, then stop paying for it where it no longer does.
+
+    from shapefirst import load, text_until
+
+    pipe = load("pocket")
+    with text_until(pipe, step=25) as evaluations:
+        images = pipe("a red wooden car", num_inference_steps=50).images
+
+Nothing heavy is imported before it is asked for: `import shapefirst` takes milliseconds.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+__all__ = ["ShapefirstError", "TextSchedule", "__version__", "guide", "load", "text_until"]
+
+if TYPE_CHECKING:
+    from shapefirst.errors import ShapefirstError
+    from shapefirst.guidance import guide, text_until
+    from shapefirst.models import load
+    from shapefirst.schedule import TextSchedule
+
+_ROOMS = {
+    "ShapefirstError": "errors",
+    "TextSchedule": "schedule",
+    "guide": "guidance",
+    "load": "models",
+    "text_until": "guidance",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its room on first use (PEP 562)."""
+    if name not in _ROOMS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(f"{__name__}.{_ROOMS[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

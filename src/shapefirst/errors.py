@@ -1,0 +1,20 @@
+"""What a user did wrong, in one sentence that names the value and the remedy.
+
+The command line prints such an error without a traceback and exits with code 2.
+"""
+
+from __future__ import annotations
+
+__all__ = ["ModelError", "ShapefirstError", "UnsupportedPipelineError"]
+
+
+class ShapefirstError(ValueError):
+    """A value that shapefirst cannot work with."""
+
+
+class ModelError(ShapefirstError):
+    """A model that is unknown, absent, incomplete or corrupt."""
+
+
+class UnsupportedPipelineError(ShapefirstError):
+    """A diffusers pipeline whose guidance shapefirst does not know how to steer."""
