@@ -1,0 +1,337 @@
+"""The commands: words and wiring only. Whatever is heavy is imported inside the command that needs it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from typer.core import TyperGroup
+
+from shapefirst import __version__, tables, terminal
+from shapefirst.errors import ShapefirstError
+from shapefirst.schedule import Branch, TextSchedule
+
+__all__ = ["app", "main"]
+
+BAD_INPUT, INTERRUPTED = 2, 130
+DEFAULT_SCALE = 7.5  # the paper's, for models that the table of models does not name
+
+
+class _Commands(TyperGroup):
+    """Bad input ends a command with one sentence, an interruption with one word; neither with a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ShapefirstError as problem:
+            terminal.error(str(problem))
+            raise typer.Exit(BAD_INPUT) from problem
+        except KeyboardInterrupt as stop:
+            terminal.error("interrupted.")
+            raise typer.Exit(INTERRUPTED) from stop
+
+
+app = typer.Typer(
+    cls=_Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def main() -> None:
+    """The entry point of the command ``shapefirst``."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"shapefirst {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def shapefirst(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """See how text steers a diffusion model, then stop paying for it where it no longer does.
+
+    \b
+    Examples:
+      shapefirst demo
+      shapefirst generate "a wooden house" --text-steps 25 --compare
+      shapefirst generate --prompts-file prompts.txt --model sd15
+      shapefirst models pocket
+    """
+
+
+@app.command()
+def generate(
+    prompts: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="PROMPT", help="What to draw. '-' reads prompts from stdin, one a line."),
+    ] = None,
+    prompts_file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="More prompts, one a line; lines that start with # do not count."),
+    ] = None,
+    model: Annotated[
+        str, typer.Option(metavar="NAME", help="A name of `shapefirst models`, a hub id or a local folder.")
+    ] = "pocket",
+    text_steps: Annotated[
+        int | None,
+        typer.Option(metavar="K", show_default="half of the steps", help="Use the text in the first K steps only."),
+    ] = None,
+    text_fraction: Annotated[
+        float | None,
+        typer.Option(metavar="F", help="The same as a fraction of the steps, from 0 to 1."),
+    ] = None,
+    steps: Annotated[int, typer.Option(metavar="N", help="Denoising steps.")] = 50,
+    sampler: Annotated[
+        str, typer.Option(metavar="NAME", help="ddim, dpm-solver, dpm-solver-singlestep, euler, unipc or heun.")
+    ] = "ddim",
+    guidance_scale: Annotated[
+        float | None,
+        typer.Option(metavar="W", show_default="the model's own", help="Strength of the text."),
+    ] = None,
+    negative_prompt: Annotated[
+        str | None,
+        typer.Option(metavar="P", help="What not to draw."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of each prompt's first image; further ones count up.")] = 0,
+    num_images: Annotated[int, typer.Option(metavar="N", help="Images of each prompt.")] = 1,
+    keep: Annotated[
+        Literal["null", "text"],
+        typer.Option(help="The branch that the steps without text evaluate; null is the paper's."),
+    ] = "null",
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the PNGs go.")] = Path("out"),
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Also full guidance, the difference, and a sheet of the three.")
+    ] = False,
+) -> None:
+    """Make images that use the text in the first steps only.
+
+    Every PNG holds its settings. The table shows what each image cost.
+
+    \b
+    Examples:
+      shapefirst generate "a red mushroom" "a fluffy rabbit" --text-steps 15
+      shapefirst generate "a metallic rocket" --num-images 4 --compare
+      echo "a blue butterfly" | shapefirst generate -
+      shapefirst generate "a horse on the moon" --model sd15 --out horses
+    """
+    from shapefirst.writes import check_writable
+
+    texts = _all_prompts(prompts or [], prompts_file)
+    schedule = _schedule(text_steps, text_fraction, steps, keep)
+    check_writable(out)
+    scale = _guidance_scale(model) if guidance_scale is None else guidance_scale
+    with terminal.working("Getting torch and diffusers ready"):
+        from shapefirst.comparison import Comparison
+        from shapefirst.generation import Sampling, plan
+        from shapefirst.generation import generate as sample
+        from shapefirst.outputs import write_comparison, write_images
+    jobs = plan(texts, num_images, seed)
+    sampling = Sampling(scale, steps, negative_prompt)
+    pipe = _load(model, sampler)
+    _warn(pipe, model, [*texts, *([negative_prompt] if negative_prompt else [])], scale)
+
+    k = schedule.text_steps(steps)
+    tag = f"text{k}of{steps}" + ("-keep-text" if keep == "text" else "")
+    schedules = {tag: schedule, **({"full": TextSchedule.always()} if compare else {})}
+    with terminal.progress(f"Sampling with {model}", total=len(jobs) * len(schedules)) as report:
+        results = sample(pipe, jobs, schedules, sampling, on_progress=report)
+
+    common = {
+        "Software": f"shapefirst {__version__}",
+        "model": model,
+        "sampler": sampler,
+        "num_inference_steps": steps,
+        "guidance_scale": f"{scale:g}",
+        "negative_prompt": negative_prompt or "",
+    }
+    settings = {**common, "text_steps": k, "keep": keep}
+    if compare:
+        comparison = Comparison(f"Text in the first {k} of {steps} steps", results[tag], results["full"])
+        full_settings = {**common, "text_steps": steps, "keep": keep}
+        written, sheet = write_comparison(comparison, out, tag, settings, full_settings)
+        tables.written(written)
+        terminal.line(f"Side by side: {sheet}")
+    else:
+        tables.written(write_images(results[tag], out, tag, settings))
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the sheet and the page go.")] = Path("out/demo"),
+    seed: Annotated[int, typer.Option(help="Seed of every image.")] = 0,
+) -> None:
+    """Show 8 prompts on the embedded model: full guidance, and text in the first 25, 15 and 10 of 50 steps.
+
+    Writes one sheet (PNG) and one HTML page that needs nothing else; opens neither.
+    """
+    from shapefirst.writes import check_writable
+
+    check_writable(out)
+    with terminal.working("Getting torch and diffusers ready"):
+        from shapefirst.demo import PROMPTS, TEXT_STEPS, compare, write_demo
+    scale = _guidance_scale("pocket")
+    pipe = _load("pocket", "ddim")
+    total = len(PROMPTS) * (1 + len(TEXT_STEPS))
+    with terminal.progress(f"Sampling {total} images", total=total) as report:
+        rows = compare(pipe, scale, seed=seed, on_progress=report)
+    sheet, page = write_demo(rows, out, f"Model pocket, DDIM, 50 steps, guidance scale {scale:g}, seed {seed}.")
+    tables.comparisons(rows)
+    terminal.line(f"Sheet: {sheet}\nPage:  {page}")
+
+
+@app.command()
+def models(
+    name: Annotated[
+        str | None,
+        typer.Argument(metavar="NAME", help="Tell about this model only."),
+    ] = None,
+    sheet: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="With pocket: draw everything it knows and write the pictures to this PNG."),
+    ] = None,
+) -> None:
+    """List the models by name, where each comes from and whether it is on the disk.
+
+    \b
+    Examples:
+      shapefirst models
+      shapefirst models pocket --sheet pocket.png
+    """
+    from shapefirst.models import MODELS
+
+    if name is not None and name not in MODELS:
+        raise ShapefirstError(f"There is no model {name!r} in the table: it has {', '.join(MODELS)}.")
+    if sheet is not None and name != "pocket":
+        raise ShapefirstError("--sheet draws what pocket knows: say `shapefirst models pocket --sheet FILE`.")
+    if sheet is not None:
+        _draw_gallery(sheet)
+    elif name == "pocket":
+        tables.vocabulary()
+    else:
+        tables.models([MODELS[name]] if name else list(MODELS.values()))
+
+
+@app.command("train-pocket")
+def train_pocket(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the stages leave their work and the weights.")],
+    preset: Annotated[str, typer.Option(metavar="NAME", help="cpu (2 cores) or gpu.")] = "cpu",
+    seed: Annotated[int, typer.Option(help="Seed of data, weights and order.")] = 0,
+    stages: Annotated[
+        list[str] | None,
+        typer.Option("--stage", metavar="NAME", show_default="all", help="Only this stage; may be given again."),
+    ] = None,
+) -> None:
+    """Train the embedded model from nothing. Takes hours; a run that was stopped goes on where it was.
+
+    \b
+    Example:
+      shapefirst train-pocket --out runs/pocket
+    """
+    from shapefirst.writes import check_writable
+
+    check_writable(out)
+    try:
+        from shapefirst.pocket.training import train
+    except ModuleNotFoundError as missing:
+        if (missing.name or "").partition(".")[0] not in {"resvg_py", "material_design_icons_pack", "tokenizers"}:
+            raise
+        raise ShapefirstError(
+            f"Training needs the module {missing.name}, which is not installed: pip install 'shapefirst[train]'."
+        ) from missing
+    train(out, preset, seed, stages or None)
+
+
+def _draw_gallery(file: Path) -> None:
+    from shapefirst.writes import check_writable, save_png
+
+    check_writable(file.parent)
+    with terminal.working("Getting torch and diffusers ready"):
+        from shapefirst.gallery import gallery, gallery_prompts
+    scale = _guidance_scale("pocket")
+    pipe = _load("pocket", "ddim")
+    with terminal.progress("Drawing what pocket knows", total=len(gallery_prompts())) as report:
+        image = gallery(pipe, scale, on_progress=report)
+    save_png(image, file)
+    terminal.line(f"Sheet: {file}")
+
+
+def _all_prompts(prompts: list[str], prompts_file: Path | None) -> list[str]:
+    """The prompts of the command line, of stdin where it says "-", and of the file."""
+    from shapefirst.prompts import read_prompts
+
+    texts = [text for prompt in prompts for text in (read_prompts("-") if prompt == "-" else [prompt])]
+    if prompts_file is not None:
+        texts += read_prompts(prompts_file)
+    if not texts:
+        raise ShapefirstError('There is no prompt: give one or more, as in: shapefirst generate "a red mushroom".')
+    return texts
+
+
+def _schedule(text_steps: int | None, text_fraction: float | None, steps: int, keep: Branch) -> TextSchedule:
+    if steps < 1:
+        raise ShapefirstError(f"--steps must be at least 1, not {steps}.")
+    if text_steps is not None and text_fraction is not None:
+        raise ShapefirstError("Give --text-steps or --text-fraction, not both.")
+    if text_steps is not None and not 0 <= text_steps <= steps:
+        raise ShapefirstError(f"--text-steps must be from 0 to {steps} (the number of --steps), not {text_steps}.")
+    if text_steps is not None:
+        return TextSchedule.until(text_steps, keep=keep)
+    return TextSchedule.until(fraction=0.5 if text_fraction is None else text_fraction, keep=keep)
+
+
+def _guidance_scale(model: str) -> float:
+    from shapefirst.models import MODELS
+
+    return MODELS[model].guidance_scale if model in MODELS else DEFAULT_SCALE
+
+
+def _load(model: str, sampler: str) -> Any:
+    """The pipeline, with the libraries' own bars and remarks off: the commands have theirs."""
+    with terminal.working(f"Loading {model}"):
+        import diffusers
+        import transformers
+
+        from shapefirst.models import load
+
+        for library in (diffusers, transformers):
+            library.utils.logging.set_verbosity_error()
+            library.utils.logging.disable_progress_bar()
+        pipe = load(model, sampler=sampler)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def _warn(pipe: Any, model: str, texts: list[str], scale: float) -> None:
+    """What the user should know before the images are there."""
+    from shapefirst.generation import cut_text
+    from shapefirst.pocket.vocabulary import unknown_words
+
+    for text in dict.fromkeys(texts):
+        if cut := cut_text(pipe, text):
+            terminal.warning(f"the prompt {_short(text)!r} is too long for the text encoder; this is cut off: {cut!r}")
+        if model == "pocket" and (unknown := unknown_words(text)):
+            terminal.warning(
+                f"pocket never saw {', '.join(map(repr, unknown))} (in {_short(text)!r}). It knows sentences such as "
+                "'a red car above a wooden house'; `shapefirst models pocket` lists its words."
+            )
+    if scale <= 1:
+        terminal.note(f"at a guidance scale of {scale:g} no guidance runs, so there are no evaluations to save.")
+
+
+def _short(text: str, limit: int = 60) -> str:
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."

@@ -1,0 +1,70 @@
+"""What the command line prints: results on stdout, everything about them (progress, warnings, errors) on stderr."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.text import Text
+
+__all__ = ["error", "line", "note", "progress", "results", "warning", "working"]
+
+_WIDE = 200  # where no terminal sets a width, lines must not break: file names are for other programs to read
+
+
+def results() -> Console:
+    """Stdout."""
+    console = Console()
+    return console if console.is_terminal else Console(width=_WIDE)
+
+
+def line(text: str) -> None:
+    """Plain text on stdout, never wrapped."""
+    results().print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def error(sentence: str) -> None:
+    """One line that says what was wrong with the input."""
+    _say("Error", "bold red", sentence)
+
+
+def warning(sentence: str) -> None:
+    """One line on what will not be as asked for."""
+    _say("Warning", "bold yellow", sentence)
+
+
+def note(sentence: str) -> None:
+    """One line worth knowing."""
+    _say("Note", "bold cyan", sentence)
+
+
+@contextmanager
+def working(what: str) -> Iterator[None]:
+    """A sign of life while ``what`` goes on for an unknown time; on a terminal only."""
+    console = _stderr()
+    if not console.is_terminal:
+        yield
+        return
+    with console.status(Text(what)):
+        yield
+
+
+@contextmanager
+def progress(what: str, total: float) -> Iterator[Callable[[float], None]]:
+    """A bar with the time left, on a terminal only. Yields a function that takes how much of ``total`` is done."""
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    console = _stderr()
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda done: bar.update(task, completed=done)
+
+
+def _say(kind: str, style: str, sentence: str) -> None:
+    _stderr().print(Text.assemble((f"{kind}: ", style), sentence), soft_wrap=True)
+
+
+def _stderr() -> Console:
+    return Console(stderr=True)

@@ -1,0 +1,103 @@
+"""Files that are whole or not there: names made from prompts, settings inside the PNG, writing by renaming."""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+import unicodedata
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from shapefirst.errors import ShapefirstError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+__all__ = ["Names", "atomic", "check_writable", "save_png", "save_text", "slug"]
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Yields a temporary path beside ``path``, which takes its place when the block ends well and vanishes otherwise.
+
+    Raises:
+        ShapefirstError: The place cannot be written to.
+    """
+    part: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem[:40]}-", suffix=".part")
+        os.close(handle)
+        part = Path(name)
+        yield part
+        part.chmod(0o666 & ~_umask())  # mkstemp keeps a file to its owner; an image is an ordinary file
+        part.replace(path)
+    except OSError as error:
+        raise ShapefirstError(f"Cannot write {str(path)!r}: {error.strerror or error}.") from error
+    finally:
+        if part is not None:
+            part.unlink(missing_ok=True)
+
+
+def check_writable(folder: Path) -> None:
+    """Makes sure, without touching the disk, that files can later be written to ``folder``, which need not exist yet.
+
+    Raises:
+        ShapefirstError: It is a file, or it or the nearest folder above it does not allow writing.
+    """
+    place = folder.absolute()
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if not place.is_dir():
+        raise ShapefirstError(f"Cannot write to {str(folder)!r}: {str(place)!r} is not a folder.")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise ShapefirstError(f"Cannot write to {str(folder)!r}: no permission to write in {str(place)!r}.")
+
+
+def save_png(image: Image.Image, path: Path, settings: Mapping[str, object] | None = None) -> None:
+    """Writes a PNG with ``settings`` as text chunks, one a key (``PIL.Image.open(path).text`` gives them back)."""
+    from PIL.PngImagePlugin import PngInfo
+
+    chunks = PngInfo()
+    for key, value in (settings or {}).items():
+        chunks.add_text(key, str(value))
+    with atomic(path) as part:
+        image.save(part, format="PNG", pnginfo=chunks)
+
+
+def save_text(text: str, path: Path) -> None:
+    """Writes ``text`` as UTF-8."""
+    with atomic(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def slug(prompt: str, max_bytes: int = 80) -> str:
+    """``prompt`` as part of a file name: letters and digits of any script, in lower case, joined by hyphens."""
+    words = re.findall(r"[^\W_]+", unicodedata.normalize("NFKC", prompt).lower())
+    short = "-".join(words).encode()[:max_bytes].decode(errors="ignore").strip("-")
+    return short or "prompt"
+
+
+class Names:
+    """File names of one run, no two alike, not even where upper and lower case are the same."""
+
+    def __init__(self) -> None:
+        self._taken: set[str] = set()
+
+    def unique(self, stem: str) -> str:
+        """``stem``, or ``stem-2``, ``stem-3``, ... where it is taken."""
+        name, n = stem, 1
+        while name.casefold() in self._taken:
+            n += 1
+            name = f"{stem}-{n}"
+        self._taken.add(name.casefold())
+        return name
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

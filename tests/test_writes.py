@@ -1,0 +1,73 @@
+"""Files are whole or not there, and no image takes the name of another."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from shapefirst.errors import ShapefirstError
+from shapefirst.writes import Names, atomic, check_writable, save_png, slug
+
+
+def test_a_finished_file_takes_its_place(tmp_path):
+    with atomic(tmp_path / "new" / "a.txt") as part:
+        part.write_text("whole")
+        assert not (tmp_path / "new" / "a.txt").exists()
+    assert [p.name for p in (tmp_path / "new").iterdir()] == ["a.txt"]
+
+
+@pytest.mark.parametrize("stop", [RuntimeError, KeyboardInterrupt])
+def test_a_half_written_file_vanishes_and_the_old_one_stays(tmp_path, stop):
+    (tmp_path / "a.txt").write_text("old")
+    with pytest.raises(stop), atomic(tmp_path / "a.txt") as part:
+        part.write_text("ha")
+        raise stop
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+    assert (tmp_path / "a.txt").read_text() == "old"
+
+
+def test_a_place_that_is_no_folder_is_refused_in_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(ShapefirstError, match="is not a folder"):
+            check_writable(place)
+        with pytest.raises(ShapefirstError, match="Cannot write"), atomic(place / "a.png"):
+            pass
+
+
+def test_checking_a_folder_does_not_make_it(tmp_path):
+    check_writable(tmp_path / "a" / "b")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_without_permission_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    with pytest.raises(ShapefirstError, match="no permission"):
+        check_writable(tmp_path)
+
+
+def test_a_png_remembers_its_settings_in_any_script(tmp_path):
+    save_png(Image.new("RGB", (2, 2)), tmp_path / "a.png", {"prompt": "ein Käse, 奶酪", "seed": 3})
+    assert Image.open(tmp_path / "a.png").text == {"prompt": "ein Käse, 奶酪", "seed": "3"}
+
+
+def test_slugs_are_readable():
+    assert slug("A Red/Blue  car, please!") == "a-red-blue-car-please"
+    assert slug("../../etc/passwd") == "etc-passwd"
+    assert slug("?!") == "prompt"
+    assert slug("一只猫") == "一只猫"
+
+
+@given(st.text())
+def test_a_slug_of_anything_is_a_safe_file_name(text):
+    name = slug(text)
+    assert name
+    assert len(name.encode()) <= 80
+    assert not set(name) & set('/\\:*?"<>|.\0\n ')
+
+
+@given(st.lists(st.sampled_from(["a", "A", "a-2", "b"])))
+def test_names_never_repeat_within_a_run(stems):
+    names = Names()
+    given_out = [names.unique(stem).casefold() for stem in stems]
+    assert len(set(given_out)) == len(stems)
