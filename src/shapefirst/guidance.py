@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 from diffusers.hooks import HookRegistry, ModelHook
+from diffusers.utils import BaseOutput
 
 from shapefirst.errors import ShapefirstError, UnsupportedPipelineError
 from shapefirst.layout import denoiser_of
@@ -101,7 +102,9 @@ class _Guide(AbstractContextManager[Evaluations]):
 
     def __exit__(self, *_: object) -> None:
         block = self._entered.pop()
-        hook = HookRegistry.check_if_exists_or_initialize(self._denoiser).get_hook(_HOOK)
+        hook = guiding_hook(self._denoiser)
+        if hook is None:  # somebody has taken all hooks off
+            return
         hook.blocks = [other for other in hook.blocks if other is not block]
         if not hook.blocks:
             hook.detach(self._denoiser)
@@ -137,19 +140,23 @@ class _Run:
 class _GuidanceHook(ModelHook):
     """Stands between a pipeline and its denoiser, and runs one half of the batch where the schedule drops the other."""
 
-    def __init__(self, pipe: Any, denoiser: torch.nn.Module) -> None:
+    def __init__(self, pipe: Any, denoiser: Any) -> None:
         super().__init__()
         self.pipe = pipe
         self.blocks: list[_Block] = []  # the innermost is the last
         self.run: _Run | None = None
         self._had = {name for name in ("_diffusers_hook", "forward") if name in vars(denoiser)}
         parameters = list(inspect.signature(denoiser.forward).parameters)
-        self._latents = parameters[0]
+        if "timestep" not in parameters:
+            raise UnsupportedPipelineError(
+                f"{type(denoiser).__name__} takes no timestep, so the denoising step cannot be told from its calls."
+            )
+        self._latents = parameters[0]  # `sample` of a U-Net, `hidden_states` of a transformer
         self._places = {name: place for place, name in enumerate(parameters)}
 
-    def detach(self, denoiser: torch.nn.Module) -> None:
+    def detach(self, denoiser: Any) -> None:
         """Leave the denoiser as it was found, to the last attribute."""
-        registry = HookRegistry.check_if_exists_or_initialize(denoiser)
+        registry = denoiser._diffusers_hook
         registry.remove_hook(_HOOK, recurse=False)
         if not registry.hooks:  # nobody else has hooked the denoiser meanwhile
             for name in {"_diffusers_hook", "forward"} - self._had:
@@ -206,8 +213,8 @@ class _GuidanceHook(ModelHook):
             halves_agree = x.shape[0] % 2 == 0 and _same(*x.chunk(2))
             if said and not halves_agree:
                 raise UnsupportedPipelineError(
-                    f"{type(self.pipe).__name__} gave its denoiser a batch of {x.shape[0]} rows that is not the latents "
-                    "twice, so it does not hold a null and a text half."
+                    f"{type(self.pipe).__name__} gave its denoiser a batch of {x.shape[0]} rows that is not the "
+                    "latents twice, so it does not hold a null and a text half."
                 )
             # Two images of one seed have equal rows without guidance, too: what the pipeline says goes first.
             run.guided = halves_agree and said is not False
@@ -215,17 +222,22 @@ class _GuidanceHook(ModelHook):
         return run.guided
 
 
-def _attached(pipe: Any, denoiser: torch.nn.Module) -> _GuidanceHook:
+def _attached(pipe: Any, denoiser: Any) -> _GuidanceHook:
     """The hook on the denoiser: the one that an outer block has put there, or a new one."""
-    hook = _GuidanceHook(pipe, denoiser)
-    registry = HookRegistry.check_if_exists_or_initialize(denoiser)
-    outer = registry.get_hook(_HOOK)
+    outer = guiding_hook(denoiser)
     if outer is None:
-        registry.register_hook(hook, _HOOK)
+        hook = _GuidanceHook(pipe, denoiser)
+        HookRegistry.check_if_exists_or_initialize(denoiser).register_hook(hook, _HOOK)
         return hook
     if outer.pipe is not pipe:
-        raise ShapefirstError("This denoiser is being guided through another pipeline that shares it; leave that first.")
+        raise ShapefirstError("This denoiser is being guided through another pipeline that shares it: end that block.")
     return outer
+
+
+def guiding_hook(denoiser: Any) -> _GuidanceHook | None:
+    """The hook of the `guide` block that the denoiser is in, if any."""
+    registry = getattr(denoiser, "_diffusers_hook", None)
+    return registry.get_hook(_HOOK) if registry else None
 
 
 def _said_guided(pipe: Any) -> bool | None:
@@ -259,8 +271,9 @@ def _each_tensor(tree: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> A
     """`tree` with every tensor in it changed: in tuples, lists, dicts and diffusers' output classes."""
     if isinstance(tree, torch.Tensor):
         return change(tree)
-    if isinstance(tree, dict):  # diffusers' BaseOutput is one, and is rebuilt from its fields
-        return type(tree)(**{name: _each_tensor(value, change) for name, value in tree.items()})
+    if isinstance(tree, dict):
+        changed = {name: _each_tensor(value, change) for name, value in tree.items()}
+        return type(tree)(**changed) if isinstance(tree, BaseOutput) else changed
     if isinstance(tree, (tuple, list)):
         return type(tree)(_each_tensor(value, change) for value in tree)
     return tree

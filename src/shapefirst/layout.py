@@ -56,8 +56,8 @@ def check_layout(pipeline_class: type) -> None:
         )
 
 
-def denoiser_of(pipe: Any) -> torch.nn.Module:
-    """The pipeline's denoiser, `pipe.unet` or `pipe.transformer`.
+def denoiser_of(pipe: Any) -> Any:
+    """The pipeline's denoiser, the module `pipe.unet` or `pipe.transformer`.
 
     Raises:
         UnsupportedPipelineError: The pipeline has none or several, an unknown layout, or its denoiser is offloaded by

@@ -1,0 +1,310 @@
+"""The sampling loop of a latent diffusion model, written out over a pipeline's parts.
+
+    for i, t in enumerate(timesteps):
+        eps_null = eps(t, x_t, 0)
+        eps_text = eps(t, x_t, C)
+        eps_hat  = eps_null + w (eps_text - eps_null)       or one of the two alone, where the schedule drops the other
+        x0       = (x_t - sqrt(1 - abar_t) eps_hat) / sqrt(abar_t)
+        x_t      = solver(eps_hat, t, x_t)
+
+It gives the pipeline's own images, and shows what happens on the way. The pipeline is only read: the solver is a copy
+of its scheduler.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from diffusers.utils.torch_utils import randn_tensor
+from PIL import Image
+
+from shapefirst.errors import ShapefirstError
+from shapefirst.guidance import guiding_hook
+from shapefirst.layout import denoiser_of
+from shapefirst.schedule import Branch, TextSchedule
+from shapefirst.timeline import steps_of
+
+__all__ = ["Embeddings", "Step", "decode", "denoise", "encode", "generators"]
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """A batch of encoded prompts: L token positions of D channels.
+
+    Attributes:
+        text: (B, L, D), the prompts.
+        null: (B, L, D), the empty or negative prompts.
+        text_mask: (B, L), where the encoder masks its padding (T5), else None.
+        null_mask: (B, L), likewise.
+    """
+
+    text: torch.Tensor
+    null: torch.Tensor
+    text_mask: torch.Tensor | None = None
+    null_mask: torch.Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Step:
+    """One denoising step of B latents, each (C, H, W).
+
+    DDIM, DPM-Solver++ and UniPC hold the paper's x_t; Euler and Heun hold x_t / sqrt(abar_t). The predictions are of
+    the noise eps, also where the model predicts v, and x0 is in the paper's scale with every solver. A solver with two
+    evaluations a step (Heun) shows the first.
+
+    Attributes:
+        index: The step, from 0.
+        t: Its timestep, in the model's units (0 to 1000, noise first).
+        x_t: (B, C, H, W), the latents before the step, as the solver holds them.
+        eps_null: (B, C, H, W), eps(t, x_t, 0), or None if it was not evaluated.
+        eps_text: (B, C, H, W), eps(t, x_t, C), or None if it was not evaluated.
+        eps: (B, C, H, W), what the solver was given: eps_hat, or the one branch that ran.
+        x0: (B, C, H, W), the clean latents that eps implies.
+        x_next: (B, C, H, W), the latents after the step.
+        solver: The solver as it was before the step, for `denoise(start=...)`.
+    """
+
+    index: int
+    t: float
+    x_t: torch.Tensor
+    eps_null: torch.Tensor | None
+    eps_text: torch.Tensor | None
+    eps: torch.Tensor
+    x0: torch.Tensor
+    x_next: torch.Tensor
+    solver: Any = field(repr=False)
+
+
+def generators(seeds: Sequence[int], device: str | torch.device = "cpu") -> list[torch.Generator]:
+    """One generator per image, so that a seed gives the same image in any batch."""
+    return [torch.Generator(device).manual_seed(seed) for seed in seeds]
+
+
+@torch.no_grad()
+def encode(
+    pipe: Any,
+    prompt: str | Sequence[str],
+    negative_prompt: str | Sequence[str] | None = None,
+    *,
+    num_images_per_prompt: int = 1,
+) -> Embeddings:
+    """The prompts' embeddings as the pipeline's own call makes them."""
+    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+    negative: Any = negative_prompt or ""
+    if not isinstance(negative, str) and len(negative) != len(prompts):
+        raise ShapefirstError(f"There are {len(prompts)} prompts but {len(negative)} negative prompts.")
+    negatives = [negative] * len(prompts) if isinstance(negative, str) else list(negative)
+    options: dict[str, Any] = {"device": pipe._execution_device, "num_images_per_prompt": num_images_per_prompt}
+    if not _masks_padding(pipe):
+        text, null = pipe.encode_prompt(prompts, negative_prompt=negatives, do_classifier_free_guidance=True, **options)
+        return Embeddings(text, null)
+    from diffusers.utils import is_bs4_available, is_ftfy_available
+
+    text, text_mask, null, null_mask = pipe.encode_prompt(
+        prompts, negative_prompt=negatives, clean_caption=is_bs4_available() and is_ftfy_available(), **options
+    )
+    return Embeddings(text, null, text_mask, null_mask)
+
+
+@torch.no_grad()
+def denoise(
+    pipe: Any,
+    prompt: str | Sequence[str] | Embeddings,
+    negative_prompt: str | Sequence[str] | None = None,
+    *,
+    schedule: TextSchedule | None = None,
+    num_inference_steps: int = 50,
+    guidance_scale: float = 7.5,
+    num_images_per_prompt: int = 1,
+    generator: torch.Generator | list[torch.Generator] | None = None,
+    latents: torch.Tensor | None = None,
+    start: Step | None = None,
+    height: int | None = None,
+    width: int | None = None,
+) -> Iterator[Step]:
+    """Sample, one `Step` at a time; the last one's `x_next` is for `decode`.
+
+    Args:
+        pipe: A pipeline that `shapefirst.layout` knows.
+        prompt: B prompts, or their `Embeddings` (which `negative_prompt` and `num_images_per_prompt` leave alone).
+        negative_prompt: By default the empty prompt, as in the paper.
+        schedule: Which steps use the text; by default all.
+        num_inference_steps: N.
+        guidance_scale: w. At 1 or below there is no guidance: every step evaluates the text branch alone, as the
+            pipeline does.
+        num_images_per_prompt: Copies of every prompt.
+        generator: One, or one per image (see `generators`).
+        latents: (B, C, H / f, W / f), starting noise of unit variance, in place of the generators'.
+        start: A step of an earlier run to fork from. That run goes on at this step, its solver's memory included, with
+            whatever else is given here; `dataclasses.replace(step, x_t=...)` changes the latents. N, noise and size
+            come with it.
+        height: In pixels; by default the model's own.
+        width: Likewise.
+
+    Raises:
+        UnsupportedPipelineError: A pipeline of an unknown layout.
+        ShapefirstError: A schedule that names a step beyond N, or a denoiser that `guide` is steering already.
+    """
+    denoiser = denoiser_of(pipe)
+    if guiding_hook(denoiser) is not None:
+        raise ShapefirstError("denoise() follows its own schedule: call it outside of guide() and text_until().")
+    schedule = schedule or TextSchedule.always()
+    embeddings = (
+        prompt
+        if isinstance(prompt, Embeddings)
+        else encode(pipe, prompt, negative_prompt, num_images_per_prompt=num_images_per_prompt)
+    )
+
+    if start is None:
+        solver = copy.deepcopy(pipe.scheduler)
+        solver.set_timesteps(num_inference_steps, device=pipe._execution_device)
+        if hasattr(solver, "set_begin_index"):
+            solver.set_begin_index(0)
+        x = _noise(pipe, solver, embeddings, generator, latents, height, width)
+    else:
+        solver, x = copy.deepcopy(start.solver), start.x_t
+    steps = steps_of(solver)
+    num_steps = steps[-1] + 1
+    schedule.check(num_steps)
+    extra = pipe.prepare_extra_step_kwargs(generator, 0.0)
+
+    for index in range(start.index if start else 0, num_steps):
+        branches: tuple[Branch, ...] = (schedule.keep,)
+        if guidance_scale <= 1:
+            branches = ("text",)
+        elif schedule.uses_text(index, num_steps):
+            branches = ("null", "text")
+        before, x_t = copy.deepcopy(solver), x
+        shown: _Shown | None = None
+        for t in (t for t, step in zip(solver.timesteps, steps, strict=True) if step == index):
+            x_in = solver.scale_model_input(x, t)
+            out = _predict(pipe, denoiser, x_in, t, embeddings, branches)
+            guided = out["null"] + guidance_scale * (out["text"] - out["null"]) if len(out) == 2 else out[branches[0]]
+            shown = shown or _Shown(t, x_in, out, guided)
+            x = solver.step(guided, t, x, **extra, return_dict=False)[0]
+        assert shown is not None  # every step has an entry in the list of timesteps
+        eps_of = {branch: _eps_and_x0(solver, y, shown.x_in, shown.t)[0] for branch, y in shown.out.items()}
+        eps, x0 = _eps_and_x0(solver, shown.guided, shown.x_in, shown.t)
+        yield Step(index, float(shown.t), x_t, eps_of.get("null"), eps_of.get("text"), eps, x0, x, before)
+
+
+@torch.no_grad()
+def decode(pipe: Any, latents: torch.Tensor) -> list[Image.Image]:
+    """Clean latents (B, C, H, W), in the model's own scale, -> B images."""
+    pixels = pipe.vae.decode(latents.to(pipe.vae.dtype) / pipe.vae.config.scaling_factor, return_dict=False)[0]
+    return pipe.image_processor.postprocess(pixels, output_type="pil")
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """A step's first evaluation, in the model's own terms."""
+
+    t: torch.Tensor
+    x_in: torch.Tensor
+    out: dict[Branch, torch.Tensor]
+    guided: torch.Tensor
+
+
+def _masks_padding(pipe: Any) -> bool:
+    """PixArt's denoiser takes a mask of the prompt's padding; Stable Diffusion's sees the padding too."""
+    return isinstance(getattr(pipe, "transformer", None), torch.nn.Module)
+
+
+def _noise(
+    pipe: Any,
+    solver: Any,
+    embeddings: Embeddings,
+    generator: torch.Generator | list[torch.Generator] | None,
+    latents: torch.Tensor | None,
+    height: int | None,
+    width: int | None,
+) -> torch.Tensor:
+    """The first latents, of the variance that the solver starts from."""
+    config = denoiser_of(pipe).config
+    size = config.sample_size
+    rows, columns = (size, size) if isinstance(size, int) else size
+    f = pipe.vae_scale_factor
+    shape = (
+        len(embeddings.text),
+        config.in_channels,
+        height // f if height else rows,
+        width // f if width else columns,
+    )
+    device = pipe._execution_device
+    if latents is None:
+        if isinstance(generator, list) and len(generator) != shape[0]:
+            raise ShapefirstError(f"There are {shape[0]} images but {len(generator)} generators; give one per image.")
+        latents = randn_tensor(shape, generator=generator, device=device, dtype=embeddings.text.dtype)
+    elif len(latents) != shape[0]:
+        raise ShapefirstError(f"There are {shape[0]} images but {len(latents)} latents; give one per image.")
+    return latents.to(device) * solver.init_noise_sigma
+
+
+def _predict(
+    pipe: Any,
+    denoiser: Any,
+    x_in: torch.Tensor,
+    t: torch.Tensor,
+    embeddings: Embeddings,
+    branches: tuple[Branch, ...],
+) -> dict[Branch, torch.Tensor]:
+    """The model's own output (eps or v) for each branch, evaluated in one batch."""
+    x = torch.cat([x_in] * len(branches))
+    prompts = torch.cat([getattr(embeddings, branch) for branch in branches])
+    if not _masks_padding(pipe):
+        out = denoiser(x, t, encoder_hidden_states=prompts, return_dict=False)[0]
+    else:
+        mask = torch.cat([getattr(embeddings, f"{branch}_mask") for branch in branches])
+        size: dict[str, torch.Tensor | None] = {"resolution": None, "aspect_ratio": None}
+        if denoiser.config.sample_size == 128:  # PixArt's 1024-pixel model is told the picture's size
+            height, width = (pipe.vae_scale_factor * side for side in x.shape[-2:])
+            size["resolution"] = x.new_tensor([[height, width]]).expand(len(x), -1)
+            size["aspect_ratio"] = x.new_tensor([[height / width]]).expand(len(x), -1)
+        out = denoiser(
+            x,
+            encoder_hidden_states=prompts,
+            encoder_attention_mask=mask,
+            timestep=t.expand(len(x)),
+            added_cond_kwargs=size,
+            return_dict=False,
+        )[0]
+        if out.shape[1] == 2 * x.shape[1]:
+            out = out.chunk(2, dim=1)[0]  # the other half is the learned sigma, which these solvers do not use
+    return dict(zip(branches, out.chunk(len(branches)), strict=True))
+
+
+def _eps_and_x0(
+    solver: Any, out: torch.Tensor, x_in: torch.Tensor, t: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The model's output as noise and as clean latents, from x_t = a x0 + s eps.
+
+    Here a = sqrt(abar_t) and s = sqrt(1 - abar_t), and v = a eps - s x0 (Salimans & Ho 2022, arXiv 2202.00512).
+    """
+    a, s = _scales(solver.alphas_cumprod, float(t))
+    kind = solver.config.prediction_type
+    if kind == "epsilon":
+        return out, (x_in - s * out) / a
+    if kind == "v_prediction":
+        return a * out + s * x_in, a * x_in - s * out
+    if kind == "sample":
+        return (x_in - a * out) / s, out
+    raise ShapefirstError(f"The model predicts {kind!r}; shapefirst knows epsilon, v_prediction and sample.")
+
+
+def _scales(abar: torch.Tensor, t: float) -> tuple[float, float]:
+    """sqrt(abar_t) and sqrt(1 - abar_t).
+
+    Between whole timesteps s / a is interpolated linearly, as diffusers' Euler and Heun do.
+    """
+    below, above = math.floor(t), math.ceil(t)
+    if below == above:
+        return math.sqrt(abar[below]), math.sqrt(1 - abar[below])
+    low, high = (math.sqrt((1 - abar[i]) / abar[i]) for i in (below, above))
+    ratio = low + (t - below) * (high - low)
+    a = 1 / math.sqrt(1 + ratio**2)
+    return a, ratio * a
