@@ -1,0 +1,113 @@
+"""Stage: the judge, a small classifier that says which objects an image shows. It never sees a text.
+
+It is trained on renders only and answers for two places: the first object in reading order (left, upper or only) and
+the second (right, lower, or none).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from .data import Renders
+from .loop import Recipe, Run, fit, mixed_precision
+from .vocabulary import ATTRIBUTES, NOUNS
+
+WIDTHS = (32, 64, 128, 160)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the judge sees: (attribute, noun) of one object, or of two in reading order; and its features (d,)."""
+
+    objects: tuple[tuple[str, str], ...]
+    features: Tensor
+
+
+class Judge(nn.Module):
+    """Four strided stages of convolutions, then one linear head a question. Input (b, 3, 64, 64) in [-1, 1]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        before = 3
+        for width in WIDTHS:
+            layers += [nn.Conv2d(before, width, 3, 2, 1), nn.GroupNorm(8, width), nn.SiLU()]
+            layers += [nn.Conv2d(width, width, 3, 1, 1), nn.GroupNorm(8, width), nn.SiLU()]
+            before = width
+        self.body = nn.Sequential(*layers, nn.Flatten(), nn.Linear(before * 16, 256), nn.SiLU())
+        self.sizes = (len(NOUNS), len(ATTRIBUTES), len(NOUNS) + 1, len(ATTRIBUTES) + 1)
+        self.head = nn.Linear(256, sum(self.sizes))
+
+    def forward(self, images: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
+        """Logits of (noun, attribute, second noun or none, second attribute or none), and features (b, 256)."""
+        features = self.body(images)
+        return self.head(features).split(self.sizes, dim=-1), features
+
+    @torch.no_grad()
+    def look(self, images: Sequence[Image.Image]) -> list[Verdict]:
+        """The verdict on each image; images of another size are brought to 64 x 64."""
+        out: list[Verdict] = []
+        for start in range(0, len(images), 128):
+            part = [im.convert("RGB").resize((64, 64), Image.Resampling.BOX) for im in images[start : start + 128]]
+            x = torch.from_numpy(np.stack([np.asarray(im) for im in part])).permute(0, 3, 1, 2).float() / 127.5 - 1
+            logits, features = self(x)
+            for n1, a1, n2, a2, f in zip(*(q.argmax(-1).tolist() for q in logits), features, strict=True):
+                objects = [(ATTRIBUTES[a1], NOUNS[n1])]
+                if n2 < len(NOUNS):
+                    objects.append((ATTRIBUTES[a2] if a2 < len(ATTRIBUTES) else "", NOUNS[n2]))
+                out.append(Verdict(tuple(objects), f))
+        return out
+
+    def save(self, folder: Path) -> None:
+        """Write weights (float16) and the classes they stand for."""
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({k: v.half().contiguous() for k, v in self.state_dict().items()}, folder / "model.safetensors")
+        (folder / "config.json").write_text(json.dumps({"nouns": NOUNS, "attributes": ATTRIBUTES}, indent=1) + "\n")
+
+    @classmethod
+    def load(cls, folder: Path) -> Judge:
+        """Read what ``save`` wrote; refuses weights made for another vocabulary."""
+        config = json.loads((folder / "config.json").read_text())
+        if config != {"nouns": list(NOUNS), "attributes": list(ATTRIBUTES)}:
+            raise ValueError(f"the judge in {folder} was trained for another vocabulary: train it again")
+        judge = cls()
+        judge.load_state_dict({k: v.float() for k, v in load_file(folder / "model.safetensors").items()})
+        return judge.eval()
+
+
+def augment(x: Tensor, g: torch.Generator) -> Tensor:
+    """Small shifts, blur and noise: what an imperfect decoder does to a picture must not look like another object."""
+    dx, dy = torch.randint(-2, 3, (2,), generator=g).tolist()
+    x = F.pad(x, (2, 2, 2, 2), mode="replicate")[..., 2 + dy : 2 + dy + x.shape[-2], 2 + dx : 2 + dx + x.shape[-1]]
+    soft = torch.rand(len(x), 1, 1, 1, generator=g) * (torch.rand(len(x), 1, 1, 1, generator=g) < 0.5)
+    blurred = F.avg_pool2d(F.pad(x, (1, 1, 1, 1), mode="replicate"), 3, 1)
+    x = x + soft * (blurred - x)
+    return x + 0.08 * torch.rand(len(x), 1, 1, 1, generator=g) * torch.randn(x.shape, generator=g)
+
+
+def train(renders: Renders, recipe: Recipe, run: Run) -> Judge:
+    """Cross-entropy on the four questions."""
+    torch.manual_seed(run.seed)
+    model = Judge().to(run.device)
+
+    def loss(_: int, g: torch.Generator) -> dict[str, Tensor]:
+        index = torch.randint(len(renders), (recipe.batch,), generator=g)
+        labels = renders.labels[index].to(run.device)
+        with mixed_precision(run.device):
+            logits, _ = model(augment(renders.batch(index), g).to(run.device))
+        errors = [F.cross_entropy(q.float(), labels[:, i]) for i, q in enumerate(logits)]
+        right = torch.stack([q.argmax(-1) == labels[:, i] for i, q in enumerate(logits)]).all(0).float().mean()
+        return {"loss": torch.stack(errors).sum(), "all_right": right}
+
+    model.load_state_dict(fit("judge", model, loss, recipe, run))
+    return model.cpu().eval()

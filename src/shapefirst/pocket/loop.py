@@ -1,0 +1,152 @@
+"""The one training loop: resumable, deterministic in its seed, with a progress bar, a log and averaged weights.
+
+Every random number of step ``i`` comes from a generator seeded by (seed, stage, i), so that a resumed run draws what an
+uninterrupted one would have drawn. Checkpoints are safetensors, written to a temporary name and renamed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+SECONDS_BETWEEN_CHECKPOINTS = 120.0
+LOG_EVERY = 20
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one network is trained: AdamW, a short warm-up, then a cosine to zero."""
+
+    steps: int
+    batch: int
+    learning_rate: float
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.99)
+    warmup: float = 0.03
+    ema: float = 0.0
+    clip: float = 1.0
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where a training run keeps its files, what it is seeded with and what it computes on."""
+
+    folder: Path
+    seed: int
+    device: torch.device
+
+
+#: (step, generator) -> {"loss": scalar to minimise, other names: scalars to log}
+LossFunction = Callable[[int, torch.Generator], dict[str, Tensor]]
+
+
+def generator_for(seed: int, stage: str, step: int) -> torch.Generator:
+    """The generator of one step of one stage."""
+    return torch.Generator().manual_seed(zlib.crc32(f"{seed}/{stage}/{step}".encode()))
+
+
+def mixed_precision(device: torch.device) -> torch.autocast:
+    """bf16 arithmetic on a GPU; on a CPU without matrix units for it, float32 is faster."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
+
+
+def learning_rate(recipe: Recipe, step: int) -> float:
+    """Linear warm-up to ``recipe.learning_rate``, then half a cosine to zero at ``recipe.steps``."""
+    warm = max(1, round(recipe.warmup * recipe.steps))
+    if step < warm:
+        return recipe.learning_rate * (step + 1) / warm
+    return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, recipe.steps - warm)))
+
+
+def fit(stage: str, model: nn.Module, loss_function: LossFunction, recipe: Recipe, run: Run) -> dict[str, Tensor]:
+    """Train ``model`` in place for ``recipe.steps`` steps and return the averaged weights (the last ones without EMA).
+
+    Resumes from ``run.folder/{stage}.checkpoint.safetensors`` where that exists, and appends one JSON line every 20
+    steps to ``run.folder/{stage}.jsonl``.
+    """
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    names = [n for n, p in model.named_parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(
+        parameters, recipe.learning_rate, betas=recipe.betas, weight_decay=recipe.weight_decay, foreach=True
+    )
+    average = [p.detach().clone() for p in parameters]
+    checkpoint, log = run.folder / f"{stage}.checkpoint.safetensors", run.folder / f"{stage}.jsonl"
+    start, seconds = _resume(checkpoint, names, parameters, average, optimizer)
+    model.train()
+    began = saved = time.monotonic()
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns) as progress, log.open("a") as lines:
+        bar = progress.add_task(stage, total=recipe.steps, completed=start)
+        for step in range(start, recipe.steps):
+            rate = learning_rate(recipe, step)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            values = loss_function(step, generator_for(run.seed, stage, step))
+            values["loss"].backward()
+            norm = nn.utils.clip_grad_norm_(parameters, recipe.clip)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            # Early on the average follows closely, so that it does not carry the random initial weights along.
+            decay = min(recipe.ema, (1 + step) / (10 + step))
+            torch._foreach_lerp_(average, [p.detach() for p in parameters], 1 - decay)
+            progress.update(bar, completed=step + 1)
+            now = time.monotonic()
+            if (step + 1) % LOG_EVERY == 0 or step + 1 == recipe.steps:
+                row = {"step": step + 1, "seconds": round(seconds + now - began, 1), "learning_rate": rate}
+                row |= {name: float(value.detach()) for name, value in values.items()} | {"gradient_norm": float(norm)}
+                lines.write(json.dumps(row) + "\n")
+                lines.flush()
+                progress.update(bar, description=f"{stage} loss {row['loss']:.4f}")
+            if now - saved > SECONDS_BETWEEN_CHECKPOINTS or step + 1 == recipe.steps:
+                _save(checkpoint, names, parameters, average, optimizer, step + 1, seconds + now - began)
+                saved = now
+    model.eval()
+    result = dict(model.state_dict())
+    result.update(zip(names, average, strict=True))
+    return result
+
+
+def _save(path: Path, names, parameters, average, optimizer, step: int, seconds: float) -> None:
+    tensors: dict[str, Tensor] = {}
+    for name, p, a in zip(names, parameters, average, strict=True):
+        state = optimizer.state[p]
+        tensors |= {f"weight.{name}": p.detach(), f"average.{name}": a}
+        tensors |= {f"first.{name}": state["exp_avg"], f"second.{name}": state["exp_avg_sq"]}
+    part = path.with_suffix(".part")
+    metadata = {"step": str(step), "seconds": str(seconds)}
+    save_file({k: v.contiguous() for k, v in tensors.items()}, part, metadata=metadata)
+    part.replace(path)
+
+
+def _resume(path: Path, names, parameters, average, optimizer) -> tuple[int, float]:
+    """(steps done, seconds spent) of a checkpoint, its state copied into the arguments; (0, 0.0) without one."""
+    if not path.exists():
+        return 0, 0.0
+    with safe_open(path, "pt") as stored, torch.no_grad():
+        metadata = stored.metadata()
+        for name, p, a in zip(names, parameters, average, strict=True):
+            p.copy_(stored.get_tensor(f"weight.{name}"))
+            a.copy_(stored.get_tensor(f"average.{name}"))
+            optimizer.state[p] = {
+                "step": torch.tensor(float(metadata["step"])),
+                "exp_avg": stored.get_tensor(f"first.{name}").to(p),
+                "exp_avg_sq": stored.get_tensor(f"second.{name}").to(p),
+            }
+    return int(metadata["step"]), float(metadata["seconds"])

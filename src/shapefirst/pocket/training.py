@@ -1,0 +1,168 @@
+"""``shapefirst train-pocket``: the stages that make the embedded model, each resumable, deterministic in the seed.
+
+render -> text -> autoencoder -> denoiser -> judge -> export -> card
+
+Everything lands in one folder; a stage whose result lies there is not run again, an interrupted one goes on from its
+last checkpoint. ``weights/`` in it is what the package ships.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import ShapefirstError
+from .loop import Recipe, Run
+
+STAGES = ("render", "text", "autoencoder", "denoiser", "judge", "export", "card")
+
+
+@dataclass(frozen=True)
+class Preset:
+    """How much of everything. Seconds a step and minutes are in the model card of the weights that it made."""
+
+    renders: int
+    text: Recipe
+    autoencoder: Recipe
+    denoiser: Recipe
+    judge: Recipe
+    card_images: int
+
+
+PRESETS = {
+    # About two and a half hours on 2 cores.
+    "cpu": Preset(
+        renders=48_000,
+        text=Recipe(steps=600, batch=128, learning_rate=6e-4, weight_decay=0.1),
+        autoencoder=Recipe(steps=4000, batch=24, learning_rate=1.5e-3, ema=0.995),
+        denoiser=Recipe(steps=6000, batch=32, learning_rate=8e-4, ema=0.999),
+        judge=Recipe(steps=1500, batch=96, learning_rate=1.5e-3, weight_decay=0.05),
+        card_images=512,
+    ),
+    # For one data-centre GPU, bf16.
+    "gpu": Preset(
+        renders=200_000,
+        text=Recipe(steps=4000, batch=512, learning_rate=6e-4, weight_decay=0.1),
+        autoencoder=Recipe(steps=20_000, batch=128, learning_rate=1e-3, ema=0.999),
+        denoiser=Recipe(steps=60_000, batch=256, learning_rate=8e-4, ema=0.9995),
+        judge=Recipe(steps=6000, batch=256, learning_rate=1.5e-3, weight_decay=0.05),
+        card_images=512,
+    ),
+    # Seconds, to test the machinery: the result draws nothing.
+    "smoke": Preset(
+        renders=64,
+        text=Recipe(steps=2, batch=4, learning_rate=1e-3),
+        autoencoder=Recipe(steps=4, batch=4, learning_rate=1e-3),
+        denoiser=Recipe(steps=2, batch=4, learning_rate=1e-3, ema=0.9),
+        judge=Recipe(steps=2, batch=4, learning_rate=1e-3),
+        card_images=2,
+    ),
+}
+
+#: The large activations of a training step are given back to the system and faulted in again at every step unless the
+#: allocator is told to keep them: worth 15% of a step on a 2-core machine (glibc; ignored elsewhere).
+ALLOCATOR = {
+    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1:glibc.malloc.mmap_max=0:"
+    "glibc.malloc.trim_threshold=8000000000:glibc.malloc.top_pad=268435456"
+}
+
+
+def train(out: Path, *, preset: str = "cpu", seed: int = 0, stages: list[str] | None = None) -> None:
+    """Run ``stages`` (default: all, in order) into the folder ``out``.
+
+    Each stage is a process of its own, so that it starts with clean memory and the allocator's settings.
+    """
+    if preset not in PRESETS:
+        raise ShapefirstError(f"unknown preset {preset!r}: choose one of {', '.join(PRESETS)}")
+    for stage in stages or STAGES:
+        if stage not in STAGES:
+            raise ShapefirstError(f"unknown stage {stage!r}: choose from {', '.join(STAGES)}")
+    out.mkdir(parents=True, exist_ok=True)
+    for stage in stages or STAGES:
+        command = [sys.executable, "-m", "shapefirst.pocket.training", str(out), preset, str(seed), stage]
+        done = subprocess.run(command, env={**os.environ, **ALLOCATOR})
+        if done.returncode:
+            raise ShapefirstError(
+                f"stage {stage!r} stopped with exit code {done.returncode}; "
+                "what it had reached is kept, the same command goes on from there"
+            )
+
+
+def run_stage(out: Path, preset_name: str, seed: int, stage: str) -> None:
+    """Run one stage in this process, unless its result lies in ``out`` already."""
+    import torch
+
+    done = {"render": "renders/scenes.json", "text": "clip/config.json", "autoencoder": "vae/config.json"}
+    done |= {"denoiser": "unet/config.json", "judge": "judge/config.json"}
+    if stage in done and (out / done[stage]).exists():
+        print(f"{stage}: done before, kept")
+        return
+    preset = PRESETS[preset_name]
+    run = Run(out, seed, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    if stage == "render":
+        from . import data
+
+        data.store(data.make(preset.renders, seed), out / "renders")
+    elif stage == "export":
+        from . import export
+
+        export.export(out, out / "weights")
+    elif stage == "card":
+        from . import card
+
+        card.write(out, out / "weights", preset_name, seed)
+    else:
+        fitters: dict[str, Callable[[Preset, Run], None]] = {
+            "text": _text,
+            "autoencoder": _autoencoder,
+            "denoiser": _denoiser,
+            "judge": _judge,
+        }
+        fitters[stage](preset, run)
+
+
+def _text(preset: Preset, run: Run) -> None:
+    from . import data, text
+
+    tokenizer, clip = text.train(data.read(run.folder / "renders"), preset.text, run)
+    clip.save_pretrained(run.folder / "clip.part")
+    tokenizer.save_pretrained(run.folder / "clip.part")
+    (run.folder / "clip.part").rename(run.folder / "clip")
+
+
+def _autoencoder(preset: Preset, run: Run) -> None:
+    from . import autoencoder, data
+
+    vae = autoencoder.train(data.read(run.folder / "renders"), preset.autoencoder, run)
+    vae.save_pretrained(run.folder / "vae.part")
+    (run.folder / "vae.part").rename(run.folder / "vae")
+
+
+def _denoiser(preset: Preset, run: Run) -> None:
+    from diffusers import AutoencoderKL
+    from transformers import CLIPModel, CLIPTokenizer
+
+    from . import autoencoder, data, denoiser
+
+    renders = data.read(run.folder / "renders")
+    latents = autoencoder.encode_all(AutoencoderKL.from_pretrained(run.folder / "vae"), renders)
+    tokenizer = CLIPTokenizer.from_pretrained(run.folder / "clip")
+    clip = CLIPModel.from_pretrained(run.folder / "clip").eval()
+    prompts = denoiser.Prompts(renders.captions, tokenizer, clip)
+    unet = denoiser.train(latents, prompts, preset.denoiser, run)
+    unet.save_pretrained(run.folder / "unet.part")
+    (run.folder / "unet.part").rename(run.folder / "unet")
+
+
+def _judge(preset: Preset, run: Run) -> None:
+    from . import data, judge
+
+    judge.train(data.read(run.folder / "renders"), preset.judge, run).save(run.folder / "judge")
+
+
+if __name__ == "__main__":
+    run_stage(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4])

@@ -1,0 +1,104 @@
+"""The words of pocket's world: what the embedded model can draw.
+
+Plain data, without any dependency, so that a command can list it at once. A prompt is
+
+    a {attribute} {noun}                                                (one object)
+    a {attribute} {noun} {relation} a {attribute} {noun}                (two objects)
+
+after the paper's PromptSet. "and" draws the first object on the left.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+#: noun -> slug of its silhouette in @mdi/svg (Apache-2.0).
+ICONS: Final[dict[str, str]] = {
+    "airplane": "airplane",
+    "apple": "food-apple",
+    "bear": "teddy-bear",
+    "bed": "bed",
+    "bell": "bell",
+    "butterfly": "butterfly",
+    "cactus": "cactus",
+    "car": "car-side",
+    "castle": "castle",
+    "cat": "cat",
+    "crown": "crown",
+    "cup": "coffee",
+    "dolphin": "dolphin",
+    "duck": "duck",
+    "elephant": "elephant",
+    "fish": "fish",
+    "flower": "flower-tulip",
+    "guitar": "guitar-acoustic",
+    "hat": "hat-fedora",
+    "heart": "heart",
+    "horse": "horse",
+    "house": "home",
+    "key": "key",
+    "lamp": "lamp",
+    "leaf": "leaf",
+    "lock": "lock",
+    "mushroom": "mushroom",
+    "pear": "fruit-pear",
+    "penguin": "penguin",
+    "pumpkin": "pumpkin",
+    "rabbit": "rabbit",
+    "rocket": "rocket",
+    "sailboat": "sail-boat",
+    "shirt": "tshirt-crew",
+    "shoe": "shoe-sneaker",
+    "sofa": "sofa",
+    "star": "star",
+    "tree": "pine-tree",
+    "truck": "truck",
+    "umbrella": "umbrella",
+}
+NOUNS: Final = tuple(ICONS)
+
+#: colour -> 8-bit sRGB of the paint.
+COLOURS: Final[dict[str, tuple[int, int, int]]] = {
+    "red": (216, 32, 36),
+    "orange": (246, 132, 22),
+    "yellow": (250, 216, 30),
+    "green": (38, 150, 52),
+    "blue": (34, 80, 214),
+    "purple": (126, 44, 168),
+    "pink": (250, 122, 178),
+    "brown": (116, 70, 38),
+    "black": (22, 22, 26),
+    "white": (252, 252, 252),
+}
+#: The eight texture words of T2I-CompBench.
+TEXTURES: Final = ("wooden", "metallic", "glass", "fabric", "leather", "rubber", "plastic", "fluffy")
+ATTRIBUTES: Final = (*COLOURS, *TEXTURES)
+
+#: relation -> where the first object stands: (column, row) of a 2 x 2 grid, None where it is centred.
+RELATIONS: Final[dict[str, tuple[int | None, int | None]]] = {
+    "and": (0, None),
+    "on the left of": (0, None),
+    "on the right of": (1, None),
+    "above": (None, 0),
+    "below": (None, 1),
+}
+
+#: Every 20th attribute-noun combination is kept out of training (36 of 720, spread over all nouns and attributes):
+#: drawing them shows that the model composes.
+HELD_OUT: Final = frozenset(
+    (attribute, noun)
+    for n, noun in enumerate(NOUNS)
+    for a, attribute in enumerate(ATTRIBUTES)
+    if (7 * n + 3 * a) % 20 == 0
+)
+
+_KNOWN_WORDS = frozenset(
+    {"a", "an", "the"} | {w for words in (NOUNS, ATTRIBUTES, RELATIONS) for phrase in words for w in phrase.split()}
+)
+
+
+def unknown_words(prompt: str) -> list[str]:
+    """The words of ``prompt`` that pocket never saw in training, in order, each once."""
+    words = re.findall(r"[^\W_]+(?:['-][^\W_]+)*", prompt.lower())
+    return [w for w in dict.fromkeys(words) if w not in _KNOWN_WORDS]

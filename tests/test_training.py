@@ -1,0 +1,108 @@
+"""The training loop resumes as if it had not been interrupted; the stages end in a folder that diffusers reads."""
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+from shapefirst.errors import ShapefirstError
+
+pytest.importorskip("resvg_py", reason="training needs the 'train' extra")
+from shapefirst.pocket import loop, training
+from shapefirst.pocket.loop import Recipe, Run, fit, learning_rate
+
+
+def problem() -> tuple[nn.Module, loop.LossFunction]:
+    torch.manual_seed(0)
+    model = nn.Linear(3, 2)
+
+    def loss(_: int, g: torch.Generator) -> dict[str, torch.Tensor]:
+        x = torch.randn(8, 3, generator=g)
+        return {"loss": (model(x) - x[:, :2]).square().mean()}
+
+    return model, loss
+
+
+def run_in(folder) -> Run:
+    folder.mkdir(exist_ok=True)
+    return Run(folder, 0, torch.device("cpu"))
+
+
+def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(tmp_path, monkeypatch):
+    recipe = Recipe(steps=12, batch=8, learning_rate=1e-2, ema=0.9)
+    model, loss = problem()
+    straight = fit("toy", model, loss, recipe, run_in(tmp_path / "straight"))
+
+    monkeypatch.setattr(loop, "SECONDS_BETWEEN_CHECKPOINTS", -1.0)  # after every step
+    model, loss = problem()
+
+    def broken(step: int, g: torch.Generator) -> dict[str, torch.Tensor]:
+        if step == 7:
+            raise KeyboardInterrupt
+        return loss(step, g)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit("toy", model, broken, recipe, run_in(tmp_path / "resumed"))
+    model, loss = problem()
+    resumed = fit("toy", model, loss, recipe, run_in(tmp_path / "resumed"))
+    for name, tensor in straight.items():
+        assert torch.allclose(resumed[name], tensor, atol=1e-7), name
+
+
+def test_the_average_follows_its_recurrence(tmp_path):
+    recipe = Recipe(steps=5, batch=8, learning_rate=1e-1, ema=0.5)
+    model, loss = problem()
+    seen = []
+
+    def watched(step: int, g: torch.Generator) -> dict[str, torch.Tensor]:
+        seen.append(model.weight.detach().clone())
+        return loss(step, g)
+
+    result = fit("toy", model, watched, recipe, run_in(tmp_path))
+    expected, weights = seen[0], [*seen[1:], model.weight.detach()]
+    for i, w in enumerate(weights):
+        decay = min(0.5, (1 + i) / (10 + i))
+        expected = decay * expected + (1 - decay) * w
+    assert torch.allclose(result["weight"], expected, atol=1e-6)
+
+
+def test_the_learning_rate_warms_up_and_ends_at_zero():
+    recipe = Recipe(steps=100, batch=1, learning_rate=2.0, warmup=0.1)
+    rates = [learning_rate(recipe, i) for i in range(101)]
+    assert rates[0] == pytest.approx(0.2)
+    assert max(rates) == pytest.approx(2.0)
+    assert rates[100] == pytest.approx(0.0)
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+
+
+def test_the_stages_make_a_pipeline_that_diffusers_reads(tmp_path, monkeypatch):
+    """Every stage but the card, two steps each, in this process; then a second run finds everything done."""
+    for stage in training.STAGES[:-1]:
+        training.run_stage(tmp_path, "smoke", 0, stage)
+    weights = tmp_path / "weights"
+    assert not list(weights.rglob("*.bin")) + list(weights.rglob("*.ckpt"))
+
+    from diffusers import StableDiffusionPipeline
+    from transformers import CLIPModel
+
+    pipe = StableDiffusionPipeline.from_pretrained(weights, safety_checker=None)
+    pipe.set_progress_bar_config(disable=True)
+    assert pipe("a red cat", num_inference_steps=1, output_type="np").images.shape == (1, 64, 64, 3)
+    clip = CLIPModel.from_pretrained(weights / "clip", dtype=torch.float32)
+    tokens = pipe.tokenizer(["a red cat"], padding="max_length", return_tensors="pt").input_ids
+    ours = pipe.text_encoder.float()(tokens).last_hidden_state
+    assert torch.allclose(ours, clip.text_model(tokens).last_hidden_state, atol=1e-5)
+
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.glob("unet/*")}
+    training.run_stage(tmp_path, "smoke", 0, "denoiser")
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.glob("unet/*")} == before
+    rows = [json.loads(line) for line in (tmp_path / "denoiser.jsonl").read_text().splitlines()]
+    assert rows[-1]["step"] == training.PRESETS["smoke"].denoiser.steps
+
+
+def test_an_unknown_preset_or_stage_is_named(tmp_path):
+    with pytest.raises(ShapefirstError, match=r"'huge'.*cpu"):
+        training.train(tmp_path, preset="huge")
+    with pytest.raises(ShapefirstError, match=r"'upscale'.*render"):
+        training.train(tmp_path, stages=["upscale"])
