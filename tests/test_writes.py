@@ -19,9 +19,14 @@ def test_a_finished_file_takes_its_place(tmp_path):
 @pytest.mark.parametrize("stop", [RuntimeError, KeyboardInterrupt])
 def test_a_half_written_file_vanishes_and_the_old_one_stays(tmp_path, stop):
     (tmp_path / "a.txt").write_text("old")
-    with pytest.raises(stop), atomic(tmp_path / "a.txt") as part:
-        part.write_text("ha")
-        raise stop
+
+    def write_half():
+        with atomic(tmp_path / "a.txt") as part:
+            part.write_text("ha")
+            raise stop
+
+    with pytest.raises(stop):
+        write_half()
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
     assert (tmp_path / "a.txt").read_text() == "old"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,6 +17,7 @@ from shapefirst.schedule import Branch, TextSchedule
 __all__ = ["app", "main"]
 
 BAD_INPUT, INTERRUPTED = 2, 130
+TRAINING_MODULES = ("resvg_py", "material_design_icons_pack", "tokenizers")
 DEFAULT_SCALE = 7.5  # the paper's, for models that the table of models does not name
 
 
@@ -25,8 +27,8 @@ class _Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except ShapefirstError as problem:
-            terminal.error(str(problem))
+        except (ShapefirstError, typer.TyperException) as problem:
+            terminal.error(problem.format_message() if isinstance(problem, typer.TyperException) else str(problem))
             raise typer.Exit(BAD_INPUT) from problem
         except KeyboardInterrupt as stop:
             terminal.error("interrupted.")
@@ -183,13 +185,14 @@ def demo(
 
     check_writable(out)
     with terminal.working("Getting torch and diffusers ready"):
-        from shapefirst.demo import PROMPTS, TEXT_STEPS, compare, write_demo
+        from shapefirst.demo import PROMPTS, STEPS, TEXT_STEPS, compare, write_demo
+        from shapefirst.generation import Sampling
     scale = _guidance_scale("pocket")
     pipe = _load("pocket", "ddim")
     total = len(PROMPTS) * (1 + len(TEXT_STEPS))
     with terminal.progress(f"Sampling {total} images", total=total) as report:
-        rows = compare(pipe, scale, seed=seed, on_progress=report)
-    sheet, page = write_demo(rows, out, f"Model pocket, DDIM, 50 steps, guidance scale {scale:g}, seed {seed}.")
+        rows = compare(pipe, PROMPTS, TEXT_STEPS, Sampling(scale, STEPS), seed, on_progress=report)
+    sheet, page = write_demo(rows, out, f"Model pocket, DDIM, {STEPS} steps, guidance scale {scale:g}, seed {seed}.")
     tables.comparisons(rows)
     terminal.line(f"Sheet: {sheet}\nPage:  {page}")
 
@@ -245,15 +248,11 @@ def train_pocket(
     from shapefirst.writes import check_writable
 
     check_writable(out)
-    try:
+    if missing := [name for name in TRAINING_MODULES if find_spec(name) is None]:
+        raise ShapefirstError(f"Training needs {' and '.join(missing)}: pip install 'shapefirst[train]'.")
+    with terminal.working("Getting torch ready"):
         from shapefirst.pocket.training import train
-    except ModuleNotFoundError as missing:
-        if (missing.name or "").partition(".")[0] not in {"resvg_py", "material_design_icons_pack", "tokenizers"}:
-            raise
-        raise ShapefirstError(
-            f"Training needs the module {missing.name}, which is not installed: pip install 'shapefirst[train]'."
-        ) from missing
-    train(out, preset, seed, stages or None)
+    train(out, preset=preset, seed=seed, stages=stages or None)
 
 
 def _draw_gallery(file: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a newcomer sees first: eight prompts under full guidance, and with the text in the first 25, 15 and 10 of 50 steps.
+"""What a newcomer sees first: eight prompts, fully guided and with the text in the first 25, 15 and 10 of 50 steps.
 
 One sheet (PNG) and one self-contained HTML page, both with what every schedule cost and how far its images moved,
 measured in the same run, the schedules in alternation.
@@ -19,7 +19,7 @@ from shapefirst.schedule import TextSchedule
 from shapefirst.sheets import Cell, contact_sheet
 from shapefirst.writes import save_png, save_text
 
-__all__ = ["PROMPTS", "TEXT_STEPS", "compare", "demo_sheet", "label", "write_demo"]
+__all__ = ["PROMPTS", "STEPS", "TEXT_STEPS", "compare", "demo_sheet", "label", "write_demo"]
 
 PROMPTS: Final = (
     "a red mushroom",
@@ -37,22 +37,21 @@ TEXT_STEPS: Final = (25, 15, 10)
 
 def compare(
     pipe: Any,
-    guidance_scale: float,
-    *,
-    prompts: Sequence[str] = PROMPTS,
-    steps: int = STEPS,
-    text_steps: Sequence[int] = TEXT_STEPS,
+    prompts: Sequence[str],
+    text_steps: Sequence[int],
+    sampling: Sampling,
     seed: int = 0,
+    *,
     on_progress: Callable[[float], None] | None = None,
 ) -> list[Comparison]:
     """One image of each prompt under full guidance (the first row) and under each number of text steps."""
-    titles = ["full guidance", *(f"text in the first {k} of {steps} steps" for k in text_steps)]
+    titles = ["full guidance", *(f"text in the first {k} of {sampling.steps} steps" for k in text_steps)]
     schedules = [TextSchedule.always(), *(TextSchedule.until(k) for k in text_steps)]
     results = generate(
         pipe,
         plan(prompts, 1, seed),
         dict(zip(titles, schedules, strict=True)),
-        Sampling(guidance_scale, steps),
+        sampling,
         on_progress=on_progress,
     )
     return [Comparison(title, results[title], results[titles[0]]) for title in titles]
@@ -73,7 +72,7 @@ def demo_sheet(rows: Sequence[Comparison], setting: str) -> Any:
             [
                 Cell(
                     result.image,
-                    "the image to keep" if row.is_reference else f"L1 {row.l1[n]:.3f}, PSNR {decibels(row.psnr[n])}",
+                    "the reference" if row.is_reference else f"L1 {row.l1[n]:.4f}, PSNR {decibels(row.psnr[n])}",
                 )
                 for n, result in enumerate(row.results)
             ]
@@ -102,5 +101,5 @@ def _row_title(row: Comparison) -> str:
     return (
         f"{row.title[0].upper()}{row.title[1:]}\n"
         f"{row.evaluations:g} evaluations{saved[0]}\n{row.seconds:.2f} s an image{saved[1]}"
-        + ("" if row.is_reference else f"\nmean L1 {row.mean_l1:.3f}\nmean PSNR {decibels(row.mean_psnr)}")
+        + ("" if row.is_reference else f"\nmean L1 {row.mean_l1:.4f}\nmean PSNR {decibels(row.mean_psnr)}")
     )

@@ -1,4 +1,4 @@
-"""The demo as one HTML file: images embedded, no script, no outside address; readable on a telephone and in the dark."""
+"""The demo as one HTML file: images embedded, no script, no outside address; legible on a telephone and in the dark."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def _prompt(rows: Sequence[Comparison], n: int, label: str) -> str:
 
 def _figure(row: Comparison, n: int) -> str:
     result = row.results[n]
-    distance = "" if row.is_reference else f", L1 {row.l1[n]:.4f}, PSNR {decibels(row.psnr[n])}"
+    distance = "" if row.is_reference else f"<br>L1 {row.l1[n]:.4f}, PSNR {decibels(row.psnr[n])}"
     return (
         f'<figure><img src="{_embedded(result.image)}" width="{result.image.width}" height="{result.image.height}" '
         f'alt="{escape(result.prompt)}: {escape(row.title)}">\n'

@@ -19,6 +19,7 @@ from shapefirst.denoising import generators
 from shapefirst.errors import ShapefirstError
 from shapefirst.guidance import guide
 from shapefirst.schedule import TextSchedule
+from shapefirst.tokens import overflow
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -126,14 +127,8 @@ def generate(
 
 def cut_text(pipe: Any, prompt: str) -> str:
     """The end of ``prompt`` that does not fit into the text encoder's positions (77 for CLIP); "" where all does."""
-    tokenizer = getattr(pipe, "tokenizer", None)
-    if tokenizer is None:
-        return ""
     own_limit = inspect.signature(pipe.__call__).parameters.get("max_sequence_length")
-    limit = own_limit.default if own_limit is not None else tokenizer.model_max_length
-    words = tokenizer(prompt, add_special_tokens=False, verbose=False).input_ids
-    room = limit - tokenizer.num_special_tokens_to_add()
-    return tokenizer.decode(words[room:]).strip() if len(words) > room else ""
+    return overflow(pipe.tokenizer, prompt, own_limit.default if own_limit else None).cut
 
 
 def _batches(jobs: Sequence[Job], size: int) -> Iterator[Sequence[Job]]:
@@ -151,6 +146,8 @@ def _sample(
         "guidance_scale": sampling.guidance_scale,
         **_step_callback(pipe, report),
     }
+    if "use_resolution_binning" in inspect.signature(pipe.__call__).parameters:
+        arguments["use_resolution_binning"] = False  # images are of the model's own size: PixArt need look for no other
     if sampling.negative_prompt is not None:
         arguments["negative_prompt"] = [sampling.negative_prompt] * len(batch)
     start = time.perf_counter()

@@ -81,9 +81,9 @@ def write_comparison(
         )
     sheet = contact_sheet(
         rows,
-        column_titles=["Full guidance", comparison.title, f"Absolute difference, {BRIGHTER} times brighter"],
+        column_titles=["Full guidance", comparison.title, f"Difference, {BRIGHTER} times brighter"],
         row_titles=[f"{a.result.prompt}\nseed {a.result.seed}" for a in full],
-        picture_width=256,
+        picture_width=288,
         row_title_width=180,
     )
     path = out / f"comparison_{tag}.png"
@@ -106,6 +106,6 @@ def _cost(result: Result) -> str:
 
 def _saved(full: Result, mine: Result) -> str:
     return (
-        f"{percent(1 - mine.evaluations / full.evaluations)} of the evaluations saved, "
+        f"saved: {percent(1 - mine.evaluations / full.evaluations)} of the evaluations, "
         f"{percent(1 - mine.seconds / full.seconds)} of the time"
     )

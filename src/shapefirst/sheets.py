@@ -44,7 +44,7 @@ def contact_sheet(
 
     Args:
         rows: Cells; rows may differ in length.
-        title: One line or more above everything.
+        title: Above everything. The first line is set larger than the rest.
         column_titles: One for each column, or none.
         row_titles: One for each row, or none. The first line is set larger than the rest.
         picture_width: Width of every picture on the sheet in pixels; heights follow from their proportions.
@@ -57,12 +57,12 @@ def contact_sheet(
     columns = max((len(row) for row in rows), default=0)
     width = max(left + columns * (picture_width + GAP) - GAP, left) + MARGIN
     heads = [_Text(text, picture_width, HEAD) for text in column_titles]
-    labels = [_row_label(text, row_title_width) for text in row_titles]
+    labels = [_headed(text, row_title_width, HEAD) for text in row_titles]
     captions = [[_Text(cell.caption, picture_width, BODY, QUIET) for cell in row] for row in rows]
     pictures = [[_scaled(cell.image, picture_width) for cell in row] for row in rows]
-    top = _Text(title, width - 2 * MARGIN, TITLE)
+    top = _headed(title, width - 2 * MARGIN, TITLE)
 
-    y = MARGIN + top.height + (GAP if title else 0)
+    y = MARGIN + _height(top) + (GAP if title else 0)
     y_heads, y = y, y + max((head.height for head in heads), default=0) + (GAP // 2 if heads else 0)
     y_rows = []
     for r in range(len(rows)):
@@ -70,20 +70,17 @@ def contact_sheet(
         tallest = max(
             (p.height + GAP // 2 + c.height for p, c in zip(pictures[r], captions[r], strict=True)), default=0
         )
-        label_height = sum(part.height for part in labels[r]) if r < len(labels) else 0
-        y += max(tallest, label_height) + GAP
+        y += max(tallest, _height(labels[r]) if r < len(labels) else 0) + GAP
 
     sheet = Image.new("RGB", (width, y - GAP + MARGIN), PAPER)
     draw = ImageDraw.Draw(sheet)
-    top.write(draw, MARGIN, MARGIN)
+    _write(top, draw, MARGIN, MARGIN)
     for c, head in enumerate(heads):
         bottom = max(h.height for h in heads)
         head.write(draw, left + c * (picture_width + GAP), y_heads + bottom - head.height)
     for r, y in enumerate(y_rows):
-        y_label = y
-        for part in labels[r] if r < len(labels) else ():
-            part.write(draw, MARGIN, y_label)
-            y_label += part.height
+        if r < len(labels):
+            _write(labels[r], draw, MARGIN, y)
         for c, (picture, caption) in enumerate(zip(pictures[r], captions[r], strict=True)):
             x = left + c * (picture_width + GAP)
             sheet.paste(picture, (x, y))
@@ -107,9 +104,20 @@ class _Text:
             draw.text((x, y + n * self._leading), line, font=self._font, fill=self._colour)
 
 
-def _row_label(text: str, width: int) -> tuple[_Text, _Text]:
+def _headed(text: str, width: int, size: int) -> tuple[_Text, _Text]:
+    """The first line in ``size``, the rest small."""
     first, _, rest = text.partition("\n")
-    return _Text(first, width, HEAD), _Text(rest, width, BODY, QUIET)
+    return _Text(first, width, size), _Text(rest, width, BODY, QUIET)
+
+
+def _height(parts: Sequence[_Text]) -> int:
+    return sum(part.height for part in parts)
+
+
+def _write(parts: Sequence[_Text], draw: ImageDraw.ImageDraw, x: int, y: int) -> None:
+    for part in parts:
+        part.write(draw, x, y)
+        y += part.height
 
 
 def _wrap(paragraph: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> list[str]:

@@ -1,0 +1,269 @@
+"""The commands: what they write and print; bad input gets one sentence and exit code 2, and leaves nothing behind."""
+
+import json
+import shutil
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from shapefirst import models
+from shapefirst.cli import app
+
+
+@pytest.fixture
+def folder(make_pipe, tmp_path):
+    """A diffusers folder of a tiny model."""
+    make_pipe().save_pretrained(tmp_path / "tiny")
+    return tmp_path / "tiny"
+
+
+@pytest.fixture
+def pocket(folder, monkeypatch):
+    """A tiny model in the place of the embedded one."""
+    monkeypatch.setattr(models, "_POCKET", folder)
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "images"
+
+
+def shapefirst(*arguments, text=None):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], input=text)
+
+
+def one_sentence(result):
+    """The sentence of a run that ended as bad input should."""
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
+    assert result.stderr.count("\n") == 1, result.stderr
+    assert result.stderr.startswith("Error: ")
+    return result.stderr
+
+
+def test_generate_writes_one_png_an_image_with_its_settings(folder, out):
+    result = shapefirst(
+        *("generate", "a red cat", "a dog", "--model", folder, "--out", out, "--num-images", 2, "--seed", 5),
+        *("--steps", 4, "--text-steps", 1, "--guidance-scale", 3, "--negative-prompt", "rain"),
+    )
+    assert result.exit_code == 0, result.output
+    assert sorted(file.name for file in out.iterdir()) == [
+        "a-dog_seed5_text1of4.png",
+        "a-dog_seed6_text1of4.png",
+        "a-red-cat_seed5_text1of4.png",
+        "a-red-cat_seed6_text1of4.png",
+    ]
+    settings = Image.open(out / "a-red-cat_seed6_text1of4.png").text
+    assert float(settings.pop("seconds")) > 0
+    assert settings.pop("Software").startswith("shapefirst ")
+    assert settings == {
+        "prompt": "a red cat",
+        "negative_prompt": "rain",
+        "seed": "6",
+        "model": str(folder),
+        "sampler": "ddim",
+        "num_inference_steps": "4",
+        "guidance_scale": "3",
+        "text_steps": "1",
+        "keep": "null",
+        "denoiser_evaluations": "5",
+    }
+    assert str(out / "a-dog_seed5_text1of4.png") in result.stdout
+    assert " 5 " in result.stdout
+
+
+def test_compare_adds_the_full_image_the_difference_and_a_sheet(folder, out):
+    result = shapefirst(
+        "generate", "a red cat", "--model", folder, "--out", out, "--steps", 4, "--text-steps", 2, "--compare"
+    )
+    assert result.exit_code == 0, result.output
+    assert sorted(file.name for file in out.iterdir()) == [
+        "a-red-cat_seed0_full.png",
+        "a-red-cat_seed0_text2of4.png",
+        "a-red-cat_seed0_text2of4_difference.png",
+        "comparison_text2of4.png",
+    ]
+    assert Image.open(out / "a-red-cat_seed0_full.png").text["denoiser_evaluations"] == "8"
+    assert Image.open(out / "a-red-cat_seed0_full.png").text["text_steps"] == "4"
+    assert Image.open(out / "comparison_text2of4.png").width > 3 * 160
+    assert "PSNR" in result.stdout
+    assert str(out / "comparison_text2of4.png") in result.stdout
+
+
+def test_half_of_the_steps_use_the_text_unless_told_otherwise(folder, out):
+    for more in ((), ("--text-fraction", "0.25")):
+        assert shapefirst("generate", "a cat", "--model", folder, "--out", out, "--steps", 4, *more).exit_code == 0
+    assert sorted(file.name for file in out.iterdir()) == ["a-cat_seed0_text1of4.png", "a-cat_seed0_text2of4.png"]
+
+
+def test_prompts_come_from_a_file_and_from_stdin(folder, out, tmp_path):
+    (tmp_path / "prompts.txt").write_text("# two\na cat\n\na dog\n")
+    common = ("--model", folder, "--out", out, "--steps", 1)
+    assert shapefirst("generate", "--prompts-file", tmp_path / "prompts.txt", *common).exit_code == 0
+    assert shapefirst("generate", "-", *common, text="a [red] car\n").exit_code == 0
+    assert [file.name.split("_")[0] for file in sorted(out.iterdir())] == ["a-cat", "a-dog", "a-red-car"]
+
+
+def test_images_of_one_run_never_overwrite_one_another(folder, out):
+    assert shapefirst("generate", "A cat", "a cat!", "--model", folder, "--out", out, "--steps", 1).exit_code == 0
+    assert len(list(out.iterdir())) == 2
+
+
+def test_what_the_text_encoder_cuts_is_said(folder, out):
+    prompt = "a" * 75 + " dog"
+    result = shapefirst("generate", prompt, "--model", folder, "--out", out, "--steps", 1)
+    assert result.exit_code == 0
+    assert result.stderr.startswith("Warning: ")
+    assert "cut off" in result.stderr
+    assert "o" in result.stderr.split("cut off:")[1]
+
+
+def test_without_guidance_there_is_nothing_to_save(folder, out):
+    result = shapefirst("generate", "a cat", "--model", folder, "--out", out, "--steps", 2, "--guidance-scale", 1)
+    assert result.exit_code == 0
+    assert "no guidance" in result.stderr
+    assert Image.open(next(out.iterdir())).text["denoiser_evaluations"] == "2"
+
+
+@pytest.mark.usefixtures("pocket")
+def test_words_that_pocket_never_saw_are_named(out):
+    result = shapefirst("generate", "a red unicorn", "--out", out, "--steps", 1)
+    assert result.exit_code == 0
+    assert "'unicorn'" in result.stderr
+    assert "models pocket" in result.stderr
+    assert shapefirst("generate", "a red car", "--out", out, "--steps", 1).stderr == ""
+
+
+@pytest.mark.usefixtures("pocket")
+def test_demo_writes_a_sheet_and_a_page_that_needs_nothing_else(out, monkeypatch):
+    monkeypatch.setattr("shapefirst.demo.STEPS", 4)
+    monkeypatch.setattr("shapefirst.demo.TEXT_STEPS", (2, 1))
+    result = shapefirst("demo", "--out", out)
+    assert result.exit_code == 0, result.output
+    assert sorted(file.name for file in out.iterdir()) == ["index.html", "sheet.png"]
+    assert str(out / "index.html") in result.stdout
+    assert str(out / "sheet.png") in result.stdout
+    page = (out / "index.html").read_text()
+    assert page.count('<img src="data:image/png;base64,') == page.count(' alt="a ') == 8 * 3
+    assert "http" not in page
+    assert "<script" not in page
+    assert "25%" in result.stdout  # 6 of 8 evaluations
+
+
+def test_models_lists_names_sources_and_whether_they_are_there():
+    result = shapefirst("models")
+    assert result.exit_code == 0
+    for name, info in models.MODELS.items():
+        assert name in result.stdout
+        assert (info.source or "this package") in result.stdout
+
+
+def test_models_pocket_lists_its_words():
+    words = shapefirst("models", "pocket").stdout
+    for word in ("umbrella", "red", "fluffy", "on the left of"):
+        assert word in words
+
+
+@pytest.mark.usefixtures("pocket")
+def test_models_pocket_draws_a_sheet_of_its_words(tmp_path, monkeypatch):
+    monkeypatch.setattr("shapefirst.gallery.STEPS", 1)
+    assert shapefirst("models", "pocket", "--sheet", tmp_path / "words.png").exit_code == 0
+    assert Image.open(tmp_path / "words.png").width > 1000
+
+
+def test_version_and_help_with_examples():
+    assert shapefirst("--version").stdout.startswith("shapefirst ")
+    for arguments in ((), ("generate",), ("models",), ("train-pocket",)):
+        assert "Example" in shapefirst(*arguments, "--help").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "no prompt"),
+        (["  "], "Prompt 1 is empty"),
+        (["a cat", "--text-steps", "-1"], "--text-steps"),
+        (["a cat", "--text-steps", "51"], "from 0 to 50"),
+        (["a cat", "--text-steps", "5", "--text-fraction", "0.5"], "not both"),
+        (["a cat", "--text-fraction", "1.5"], "between 0 and 1"),
+        (["a cat", "--text-fraction", "nan"], "between 0 and 1"),
+        (["a cat", "--steps", "0"], "--steps"),
+        (["a cat", "--guidance-scale", "-1"], "guidance scale"),
+        (["a cat", "--guidance-scale", "nan"], "guidance scale"),
+        (["a cat", "--guidance-scale", "inf"], "guidance scale"),
+        (["a cat", "--num-images", "0"], "number of images"),
+        (["a cat", "--seed", "-1"], "seed"),
+        (["a cat", "--model", "nonesuch"], "'nonesuch'"),
+        (["a cat", "--sampler", "nonesuch"], "'nonesuch'"),
+        (["--prompts-file", "/nonesuch.txt"], "/nonesuch.txt"),
+        (["-"], "stdin"),
+    ],
+)
+def test_bad_input_gets_one_sentence_and_leaves_nothing(arguments, words, out):
+    assert words in one_sentence(shapefirst("generate", *arguments, "--out", out))
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("option", ["--text-steps", "--text-fraction", "--steps", "--guidance-scale", "--keep"])
+def test_what_is_no_number_or_no_choice_is_refused(option, out):
+    assert option in one_sentence(shapefirst("generate", "a cat", option, "many", "--out", out))
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("command", [["generate", "a cat"], ["demo"], ["train-pocket"]])
+def test_an_unwritable_output_folder_is_refused_before_any_work(command, tmp_path):
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file", tmp_path / "file" / "below"):
+        assert "is not a folder" in one_sentence(shapefirst(*command, "--out", out))
+
+
+def test_a_truncated_weight_file_is_refused(folder, out):
+    weights = next((folder / "unet").glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-100])
+    assert str(weights) in one_sentence(shapefirst("generate", "a cat", "--model", folder, "--out", out))
+    assert not out.exists()
+
+
+def test_a_missing_part_is_refused(folder, out):
+    shutil.rmtree(folder / "vae")
+    assert "vae" in one_sentence(shapefirst("generate", "a cat", "--model", folder, "--out", out))
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        "DDPMPipeline",  # no guidance
+        "StableDiffusionInstructPix2PixPipeline",  # three branches
+        "FluxPipeline",
+        "NoSuchPipeline",
+    ],
+)
+def test_a_pipeline_of_another_layout_is_refused(folder, out, layout):
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps({**index, "_class_name": layout}))
+    assert layout in one_sentence(shapefirst("generate", "a cat", "--model", folder, "--out", out))
+    assert not out.exists()
+
+
+def test_only_pocket_has_a_sheet_of_words_and_models_are_known_by_name(tmp_path):
+    assert "--sheet" in one_sentence(shapefirst("models", "sd15", "--sheet", tmp_path / "a.png"))
+    assert "'nonesuch'" in one_sentence(shapefirst("models", "nonesuch"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupted_run_exits_with_130_and_leaves_nothing(folder, out, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("shapefirst.generation._sample", interrupted)
+    result = shapefirst("generate", "a cat", "--model", folder, "--out", out)
+    assert result.exit_code == 130
+    assert "Traceback" not in result.output
+    assert not out.exists()
+
+
+def test_training_without_its_extra_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setattr("shapefirst.cli.find_spec", lambda name: None)
+    assert "shapefirst[train]" in one_sentence(shapefirst("train-pocket", "--out", tmp_path / "run"))
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,55 @@
+"""The demo shows what it says: prompts that pocket knows, one combination it never saw, and text that cannot break the page."""
+
+from PIL import Image
+
+from shapefirst.comparison import Comparison, decibels, percent
+from shapefirst.demo import PROMPTS, label
+from shapefirst.demo_page import demo_page
+from shapefirst.gallery import gallery_prompts
+from shapefirst.generation import Result
+from shapefirst.pocket.vocabulary import ATTRIBUTES, HELD_OUT, NOUNS, unknown_words
+
+
+def row(title, prompt, value, seconds, reference=None):
+    results = [Result(prompt, 0, Image.new("RGB", (8, 8), (value,) * 3), seconds * 10, seconds)]
+    return Comparison(title, results, reference.results if reference else results)
+
+
+def test_pocket_knows_every_word_of_the_demo():
+    assert len(PROMPTS) == 8
+    assert [word for prompt in PROMPTS for word in unknown_words(prompt)] == []
+
+
+def test_exactly_one_prompt_is_a_combination_never_seen_and_it_says_so():
+    assert [prompt for prompt in PROMPTS if label(prompt) != prompt] == ["a pink cactus"]
+    assert ("pink", "cactus") in HELD_OUT
+    assert "never seen in training" in label("a pink cactus")
+
+
+def test_the_page_escapes_whatever_the_prompts_are():
+    full = row("full guidance", '<b>"cat"</b>', 0, 2.0)
+    page = demo_page([full, row("text <first>", '<b>"cat"</b>', 51, 1.5, full)], "<model>", ['<b>"cat"</b>'])
+    for raw in ('<b>"cat"', "text <first>", "<model>"):
+        assert raw not in page
+    assert "&lt;b&gt;&quot;cat&quot;" in page
+
+
+def test_the_page_states_what_was_saved_and_what_changed():
+    full = row("full guidance", "a cat", 0, 2.0)
+    page = demo_page([full, row("text in the first 25", "a cat", 51, 1.5, full)], "", ["a cat"])
+    assert page.count("(25% saved)") == 2
+    assert "0.2000" in page
+    assert "14.0 dB" in page
+
+
+def test_figures_read_well():
+    assert decibels(float("inf")) == "identical"
+    assert decibels(27.94) == "27.9 dB"
+    assert percent(0.25) == "25%"
+
+
+def test_the_gallery_has_one_picture_for_every_word_and_nothing_held_out():
+    prompts = gallery_prompts()
+    assert list(prompts) == [*NOUNS, *ATTRIBUTES]
+    assert not {tuple(prompt.split()[1:]) for prompt in prompts.values()} & HELD_OUT
+    assert [word for prompt in prompts.values() for word in unknown_words(prompt)] == []

@@ -1,0 +1,58 @@
+"""What a newcomer relies on before anything heavy is imported, and that the pieces of the package agree."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+HEAVY = {"torch", "diffusers", "transformers", "numpy", "PIL", "huggingface_hub"}
+
+
+def imported_by(code):
+    """The heavy packages that running ``code`` in a fresh interpreter imports."""
+    report = f"import sys\n{code}\nprint('loaded:', *({HEAVY!r} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", report], capture_output=True, text=True, check=True)
+    return set(done.stdout.splitlines()[-1].split()[1:])
+
+
+def command(*arguments):
+    run = "try: app()\nexcept SystemExit as stop: assert not stop.code"
+    return f"sys.argv = {['shapefirst', *arguments]!r}\nfrom shapefirst.cli import app\n{run}"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import shapefirst",
+        "from shapefirst import TextSchedule, ShapefirstError",
+        command("--help"),
+        command("--version"),
+        command("generate", "--help"),
+        command("models", "pocket"),
+    ],
+    ids=["package", "schedule", "help", "version", "generate-help", "vocabulary"],
+)
+def test_nothing_heavy_is_imported_before_it_is_needed(code):
+    assert imported_by(code) == set()
+
+
+def test_the_version_is_said_once():
+    import shapefirst
+
+    assert 'path = "src/shapefirst/__init__.py"' in (ROOT / "pyproject.toml").read_text()
+    assert shapefirst.__version__.count(".") == 2
+
+
+def test_torchvision_is_no_dependency():
+    for name in ("pyproject.toml", "constraints.txt"):
+        assert "torchvision" not in (ROOT / name).read_text()
+
+
+def test_every_dependency_has_a_tested_version():
+    import re
+
+    dependencies = re.findall(r'^    "([\w-]+)>=', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    pinned = {line.split("==")[0].replace("_", "-") for line in (ROOT / "constraints.txt").read_text().splitlines()}
+    assert {"torch", "diffusers", "pytest"} <= set(dependencies) <= pinned
