@@ -1,4 +1,4 @@
-"""The demo shows what it says: prompts that pocket knows, one combination it never saw, and text that cannot break the page."""
+"""The demo shows what it says: prompts that pocket knows, one combination it never saw, what was saved."""
 
 from PIL import Image
 

@@ -17,7 +17,7 @@ from shapefirst.schedule import Branch, TextSchedule
 __all__ = ["app", "main"]
 
 BAD_INPUT, INTERRUPTED = 2, 130
-TRAINING_MODULES = ("resvg_py", "material_design_icons_pack", "tokenizers")
+TRAINING_MODULES = ("resvg_py", "material_design_icons_pack", "tokenizers", "matplotlib")
 DEFAULT_SCALE = 7.5  # the paper's, for models that the table of models does not name
 
 

@@ -116,8 +116,9 @@ def generate(
     if len(schedules) > 1:
         _warm_up(pipe, jobs[:batch_size], sampling)
     done = 0
+    turns = list(schedules), list(reversed(list(schedules)))
     for n, batch in enumerate(_batches(jobs, batch_size)):
-        for name in list(schedules) if n % 2 == 0 else reversed(schedules):
+        for name in turns[n % 2]:
             on_part = partial(_report_part, report, done, len(batch))
             results[name] += _sample(pipe, batch, schedules[name], sampling, on_part)
             done += len(batch)
