@@ -112,6 +112,7 @@ class TextSchedule:
 
     def text_steps(self, num_steps: int) -> int:
         """The number of guided steps, in [0, num_steps]."""
+        self.check(num_steps)
         return sum(self.uses_text(step, num_steps) for step in range(num_steps))
 
     def evaluations(self, num_steps: int) -> int:

@@ -1,0 +1,175 @@
+"""Tiny pipelines with random weights, built in memory: nothing is downloaded, and a generation takes milliseconds."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may depend on the network
+os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+
+import pytest
+import torch
+
+torch.set_num_threads(1)  # on models this small more threads only wait for each other
+
+KINDS = ("sd-epsilon", "sd-v", "pixart")
+MAX_WORDS = 120
+# Gentler noise than a real model's: random predictions are no noise, and dividing by a tiny sqrt(abar_T) would blow the
+# latents up until later steps hardly show in them.
+BETAS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.004}
+
+
+def _clip_tokenizer(folder: Path) -> Any:
+    """CLIP's BPE over single letters: every letter is a token, and one that ends a word has its own."""
+    from transformers import CLIPTokenizer
+
+    letters = "abcdefghijklmnopqrstuvwxyz,.0123456789"
+    vocabulary = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    (folder / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(vocabulary)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    return CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"), model_max_length=77)
+
+
+def _t5_tokenizer() -> Any:
+    """T5's layout (pad 0, </s> 1, no start token) over single letters."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    pieces = ["<pad>", "</s>", "<unk>", *"abcdefghijklmnopqrstuvwxyz"]
+    tokenizer = Tokenizer(models.WordLevel({piece: i for i, piece in enumerate(pieces)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Split("", "isolated")]
+    )
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=MAX_WORDS
+    )
+
+
+def _autoencoder() -> Any:
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(
+        block_out_channels=(8, 8),
+        norm_num_groups=4,
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        latent_channels=4,
+        sample_size=16,
+    )
+
+
+def _stable_diffusion(folder: Path, prediction_type: str) -> Any:
+    from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+    from transformers import CLIPTextConfig, CLIPTextModel
+
+    tokenizer = _clip_tokenizer(folder)
+    text_encoder = CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            projection_dim=16,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+        )
+    )
+    unet = UNet2DConditionModel(
+        sample_size=8,
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        norm_num_groups=4,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=16,
+        attention_head_dim=4,
+    )
+    scheduler = DDIMScheduler(
+        **BETAS,
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        prediction_type=prediction_type,
+    )
+    return StableDiffusionPipeline(
+        vae=_autoencoder(),
+        text_encoder=text_encoder,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=scheduler,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+
+
+def _pixart() -> Any:
+    from diffusers import DPMSolverMultistepScheduler, PixArtAlphaPipeline, PixArtTransformer2DModel
+    from transformers import T5Config, T5EncoderModel
+
+    tokenizer = _t5_tokenizer()
+    text_encoder = T5EncoderModel(
+        T5Config(
+            vocab_size=len(tokenizer), d_model=16, d_kv=8, d_ff=32, num_layers=1, num_heads=2, is_encoder_decoder=False
+        )
+    )
+    transformer = PixArtTransformer2DModel(
+        sample_size=8,
+        num_layers=2,
+        patch_size=2,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        caption_channels=16,
+        in_channels=4,
+        out_channels=8,  # learned sigma
+        cross_attention_dim=16,
+        use_additional_conditions=False,
+    )
+    return PixArtAlphaPipeline(
+        tokenizer=tokenizer,
+        text_encoder=text_encoder,
+        vae=_autoencoder(),
+        transformer=transformer,
+        scheduler=DPMSolverMultistepScheduler(**BETAS),
+    )
+
+
+@pytest.fixture(scope="session")
+def _built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    torch.manual_seed(0)
+    pipes = {
+        "sd-epsilon": _stable_diffusion(tmp_path_factory.mktemp("clip"), "epsilon"),
+        "sd-v": _stable_diffusion(tmp_path_factory.mktemp("clip"), "v_prediction"),
+        "pixart": _pixart(),
+    }
+    for pipe in pipes.values():
+        pipe.set_progress_bar_config(disable=True)
+        denoiser = getattr(pipe, "unet", None) or pipe.transformer
+        for part in (pipe.vae, pipe.text_encoder, denoiser):
+            part.eval()
+        # A random model hardly listens to its prompt; this makes the branches differ as a trained model's do.
+        with torch.no_grad():
+            for name, weight in denoiser.named_parameters():
+                if "attn2.to_v" in name:
+                    weight.mul_(10)
+    return pipes
+
+
+@pytest.fixture
+def make_pipe(_built: dict[str, Any]) -> Any:
+    """make_pipe(kind, sampler): a pipeline over the session's weights, with a scheduler of its own."""
+    from shapefirst.models import make_sampler
+
+    def make(kind: str = "sd-epsilon", sampler: str = "ddim") -> Any:
+        pipe = copy.copy(_built[kind])
+        pipe.scheduler = make_sampler(sampler, pipe.scheduler.config)
+        return pipe
+
+    return make

@@ -1,0 +1,75 @@
+"""Sampling as the equations say it, without a line of shapefirst: what the tests compare with.
+
+eps_hat = eps(t, x, 0) + w (eps(t, x, C) - eps(t, x, 0))      in the guided steps
+eps_hat = eps(t, x, 0)                                        in the others (or eps(t, x, C), to keep the text)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+
+def encode(pipe: Any, prompts: list[str]) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Embeddings (B, L, D) and, for T5, the mask (B, L)."""
+    if hasattr(pipe, "unet"):
+        ids = pipe.tokenizer(prompts, padding="max_length", max_length=77, truncation=True, return_tensors="pt")
+        return pipe.text_encoder(ids.input_ids)[0], None
+    ids = pipe.tokenizer(prompts, padding="max_length", max_length=120, truncation=True, return_tensors="pt")
+    return pipe.text_encoder(ids.input_ids, attention_mask=ids.attention_mask)[0], ids.attention_mask
+
+
+def predict(pipe: Any, x: torch.Tensor, t: torch.Tensor, condition: tuple[torch.Tensor, torch.Tensor | None]) -> Any:
+    """eps(t, x, condition), or v."""
+    embeddings, mask = condition
+    if hasattr(pipe, "unet"):
+        return pipe.unet(x, t, encoder_hidden_states=embeddings).sample
+    out = pipe.transformer(
+        x,
+        encoder_hidden_states=embeddings,
+        encoder_attention_mask=mask,
+        timestep=t.expand(len(x)),
+        added_cond_kwargs={"resolution": None, "aspect_ratio": None},
+    ).sample
+    return out[:, :4]
+
+
+@torch.no_grad()
+def sample(
+    pipe: Any,
+    prompts: list[str],
+    noise: torch.Tensor,
+    *,
+    guided: Callable[[int], bool],
+    num_steps: int,
+    w: float,
+    keep: str = "null",
+    negative: str = "",
+) -> torch.Tensor:
+    """Final latents (B, 4, H, W) from unit noise of that shape; `guided(i)` says whether step i uses the text."""
+    solver = type(pipe.scheduler).from_config(pipe.scheduler.config)
+    solver.set_timesteps(num_steps)
+    calls_a_step = solver.order
+    text, null = encode(pipe, prompts), encode(pipe, [negative] * len(prompts))
+
+    x = noise * solver.init_noise_sigma
+    for call, t in enumerate(solver.timesteps):
+        x_in = solver.scale_model_input(x, t)
+        if guided(call // calls_a_step):
+            eps_null, eps_text = predict(pipe, x_in, t, null), predict(pipe, x_in, t, text)
+            eps_hat = eps_null + w * (eps_text - eps_null)
+        else:
+            eps_hat = predict(pipe, x_in, t, null if keep == "null" else text)
+        x = solver.step(eps_hat, t, x).prev_sample
+    return x
+
+
+def noise(seeds: list[int], size: int = 8) -> torch.Tensor:
+    return torch.cat([torch.randn(1, 4, size, size, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+
+
+def error(a: torch.Tensor, b: torch.Tensor) -> float:
+    """|a - b| / |b|."""
+    return float((a - b).norm() / b.norm())

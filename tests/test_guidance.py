@@ -1,0 +1,492 @@
+"""`text_until` and `guide` on stock pipelines: exact, sparing, and gone afterwards."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import naive
+import pytest
+import torch
+from conftest import KINDS
+
+from shapefirst.denoising import generators
+from shapefirst.errors import ShapefirstError, UnsupportedPipelineError
+from shapefirst.guidance import guide, text_until
+from shapefirst.models import SAMPLERS
+from shapefirst.schedule import TextSchedule
+
+N, W = 4, 5.0
+PROMPTS = ["a red cat", "two dogs"]
+SEEDS = [11, 12]
+
+
+def generate(pipe: Any, prompts: Any = PROMPTS, seeds: Any = SEEDS, **options: Any) -> torch.Tensor:
+    """The pipeline's own call, down to the final latents."""
+    if hasattr(pipe, "transformer"):
+        options = {"use_resolution_binning": False, "clean_caption": False, **options}
+    options = {"num_inference_steps": N, "guidance_scale": W, "output_type": "latent", **options}
+    return pipe(prompts, generator=generators(seeds), **options).images
+
+
+def denoiser_of(pipe: Any) -> Any:
+    return pipe.unet if hasattr(pipe, "unet") else pipe.transformer
+
+
+def calls_of(sampler: str, steps: int, num_steps: int = N) -> int:
+    """Denoiser calls in the first `steps` steps: Heun makes two in each but the last."""
+    return 2 * steps - (steps == num_steps) if sampler == "heun" else steps
+
+
+class Spy:
+    """Counts the rows that really enter the denoiser's first layer."""
+
+    def __init__(self, pipe: Any) -> None:
+        denoiser = denoiser_of(pipe)
+        layer = denoiser.conv_in if hasattr(denoiser, "conv_in") else denoiser.pos_embed
+        self.rows = 0
+        self.handle = layer.register_forward_pre_hook(self._see)
+
+    def _see(self, _: Any, args: tuple[torch.Tensor, ...]) -> None:
+        self.rows += args[0].shape[0]
+
+    def __enter__(self) -> Spy:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.handle.remove()
+
+
+# --- exactness ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("k", [0, 1, N // 2, N - 1, N])
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_text_in_the_first_k_steps_is_the_equation(make_pipe, kind, sampler, k):
+    pipe = make_pipe(kind, sampler)
+    with text_until(pipe, step=k) as evaluations, Spy(pipe) as spy:
+        x = generate(pipe)
+    expected = naive.sample(pipe, PROMPTS, naive.noise(SEEDS), guided=lambda i: i < k, num_steps=N, w=W)
+    assert naive.error(x, expected) < 1e-4
+    if k < N:  # the test would see it if the text were in all steps
+        assert naive.error(x, generate(pipe)) > 1e-3
+    calls, guided_calls = calls_of(sampler, N), calls_of(sampler, k)
+    assert evaluations.calls == calls
+    assert evaluations.rows == spy.rows == 2 * len(PROMPTS) * guided_calls + len(PROMPTS) * (calls - guided_calls)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_text_in_all_steps_is_the_stock_pipeline_bit_for_bit(make_pipe, kind, sampler):
+    pipe = make_pipe(kind, sampler)
+    stock = generate(pipe)
+    for schedule in (TextSchedule.until(N), TextSchedule.until(fraction=1), TextSchedule.always()):
+        with guide(pipe, schedule):
+            assert torch.equal(generate(pipe), stock)
+    assert torch.equal(generate(pipe), stock)
+
+
+@pytest.mark.parametrize("kind", ["sd-v", "pixart"])
+@pytest.mark.parametrize("keep", ["null", "text"])
+def test_schedules_of_every_form(make_pipe, kind, keep):
+    schedules = {
+        TextSchedule.window(1, 3, keep=keep): {1, 2},
+        TextSchedule.starting_at(2, keep=keep): {2, 3},
+        TextSchedule.never(keep=keep): set(),
+        TextSchedule(windows=((0, 1), (3, None)), keep=keep): {0, 3},
+        TextSchedule.until(fraction=0.5, keep=keep): {0, 1},
+    }
+    pipe = make_pipe(kind, "heun")
+    for schedule, steps in schedules.items():
+        with guide(pipe, schedule):
+            x = generate(pipe)
+        options = {"guided": steps.__contains__, "num_steps": N, "w": W, "keep": keep}
+        assert naive.error(x, naive.sample(pipe, PROMPTS, naive.noise(SEEDS), **options)) < 1e-4
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_any_scheduler_that_the_model_came_with(make_pipe, sampler):
+    """PNDM, Stable Diffusion 1.5's own, calls the denoiser twice in its first step."""
+    from diffusers import PNDMScheduler
+
+    pipe = make_pipe("sd-epsilon", sampler)
+    pipe.scheduler = PNDMScheduler.from_config(pipe.scheduler.config, skip_prk_steps=True)
+    with text_until(pipe, step=1) as evaluations:
+        generate(pipe)
+    assert (evaluations.calls, evaluations.rows) == (N + 1, 2 * 2 * 2 + 2 * (N - 1))
+
+
+# --- what goes in ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("batch", [1, 2, 3])
+def test_any_batch_size_and_a_seed_gives_the_same_image_in_each(make_pipe, kind, batch):
+    pipe = make_pipe(kind, "dpm-solver")
+    prompts = ["a cat", "a red dog", "three birds"]
+    with text_until(pipe, step=2):
+        together = generate(pipe, prompts[:batch], [1, 2, 3][:batch])
+        alone = torch.cat([generate(pipe, prompts[i], [i + 1]) for i in range(batch)])
+    assert naive.error(together, alone) < 1e-4
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_several_images_per_prompt(make_pipe, kind):
+    pipe = make_pipe(kind)
+    seeds = [1, 2, 3, 4]
+    with text_until(pipe, step=2) as evaluations:
+        x = generate(pipe, seeds=seeds, num_images_per_prompt=2)
+    prompts = [prompt for prompt in PROMPTS for _ in range(2)]
+    expected = naive.sample(pipe, prompts, naive.noise(seeds), guided=lambda i: i < 2, num_steps=N, w=W)
+    assert naive.error(x, expected) < 1e-4
+    assert evaluations.rows == 2 * 4 * 2 + 4 * 2
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("keep", ["null", "text"])
+def test_negative_prompts(make_pipe, kind, keep):
+    pipe = make_pipe(kind)
+    negative = "blue" if kind == "pixart" else ["blue", "blue"]
+    with text_until(pipe, step=1, keep=keep):
+        x = generate(pipe, negative_prompt=negative)
+    options = {"guided": lambda i: i < 1, "num_steps": N, "w": W, "keep": keep}
+    assert naive.error(x, naive.sample(pipe, PROMPTS, naive.noise(SEEDS), negative="blue", **options)) < 1e-4
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_precomputed_embeddings(make_pipe, kind):
+    pipe = make_pipe(kind)
+    (text, text_mask), (null, null_mask) = naive.encode(pipe, PROMPTS), naive.encode(pipe, ["", ""])
+    embeddings = {"prompt_embeds": text, "negative_prompt_embeds": null}
+    if text_mask is not None:
+        embeddings |= {"prompt_attention_mask": text_mask, "negative_prompt_attention_mask": null_mask}
+        embeddings["negative_prompt"] = None
+    with text_until(pipe, step=2):
+        assert naive.error(generate(pipe, None, **embeddings), generate(pipe)) < 1e-5
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", KINDS)
+def test_half_precision(make_pipe, kind, dtype):
+    pipe = make_pipe(kind)
+    try:
+        pipe.to(dtype)
+        stock = generate(pipe)
+        with text_until(pipe, step=N):
+            assert torch.equal(generate(pipe), stock)
+        with text_until(pipe, step=2) as evaluations:
+            x = generate(pipe)
+        assert x.dtype == dtype
+        assert evaluations.rows == 2 * 2 * 2 + 2 * 2
+    finally:
+        pipe.to(torch.float32)
+
+
+def test_rescaled_guidance_stays_right(make_pipe):
+    """With both halves the same the rescaling factor is 1: the null prediction passes through."""
+    pipe = make_pipe("sd-v")
+    with text_until(pipe, step=0):
+        assert naive.error(generate(pipe, guidance_rescale=0.7), generate(pipe)) < 1e-5
+
+
+def test_every_batched_argument_is_halved(make_pipe):
+    """In lists, tuples and dicts; what is not batched stays."""
+    from shapefirst.guidance import _each_tensor, _has_rows
+
+    pair = torch.arange(4.0)[:, None]
+    tree = {"a": [pair, (pair, None)], "scale": 0.5, "t": torch.tensor(3), "other": torch.zeros(1, 4)}
+    half = _each_tensor(tree, lambda x: x[:2] if _has_rows(x, 4) else x)
+    assert half["a"][0].shape == half["a"][1][0].shape == (2, 1)
+    assert (half["a"][1][1], half["scale"], half["t"].ndim, half["other"].shape) == (None, 0.5, 0, (1, 4))
+
+    pipe = make_pipe()
+    with text_until(pipe, step=2):  # a batch of timesteps and of residuals, on their way through a real denoiser
+        x, text = torch.randn(1, 4, 8, 8).repeat(2, 1, 1, 1), torch.randn(2, 77, 16)
+        pipe.scheduler.set_timesteps(N)
+        for t in pipe.scheduler.timesteps:
+            residuals = torch.zeros(2, 16, 4, 4)
+            out = pipe.unet(x, t.repeat(2), text, mid_block_additional_residual=residuals, return_dict=True)
+    assert torch.equal(*out.sample.chunk(2))
+
+
+# --- no guidance, nothing to drop -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("k", [0, 2])
+@pytest.mark.parametrize("w", [0.0, 1.0])
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_guidance_nothing_changes(make_pipe, kind, w, k):
+    """Not even for two prompts on one seed, whose rows look like the two halves of a guided batch."""
+    pipe = make_pipe(kind)
+    for seeds in (SEEDS, [5, 5]):
+        stock = generate(pipe, seeds=seeds, guidance_scale=w)
+        with text_until(pipe, step=k) as evaluations:
+            assert torch.equal(generate(pipe, seeds=seeds, guidance_scale=w), stock)
+        assert evaluations.rows == 2 * N
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_images_of_one_seed_with_guidance(make_pipe, kind):
+    pipe = make_pipe(kind)
+    with text_until(pipe, step=1) as evaluations:
+        generate(pipe, seeds=[5, 5])
+    assert evaluations.rows == 4 + 2 * (N - 1)
+
+
+def test_guidance_switched_off_half_way(make_pipe):
+    """A callback that ends guidance itself, as diffusers' cutoff callback does, is let be."""
+    pipe = make_pipe()
+
+    def cut(pipe: Any, step: int, t: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+        if step == 1:
+            pipe._guidance_scale = 0.0
+            kwargs["prompt_embeds"] = kwargs["prompt_embeds"].chunk(2)[1]
+        return kwargs
+
+    options = {"callback_on_step_end": cut, "callback_on_step_end_tensor_inputs": ["prompt_embeds"]}
+    with text_until(pipe, step=1) as evaluations:
+        generate(pipe, **options)
+    assert evaluations.rows == 4 + 2 + 2 + 2
+
+
+# --- blocks ---------------------------------------------------------------------------------------------------------
+
+
+def trace(pipe: Any) -> tuple[Any, ...]:
+    """Everything that a hook could leave behind on the denoiser."""
+    denoiser = denoiser_of(pipe)
+    return (
+        sorted(vars(denoiser)),
+        denoiser.forward,
+        vars(pipe).get("unet"),
+        len(denoiser._forward_hooks),
+        inspect.signature(denoiser.forward),
+    )
+
+
+def test_the_pipeline_is_left_as_it_was(make_pipe):
+    pipe = make_pipe()
+    before, stock = trace(pipe), generate(pipe)
+    with text_until(pipe, step=1):
+        assert trace(pipe) != before
+        generate(pipe)
+    assert trace(pipe) == before
+
+    with pytest.raises(KeyError, match="mine"), text_until(pipe, step=1):
+        raise KeyError("mine")
+    assert trace(pipe) == before
+
+    def give_up(pipe: Any, step: int, t: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+        if step == 2:
+            raise KeyboardInterrupt
+        return kwargs
+
+    with pytest.raises(KeyboardInterrupt), text_until(pipe, step=1):
+        generate(pipe, callback_on_step_end=give_up)
+    assert trace(pipe) == before
+    assert torch.equal(generate(pipe), stock)
+
+
+def test_other_hooks_stay(make_pipe):
+    from diffusers.hooks import HookRegistry, ModelHook
+
+    pipe = make_pipe()
+    before, registry = trace(pipe), HookRegistry.check_if_exists_or_initialize(pipe.unet)
+    registry.register_hook(ModelHook(), "mine")
+    own = trace(pipe)
+    with text_until(pipe, step=1) as evaluations:
+        generate(pipe)
+    assert evaluations.rows == 4 + 2 * 3
+    assert trace(pipe) == own
+    assert list(registry.hooks) == ["mine"]
+    with text_until(pipe, step=1):
+        registry.register_hook(ModelHook(), "later")
+    assert list(registry.hooks) == ["mine", "later"]
+    for name in ("later", "mine"):
+        registry.remove_hook(name)
+    del pipe.unet._diffusers_hook, pipe.unet.forward
+    assert trace(pipe) == before
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_after_an_aborted_generation_the_next_one_is_right(make_pipe, kind, sampler):
+    pipe = make_pipe(kind, sampler)
+    calls = 0
+
+    def abort(_: Any, args: Any, kwargs: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 4:
+            raise RuntimeError("out of patience")
+
+    with text_until(pipe, step=2) as evaluations:
+        expected = generate(pipe)
+        handle = denoiser_of(pipe).register_forward_pre_hook(abort, with_kwargs=True)
+        with pytest.raises(RuntimeError, match="out of patience"):
+            generate(pipe)
+        handle.remove()
+        before = evaluations.rows
+        assert torch.equal(generate(pipe), expected)
+        assert evaluations.rows - before == 2 * (calls_of(sampler, N) + calls_of(sampler, 2))
+        generate(pipe, num_inference_steps=6)  # another length in the same block
+        assert evaluations.rows - before == 2 * sum(calls_of(sampler, n, N) for n in (N, 2)) + 2 * sum(
+            calls_of(sampler, n, 6) for n in (6, 2)
+        )
+
+
+def test_an_interrupted_generation(make_pipe):
+    pipe = make_pipe()
+
+    def stop(pipe: Any, step: int, t: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
+        pipe._interrupt = step == 1
+        return kwargs
+
+    with text_until(pipe, step=1) as evaluations:
+        expected = generate(pipe)
+        assert evaluations.rows == 4 + 2 * 3
+        generate(pipe, callback_on_step_end=stop)
+        assert evaluations.rows == 10 + 4 + 2
+        assert torch.equal(generate(pipe), expected)
+
+
+def test_blocks_nest_and_repeat(make_pipe):
+    pipe = make_pipe()
+    before, alone = trace(pipe), {}
+    for k in (1, 3):
+        with text_until(pipe, step=k):
+            alone[k] = generate(pipe)
+    block = text_until(pipe, step=3)
+    for _ in range(2):
+        with text_until(pipe, step=1) as outer:
+            assert torch.equal(generate(pipe), alone[1])
+            with block as inner, block:  # entered twice, it counts once
+                assert torch.equal(generate(pipe), alone[3])
+            assert torch.equal(generate(pipe), alone[1])
+        assert (inner.calls, outer.calls, inner.rows) == (N, 3 * N, 4 * 3 + 2)
+        assert trace(pipe) == before
+
+
+def test_a_denoiser_shared_by_two_pipelines(make_pipe):
+    one, other = make_pipe(), make_pipe()
+    with text_until(one, step=1):
+        with pytest.raises(ShapefirstError, match="another pipeline that shares it"), text_until(other, step=1):
+            pass
+        assert generate(one).shape == (2, 4, 8, 8)
+
+
+# --- steps ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_image_to_image_counts_the_steps_that_it_runs(make_pipe, sampler):
+    from diffusers import StableDiffusionImg2ImgPipeline
+
+    text_to_image = make_pipe("sd-epsilon", sampler)
+    pipe = StableDiffusionImg2ImgPipeline(**text_to_image.components, requires_safety_checker=False)
+    pipe.set_progress_bar_config(disable=True)
+    image = torch.rand(1, 3, 16, 16)
+    for k in (0, 1, 3):
+        with text_until(pipe, step=k) as evaluations:
+            generate(pipe, ["a cat"], [1], image=image, num_inference_steps=6, strength=0.5)
+        assert evaluations.rows == calls_of(sampler, 3, 3) + calls_of(sampler, k, 3)
+    with pytest.raises(ShapefirstError, match="has 3 steps"), text_until(pipe, step=4):
+        generate(pipe, ["a cat"], [1], image=image, num_inference_steps=6, strength=0.5)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_the_step_is_found_by_value_too(make_pipe, sampler):
+    """A loop of one's own, with timesteps as plain numbers and the batch doubled by hand."""
+    pipe = make_pipe("sd-epsilon", sampler)
+    text, null = naive.encode(pipe, ["a cat"])[0], naive.encode(pipe, [""])[0]
+    results = []
+    for as_number in (False, True):
+        pipe.scheduler.set_timesteps(N)
+        x = naive.noise([3]) * pipe.scheduler.init_noise_sigma
+        with text_until(pipe, step=2) as evaluations, torch.no_grad():
+            for t in pipe.scheduler.timesteps:
+                x_in = torch.cat([pipe.scheduler.scale_model_input(x, t)] * 2)
+                eps_null, eps_text = pipe.unet(
+                    x_in, t.item() if as_number else t, torch.cat([null, text])
+                ).sample.chunk(2)
+                x = pipe.scheduler.step(eps_null + W * (eps_text - eps_null), t, x).prev_sample
+        assert evaluations.rows == calls_of(sampler, N) + calls_of(sampler, 2)
+        results.append(x)
+    assert torch.equal(*results)
+    expected = naive.sample(pipe, ["a cat"], naive.noise([3]), guided=lambda i: i < 2, num_steps=N, w=W)
+    assert naive.error(results[0], expected) < 1e-4
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_step_beyond_the_last_is_refused(make_pipe, kind):
+    pipe = make_pipe(kind)
+    before = trace(pipe)
+    with pytest.raises(ShapefirstError, match="names step 60, but this generation has 4 steps"), text_until(pipe, 60):
+        generate(pipe)
+    assert trace(pipe) == before
+
+
+# --- pipelines that are refused ---------------------------------------------------------------------------------
+
+
+def test_pipelines_of_another_layout_are_refused_at_the_border(make_pipe):
+    import diffusers
+
+    components = make_pipe().components
+    three = diffusers.StableDiffusionInstructPix2PixPipeline(**components, requires_safety_checker=False)
+    with pytest.raises(UnsupportedPipelineError, match="third branch for the image"):
+        text_until(three, step=1)
+
+    for name, message in {
+        "FluxPipeline": "one denoiser call per branch",
+        "StableDiffusionPAGPipeline": "perturbed attention",
+        "DDPMPipeline": "no classifier-free guidance in one batch",
+        "StableDiffusionUpscalePipeline": None,
+        "StableDiffusionXLPipeline": None,
+        "PixArtSigmaPipeline": None,
+    }.items():
+        from shapefirst.layout import check_layout
+
+        if message is None:
+            check_layout(getattr(diffusers, name))
+        else:
+            with pytest.raises(UnsupportedPipelineError, match=message):
+                check_layout(getattr(diffusers, name))
+
+
+def test_a_batch_of_another_layout_is_refused_before_anything_is_dropped(make_pipe):
+    """Three branches that their pipeline's signature does not betray."""
+    from diffusers import StableDiffusionPipeline
+
+    class Three(StableDiffusionPipeline):
+        @torch.no_grad()
+        def __call__(self, prompt: Any, guidance_scale: float = 5.0) -> None:
+            self._guidance_scale = guidance_scale
+            self.scheduler.set_timesteps(N)
+            for t in self.scheduler.timesteps:
+                noise_pred = self.unet(torch.randn(1, 4, 8, 8).repeat(3, 1, 1, 1), t, torch.randn(3, 77, 16)).sample
+                noise_pred.chunk(3)
+
+    pipe = Three(**make_pipe().components, requires_safety_checker=False)
+    with (
+        text_until(pipe, step=0) as evaluations,
+        pytest.raises(UnsupportedPipelineError, match="not the latents twice"),
+    ):
+        pipe("a cat")
+    assert evaluations.calls == 0
+
+
+def test_an_offloaded_denoiser_is_refused(make_pipe):
+    pipe = make_pipe()
+    pipe.unet._hf_hook = object()
+    try:
+        with pytest.raises(UnsupportedPipelineError, match="offloaded by accelerate"):
+            text_until(pipe, step=1)
+    finally:
+        del pipe.unet._hf_hook
+
+
+def test_what_is_no_schedule_is_refused(make_pipe):
+    with pytest.raises(ShapefirstError, match="takes a TextSchedule, not int"):
+        guide(make_pipe(), 25)

@@ -1,0 +1,195 @@
+"""Names and folders become pipelines, or one clear sentence."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import time
+import warnings
+
+import pytest
+import torch
+from naive import error
+from test_guidance import generate
+
+from shapefirst import models
+from shapefirst.errors import ModelError, ShapefirstError, UnsupportedPipelineError
+from shapefirst.models import MODELS, SAMPLERS, load, locate, make_sampler
+
+
+@pytest.fixture(scope="session")
+def saved(_built, tmp_path_factory):
+    """A saved Stable Diffusion folder. Tests that damage it work on a copy."""
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    _built["sd-epsilon"].save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def damaged(saved, tmp_path):
+    return shutil.copytree(saved, tmp_path / "damaged")
+
+
+@pytest.fixture
+def empty_cache(monkeypatch, tmp_path):
+    """A hub cache without models, and no network to fill it from."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    return tmp_path / "cache"
+
+
+@pytest.mark.parametrize("kind", ["sd-epsilon", "pixart"])
+def test_a_local_folder_loads_and_gives_the_same_images(make_pipe, tmp_path, kind):
+    make_pipe(kind).save_pretrained(tmp_path)
+    pipe = load(tmp_path, device="cpu")
+    assert type(pipe) is type(make_pipe(kind))
+    assert error(generate(pipe), generate(make_pipe(kind))) < 1e-6
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_samplers_keep_the_model_s_own_noise(saved, sampler):
+    pipe = load(saved, sampler=sampler, device="cpu")
+    assert type(pipe.scheduler).__name__ == SAMPLERS[sampler].class_name
+    assert pipe.scheduler.config.beta_end == 0.004
+    assert pipe.scheduler.config.get("clip_sample", False) is False
+    assert make_sampler("ddim", pipe.scheduler.config).config.prediction_type == "epsilon"
+
+
+def test_weights_in_half_precision_are_loaded_as_asked(make_pipe, tmp_path):
+    pipe = make_pipe()
+    try:
+        pipe.to(torch.float16).save_pretrained(tmp_path, variant="fp16")
+    finally:
+        pipe.to(torch.float32)
+    assert load(tmp_path, device="cpu").unet.dtype == torch.float32
+    assert load(tmp_path, device="cpu", dtype=torch.bfloat16).unet.dtype == torch.bfloat16
+
+
+def test_no_safety_checker(damaged):
+    index = json.loads((damaged / "model_index.json").read_text())
+    index["safety_checker"] = ["stable_diffusion", "StableDiffusionSafetyChecker"]
+    index["requires_safety_checker"] = True
+    (damaged / "model_index.json").write_text(json.dumps(index))
+    assert load(damaged, device="cpu").safety_checker is None
+
+
+def test_loading_is_quiet_and_leaves_settings_alone(saved, capfd):
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    def settings():
+        rooms = (diffusers_logging, transformers_logging)
+        return [(room.get_verbosity(), room.is_progress_bar_enabled()) for room in rooms], warnings.filters[:]
+
+    diffusers_logging.set_verbosity(logging.INFO)
+    try:
+        before = settings()
+        load(saved, device="cpu")
+        assert settings() == before
+    finally:
+        diffusers_logging.set_verbosity_error()
+    assert capfd.readouterr() == ("", "")
+
+
+# --- refusals -------------------------------------------------------------------------------------------------------
+
+
+def refusal(name, **options):
+    """The one sentence that `load` refuses with."""
+    start = time.perf_counter()
+    with pytest.raises(ShapefirstError) as caught:
+        load(name, **options)
+    assert time.perf_counter() - start < 5
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.endswith((".", "`."))
+    return message
+
+
+def test_unknown_names():
+    message = refusal("pockett")
+    assert all(name in message for name in ("pockett", *MODELS))
+    assert "sampler 'dim'; there are ddim, dpm-solver" in refusal("pocket", sampler="dim")
+    assert "no device 'abacus'" in refusal("pocket", device="abacus") or locate("pocket") is None
+
+
+def test_a_hub_model_that_cannot_be_had(empty_cache):
+    for name in ("sd15", "someone/something"):
+        message = refusal(name)
+        hub_id = MODELS[name].source if name in MODELS else name
+        assert all(part in message for part in (name, hub_id, str(empty_cache), f"`hf download {hub_id}`"))
+        assert locate(name) is None
+
+
+def test_a_hub_model_in_the_cache(saved, empty_cache):
+    repository = empty_cache / "models--someone--something"
+    snapshot = shutil.copytree(saved, repository / "snapshots" / "abc")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("abc")
+    assert locate("someone/something") == snapshot
+    assert load("someone/something", device="cpu").unet is not None
+    shutil.rmtree(snapshot / "unet")  # half a download does not count
+    assert locate("someone/something") is None
+    assert "hf download someone/something" in refusal("someone/something")
+
+
+def test_pocket_without_weights(monkeypatch, tmp_path):
+    monkeypatch.setattr(models, "_POCKET", tmp_path / "weights")
+    assert locate("pocket") is None
+    assert "shapefirst train-pocket" in refusal("pocket")
+
+
+def test_folders_that_are_no_model(damaged, tmp_path):
+    assert "no model_index.json" in refusal(tmp_path)
+    assert "no model" in refusal(tmp_path / "absent")
+    weights = damaged / "unet" / "diffusion_pytorch_model.safetensors"
+    assert "single file" in refusal(weights)
+    (damaged / "model_index.json").write_text("{")
+    assert "model_index.json is corrupt" in refusal(damaged)
+
+
+def test_pickled_weights_are_refused(damaged):
+    weights = damaged / "unet" / "diffusion_pytorch_model.safetensors"
+    weights.rename(weights.with_suffix(".bin"))
+    message = refusal(damaged)
+    assert str(weights.with_suffix(".bin")) in message
+    assert "pickled" in message
+
+
+@pytest.mark.parametrize("damage", ["truncated", "garbage", "empty"])
+@pytest.mark.parametrize("part", ["unet/diffusion_pytorch_model", "text_encoder/model"])
+def test_corrupt_weights_name_their_file(damaged, part, damage):
+    file = damaged / f"{part}.safetensors"
+    whole = file.read_bytes()
+    file.write_bytes({"truncated": whole[: len(whole) // 2], "garbage": b"\x00garbage" * 99, "empty": b""}[damage])
+    assert refusal(damaged) == f"{file} is corrupt or truncated: get it again."
+
+
+def test_missing_weights_and_broken_configurations(damaged):
+    config = damaged / "unet" / "config.json"
+    text = config.read_text()
+    config.write_text("{ not json")
+    assert f"The model {damaged}" in refusal(damaged)
+    config.write_text(text)
+    (damaged / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    assert "unet is missing or has no weights" in refusal(damaged)
+    shutil.rmtree(damaged / "vae")
+    assert "is incomplete" in refusal(damaged)
+
+
+@pytest.mark.parametrize("name", ["FluxPipeline", "StableDiffusionInstructPix2PixPipeline", "DDPMPipeline"])
+def test_unsupported_pipelines(damaged, name):
+    index = json.loads((damaged / "model_index.json").read_text())
+    (damaged / "model_index.json").write_text(json.dumps({**index, "_class_name": name}))
+    with pytest.raises(UnsupportedPipelineError, match=name):
+        load(damaged, device="cpu")
+
+
+def test_a_class_that_diffusers_has_not_got(damaged):
+    index = json.loads((damaged / "model_index.json").read_text())
+    (damaged / "model_index.json").write_text(json.dumps({**index, "_class_name": "NoSuchPipeline"}))
+    with pytest.raises(ModelError, match="is a NoSuchPipeline"):
+        load(damaged, device="cpu")

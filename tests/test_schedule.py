@@ -1,0 +1,117 @@
+"""The laws of TextSchedule."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shapefirst.errors import ShapefirstError
+from shapefirst.schedule import TextSchedule
+
+STEPS = st.integers(1, 60)
+BRANCH = st.sampled_from(["null", "text"])
+WINDOWS = st.lists(
+    st.tuples(st.integers(0, 60), st.integers(0, 20)).map(lambda span: (span[0], span[0] + span[1])), max_size=5
+)
+
+
+def guided(schedule: TextSchedule, num_steps: int) -> list[bool]:
+    return [schedule.uses_text(step, num_steps) for step in range(num_steps)]
+
+
+@given(STEPS, st.data(), BRANCH)
+def test_until_k_guides_the_first_k_steps(num_steps, data, keep):
+    k = data.draw(st.integers(0, num_steps))
+    schedule = TextSchedule.until(k, keep=keep)
+    assert guided(schedule, num_steps) == [True] * k + [False] * (num_steps - k)
+    assert schedule.evaluations(num_steps) == num_steps + k
+    assert schedule.saved(num_steps) == pytest.approx((num_steps - k) / (2 * num_steps))
+
+
+@given(STEPS, st.floats(0, 1))
+def test_fraction_is_rounded_to_steps(num_steps, fraction):
+    k = TextSchedule.until(fraction=fraction).text_steps(num_steps)
+    assert k == math.floor(fraction * num_steps + 0.5)
+    assert guided(TextSchedule.until(fraction=fraction), num_steps) == guided(TextSchedule.until(k), num_steps)
+
+
+@given(STEPS, st.data())
+def test_until_and_starting_at_complement_each_other(num_steps, data):
+    k = data.draw(st.integers(0, num_steps))
+    after = guided(TextSchedule.starting_at(k), num_steps)
+    assert [not text for text in after] == guided(TextSchedule.until(k), num_steps)
+
+
+@given(WINDOWS, WINDOWS)
+def test_windows_mean_the_union_of_their_steps(first, second):
+    steps = {step for start, stop in first + second for step in range(start, stop)}
+    schedule = TextSchedule(windows=tuple(first + second))
+    assert guided(schedule, 81) == [step in steps for step in range(81)]
+    assert schedule == TextSchedule(windows=tuple(second + first))
+    assert schedule == TextSchedule(windows=tuple((step, step + 1) for step in steps))
+    assert hash(schedule) == hash(TextSchedule(windows=schedule.windows))
+
+
+@given(STEPS)
+def test_the_extremes(num_steps):
+    assert TextSchedule.always().evaluations(num_steps) == 2 * num_steps
+    assert TextSchedule.never().evaluations(num_steps) == num_steps
+    assert TextSchedule.until(0) == TextSchedule.never()
+    assert TextSchedule.starting_at(0) == TextSchedule.window(0, None) == TextSchedule.always()
+    assert TextSchedule.until(0, keep="text") != TextSchedule.until(0)
+
+
+@given(STEPS, st.integers(1, 30))
+def test_a_step_beyond_the_last_is_refused(num_steps, beyond):
+    for schedule in (TextSchedule.until(num_steps + beyond), TextSchedule.starting_at(num_steps + beyond)):
+        with pytest.raises(ShapefirstError, match=f"step {num_steps + beyond}, but .* has {num_steps} steps"):
+            schedule.uses_text(0, num_steps)
+
+
+@pytest.mark.parametrize("step", [-1, 2.5, "25", True, math.nan])
+def test_a_step_is_a_whole_number(step):
+    with pytest.raises(ShapefirstError, match="step must be a whole number"):
+        TextSchedule.until(step)
+
+
+@pytest.mark.parametrize("fraction", [-0.1, 1.1, math.nan, math.inf, "half", True])
+def test_a_fraction_lies_between_0_and_1(fraction):
+    with pytest.raises(ShapefirstError, match="fraction must lie between 0 and 1"):
+        TextSchedule.until(fraction=fraction)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: TextSchedule.until(), "either a step"),
+        (lambda: TextSchedule.until(3, fraction=0.5), "either a step"),
+        (lambda: TextSchedule.until(3, keep="both"), 'must be "null" or "text"'),
+        (lambda: TextSchedule.window(5, 3), "ends before it starts"),
+        (lambda: TextSchedule(windows=(3,)), "pair"),
+        (lambda: TextSchedule(windows=((0, 3),), fraction=0.5), "not both"),
+        (lambda: TextSchedule.always().uses_text(5, 5), "has no step 5"),
+        (lambda: TextSchedule.always().evaluations(0), "at least one step"),
+    ],
+)
+def test_contradictions_are_refused(make, message):
+    with pytest.raises(ShapefirstError, match=message):
+        make()
+
+
+def test_importing_the_package_imports_nothing_heavy():
+    code = "import sys, shapefirst, shapefirst.schedule; print({'torch', 'diffusers', 'numpy'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+def test_public_names_come_on_demand():
+    import shapefirst
+
+    assert {name for name in shapefirst.__all__ if getattr(shapefirst, name) is None} == set()
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        shapefirst.nothing  # noqa: B018
