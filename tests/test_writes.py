@@ -1,7 +1,7 @@
 """Files are whole or not there, and no image takes the name of another."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -63,6 +63,7 @@ def test_slugs_are_readable():
     assert slug("一只猫") == "一只猫"
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.text())
 def test_a_slug_of_anything_is_a_safe_file_name(text):
     name = slug(text)
@@ -71,6 +72,7 @@ def test_a_slug_of_anything_is_a_safe_file_name(text):
     assert not set(name) & set('/\\:*?"<>|.\0\n ')
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.sampled_from(["a", "A", "a-2", "b"])))
 def test_names_never_repeat_within_a_run(stems):
     names = Names()
