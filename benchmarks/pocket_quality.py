@@ -2,8 +2,8 @@
 
     python benchmarks/pocket_quality.py [--weights DIR] [--count 512] [--seed 0]
 
-Needs the ``train`` extra (the world is rendered). About ten minutes on 2 cores at the default count. Exits with 1 if a bar
-is missed.
+Needs the ``train`` extra (the world is rendered). About ten minutes on 2 cores at the default count. Exits with 1 if a
+bar is missed.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from rich.progress import track
 from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer
 
-from .loop import Recipe, Run, fit, mixed_precision
+from .loop import Recipe, Run, fit, mixed_precision, part_of
 from .text import POSITIONS
 
 EMPTY_PROMPT_SHARE = 0.1
@@ -47,21 +47,6 @@ def build_scheduler() -> DDIMScheduler:
     )
 
 
-class Prompts:
-    """The text encoder's output of every distinct caption, computed once: (77, 192) each, float16.
-
-    Row 0 is the empty prompt.
-    """
-
-    def __init__(self, captions: list[str], tokenizer: CLIPTokenizer, clip: CLIPModel) -> None:
-        unique = ["", *dict.fromkeys(captions)]
-        row = {c: i for i, c in enumerate(unique)}
-        self.rows = torch.tensor([row[c] for c in captions])
-        self.states = torch.cat(
-            [encode(unique[i : i + 64], tokenizer, clip).half() for i in track(range(0, len(unique), 64), "prompts")]
-        )
-
-
 @torch.no_grad()
 def encode(prompts: list[str], tokenizer: CLIPTokenizer, clip: CLIPModel) -> Tensor:
     """(b, 77, 192): what ``StableDiffusionPipeline`` hands to the denoiser for these prompts."""
@@ -69,11 +54,24 @@ def encode(prompts: list[str], tokenizer: CLIPTokenizer, clip: CLIPModel) -> Ten
     return clip.text_model(tokens.input_ids).last_hidden_state
 
 
-def train(latents: Tensor, prompts: Prompts, recipe: Recipe, run: Run) -> UNet2DConditionModel:
-    """Train on ``latents`` (n, 4, 16, 16) and their prompts; returns the averaged weights."""
+def encode_captions(captions: list[str], tokenizer: CLIPTokenizer, clip: CLIPModel) -> tuple[Tensor, Tensor]:
+    """The text encoder's output of every distinct caption, computed once.
+
+    Returns:
+        states: (m, 77, 192) float16; row 0 is the empty prompt.
+        rows: (n,) the row of each caption.
+    """
+    unique = ["", *dict.fromkeys(captions)]
+    row = {c: i for i, c in enumerate(unique)}
+    parts = [encode(unique[i : i + 64], tokenizer, clip).half() for i in track(range(0, len(unique), 64), "prompts")]
+    return torch.cat(parts), torch.tensor([row[c] for c in captions])
+
+
+def train(latents: Tensor, states: Tensor, rows: Tensor, recipe: Recipe, run: Run) -> UNet2DConditionModel:
+    """Train on ``latents`` (n, 4, 16, 16) and what ``encode_captions`` returns; returns the averaged weights."""
     torch.manual_seed(run.seed)
     device = run.device
-    model = build(prompts.states.shape[-1]).to(device, memory_format=torch.channels_last)
+    model = build(states.shape[-1]).to(device, memory_format=torch.channels_last)
     if device.type == "cpu":
         # The CPU's fused attention is slow backwards: plain attention takes a third off a training step.
         model.set_attn_processor(AttnProcessor())
@@ -82,15 +80,17 @@ def train(latents: Tensor, prompts: Prompts, recipe: Recipe, run: Run) -> UNet2D
     weight = snr.clamp(max=SNR_CAP) / snr
 
     def loss(_: int, g: torch.Generator) -> dict[str, Tensor]:
-        index = torch.randint(len(latents), (recipe.batch,), generator=g)
-        x0 = latents[index].float()
-        rows = prompts.rows[index] * (torch.rand(recipe.batch, generator=g) >= EMPTY_PROMPT_SHARE)
-        t = ((torch.arange(recipe.batch) + torch.rand(recipe.batch, generator=g)) / recipe.batch * len(abar)).long()
-        eps = torch.randn(x0.shape, generator=g)
+        b = recipe.batch
+        index = torch.randint(len(latents), (b,), generator=g)
+        row = rows[index] * (torch.rand(b, generator=g) >= EMPTY_PROMPT_SHARE)
+        t = ((torch.arange(b) + torch.rand(b, generator=g)) / b * len(abar)).long()
+        eps = torch.randn(b, *latents.shape[1:], generator=g)
+        index, row, t, eps = (part_of(v) for v in (index, row, t, eps))
         a = abar[t, None, None, None]
-        x_t = (a.sqrt() * x0 + (1 - a).sqrt() * eps).to(device, memory_format=torch.channels_last)
+        x_t = a.sqrt() * latents[index].float() + (1 - a).sqrt() * eps
+        x_t = x_t.to(device, memory_format=torch.channels_last)
         with mixed_precision(device):
-            predicted = model(x_t, t.to(device), prompts.states[rows].to(device).float(), return_dict=False)[0]
+            predicted = model(x_t, t.to(device), states[row].to(device).float(), return_dict=False)[0]
         error = (predicted.float() - eps.to(device)).square().mean((1, 2, 3))
         return {"loss": (error * weight[t].to(device)).mean(), "mse": error.mean()}
 

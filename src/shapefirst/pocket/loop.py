@@ -1,5 +1,9 @@
 """The one training loop: resumable, deterministic in its seed, with a progress bar, a log and averaged weights.
 
+Several processes may share the work (``torch.distributed``): each takes its part of every batch, the gradients are
+averaged. On a CPU one process a core, with a single thread each, beats threads, which wait for each other in every
+operation.
+
 Every random number of step ``i`` comes from a generator seeded by (seed, stage, i), so that a resumed run draws what an
 uninterrupted one would have drawn. Checkpoints are safetensors, written to a temporary name and renamed.
 """
@@ -15,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -56,6 +61,20 @@ def generator_for(seed: int, stage: str, step: int) -> torch.Generator:
     return torch.Generator().manual_seed(zlib.crc32(f"{seed}/{stage}/{step}".encode()))
 
 
+def part_of(batch: Tensor) -> Tensor:
+    """The rows of a batch that this process works on: all of them if it is alone."""
+    return batch[dist.get_rank() :: dist.get_world_size()] if dist.is_initialized() else batch
+
+
+def _average_gradients(parameters: list[nn.Parameter]) -> None:
+    if dist.is_initialized():
+        together = torch.cat([p.grad.flatten() for p in parameters])
+        dist.all_reduce(together)
+        together /= dist.get_world_size()
+        for p, g in zip(parameters, together.split([p.numel() for p in parameters]), strict=True):
+            p.grad.copy_(g.view_as(p))
+
+
 def mixed_precision(device: torch.device) -> torch.autocast:
     """bf16 arithmetic on a GPU; on a CPU without matrix units for it, float32 is faster."""
     return torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda")
@@ -92,7 +111,8 @@ def fit(stage: str, model: nn.Module, loss_function: LossFunction, recipe: Recip
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns) as progress, log.open("a") as lines:
+    leader = not dist.is_initialized() or dist.get_rank() == 0
+    with Progress(*columns, disable=not leader) as progress, log.open("a") as lines:
         bar = progress.add_task(stage, total=recipe.steps, completed=start)
         for step in range(start, recipe.steps):
             rate = learning_rate(recipe, step)
@@ -100,6 +120,7 @@ def fit(stage: str, model: nn.Module, loss_function: LossFunction, recipe: Recip
                 group["lr"] = rate
             values = loss_function(step, generator_for(run.seed, stage, step))
             values["loss"].backward()
+            _average_gradients(parameters)
             norm = nn.utils.clip_grad_norm_(parameters, recipe.clip)
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -108,13 +129,13 @@ def fit(stage: str, model: nn.Module, loss_function: LossFunction, recipe: Recip
             torch._foreach_lerp_(average, [p.detach() for p in parameters], 1 - decay)
             progress.update(bar, completed=step + 1)
             now = time.monotonic()
-            if (step + 1) % LOG_EVERY == 0 or step + 1 == recipe.steps:
+            if leader and ((step + 1) % LOG_EVERY == 0 or step + 1 == recipe.steps):
                 row = {"step": step + 1, "seconds": round(seconds + now - began, 1), "learning_rate": rate}
                 row |= {name: float(value.detach()) for name, value in values.items()} | {"gradient_norm": float(norm)}
                 lines.write(json.dumps(row) + "\n")
                 lines.flush()
                 progress.update(bar, description=f"{stage} loss {row['loss']:.4f}")
-            if now - saved > SECONDS_BETWEEN_CHECKPOINTS or step + 1 == recipe.steps:
+            if leader and (now - saved > SECONDS_BETWEEN_CHECKPOINTS or step + 1 == recipe.steps):
                 _save(checkpoint, names, parameters, average, optimizer, step + 1, seconds + now - began)
                 saved = now
     model.eval()

@@ -1,6 +1,6 @@
 """``shapefirst train-pocket``: the stages that make the embedded model, each resumable, deterministic in the seed.
 
-render -> text -> autoencoder -> denoiser -> judge -> export -> card
+render -> text -> autoencoder -> encode -> denoiser -> judge -> export -> card
 
 Everything lands in one folder; a stage whose result lies there is not run again, an interrupted one goes on from its
 last checkpoint. ``weights/`` in it is what the package ships.
@@ -15,10 +15,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from ..errors import ShapefirstError
 from .loop import Recipe, Run
 
-STAGES = ("render", "text", "autoencoder", "denoiser", "judge", "export", "card")
+STAGES = ("render", "text", "autoencoder", "encode", "denoiser", "judge", "export", "card")
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ PRESETS = {
     # About two and a half hours on 2 cores.
     "cpu": Preset(
         renders=48_000,
-        text=Recipe(steps=600, batch=128, learning_rate=6e-4, weight_decay=0.1),
+        text=Recipe(steps=640, batch=128, learning_rate=1e-3, weight_decay=0.1),
         autoencoder=Recipe(steps=4000, batch=24, learning_rate=1.5e-3, ema=0.995),
         denoiser=Recipe(steps=6000, batch=32, learning_rate=8e-4, ema=0.999),
         judge=Recipe(steps=1500, batch=96, learning_rate=1.5e-3, weight_decay=0.05),
@@ -83,8 +85,12 @@ def train(out: Path, *, preset: str = "cpu", seed: int = 0, stages: list[str] | 
             raise ShapefirstError(f"unknown stage {stage!r}: choose from {', '.join(STAGES)}")
     out.mkdir(parents=True, exist_ok=True)
     for stage in stages or STAGES:
-        command = [sys.executable, "-m", "shapefirst.pocket.training", str(out), preset, str(seed), stage]
-        done = subprocess.run(command, env={**os.environ, **ALLOCATOR})
+        launcher, environment = [sys.executable, "-m"], {**os.environ, **ALLOCATOR}
+        if stage == "denoiser" and _device().type == "cpu":
+            launcher += ["torch.distributed.run", "--standalone", f"--nproc-per-node={_processes()}", "-m"]
+            environment["OMP_NUM_THREADS"] = "1"
+        command = [*launcher, "shapefirst.pocket.training", str(out), preset, str(seed), stage]
+        done = subprocess.run(command, env=environment)
         if done.returncode:
             raise ShapefirstError(
                 f"stage {stage!r} stopped with exit code {done.returncode}; "
@@ -94,15 +100,14 @@ def train(out: Path, *, preset: str = "cpu", seed: int = 0, stages: list[str] | 
 
 def run_stage(out: Path, preset_name: str, seed: int, stage: str) -> None:
     """Run one stage in this process, unless its result lies in ``out`` already."""
-    import torch
-
     done = {"render": "renders/scenes.json", "text": "clip/config.json", "autoencoder": "vae/config.json"}
+    done |= {"encode": "encoded.safetensors"}
     done |= {"denoiser": "unet/config.json", "judge": "judge/config.json"}
     if stage in done and (out / done[stage]).exists():
         print(f"{stage}: done before, kept")
         return
     preset = PRESETS[preset_name]
-    run = Run(out, seed, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    run = Run(out, seed, _device())
     if stage == "render":
         from . import data
 
@@ -119,6 +124,7 @@ def run_stage(out: Path, preset_name: str, seed: int, stage: str) -> None:
         fitters: dict[str, Callable[[Preset, Run], None]] = {
             "text": _text,
             "autoencoder": _autoencoder,
+            "encode": _encode,
             "denoiser": _denoiser,
             "judge": _judge,
         }
@@ -142,8 +148,10 @@ def _autoencoder(preset: Preset, run: Run) -> None:
     (run.folder / "vae.part").rename(run.folder / "vae")
 
 
-def _denoiser(preset: Preset, run: Run) -> None:
+def _encode(preset: Preset, run: Run) -> None:
+    """What the denoiser learns from, computed once: latents of the images, states of the captions."""
     from diffusers import AutoencoderKL
+    from safetensors.torch import save_file
     from transformers import CLIPModel, CLIPTokenizer
 
     from . import autoencoder, data, denoiser
@@ -152,16 +160,41 @@ def _denoiser(preset: Preset, run: Run) -> None:
     latents = autoencoder.encode_all(AutoencoderKL.from_pretrained(run.folder / "vae"), renders)
     tokenizer = CLIPTokenizer.from_pretrained(run.folder / "clip")
     clip = CLIPModel.from_pretrained(run.folder / "clip").eval()
-    prompts = denoiser.Prompts(renders.captions, tokenizer, clip)
-    unet = denoiser.train(latents, prompts, preset.denoiser, run)
-    unet.save_pretrained(run.folder / "unet.part")
-    (run.folder / "unet.part").rename(run.folder / "unet")
+    states, rows = denoiser.encode_captions(renders.captions, tokenizer, clip)
+    save_file({"latents": latents, "states": states, "rows": rows}, run.folder / "encoded.part")
+    (run.folder / "encoded.part").rename(run.folder / "encoded.safetensors")
+
+
+def _denoiser(preset: Preset, run: Run) -> None:
+    import torch.distributed as dist
+    from safetensors.torch import load_file
+
+    from . import denoiser
+
+    if "WORLD_SIZE" in os.environ:
+        dist.init_process_group("gloo")
+    encoded = load_file(run.folder / "encoded.safetensors")
+    unet = denoiser.train(encoded["latents"], encoded["states"], encoded["rows"], preset.denoiser, run)
+    if not dist.is_initialized() or dist.get_rank() == 0:
+        unet.save_pretrained(run.folder / "unet.part")
+        (run.folder / "unet.part").rename(run.folder / "unet")
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def _judge(preset: Preset, run: Run) -> None:
     from . import data, judge
 
     judge.train(data.read(run.folder / "renders"), preset.judge, run).save(run.folder / "judge")
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _processes() -> int:
+    """One for every core, as long as each gets a few images of the batch."""
+    return max(1, min(os.cpu_count() or 1, 8))
 
 
 if __name__ == "__main__":
