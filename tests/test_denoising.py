@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import naive
 import pytest
 import torch
 from conftest import KINDS
-from test_guidance import N, PROMPTS, SEEDS, W, generate
+from test_guidance import PROMPTS, SEEDS, N, W, generate
 
 from shapefirst.denoising import Embeddings, decode, denoise, encode, generators
 from shapefirst.errors import ShapefirstError
@@ -30,7 +31,7 @@ def test_it_equals_the_pipeline(make_pipe, kind, sampler):
     assert all(vars(pipe.scheduler)[name] is before[name] for name in before)  # the pipeline's own is not touched
 
     assert [step.index for step in steps] == list(range(N))
-    assert all(torch.equal(one.x_next, other.x_t) for one, other in zip(steps, steps[1:], strict=False))
+    assert all(torch.equal(one.x_next, other.x_t) for one, other in itertools.pairwise(steps))
     with guide(pipe, schedule):
         assert naive.error(steps[-1].x_next, generate(pipe)) < 1e-5
     assert [step.eps_text is None for step in steps] == [False, False, True, True]

@@ -376,6 +376,46 @@ def test_a_denoiser_shared_by_two_pipelines(make_pipe):
         assert generate(one).shape == (2, 4, 8, 8)
 
 
+class Toy(torch.nn.Module):
+    """A denoiser that compiles in no time."""
+
+    def forward(self, sample: torch.Tensor, timestep: torch.Tensor, encoder_hidden_states: torch.Tensor) -> Any:
+        return (0.1 * sample + encoder_hidden_states.mean((1, 2))[:, None, None, None],)
+
+
+def test_a_compiled_denoiser(make_pipe):
+    """Hooked after it was compiled, it runs neither stale code nor code compiled anew for every step."""
+    pipe, graphs = make_pipe(), []
+
+    def compiler(graph: Any, _: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    def run() -> torch.Tensor:
+        x, text = naive.noise([1]), torch.randn(2, 77, 16, generator=torch.Generator().manual_seed(0))
+        pipe.scheduler.set_timesteps(N)
+        for t in pipe.scheduler.timesteps:
+            eps_null, eps_text = pipe.unet(torch.cat([x, x]), t, text)[0].chunk(2)
+            x = pipe.scheduler.step(eps_null + W * (eps_text - eps_null), t, x).prev_sample
+        return x
+
+    pipe.unet = Toy()
+    stock = run()
+    with text_until(pipe, step=2):
+        expected = run()
+    assert naive.error(expected, stock) > 1e-3
+    pipe.unet = torch.compile(pipe.unet, backend=compiler)
+    try:
+        for _ in range(2):
+            assert torch.equal(run(), stock)
+            with text_until(pipe, step=2) as evaluations:
+                assert torch.equal(run(), expected)
+            assert evaluations.rows == 2 * 2 + 2
+        assert len(graphs) <= 3
+    finally:
+        torch.compiler.reset()
+
+
 # --- steps ----------------------------------------------------------------------------------------------------------
 
 

@@ -162,7 +162,7 @@ class _GuidanceHook(ModelHook):
             for name in {"_diffusers_hook", "forward"} - self._had:
                 delattr(denoiser, name)
 
-    # A compiled denoiser stays compiled; this bookkeeping, which changes with every call, is not traced.
+    # A compiled denoiser stays compiled; the bookkeeping around it, which changes with every call, is not traced.
     @torch.compiler.disable(recursive=False)
     def new_forward(self, module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
         forward = self.fn_ref.original_forward
@@ -184,9 +184,11 @@ class _GuidanceHook(ModelHook):
             block.evaluations.calls += 1
         return prediction
 
+    @torch.compiler.disable
     def _argument(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return kwargs[name] if name in kwargs else args[self._places[name]]
 
+    @torch.compiler.disable
     def _follow(self, t: Any) -> _Run:
         """The run that this call belongs to, brought up to date: a new one with new timesteps or a step back."""
         scheduler, run = self.pipe.scheduler, self.run
@@ -205,6 +207,7 @@ class _GuidanceHook(ModelHook):
         self.run = run
         return run
 
+    @torch.compiler.disable
     def _guided(self, run: _Run, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
         """Whether the batch holds a null and a text half. Found out once a generation, when it first matters."""
         x = self._argument(self._latents, args, kwargs)
@@ -267,6 +270,7 @@ def _has_rows(x: torch.Tensor, rows: int) -> bool:
     return x.ndim > 0 and x.shape[0] == rows
 
 
+@torch.compiler.disable
 def _each_tensor(tree: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
     """`tree` with every tensor in it changed: in tuples, lists, dicts and diffusers' output classes."""
     if isinstance(tree, torch.Tensor):

@@ -15,6 +15,7 @@ import inspect
 from typing import Any
 
 import torch
+from diffusers.utils.torch_utils import unwrap_module
 
 from shapefirst.errors import UnsupportedPipelineError
 
@@ -64,7 +65,9 @@ def denoiser_of(pipe: Any) -> Any:
             accelerate, which re-wraps it after every call and would silently undo whatever was attached.
     """
     check_layout(type(pipe))
-    found = [part for name in ("unet", "transformer") if isinstance(part := getattr(pipe, name, None), torch.nn.Module)]
+    # torch.compile's wrapper goes on calling what it wraps, and that is where a hook belongs.
+    parts = (unwrap_module(getattr(pipe, name, None)) for name in ("unet", "transformer"))
+    found = [part for part in parts if isinstance(part, torch.nn.Module)]
     if len(found) != 1:
         raise UnsupportedPipelineError(
             f"{type(pipe).__name__} has {len(found)} denoisers; shapefirst needs one, in `unet` or `transformer`."

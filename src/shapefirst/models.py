@@ -10,6 +10,7 @@ Only safetensors are read. Nothing is downloaded unless the name is a hub model 
 from __future__ import annotations
 
 import json
+import logging
 import re
 import warnings
 from collections.abc import Iterator
@@ -155,7 +156,7 @@ def locate(name: str) -> Path | None:
     if not isinstance(index_file, str):
         return None
     folder = Path(index_file).parent
-    return folder if all(_part_is_there(folder / part) for part in _parts(_index(folder))) else None
+    return folder if _is_complete(folder) else None
 
 
 def make_sampler(name: str, config: Any) -> Any:
@@ -197,7 +198,7 @@ def _fetched(name: str) -> Path:
     repository = _hub_id(name)
     from huggingface_hub import constants, hf_hub_download
 
-    with _quietly():
+    with _quietly(bars=True):  # a download of gigabytes shows how far it is
         import diffusers
 
         try:
@@ -209,7 +210,7 @@ def _fetched(name: str) -> Path:
         _check_class(index, name)
         skipped = {part: None for part in _SKIPPED if part in index}
         try:
-            return Path(diffusers.DiffusionPipeline.download(repository, use_safetensors=True, **skipped))
+            folder = Path(diffusers.DiffusionPipeline.download(repository, use_safetensors=True, **skipped))
         except Exception as error:
             if "safetensors" in str(error):
                 raise ModelError(
@@ -217,6 +218,9 @@ def _fetched(name: str) -> Path:
                     "code when opened."
                 ) from error
             raise _unreachable(name, repository, constants.HF_HUB_CACHE) from error
+        if not _is_complete(folder):  # without network diffusers makes do with what an earlier download has left
+            raise _unreachable(name, repository, constants.HF_HUB_CACHE)
+        return folder
 
 
 def _unreachable(name: str, repository: str, cache: str) -> ModelError:
@@ -269,6 +273,10 @@ def _part_is_there(part: Path) -> bool:
     return part.is_dir() and (not (part / "config.json").is_file() or any(part.glob("*.safetensors")))
 
 
+def _is_complete(folder: Path) -> bool:
+    return all(_part_is_there(folder / part) for part in _parts(_index(folder)))
+
+
 def _weights(folder: Path, index: dict[str, Any]) -> list[Path]:
     return [file for part in _parts(index) for file in sorted((folder / part).glob("*.safetensors"))]
 
@@ -310,34 +318,29 @@ def _first_line(error: Exception) -> str:
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
-    """Without the loaders' advice and bars on stderr; the caller's own settings are put back."""
-    import logging
+def _quietly(*, bars: bool = False) -> Iterator[None]:
+    """Without the loaders' advice (and bars) on stderr; the caller's own settings are put back."""
+    from diffusers.utils import logging as diffusers_logging
+    from huggingface_hub.utils import logging as hub_logging
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars
+    from transformers.utils import logging as transformers_logging
 
-    # Some advice comes with the first import, before diffusers or transformers could be asked to be quiet.
-    loggers = [logging.getLogger(name) for name in ("diffusers", "transformers")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            from diffusers.utils import logging as diffusers_logging
-            from transformers.utils import logging as transformers_logging
-
-            rooms = (diffusers_logging, transformers_logging)
-            bars = [room.is_progress_bar_enabled() for room in rooms]
-            before = [room.get_verbosity() for room in rooms]
-            for room in rooms:
-                room.disable_progress_bar()
-                room.set_verbosity(logging.CRITICAL)
-            try:
-                yield
-            finally:
-                for room, bar, verbosity in zip(rooms, bars, before, strict=True):
-                    room.set_verbosity(verbosity)
-                    if bar:
-                        room.enable_progress_bar()
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+    verbosities = [(room, room.get_verbosity()) for room in (diffusers_logging, transformers_logging, hub_logging)]
+    shown = [room for room in (diffusers_logging, transformers_logging) if room.is_progress_bar_enabled()]
+    hub_is_silent = are_progress_bars_disabled()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for room, _ in verbosities:
+            room.set_verbosity(logging.CRITICAL)
+        if not bars:
+            for room in shown:
+                room.disable_progress_bar()  # transformers' turns the hub's bars off and on with its own
+        try:
+            yield
+        finally:
+            for room, verbosity in verbosities:
+                room.set_verbosity(verbosity)
+            for room in shown:
+                room.enable_progress_bar()
+            if hub_is_silent:
+                disable_progress_bars()
