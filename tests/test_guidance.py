@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from typing import Any
 
@@ -169,18 +170,14 @@ def test_precomputed_embeddings(make_pipe, kind):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("kind", KINDS)
 def test_half_precision(make_pipe, kind, dtype):
-    pipe = make_pipe(kind)
-    try:
-        pipe.to(dtype)
-        stock = generate(pipe)
-        with text_until(pipe, step=N):
-            assert torch.equal(generate(pipe), stock)
-        with text_until(pipe, step=2) as evaluations:
-            x = generate(pipe)
-        assert x.dtype == dtype
-        assert evaluations.rows == 2 * 2 * 2 + 2 * 2
-    finally:
-        pipe.to(torch.float32)
+    pipe = copy.deepcopy(make_pipe(kind)).to(dtype)
+    stock = generate(pipe)
+    with text_until(pipe, step=N):
+        assert torch.equal(generate(pipe), stock)
+    with text_until(pipe, step=2) as evaluations:
+        x = generate(pipe)
+    assert x.dtype == dtype
+    assert evaluations.rows == 2 * 2 * 2 + 2 * 2
 
 
 def test_rescaled_guidance_stays_right(make_pipe):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import shutil
@@ -59,11 +60,7 @@ def test_samplers_keep_the_model_s_own_noise(saved, sampler):
 
 
 def test_weights_in_half_precision_are_loaded_as_asked(make_pipe, tmp_path):
-    pipe = make_pipe()
-    try:
-        pipe.to(torch.float16).save_pretrained(tmp_path, variant="fp16")
-    finally:
-        pipe.to(torch.float32)
+    copy.deepcopy(make_pipe()).to(torch.float16).save_pretrained(tmp_path, variant="fp16")
     assert load(tmp_path, device="cpu").unet.dtype == torch.float32
     assert load(tmp_path, device="cpu", dtype=torch.bfloat16).unet.dtype == torch.bfloat16
 
