@@ -24,7 +24,7 @@ def written(rows: Sequence[Written]) -> None:
 
     compared = any(row.l1 is not None for row in rows)
     table = Table("prompt", "file")
-    for name in ("denoiser evaluations", "seconds", *(("L1", "PSNR") if compared else ())):
+    for name in ("denoiser\nevaluations", "seconds", *(("L1", "PSNR") if compared else ())):
         table.add_column(name, justify="right")
     for row in rows:
         cells = [row.result.prompt, str(row.path), f"{row.result.evaluations:g}", f"{row.result.seconds:.2f}"]
