@@ -31,8 +31,8 @@ _PREPROCESSOR = {
 
 
 def export(parts: Path, target: Path) -> None:
-    """Gather ``parts/{clip,vae,unet,judge}`` into ``target``, written beside it first and then renamed."""
-    clip, tokenizer = CLIPModel.from_pretrained(parts / "clip"), CLIPTokenizer.from_pretrained(parts / "clip")
+    """Gather ``parts/{sharp,clip,vae,unet,judge}`` into ``target``, written beside it first and then renamed."""
+    clip, tokenizer = CLIPModel.from_pretrained(parts / "sharp"), CLIPTokenizer.from_pretrained(parts / "clip")
     text_encoder = CLIPTextModel(clip.config.text_config)
     text_encoder.load_state_dict(clip.text_model.state_dict())
     pipe = StableDiffusionPipeline(

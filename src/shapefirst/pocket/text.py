@@ -100,15 +100,10 @@ def train(renders: Renders, recipe: Recipe, run: Run) -> tuple[CLIPTokenizer, CL
         renders.captions, padding="max_length", max_length=TRAINED_POSITIONS, truncation=True, return_tensors="pt"
     ).input_ids.to(run.device)
 
-    attributes = renders.labels[:, 1]
-    same_attribute = [(attributes == a).nonzero().squeeze(1) for a in attributes.unique()]
+    same_attribute = _by_attribute(renders)
 
     def loss(step: int, g: torch.Generator) -> dict[str, Tensor]:
-        if step % 2:
-            pool = same_attribute[int(torch.randint(len(same_attribute), (), generator=g))]
-            index = pool[torch.randint(len(pool), (recipe.batch,), generator=g)]
-        else:
-            index = torch.randint(len(renders), (recipe.batch,), generator=g)
+        index = _draw(step, g, recipe.batch, len(renders), same_attribute)
         ids = tokens[index.to(run.device)]
         with mixed_precision(run.device):
             out = model(input_ids=ids, pixel_values=renders.batch(index, run.device))
@@ -124,3 +119,51 @@ def train(renders: Renders, recipe: Recipe, run: Run) -> tuple[CLIPTokenizer, CL
 
     both.load_state_dict(fit("text", both, loss, recipe, run))
     return tokenizer, model.cpu().eval()
+
+
+def sharpen(renders: Renders, tokenizer: CLIPTokenizer, clip: CLIPModel, recipe: Recipe, run: Run) -> CLIPModel:
+    """Go on with the image encoder alone, against the finished text encoder (Zhai et al. 2022, "LiT").
+
+    The denoiser depends on the text encoder and no longer changes it; the pair still gains as a score.
+    """
+    torch.manual_seed(run.seed)
+    clip = clip.to(run.device)
+    captions = list(dict.fromkeys(renders.captions))
+    row = {c: i for i, c in enumerate(captions)}
+    rows = torch.tensor([row[c] for c in renders.captions])
+    with torch.no_grad():
+        parts = [
+            tokenizer(
+                captions[i : i + 256], padding="max_length", max_length=TRAINED_POSITIONS, return_tensors="pt"
+            ).input_ids.to(run.device)
+            for i in range(0, len(captions), 256)
+        ]
+        names = torch.cat([clip.text_projection(clip.text_model(ids).pooler_output) for ids in parts])
+        names = F.normalize(names, dim=-1)
+    eyes = nn.ModuleDict({"vision": clip.vision_model, "projection": clip.visual_projection})
+    same_attribute = _by_attribute(renders)
+
+    def loss(step: int, g: torch.Generator) -> dict[str, Tensor]:
+        index = _draw(step, g, recipe.batch, len(renders), same_attribute)
+        seen = eyes["projection"](eyes["vision"](renders.batch(index, run.device)).pooler_output)
+        same = (rows[index][:, None] == rows[index][None]).float().to(run.device)
+        logits = clip.logit_scale.exp().detach() * F.normalize(seen, dim=-1) @ names[rows[index]].T
+        contrast = F.cross_entropy(logits, same / same.sum(1, keepdim=True))
+        return {"loss": contrast, "accuracy": (same.gather(1, logits.argmax(1, keepdim=True)) > 0).float().mean()}
+
+    eyes.load_state_dict(fit("vision", eyes, loss, recipe, run))
+    return clip.cpu().eval()
+
+
+def _by_attribute(renders: Renders) -> list[Tensor]:
+    """The indices of the images whose first object has one attribute, for each attribute."""
+    attributes = renders.labels[:, 1]
+    return [(attributes == a).nonzero().squeeze(1) for a in attributes.unique()]
+
+
+def _draw(step: int, g: torch.Generator, batch: int, count: int, same_attribute: list[Tensor]) -> Tensor:
+    """A batch of indices: mixed in even steps, of one attribute in odd ones."""
+    if step % 2 == 0:
+        return torch.randint(count, (batch,), generator=g)
+    pool = same_attribute[int(torch.randint(len(same_attribute), (), generator=g))]
+    return pool[torch.randint(len(pool), (batch,), generator=g)]

@@ -1,6 +1,6 @@
 """``shapefirst train-pocket``: the stages that make the embedded model, each resumable, deterministic in the seed.
 
-render -> text -> autoencoder -> encode -> denoiser -> judge -> export -> card
+render -> text -> autoencoder -> encode -> denoiser -> vision -> judge -> export -> card
 
 Everything lands in one folder; a stage whose result lies there is not run again, an interrupted one goes on from its
 last checkpoint. ``weights/`` in it is what the package ships.
@@ -9,18 +9,20 @@ last checkpoint. ``weights/`` in it is what the package ships.
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from ..errors import ShapefirstError
 from .loop import Recipe, Run
 
-STAGES = ("render", "text", "autoencoder", "encode", "denoiser", "judge", "export", "card")
+STAGES = ("render", "text", "autoencoder", "encode", "denoiser", "vision", "judge", "export", "card")
 
 
 @dataclass(frozen=True)
@@ -31,6 +33,7 @@ class Preset:
     text: Recipe
     autoencoder: Recipe
     denoiser: Recipe
+    vision: Recipe
     judge: Recipe
     card_images: int
 
@@ -41,7 +44,8 @@ PRESETS = {
         renders=48_000,
         text=Recipe(steps=640, batch=128, learning_rate=1e-3, weight_decay=0.1),
         autoencoder=Recipe(steps=4000, batch=24, learning_rate=1.5e-3, ema=0.995),
-        denoiser=Recipe(steps=6000, batch=32, learning_rate=8e-4, ema=0.999),
+        denoiser=Recipe(steps=3600, batch=32, learning_rate=1e-3, ema=0.999),
+        vision=Recipe(steps=800, batch=128, learning_rate=1e-3, weight_decay=0.1),
         judge=Recipe(steps=1500, batch=96, learning_rate=1.5e-3, weight_decay=0.05),
         card_images=512,
     ),
@@ -51,6 +55,7 @@ PRESETS = {
         text=Recipe(steps=4000, batch=512, learning_rate=6e-4, weight_decay=0.1),
         autoencoder=Recipe(steps=20_000, batch=128, learning_rate=1e-3, ema=0.999),
         denoiser=Recipe(steps=60_000, batch=256, learning_rate=8e-4, ema=0.9995),
+        vision=Recipe(steps=6000, batch=512, learning_rate=1e-3, weight_decay=0.1),
         judge=Recipe(steps=6000, batch=256, learning_rate=1.5e-3, weight_decay=0.05),
         card_images=512,
     ),
@@ -60,6 +65,7 @@ PRESETS = {
         text=Recipe(steps=2, batch=4, learning_rate=1e-3),
         autoencoder=Recipe(steps=4, batch=4, learning_rate=1e-3),
         denoiser=Recipe(steps=2, batch=4, learning_rate=1e-3, ema=0.9),
+        vision=Recipe(steps=2, batch=4, learning_rate=1e-3),
         judge=Recipe(steps=2, batch=4, learning_rate=1e-3),
         card_images=2,
     ),
@@ -102,7 +108,7 @@ def run_stage(out: Path, preset_name: str, seed: int, stage: str) -> None:
     """Run one stage in this process, unless its result lies in ``out`` already."""
     done = {"render": "renders/scenes.json", "text": "clip/config.json", "autoencoder": "vae/config.json"}
     done |= {"encode": "encoded.safetensors"}
-    done |= {"denoiser": "unet/config.json", "judge": "judge/config.json"}
+    done |= {"denoiser": "unet/config.json", "vision": "sharp/config.json", "judge": "judge/config.json"}
     if stage in done and (out / done[stage]).exists():
         print(f"{stage}: done before, kept")
         return
@@ -126,6 +132,7 @@ def run_stage(out: Path, preset_name: str, seed: int, stage: str) -> None:
             "autoencoder": _autoencoder,
             "encode": _encode,
             "denoiser": _denoiser,
+            "vision": _vision,
             "judge": _judge,
         }
         fitters[stage](preset, run)
@@ -135,17 +142,14 @@ def _text(preset: Preset, run: Run) -> None:
     from . import data, text
 
     tokenizer, clip = text.train(data.read(run.folder / "renders"), preset.text, run)
-    clip.save_pretrained(run.folder / "clip.part")
-    tokenizer.save_pretrained(run.folder / "clip.part")
-    (run.folder / "clip.part").rename(run.folder / "clip")
+    _keep(run.folder / "clip", clip, tokenizer)
 
 
 def _autoencoder(preset: Preset, run: Run) -> None:
     from . import autoencoder, data
 
     vae = autoencoder.train(data.read(run.folder / "renders"), preset.autoencoder, run)
-    vae.save_pretrained(run.folder / "vae.part")
-    (run.folder / "vae.part").rename(run.folder / "vae")
+    _keep(run.folder / "vae", vae)
 
 
 def _encode(preset: Preset, run: Run) -> None:
@@ -161,7 +165,7 @@ def _encode(preset: Preset, run: Run) -> None:
     tokenizer = CLIPTokenizer.from_pretrained(run.folder / "clip")
     clip = CLIPModel.from_pretrained(run.folder / "clip").eval()
     states, rows = denoiser.encode_captions(renders.captions, tokenizer, clip)
-    save_file({"latents": latents, "states": states, "rows": rows}, run.folder / "encoded.part")
+    save_file({"latents": latents.contiguous(), "states": states, "rows": rows}, run.folder / "encoded.part")
     (run.folder / "encoded.part").rename(run.folder / "encoded.safetensors")
 
 
@@ -176,16 +180,35 @@ def _denoiser(preset: Preset, run: Run) -> None:
     encoded = load_file(run.folder / "encoded.safetensors")
     unet = denoiser.train(encoded["latents"], encoded["states"], encoded["rows"], preset.denoiser, run)
     if not dist.is_initialized() or dist.get_rank() == 0:
-        unet.save_pretrained(run.folder / "unet.part")
-        (run.folder / "unet.part").rename(run.folder / "unet")
+        _keep(run.folder / "unet", unet)
     if dist.is_initialized():
         dist.destroy_process_group()
+
+
+def _vision(preset: Preset, run: Run) -> None:
+    from transformers import CLIPModel, CLIPTokenizer
+
+    from . import data, text
+
+    tokenizer = CLIPTokenizer.from_pretrained(run.folder / "clip")
+    clip = CLIPModel.from_pretrained(run.folder / "clip")
+    clip = text.sharpen(data.read(run.folder / "renders"), tokenizer, clip, preset.vision, run)
+    _keep(run.folder / "sharp", clip, tokenizer)
 
 
 def _judge(preset: Preset, run: Run) -> None:
     from . import data, judge
 
     judge.train(data.read(run.folder / "renders"), preset.judge, run).save(run.folder / "judge")
+
+
+def _keep(target: Path, *parts: Any) -> None:
+    """Save a stage's result: beside its place first, so that what lies there is whole."""
+    part = target.with_name(target.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    for p in parts:
+        p.save_pretrained(part)
+    part.rename(target)
 
 
 def _device() -> torch.device:
