@@ -180,6 +180,26 @@ def test_half_precision(make_pipe, kind, dtype):
     assert evaluations.rows == 2 * 2 * 2 + 2 * 2
 
 
+def test_what_a_dropped_branch_gives_is_an_ordinary_tensor(make_pipe):
+    """Inference mode inside, for speed; outside, latents can still be written in place and enter autograd."""
+    pipe = make_pipe("sd-epsilon")
+    with text_until(pipe, step=1):
+        latents = generate(pipe)
+    assert not latents.is_inference()
+    latents += 1
+    weight = torch.ones(1, requires_grad=True)
+    (latents * weight).sum().backward()
+    assert weight.grad is not None
+
+    # A loop that records gradients gets them, also in a step without text.
+    x, prompts = torch.randn(1, 4, 8, 8, requires_grad=True), torch.randn(2, 77, pipe.unet.config.cross_attention_dim)
+    pipe.scheduler.set_timesteps(N)
+    with text_until(pipe, step=0):
+        out = pipe.unet(torch.cat([x, x]), pipe.scheduler.timesteps[0], prompts, return_dict=False)[0]
+    out.sum().backward()
+    assert x.grad.abs().sum() > 0
+
+
 def test_rescaled_guidance_stays_right(make_pipe):
     """With both halves the same the rescaling factor is 1: the null prediction passes through."""
     pipe = make_pipe("sd-v")
