@@ -176,7 +176,7 @@ class _GuidanceHook(ModelHook):
             half = slice(0, rows // 2) if schedule.keep == "null" else slice(rows // 2, rows)
             args, kwargs = _each_tensor((args, kwargs), lambda x: x[half] if _has_rows(x, rows) else x)
             rows //= 2
-            # With one image the denoiser's fixed cost is most of a call; inference mode takes part of it away, where the
+            # With one image the fixed cost is most of a call; inference mode takes part of it away, where the
             # caller records no gradients anyway. What leaves it is a copy, and so an ordinary tensor again.
             with nullcontext() if torch.is_grad_enabled() else torch.inference_mode():
                 prediction = forward(*args, **kwargs)

@@ -84,7 +84,9 @@ def write(parts: Path, weights: Path, preset_name: str, seed: int) -> None:
     preset = PRESETS[preset_name]
     scale = MODELS["pocket"].guidance_scale
     logs = {stage: _log(parts / f"{stage}.jsonl") for stage in FITTED}
-    figures = quality.measure(weights, count=preset.card_images, guidance_scale=scale)
+    figures = quality.measure(
+        weights, count=preset.card_images, others=max(2, preset.card_images // 4), guidance_scale=scale
+    )
     sample_grid(weights, scale).save(weights / "samples.png", optimize=True)
     loss_curves(logs, weights / "losses.png")
     record = {"hardware": _hardware(), "seed": seed, "preset": preset_name, "figures": [asdict(f) for f in figures]}
@@ -130,11 +132,10 @@ def table_rows(figures: list[Figure]) -> list[str]:
 
 def sample_grid(weights: Path, scale: float, count: int = 64) -> Image.Image:
     """``count`` fresh prompts, one seed each, eight in a row, each under its prompt."""
-    from diffusers import StableDiffusionPipeline
-
+    from ..models import load
     from ..sheets import Cell, contact_sheet
 
-    pipe = StableDiffusionPipeline.from_pretrained(weights, safety_checker=None)
+    pipe = load(weights)
     prompts = [s.caption for s in fresh_scenes(count, GRID_SEED)]
     images = quality.draw(pipe, prompts, GRID_SEED, guidance_scale=scale)
     cells = [Cell(im, p) for im, p in zip(images, prompts, strict=True)]

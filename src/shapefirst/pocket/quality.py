@@ -24,6 +24,7 @@ from .vocabulary import ATTRIBUTES, HELD_OUT, NOUNS
 from .world import Scene, place, render, sample_scene
 
 FRESH_SEED = 20_000_000  # far from every training seed
+PAPER_SCALE = 7.5
 
 
 @dataclass(frozen=True)
@@ -112,12 +113,23 @@ def judged_pairs(name: str, verdicts: list[Verdict], scenes: list[Scene], bar: f
     ]
 
 
-def measure(folder: Path, *, count: int = 512, guidance_scale: float = 4.0, seed: int = 0) -> list[Figure]:
-    """Every figure of the model card for the weights in ``folder``, ``count`` prompts for each kind of drawing."""
-    from diffusers import StableDiffusionPipeline
+def measure(
+    folder: Path, *, count: int = 512, others: int = 128, guidance_scale: float = 4.0, seed: int = 0
+) -> list[Figure]:
+    """Every figure of the model card for the weights in ``folder``.
+
+    Args:
+        folder: A pipeline with ``clip`` and ``judge`` beside it, as ``export`` leaves it.
+        count: Single-object prompts, and renders for the parts.
+        others: Prompts of each other kind: pairs, held-out combinations, the paper's guidance scale.
+        guidance_scale: The w of all but the last kind.
+        seed: Of prompts and images.
+    """
     from transformers import CLIPModel, CLIPTokenizer
 
-    pipe = StableDiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32, safety_checker=None)
+    from ..models import load
+
+    pipe = load(folder)
     judge = Judge.load(folder / "judge")
     singles = fresh_scenes(count, seed, pair=False)
     renders = [Image.fromarray(render(s)[0]) for s in singles]
@@ -129,18 +141,17 @@ def measure(folder: Path, *, count: int = 512, guidance_scale: float = 4.0, seed
     def looked_at(scenes: list[Scene], first_seed: int, scale: float) -> list[Verdict]:
         return judge.look(draw(pipe, [s.caption for s in scenes], first_seed, guidance_scale=scale))
 
-    base = FRESH_SEED + seed
-    w, other = f"w = {guidance_scale:g}", f"w = {7.5:g}"
+    base, w = FRESH_SEED + seed, f"w = {guidance_scale:g}"
     single = judged(f"one object, {w}", looked_at(singles, base, guidance_scale), singles, (0.93, 0.95, 0.90))
-    pairs = fresh_scenes(count, seed + 1, pair=True)
-    unseen = fresh_held_out(count, seed + 2)
     figures += single
-    figures += judged_pairs(f"two objects, {w}", looked_at(pairs, base + count, guidance_scale), pairs, 0.70)
-    held_out_bar = single[2].value - 0.15
+    pairs = fresh_scenes(others, seed + 1, pair=True)
+    verdicts = looked_at(pairs, base + count, guidance_scale)
+    figures += judged_pairs(f"two objects, {w}", verdicts, pairs, 0.70)
+    unseen = fresh_held_out(others, seed + 2)
     verdicts = looked_at(unseen, base + 2 * count, guidance_scale)
-    figures += judged(f"held-out combination, {w}", verdicts, unseen, (None, None, held_out_bar))
-    quarter = singles[: max(2, count // 4)]
-    figures += judged(f"one object, {other}", looked_at(quarter, base, 7.5), quarter)
+    figures += judged(f"held-out combination, {w}", verdicts, unseen, (None, None, single[2].value - 0.15))
+    part = singles[:others]
+    figures += judged(f"one object, w = {PAPER_SCALE:g}", looked_at(part, base, PAPER_SCALE), part)
     return figures
 
 

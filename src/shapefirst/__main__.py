@@ -1,0 +1,5 @@
+"""``python -m shapefirst`` is the command ``shapefirst``."""
+
+from shapefirst.cli import main
+
+main()

@@ -1,0 +1,90 @@
+"""The embedded model as it ships: it draws what it is told, keeps its picture without the late text, and is small."""
+
+import json
+
+import pytest
+import torch
+
+from shapefirst import load, text_until
+from shapefirst.denoising import generators
+from shapefirst.metrics import psnr
+from shapefirst.models import MODELS, locate
+from shapefirst.pocket.vocabulary import ATTRIBUTES, NOUNS
+
+pytest.importorskip("resvg_py", reason="the judge stands beside the world, which needs the 'train' extra")
+from shapefirst.pocket.card import table_rows
+from shapefirst.pocket.judge import Judge
+from shapefirst.pocket.quality import Figure
+
+PROMPTS = ["a red car", "a blue heart", "a yellow star", "a green tree", "a wooden house", "a rubber umbrella"]
+WEIGHTS = locate("pocket")
+
+
+@pytest.fixture(scope="module")
+def pocket():
+    pipe = load("pocket")
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def draw(pipe, prompts=PROMPTS, first_seed=0, steps=20):
+    seeds = range(first_seed, first_seed + len(prompts))
+    scale = MODELS["pocket"].guidance_scale
+    out = pipe(prompts, num_inference_steps=steps, guidance_scale=scale, generator=generators(seeds))
+    return out.images
+
+
+def test_it_draws_what_the_prompt_says(pocket):
+    judge = Judge.load(WEIGHTS / "judge")
+    seen = [verdict.objects[0] for verdict in judge.look(draw(pocket))]
+    right = [f"a {attribute} {noun}" == prompt for (attribute, noun), prompt in zip(seen, PROMPTS, strict=True)]
+    assert sum(right) >= 5, seen
+
+
+def test_dropping_the_late_text_saves_a_quarter_and_keeps_the_picture(pocket):
+    full = draw(pocket)
+    with text_until(pocket, step=10) as spent:
+        early = draw(pocket)
+    other_seed = draw(pocket, first_seed=100)
+    assert spent.rows == len(PROMPTS) * (2 * 10 + 10)
+    for a, b, c in zip(full, early, other_seed, strict=True):
+        assert psnr(b, a) > psnr(c, a) + 3
+
+
+def test_a_seed_gives_the_same_image_alone_and_in_a_batch(pocket):
+    together = draw(pocket, PROMPTS[:3])
+    alone = draw(pocket, PROMPTS[2:3], first_seed=2)
+    assert psnr(together[2], alone[0]) > 45
+
+
+def test_it_is_an_ordinary_small_folder_of_safetensors(pocket):
+    assert type(pocket).__name__ == "StableDiffusionPipeline"
+    files = [f for f in WEIGHTS.rglob("*") if f.is_file()]
+    assert not [f for f in files if f.suffix in (".bin", ".pt", ".ckpt", ".pkl")]
+    assert sum(f.stat().st_size for f in files) <= 40e6
+    assert pocket.tokenizer.model_max_length == 77
+    assert pocket.tokenizer.pad_token_id == pocket.tokenizer.eos_token_id
+
+
+def test_every_word_of_its_world_is_one_token_and_any_text_tokenises(pocket):
+    assert all(len(pocket.tokenizer.tokenize(word)) == 1 for word in (*NOUNS, *ATTRIBUTES))
+    ids = pocket.tokenizer("Zwölf Boxkämpfer jagen 猫 & 🐟").input_ids
+    assert len(ids) > 8
+    assert max(ids) < len(pocket.tokenizer)
+
+
+def test_its_clip_pair_holds_the_same_text_encoder(pocket):
+    from transformers import CLIPModel
+
+    clip = CLIPModel.from_pretrained(WEIGHTS / "clip", dtype=torch.float32)
+    ids = pocket.tokenizer(PROMPTS, padding="max_length", return_tensors="pt").input_ids
+    with torch.no_grad():
+        ours, theirs = (encoder(ids).last_hidden_state for encoder in (pocket.text_encoder, clip.text_model))
+    assert torch.equal(ours, theirs)
+
+
+def test_the_card_states_the_measured_figures():
+    record = json.loads((WEIGHTS / "figures.json").read_text())
+    card = (WEIGHTS / "MODEL_CARD.md").read_text()
+    for row in table_rows([Figure(**f) for f in record["figures"]]):
+        assert row in card
