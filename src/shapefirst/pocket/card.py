@@ -50,7 +50,7 @@ Seed {seed}, preset `{preset}`, {hardware}. The command:
 |---|---|---|---|---|---|
 {stages}
 
-Minutes are wall-clock on a machine that did other work beside.
+Minutes are wall-clock on a machine that did other work beside.{remarks}
 
 ![loss curves](losses.png)
 
@@ -114,6 +114,7 @@ def write(parts: Path, weights: Path, preset_name: str, seed: int) -> None:
             for stage, log in logs.items()
         ),
         figures="\n".join(table_rows(figures)),
+        remarks="".join(f" {line}" for line in _remarks(parts)),
     )
     (weights / "MODEL_CARD.md").write_text(text)
 
@@ -165,6 +166,12 @@ def _log(path: Path) -> list[dict[str, Any]]:
     """The rows of a training log; a step that was repeated after an interruption counts once."""
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     return list({r["step"]: r for r in rows}.values())
+
+
+def _remarks(parts: Path) -> list[str]:
+    """What a person noted about this run in ``remarks.txt``, where the recipe alone would not tell the whole truth."""
+    file = parts / "remarks.txt"
+    return file.read_text().splitlines() if file.exists() else []
 
 
 def _parts(weights: Path) -> list[str]:

@@ -44,7 +44,7 @@ PRESETS = {
         renders=48_000,
         text=Recipe(steps=640, batch=128, learning_rate=1e-3, weight_decay=0.1),
         autoencoder=Recipe(steps=4000, batch=24, learning_rate=1.5e-3, ema=0.995),
-        denoiser=Recipe(steps=3600, batch=32, learning_rate=1e-3, ema=0.999),
+        denoiser=Recipe(steps=3000, batch=32, learning_rate=1e-3, ema=0.999),
         vision=Recipe(steps=800, batch=128, learning_rate=1e-3, weight_decay=0.1),
         judge=Recipe(steps=1000, batch=64, learning_rate=2e-3, weight_decay=0.05),
         card_images=512,
