@@ -98,7 +98,7 @@ def load(
         sampler: A name in `SAMPLERS`, built from the model's own scheduler configuration.
 
     Returns:
-        The pipeline, without a safety checker.
+        The pipeline, without a safety checker; on a CPU its U-Net is laid out channels-last.
 
     Raises:
         ModelError: The model is unknown, not to be had, incomplete, pickled or corrupt.
@@ -137,7 +137,11 @@ def load(
         except Exception as error:  # whatever diffusers and transformers make of a broken folder
             raise ModelError(f"The model {name} in {folder} cannot be loaded: {_first_line(error)}") from error
         pipe.scheduler = make_sampler(sampler, pipe.scheduler.config)
-        return pipe.to(place)
+        pipe.to(place)
+        if place.type == "cpu" and "unet" in index:
+            # A tenth faster from four images on (benchmarks/saving.py), and no slower for one.
+            pipe.unet.to(memory_format=torch.channels_last)
+        return pipe
 
 
 def locate(name: str) -> Path | None:
