@@ -34,6 +34,7 @@ clean: ## remove the environment and every cache
 # editable: only a change of its dependencies asks for pip again.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "shapefirst needs Python 3.10 or newer: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@echo "Setting up $(VENV): a few minutes, once."
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
