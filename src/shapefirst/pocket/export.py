@@ -52,6 +52,9 @@ def export(parts: Path, target: Path) -> None:
     pipe.save_pretrained(part, safe_serialization=True)
     clip.save_pretrained(part / "clip")
     tokenizer.save_pretrained(part / "clip")
+    for config in (part / "text_encoder" / "config.json", part / "clip" / "config.json"):
+        # transformers takes the precision from here, diffusers takes float32: a plain from_pretrained would mix them.
+        config.write_text(config.read_text().replace('"dtype": "float16"', '"dtype": "float32"'))
     (part / "clip" / "preprocessor_config.json").write_text(json.dumps(_PREPROCESSOR, indent=1) + "\n")
     shutil.copytree(parts / "judge", part / "judge")
     shutil.rmtree(target, ignore_errors=True)
