@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
-from shapefirst import __version__, tables, terminal
+from shapefirst import __version__, commands_prompts, tables, terminal
 from shapefirst.errors import ShapefirstError
 from shapefirst.schedule import Branch, TextSchedule
 
@@ -43,6 +43,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(commands_prompts.app, name="prompts")
 
 
 def main() -> None:

@@ -1,5 +1,24 @@
-"""Where prompts come from."""
+"""Where prompts come from: PromptSet, S-PromptSet, MS-COCO and plain text. Nothing here needs torch."""
 
-from shapefirst.prompts.lines import read_prompts
+from shapefirst.prompts.captions import PAPER_CAPTIONS, read_captions
+from shapefirst.prompts.lines import as_lines, parse_prompts, read_pairs, read_prompts
+from shapefirst.prompts.pairs import Pair, make_pairs
+from shapefirst.prompts.prompt import Prompt, parse_phrases
+from shapefirst.prompts.promptset import PAPER_SIZES, compbench, every_phrase, sample
 
-__all__ = ["read_prompts"]
+__all__ = [
+    "PAPER_CAPTIONS",
+    "PAPER_SIZES",
+    "Pair",
+    "Prompt",
+    "as_lines",
+    "compbench",
+    "every_phrase",
+    "make_pairs",
+    "parse_phrases",
+    "parse_prompts",
+    "read_captions",
+    "read_pairs",
+    "read_prompts",
+    "sample",
+]

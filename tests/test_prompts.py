@@ -1,0 +1,227 @@
+"""PromptSet, S-PromptSet, captions and plain text: what is read, what is drawn, what is refused."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shapefirst.errors import ShapefirstError
+from shapefirst.pocket.vocabulary import ATTRIBUTES, NOUNS, TEXTURES
+from shapefirst.prompts import (
+    Prompt,
+    as_lines,
+    compbench,
+    every_phrase,
+    make_pairs,
+    parse_phrases,
+    parse_prompts,
+    read_captions,
+    read_pairs,
+    read_prompts,
+    sample,
+)
+
+COLOUR = "a green bench and a red car\r\na brown cat and a red orange\r\nA black cat is inside a white toilet.\r\n"
+TEXTURE = "a wooden spoon and rubber gloves\na fluffy teddy bear and a glass jar\n"
+COMPLEX = "The red hat was on top of the coat rack.\nThe cold snow fell.\nThe cold snow fell.\n"
+
+
+@pytest.fixture
+def file(tmp_path):
+    def write(name, content):
+        path = tmp_path / name
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("text", "phrases"),
+    [
+        ("a green bench and a red car", (("green", "bench"), ("red", "car"))),
+        ("an orange cat", (("orange", "cat"),)),
+        ("a red orange and a plastic glass", (("red", "orange"), ("plastic", "glass"))),
+        ("rubber gloves and A Wooden Spoon.", (("rubber", "gloves"), ("wooden", "spoon"))),
+        ("a fluffy teddy bear on the left of a glass jar", (("fluffy", "teddy bear"), ("glass", "jar"))),
+        ("A black cat is inside a white toilet.", ()),
+        ("a black and white cat", ()),
+        ("a red black ladder", ()),
+        ("a dog and a red cat", ()),
+        ("a red", ()),
+        ("", ()),
+    ],
+)
+def test_phrases_are_read_from_prompts_of_noun_phrases_alone(text, phrases):
+    assert parse_phrases(text) == phrases
+
+
+def test_every_attribute_meets_every_noun():
+    prompts = every_phrase()
+    assert len({prompt.text for prompt in prompts}) == len(ATTRIBUTES) * len(NOUNS)
+    assert {prompt.source for prompt in prompts} == {"colour", "texture"}
+    assert sum(prompt.source == "texture" for prompt in prompts) == len(TEXTURES) * len(NOUNS)
+    assert every_phrase(["red", "shiny "], ["car"]) == [
+        Prompt("a red car", (("red", "car"),), "colour"),
+        Prompt("a shiny car", (("shiny", "car"),), "text"),
+    ]
+
+
+@pytest.mark.parametrize("lists", [([], ["car"]), (["red"], []), (["red", " "], ["car"])])
+def test_an_empty_word_is_refused(lists):
+    with pytest.raises(ShapefirstError, match="empty"):
+        every_phrase(*lists)
+
+
+def test_what_pocket_writes_is_read_again():
+    assert all(parse_phrases(prompt.text) == prompt.phrases for prompt in every_phrase())
+
+
+def test_promptset_takes_the_phrases_of_colour_and_texture_files_and_the_lines_of_complex_ones(file):
+    prompts = compbench([file("c", COLOUR)], [file("t", TEXTURE)], [file("x", COMPLEX)])
+    by_source = {source: [p.text for p in prompts if p.source == source] for source in ("colour", "texture", "complex")}
+    assert by_source == {
+        "colour": ["a green bench", "a red car", "a brown cat", "a red orange"],
+        "texture": ["a wooden spoon", "a rubber gloves", "a fluffy teddy bear", "a glass jar"],
+        "complex": ["The red hat was on top of the coat rack.", "The cold snow fell."],
+    }
+
+
+def test_promptset_draws_what_is_asked_for(file):
+    sizes = {"colour": 2, "texture": 1, "complex": 1}
+    files = {"colour": [file("c", COLOUR)], "texture": [file("t", TEXTURE)], "complex": [file("x", COMPLEX)]}
+    drawn = compbench(**files, sizes=sizes, seed=1)
+    assert [p.source for p in drawn] == ["colour", "colour", "texture", "complex"]
+    assert drawn == compbench(**files, sizes=sizes, seed=1)
+    assert len({tuple(compbench(**files, sizes=sizes, seed=seed)) for seed in range(10)}) > 1
+
+
+def test_new_combinations_fill_up_only_what_is_missing(file):
+    files = {"colour": [file("c", COLOUR)], "texture": [file("t", TEXTURE)]}
+    prompts = compbench(**files, sizes={"colour": 10, "texture": 4, "complex": 0}, combine=True)
+    assert compbench(**files) == [p for p in prompts if p in compbench(**files)]
+    assert sum(p.source == "colour" for p in prompts) == 10
+    assert sum(p.source == "texture" for p in prompts) == 4
+    assert len({p.text for p in prompts}) == len(prompts)
+    assert {p.phrases[0][0] for p in prompts if p.source == "colour"} == {"green", "red", "brown"}
+
+
+def test_promptset_says_what_is_wrong_with_its_files(file):
+    with pytest.raises(ShapefirstError, match="at least one of"):
+        compbench()
+    with pytest.raises(ShapefirstError, match="no texture phrase"):
+        compbench(texture=[file("c", COLOUR)])
+    with pytest.raises(ShapefirstError, match="no prompt in"):
+        compbench(complex=[file("empty", "\n")])
+
+
+@given(st.lists(st.integers()), st.integers(0, 30), st.integers(0, 30), st.integers(0, 9))
+@settings(deadline=None)
+def test_a_smaller_draw_is_part_of_a_larger_one_in_the_same_order(items, size, more, seed):
+    small, large = (sample(enumerate(items), n, seed) for n in (size, size + more))
+    assert len(small) == min(size, len(items))
+    assert small == [item for item in large if item in small]
+    assert sample(items, None, seed) == items
+
+
+@given(st.integers(0, 100), st.integers(1, 100))
+@settings(deadline=None, max_examples=30)
+def test_pairs_share_neither_noun_nor_attribute_and_none_comes_twice(seed, count):
+    prompts = every_phrase(["red", "blue", "glass"], ["car", "cat", "glass"])
+    pairs = make_pairs(prompts, count, seed)
+    for pair in pairs:
+        assert not set(pair.source.phrases[0]) & set(pair.target.phrases[0])
+    assert len(set(pairs)) == len(pairs)
+    assert pairs == make_pairs(prompts, 100, seed)[:count]
+
+
+def test_every_prompt_is_a_source_once_before_one_is_again():
+    prompts = every_phrase(["red", "blue"], ["car", "cat", "dog"])
+    assert {pair.source for pair in make_pairs(prompts)} == set(prompts)
+    assert len(make_pairs(prompts, 10**6)) == len(prompts) * 2  # the other colour's other nouns: all there are
+
+
+def test_freer_prompts_are_paired_by_their_words():
+    prompts = parse_prompts(["The dog sat on the bench.", "Two dogs in the rain", "A horse on the moon"])
+    horse = prompts[2].text
+    assert all(horse in (pair.source.text, pair.target.text) for pair in make_pairs(prompts, 9))
+    assert len(make_pairs(prompts, 9)) == 4
+
+
+@pytest.mark.parametrize(
+    ("texts", "count", "message"),
+    [
+        (["a red car"], None, "only 1"),
+        (["a red car", "a red car"], None, "only 1"),
+        (["a red car", "a red cat", "a blue car"][:2], None, "No two of the prompts"),
+        (["a red car", "a blue cat"], 0, "at least 1"),
+    ],
+)
+def test_impossible_pairs_are_refused(texts, count, message):
+    with pytest.raises(ShapefirstError, match=message):
+        make_pairs(parse_prompts(texts), count)
+
+
+def test_captions_from_csv(file):
+    for column in ("prompt", "caption"):
+        path = file("captions.csv", f'\ufeffimage_id,{column}\n1,"A dog,\nsitting. "\n1,A second one\n2,A cat.\n3,\n')
+        assert {p.text for p in read_captions(path)} <= {"A dog, sitting.", "A second one", "A cat."}
+        assert len(read_captions(path)) == 2
+        assert len(read_captions(path, 1)) == 1
+    assert len(read_captions(file("plain.csv", "caption\nA dog\nA cat\nA dog\n"))) == 3
+
+
+def test_captions_from_the_official_json(file):
+    annotations = [{"image_id": i // 5, "id": i, "caption": f"Caption {i}"} for i in range(20)]
+    path = file("captions_val2014.json", json.dumps({"images": [], "annotations": annotations}))
+    captions = read_captions(path)
+    assert [int(p.text.split()[1]) // 5 for p in captions] == [0, 1, 2, 3]
+    assert {p.source for p in captions} == {"coco"}
+    assert captions == read_captions(path)
+    assert len({tuple(read_captions(path, seed=seed)) for seed in range(10)}) > 1
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "no caption"),
+        ("prompt\n", "no caption"),
+        ("text\nA dog\n", "no column"),
+        ('prompt\n"A dog\n', "not CSV"),
+        ("{", "not JSON"),
+        ('{"captions": []}', "annotations"),
+        ("[1]", "annotations"),
+        ('{"annotations": []}', "no caption"),
+        (b"prompt\n\xff\n", "not UTF-8"),
+    ],
+)
+def test_bad_caption_files_are_refused(file, content, message):
+    with pytest.raises(ShapefirstError, match=message):
+        read_captions(file("captions", content))
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(ShapefirstError, match=r"absent\.csv': No such file"):
+        read_captions(tmp_path / "absent.csv")
+
+
+def test_prompts_and_pairs_are_read_as_they_were_written(file):
+    prompts = every_phrase(["red", "blue"], ["car", "cat"])
+    assert parse_prompts(read_prompts(file("prompts.txt", as_lines(prompts)))) == [
+        Prompt(prompt.text, prompt.phrases) for prompt in prompts
+    ]
+    pairs = make_pairs(prompts)
+    again = read_pairs(file("pairs.tsv", "# source\ttarget\n" + as_lines(pairs)))
+    assert [(p.source.text, p.target.text) for p in again] == [(p.source.text, p.target.text) for p in pairs]
+    assert as_lines([Prompt("# 1  dog\n runs")]) == "1 dog runs\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [("a cat\n", "no pair of prompts"), ("a\tb\tc\n", "no pair"), ("", "no pair in")]
+)
+def test_a_line_that_is_no_pair_is_refused(file, content, message):
+    with pytest.raises(ShapefirstError, match=message):
+        read_pairs(file("pairs.tsv", content))
