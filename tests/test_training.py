@@ -106,3 +106,29 @@ def test_an_unknown_preset_or_stage_is_named(tmp_path):
         training.train(tmp_path, preset="huge")
     with pytest.raises(ShapefirstError, match=r"'upscale'.*render"):
         training.train(tmp_path, stages=["upscale"])
+
+
+def test_finished_weights_can_be_trained_further(tmp_path):
+    from diffusers import UNet2DConditionModel
+
+    from shapefirst.pocket import denoiser
+
+    weights, out = tmp_path / "weights", tmp_path / "out"
+    for part in ("clip", "vae"):
+        (weights / part).mkdir(parents=True)
+        (weights / part / "config.json").write_text("{}")
+    with pytest.raises(ShapefirstError, match="no unet"):
+        training.adopt(weights, out)
+    torch.manual_seed(1)
+    known = denoiser.build(192)
+    known.save_pretrained(weights / "unet")
+    training.adopt(weights, out)
+    assert (out / "clip" / "config.json").exists()
+
+    # A learning rate of zero leaves the start as it was.
+    inputs = torch.randn(4, 4, 16, 16), torch.randn(2, 77, 192).half(), torch.tensor([1, 1, 1, 1])
+    recipe = Recipe(steps=1, batch=2, learning_rate=0.0)
+    again = denoiser.train(*inputs, recipe, run_in(out), start_from=out / training.START)
+    assert isinstance(again, UNet2DConditionModel)
+    for name, tensor in known.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor), name

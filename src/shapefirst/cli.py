@@ -239,12 +239,17 @@ def train_pocket(
         list[str] | None,
         typer.Option("--stage", metavar="NAME", show_default="all", help="Only this stage; may be given again."),
     ] = None,
+    start_from: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Finished weights: keep their encoders and train their denoiser further."),
+    ] = None,
 ) -> None:
-    """Train the embedded model from nothing. Takes hours; a run that was stopped goes on where it was.
+    """Train the embedded model. Takes hours; a run that was stopped goes on where it was.
 
     \b
-    Example:
+    Examples:
       shapefirst train-pocket --out runs/pocket
+      shapefirst train-pocket --out runs/more --start-from runs/pocket/weights
     """
     from shapefirst.writes import check_writable
 
@@ -253,7 +258,7 @@ def train_pocket(
         raise ShapefirstError(f"Training needs {' and '.join(missing)}: pip install 'shapefirst[train]'.")
     with terminal.working("Getting torch ready"):
         from shapefirst.pocket.training import train
-    train(out, preset=preset, seed=seed, stages=stages or None)
+    train(out, preset=preset, seed=seed, stages=stages or None, start_from=start_from)
 
 
 def _draw_gallery(file: Path) -> None:

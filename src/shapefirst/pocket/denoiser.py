@@ -7,6 +7,8 @@ guidance.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
@@ -67,11 +69,14 @@ def encode_captions(captions: list[str], tokenizer: CLIPTokenizer, clip: CLIPMod
     return torch.cat(parts), torch.tensor([row[c] for c in captions])
 
 
-def train(latents: Tensor, states: Tensor, rows: Tensor, recipe: Recipe, run: Run) -> UNet2DConditionModel:
+def train(
+    latents: Tensor, states: Tensor, rows: Tensor, recipe: Recipe, run: Run, *, start_from: Path | None = None
+) -> UNet2DConditionModel:
     """Train on ``latents`` (n, 4, 16, 16) and what ``encode_captions`` returns; returns the averaged weights."""
     torch.manual_seed(run.seed)
     device = run.device
-    model = build(states.shape[-1]).to(device, memory_format=torch.channels_last)
+    model = UNet2DConditionModel.from_pretrained(start_from) if start_from else build(states.shape[-1])
+    model = model.to(device, memory_format=torch.channels_last)
     if device.type == "cpu":
         # The CPU's fused attention is slow backwards: plain attention takes a third off a training step.
         model.set_attn_processor(AttnProcessor())

@@ -71,6 +71,9 @@ PRESETS = {
     ),
 }
 
+#: The denoiser that training starts from, where it does not start from nothing.
+START = "unet.start"
+
 #: The large activations of a training step are given back to the system and faulted in again at every step unless the
 #: allocator is told to keep them: worth 15% of a step on a 2-core machine (glibc; ignored elsewhere).
 ALLOCATOR = {
@@ -79,8 +82,13 @@ ALLOCATOR = {
 }
 
 
-def train(out: Path, *, preset: str = "cpu", seed: int = 0, stages: list[str] | None = None) -> None:
+def train(
+    out: Path, *, preset: str = "cpu", seed: int = 0, stages: list[str] | None = None, start_from: Path | None = None
+) -> None:
     """Run ``stages`` (default: all, in order) into the folder ``out``.
+
+    ``start_from`` is a folder of finished weights, such as the package's own: its text encoder and autoencoder are
+    kept, and its denoiser is trained further instead of a new one.
 
     Each stage is a process of its own, so that it starts with clean memory and the allocator's settings.
     """
@@ -90,6 +98,8 @@ def train(out: Path, *, preset: str = "cpu", seed: int = 0, stages: list[str] | 
         if stage not in STAGES:
             raise ShapefirstError(f"unknown stage {stage!r}: choose from {', '.join(STAGES)}")
     out.mkdir(parents=True, exist_ok=True)
+    if start_from is not None:
+        adopt(start_from, out)
     for stage in stages or STAGES:
         launcher, environment = [sys.executable, "-m"], {**os.environ, **ALLOCATOR}
         if stage == "denoiser" and _device().type == "cpu":
@@ -102,6 +112,17 @@ def train(out: Path, *, preset: str = "cpu", seed: int = 0, stages: list[str] | 
                 f"stage {stage!r} stopped with exit code {done.returncode}; "
                 "what it had reached is kept, the same command goes on from there"
             )
+
+
+def adopt(weights: Path, out: Path) -> None:
+    """Put the parts of finished weights where the stages that would make them look for their results."""
+    for part in ("clip", "vae", "unet"):
+        if not (weights / part / "config.json").is_file():
+            raise ShapefirstError(f"{weights} holds no finished weights: it has no {part}/config.json")
+    for part, target in (("clip", "clip"), ("vae", "vae"), ("unet", START)):
+        if not (out / target).exists():
+            shutil.copytree(weights / part, out / f"{target}.part", dirs_exist_ok=True)
+            (out / f"{target}.part").rename(out / target)
 
 
 def run_stage(out: Path, preset_name: str, seed: int, stage: str) -> None:
@@ -178,7 +199,9 @@ def _denoiser(preset: Preset, run: Run) -> None:
     if "WORLD_SIZE" in os.environ:
         dist.init_process_group("gloo")
     encoded = load_file(run.folder / "encoded.safetensors")
-    unet = denoiser.train(encoded["latents"], encoded["states"], encoded["rows"], preset.denoiser, run)
+    start = run.folder / START
+    learnt = (encoded["latents"], encoded["states"], encoded["rows"])
+    unet = denoiser.train(*learnt, preset.denoiser, run, start_from=start if start.exists() else None)
     if not dist.is_initialized() or dist.get_rank() == 0:
         _keep(run.folder / "unet", unet)
     if dist.is_initialized():
