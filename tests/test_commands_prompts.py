@@ -62,6 +62,7 @@ def test_captions_are_drawn(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
+        ([], "pocket, compbench, coco or text"),
         (["poetry"], "poetry"),
         (["coco", "absent.csv"], "No such file"),
         (["coco", "latin1.txt"], "not UTF-8"),

@@ -15,7 +15,7 @@ from shapefirst.prompts.prompt import Prompt
 __all__ = ["app"]
 
 app = typer.Typer(
-    no_args_is_help=True,
+    invoke_without_command=True,
     help="Write prompts, one a line, or pairs of prompts that share neither noun nor attribute.",
     rich_markup_mode="rich",
 )
@@ -30,6 +30,12 @@ Pairs: TypeAlias = Annotated[
 Seed: TypeAlias = Annotated[int, typer.Option(help="Seed of what is drawn.")]
 Out: TypeAlias = Annotated[Path | None, typer.Option(metavar="FILE", help="Where they go.", show_default="stdout")]
 Files: TypeAlias = Annotated[list[Path] | None, typer.Option(metavar="FILE", help="May be given again.")]
+
+
+@app.callback()
+def prompts(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        raise ShapefirstError("Say which prompts: pocket, compbench, coco or text (`shapefirst prompts --help`).")
 
 
 @app.command()
