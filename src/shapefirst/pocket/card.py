@@ -16,7 +16,7 @@ from . import quality
 from .quality import Figure, fresh_scenes
 from .vocabulary import ATTRIBUTES, HELD_OUT, NOUNS, RELATIONS
 
-FITTED = ("text", "autoencoder", "denoiser", "vision", "judge")
+FITTED = ("teacher", "text", "autoencoder", "denoiser", "vision", "judge")
 GRID_SEED = 64
 _TEXT = """# Model card: pocket
 

@@ -68,6 +68,11 @@ class Judge(nn.Module):
                 out.append(Verdict(tuple(objects), f))
         return out
 
+    @torch.no_grad()
+    def features_of(self, renders: Renders) -> Tensor:
+        """(n, 256) features of every render."""
+        return torch.cat([self(renders.batch(i))[1] for i in torch.arange(len(renders)).split(256)])
+
     def save(self, folder: Path) -> None:
         """Write weights (float16) and the classes they stand for."""
         folder.mkdir(parents=True, exist_ok=True)
@@ -95,7 +100,7 @@ def augment(x: Tensor, g: torch.Generator) -> Tensor:
     return x + 0.08 * torch.rand(len(x), 1, 1, 1, generator=g) * torch.randn(x.shape, generator=g)
 
 
-def train(renders: Renders, recipe: Recipe, run: Run) -> Judge:
+def train(renders: Renders, recipe: Recipe, run: Run, stage: str = "judge") -> Judge:
     """Cross-entropy on the four questions."""
     torch.manual_seed(run.seed)
     model = Judge().to(run.device)
@@ -109,5 +114,5 @@ def train(renders: Renders, recipe: Recipe, run: Run) -> Judge:
         right = torch.stack([q.argmax(-1) == labels[:, i] for i, q in enumerate(logits)]).all(0).float().mean()
         return {"loss": torch.stack(errors).sum(), "all_right": right}
 
-    model.load_state_dict(fit("judge", model, loss, recipe, run))
+    model.load_state_dict(fit(stage, model, loss, recipe, run))
     return model.cpu().eval()
