@@ -314,7 +314,9 @@ def _device(device: str | torch.device | None) -> torch.device:
     try:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ShapefirstError(f"There is no device {str(device)!r} here: {_first_line(error)}") from error
+        raise ShapefirstError(
+            f"There is no device {str(device)!r} here: use cpu, or cuda or mps where torch has it."
+        ) from error
 
 
 def _first_line(error: Exception) -> str:

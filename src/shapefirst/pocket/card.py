@@ -84,13 +84,13 @@ def write(parts: Path, weights: Path, preset_name: str, seed: int) -> None:
     preset = PRESETS[preset_name]
     scale = MODELS["pocket"].guidance_scale
     logs = {stage: _log(parts / f"{stage}.jsonl") for stage in FITTED}
+    loss_curves(logs, weights / "losses.png")
     figures = quality.measure(
         weights, count=preset.card_images, others=max(2, preset.card_images // 4), guidance_scale=scale
     )
-    sample_grid(weights, scale).save(weights / "samples.png", optimize=True)
-    loss_curves(logs, weights / "losses.png")
     record = {"hardware": _hardware(), "seed": seed, "preset": preset_name, "figures": [asdict(f) for f in figures]}
     (weights / "figures.json").write_text(json.dumps(record, indent=1) + "\n")
+    sample_grid(weights, scale).save(weights / "samples.png", optimize=True)
     recipes = {stage: getattr(preset, stage) for stage in FITTED}
     captions = json.loads((parts / "renders" / "scenes.json").read_text())["captions"]
     text = _TEXT.format(
