@@ -11,36 +11,17 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import time
 from contextlib import nullcontext
-from typing import Any
+from functools import partial
 
-import torch
 from rich.progress import track
+from saving import PROMPTS, seconds_of
 
 from shapefirst import load
 from shapefirst.attention import record
-from shapefirst.denoising import generators
 from shapefirst.models import MODELS
 
 BAR = 1.6
-PROMPTS = ["a red car", "a wooden cat", "a blue house above a glass fish", "a fluffy bear"] * 2
-
-
-def seconds_of(pipe: Any, block: Any, batch: int, scale: float) -> float:
-    """One whole call, with the block entered and left."""
-    start = time.perf_counter()
-    with block:
-        pipe(
-            PROMPTS[:batch],
-            num_inference_steps=50,
-            guidance_scale=scale,
-            generator=generators(range(batch)),
-            output_type="np",
-        )
-    if pipe.device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
 
 
 def main() -> int:
@@ -58,11 +39,11 @@ def main() -> int:
     worst = 0.0
     for batch in given.batch:
         seconds: dict[bool, list[float]] = {False: [], True: []}
-        seconds_of(pipe, record(pipe, size=given.size), batch, scale)  # warm-up
+        recording = partial(record, pipe, size=given.size)
+        seconds_of(pipe, recording, batch, scale)  # warm-up
         for i in track(range(given.repeats), f"batch {batch}"):
             for recorded in (bool(i % 2), not i % 2):
-                block = record(pipe, size=given.size) if recorded else nullcontext()
-                seconds[recorded].append(seconds_of(pipe, block, batch, scale))
+                seconds[recorded].append(seconds_of(pipe, recording if recorded else nullcontext, batch, scale))
         ratio = statistics.median(b / a for a, b in zip(seconds[False], seconds[True], strict=True))
         plain, kept = (statistics.median(seconds[recorded]) for recorded in (False, True))
         print(f"| {batch} | {plain:.2f} | {kept:.2f} | {ratio:.2f} | <= {BAR} |", flush=True)

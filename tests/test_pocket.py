@@ -63,6 +63,7 @@ def test_it_is_an_ordinary_small_folder_of_safetensors(pocket):
     files = [f for f in WEIGHTS.rglob("*") if f.is_file()]
     assert not [f for f in files if f.suffix in (".bin", ".pt", ".ckpt", ".pkl")]
     assert sum(f.stat().st_size for f in files) <= 40e6
+    assert not [f for f in files if f.suffix == ".json" and "_name_or_path" in f.read_text(encoding="utf-8")]
     assert pocket.tokenizer.model_max_length == 77
     assert pocket.tokenizer.pad_token_id == pocket.tokenizer.eos_token_id
 

@@ -16,7 +16,6 @@ __all__ = ["app"]
 
 app = typer.Typer(
     invoke_without_command=True,
-    help="Write prompts, one a line, or pairs of prompts that share neither noun nor attribute.",
     rich_markup_mode="rich",
 )
 
@@ -34,6 +33,7 @@ Files: TypeAlias = Annotated[list[Path] | None, typer.Option(metavar="FILE", hel
 
 @app.callback()
 def prompts(context: typer.Context) -> None:
+    """Write prompts, one a line, or pairs of prompts that share neither noun nor attribute."""
     if context.invoked_subcommand is None:
         raise ShapefirstError("Say which prompts: pocket, compbench, coco or text (`shapefirst prompts --help`).")
 

@@ -52,9 +52,13 @@ def export(parts: Path, target: Path) -> None:
     pipe.save_pretrained(part, safe_serialization=True)
     clip.save_pretrained(part / "clip")
     tokenizer.save_pretrained(part / "clip")
-    for config in (part / "text_encoder" / "config.json", part / "clip" / "config.json"):
-        # transformers takes the precision from here, diffusers takes float32: a plain from_pretrained would mix them.
-        config.write_text(config.read_text().replace('"dtype": "float16"', '"dtype": "float32"'))
+    for file in part.rglob("config.json"):
+        config = json.loads(file.read_text())
+        config.pop("_name_or_path", None)  # where it lay on the machine that made it
+        if "dtype" in config:
+            # transformers takes its precision from here, diffusers takes float32: from_pretrained would mix them.
+            config["dtype"] = "float32"
+        file.write_text(json.dumps(config, indent=2) + "\n")
     (part / "clip" / "preprocessor_config.json").write_text(json.dumps(_PREPROCESSOR, indent=1) + "\n")
     shutil.copytree(parts / "judge", part / "judge")
     shutil.rmtree(target, ignore_errors=True)
