@@ -1,0 +1,33 @@
+"""How well an image shows what a prompt says: one protocol for all scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from PIL import Image
+
+from shapefirst.prompts import Prompt
+
+__all__ = ["Alignment"]
+
+
+class Alignment(Protocol):
+    """A score of images against prompts; more is better.
+
+    Attributes:
+        title: What it is, for tables: "CLIPScore (openai/clip-vit-base-patch16)".
+        unit: What its numbers are: "cosine x 100", "probability".
+    """
+
+    title: str
+    unit: str
+
+    def score(self, images: Sequence[Image.Image], prompts: Sequence[Prompt]) -> np.ndarray:
+        """(B,) float64: how well each image shows the prompt beside it.
+
+        Raises:
+            ShapefirstError: The numbers of images and prompts differ.
+        """
+        ...

@@ -1,0 +1,221 @@
+"""The model under study, with everything that the studies share: sampling in batches, forks of a trajectory, scores.
+
+trunk: x_T -> ... -> x_t ---> ... -> x_0        one run
+                      \\--> ... -> x_0           its branch from step k on: the k steps before are not done again
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from shapefirst.denoising import Embeddings, Step, decode, denoise, encode, generators
+from shapefirst.metrics.alignment import Alignment
+from shapefirst.prompts import Prompt
+from shapefirst.schedule import TextSchedule
+from shapefirst.studies.finding import DoesNotApply
+from shapefirst.tokens import Positions, positions
+
+__all__ = ["Branch", "Meter", "Subject", "part"]
+
+
+class Meter:
+    """Counts denoiser evaluations per image against what a study expects to need; tells a progress bar."""
+
+    def __init__(self, report: Callable[[float], None] | None = None) -> None:
+        self._report = report
+        self.expected, self.done = 0.0, 0.0
+
+    def expect(self, evaluations: float) -> None:
+        """That many evaluations (over all images) are to come."""
+        self.expected += evaluations
+
+    def add(self, evaluations: float) -> None:
+        """That many were done."""
+        self.done += evaluations
+        if self._report is not None:
+            self._report(min(1.0, self.done / self.expected) if self.expected else 0.0)
+
+
+@dataclass(frozen=True)
+class Branch:
+    """How a trajectory goes on once it leaves the trunk.
+
+    Attributes:
+        embeddings: Other prompts, or None for the trunk's.
+        schedule: Which steps use the text, counted from the start of the run; None for all.
+    """
+
+    embeddings: Embeddings | None = None
+    schedule: TextSchedule | None = None
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A pipeline and how it is sampled in all studies.
+
+    Attributes:
+        name: The model's name, id or folder.
+        pipe: A pipeline that `shapefirst.layout` knows.
+        alignments: Name -> score of images against prompts. The first is the one that verdicts are made by.
+        seed: Image i of a study has the seed ``seed + i``.
+        steps: Denoising steps N.
+        guidance_scale: w.
+        sampler: The name of the pipe's sampler.
+        batch_size: Images at a time.
+        meter: Counts evaluations.
+    """
+
+    name: str
+    pipe: Any
+    alignments: Mapping[str, Alignment]
+    seed: int = 0
+    steps: int = 50
+    guidance_scale: float = 7.5
+    sampler: str = "ddim"
+    batch_size: int = 32
+    meter: Meter = field(default_factory=Meter)
+
+    @property
+    def is_pocket(self) -> bool:
+        """Whether the world that the model draws is known, with the true shapes of things in it."""
+        return self.name == "pocket"
+
+    @property
+    def primary(self) -> str:
+        """The name of the alignment that verdicts are made by."""
+        return next(iter(self.alignments))
+
+    def seeds(self, count: int) -> list[int]:
+        return [self.seed + i for i in range(count)]
+
+    def encode(self, prompts: Sequence[Prompt | str]) -> Embeddings:
+        """The prompts' embeddings, and the empty prompt's as the null ones."""
+        return encode(self.pipe, [p if isinstance(p, str) else p.text for p in prompts])
+
+    def positions(self, prompts: Sequence[Prompt | str], *, sos: bool = False) -> list[Positions]:
+        """Where each prompt's tokens stand.
+
+        Args:
+            prompts: The prompts.
+            sos: The study needs a start token.
+
+        Raises:
+            DoesNotApply: The text encoder has no [EOS], or no [SOS] where that is needed.
+        """
+        length = self.encode(prompts[:1]).text.shape[1]
+        try:
+            at = [positions(self.pipe.tokenizer, p if isinstance(p, str) else p.text, length) for p in prompts]
+        except Exception as error:
+            raise DoesNotApply(str(error)) from error
+        if sos and not all(p.sos for p in at):
+            raise DoesNotApply(
+                f"The prompts of {self.name} have no [SOS] (T5 puts no start token before the words), "
+                "so there is nothing that this study could measure."
+            )
+        return at
+
+    def batches(self, count: int) -> Iterator[slice]:
+        """Slices of at most ``batch_size`` that go through ``count`` images."""
+        for first in range(0, count, self.batch_size):
+            yield slice(first, min(first + self.batch_size, count))
+
+    def steps_of(
+        self,
+        embeddings: Embeddings,
+        seeds: Sequence[int],
+        *,
+        schedule: TextSchedule | None = None,
+        start: Step | None = None,
+        num_steps: int | None = None,
+        guidance_scale: float | None = None,
+    ) -> Iterator[Step]:
+        """One batch, a ``Step`` at a time (see ``denoise``), counted by the meter. ``start`` forks an earlier run."""
+        for step in denoise(
+            self.pipe,
+            embeddings,
+            schedule=schedule,
+            num_inference_steps=num_steps or self.steps,
+            guidance_scale=self.guidance_scale if guidance_scale is None else guidance_scale,
+            generator=generators(seeds, self.pipe._execution_device),
+            start=start,
+        ):
+            self.meter.add(len(seeds) * ((step.eps_null is not None) + (step.eps_text is not None)))
+            yield step
+
+    def sample(
+        self,
+        embeddings: Embeddings,
+        seeds: Sequence[int],
+        *,
+        schedule: TextSchedule | None = None,
+        num_steps: int | None = None,
+        guidance_scale: float | None = None,
+    ) -> list[Image.Image]:
+        """One image for each row of ``embeddings``, of the seed beside it."""
+        images = []
+        for here in self.batches(len(seeds)):
+            *_, last = self.steps_of(
+                part(embeddings, here),
+                seeds[here],
+                schedule=schedule,
+                num_steps=num_steps,
+                guidance_scale=guidance_scale,
+            )
+            images += decode(self.pipe, last.x_next)
+        return images
+
+    def fork(
+        self,
+        trunk: Embeddings,
+        seeds: Sequence[int],
+        at: Collection[int],
+        branches: Mapping[str, Callable[[int], Branch]],
+        *,
+        on_step: Callable[[slice, Step], None] | None = None,
+    ) -> tuple[list[Image.Image], dict[tuple[str, int], list[Image.Image]]]:
+        """Images of a trunk with the text in all steps, and of its branches; what they share is computed once.
+
+        Args:
+            trunk: The prompts of the trunk, B rows.
+            seeds: B.
+            at: The steps k to leave the trunk at, each from 0 to N - 1.
+            branches: Name -> (k -> how the run goes on from step k).
+            on_step: Told every step of the trunk, with the rows it is of.
+
+        Returns:
+            The trunk's B images, and (name, k) -> B images.
+        """
+        whole: list[Image.Image] = []
+        forked: dict[tuple[str, int], list[Image.Image]] = {(name, k): [] for name in branches for k in sorted(at)}
+        for here in self.batches(len(seeds)):
+            mine = part(trunk, here)
+            step = None
+            for step in self.steps_of(mine, seeds[here]):
+                if on_step is not None:
+                    on_step(here, step)
+                if step.index not in at:
+                    continue
+                for name, branch in branches.items():
+                    way = branch(step.index)
+                    other = mine if way.embeddings is None else part(way.embeddings, here)
+                    *_, last = self.steps_of(other, seeds[here], schedule=way.schedule, start=step)
+                    forked[name, step.index] += decode(self.pipe, last.x_next)
+            assert step is not None
+            whole += decode(self.pipe, step.x_next)
+        return whole, forked
+
+    def scores(self, images: Sequence[Image.Image], prompts: Sequence[Prompt]) -> dict[str, np.ndarray]:
+        """Alignment's name -> (B,) scores of images against the prompts beside them."""
+        return {name: alignment.score(images, prompts) for name, alignment in self.alignments.items()}
+
+
+def part(embeddings: Embeddings, rows: slice) -> Embeddings:
+    """Some of the rows."""
+    values = {f.name: getattr(embeddings, f.name) for f in fields(embeddings)}
+    return replace(embeddings, **{name: value[rows] for name, value in values.items() if torch.is_tensor(value)})
