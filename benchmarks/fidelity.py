@@ -16,7 +16,7 @@ from rich.progress import track
 from shapefirst import TextSchedule, load
 from shapefirst.comparison import Comparison
 from shapefirst.generation import Result, Sampling, generate, plan
-from shapefirst.models import MODELS
+from shapefirst.models import default_guidance_scale
 from shapefirst.pocket.vocabulary import ATTRIBUTES, NOUNS, RELATIONS
 
 STEPS = 50
@@ -60,7 +60,7 @@ def main() -> None:
     given = arguments.parse_args()
     pipe = load(given.model)
     pipe.set_progress_bar_config(disable=True)
-    scale = MODELS[given.model].guidance_scale if given.model in MODELS else 7.5
+    scale = default_guidance_scale(given.model)
     jobs = plan(draw_prompts(given.prompts, given.seed), 1, given.seed)
     results: dict[str, list[Result]] = {}
     for title, (steps, schedule) in track(VARIANTS.items(), "variants"):

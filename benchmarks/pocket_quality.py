@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from shapefirst.models import MODELS, locate
+from shapefirst.models import default_guidance_scale, locate
 from shapefirst.pocket.card import table_rows
 from shapefirst.pocket.quality import measure
 
@@ -23,7 +23,7 @@ def main() -> int:
     arguments.add_argument("--others", type=int, default=128, help="pairs, held-out combinations, w = 7.5: each")
     arguments.add_argument("--seed", type=int, default=0)
     given = arguments.parse_args()
-    scale = MODELS["pocket"].guidance_scale
+    scale = default_guidance_scale("pocket")
     figures = measure(given.weights, count=given.count, others=given.others, guidance_scale=scale, seed=given.seed)
     print("| figure | value | 95% interval | n | bar |\n|---|---|---|---|---|")
     print("\n".join(table_rows(figures)))

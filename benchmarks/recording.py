@@ -19,7 +19,7 @@ from saving import PROMPTS, seconds_of
 
 from shapefirst import load
 from shapefirst.attention import record
-from shapefirst.models import MODELS
+from shapefirst.models import default_guidance_scale
 
 BAR = 1.6
 
@@ -33,7 +33,7 @@ def main() -> int:
     given = arguments.parse_args()
     pipe = load(given.model)
     pipe.set_progress_bar_config(disable=True)
-    scale = MODELS[given.model].guidance_scale if given.model in MODELS else 7.5
+    scale = default_guidance_scale(given.model)
 
     print("| batch | plain, s | recorded, s | recorded / plain | bar |\n|---|---|---|---|---|")
     worst = 0.0

@@ -24,7 +24,7 @@ from rich.progress import track
 
 from shapefirst import load, text_until
 from shapefirst.denoising import generators
-from shapefirst.models import MODELS
+from shapefirst.models import default_guidance_scale
 
 STEPS, TEXT_STEPS = 50, 25
 PROMPTS = ["a red car", "a wooden cat", "a blue house above a glass fish", "a fluffy bear"] * 2
@@ -78,7 +78,7 @@ def main() -> None:
     given = arguments.parse_args()
     pipe = load(given.model)
     pipe.set_progress_bar_config(disable=True)
-    scale = MODELS[given.model].guidance_scale if given.model in MODELS else 7.5
+    scale = default_guidance_scale(given.model)
     denoiser = getattr(pipe, "unet", None) or pipe.transformer
     if given.contiguous:
         denoiser.to(memory_format=torch.contiguous_format)
