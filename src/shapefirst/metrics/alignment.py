@@ -8,9 +8,10 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
+from shapefirst.errors import ShapefirstError
 from shapefirst.prompts import Prompt
 
-__all__ = ["Alignment"]
+__all__ = ["Alignment", "check_pairs"]
 
 
 class Alignment(Protocol):
@@ -31,3 +32,11 @@ class Alignment(Protocol):
             ShapefirstError: The numbers of images and prompts differ.
         """
         ...
+
+
+def check_pairs(images: Sequence[object], others: Sequence[object], called: str = "prompts") -> None:
+    """Raise ShapefirstError unless there is one of ``others`` beside every image."""
+    if len(images) != len(others):
+        raise ShapefirstError(
+            f"There are {len(images)} images and {len(others)} {called}: each image is scored with the one beside it."
+        )

@@ -1,0 +1,103 @@
+"""Frechet distance between the Gaussians that have the moments of two sets of features.
+
+    d^2 = |mu_1 - mu_2|^2 + tr(C_1 + C_2 - 2 (C_1 C_2)^(1/2))
+
+With Inception-v3 features this is the FID of Heusel et al. 2017 (arXiv 1706.08500); with other features it is a number
+of its own, to be named after them. It is biased upwards for small n, the more so the larger d is: compare only sets of
+equal size. The trace of the root needs no root of a non-symmetric matrix: C_1 C_2 has the eigenvalues of the symmetric
+C_1^(1/2) C_2 C_1^(1/2).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from shapefirst.errors import ShapefirstError
+
+__all__ = ["Moments", "frechet_distance"]
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Sums over n features of d numbers each, all that the distance needs; those of two sets add up.
+
+    Attributes:
+        count: n.
+        total: (d,) float64, the sum of x.
+        products: (d, d) float64, the sum of x x^T.
+    """
+
+    count: int
+    total: np.ndarray
+    products: np.ndarray
+
+    @classmethod
+    def of(cls, features: Any) -> Moments:
+        """Of (n, d) features, an array or a tensor on the CPU.
+
+        Raises:
+            ShapefirstError: They are not (n, d), or not finite.
+        """
+        x = np.asarray(features, dtype=np.float64)
+        if x.ndim != 2:
+            raise ShapefirstError(f"Features have the shape (n, d), not {x.shape}: one row for each image.")
+        if not np.isfinite(x).all():
+            raise ShapefirstError("Some of the features are not finite: look for images that failed.")
+        return cls(len(x), x.sum(axis=0), x.T @ x)
+
+    def __add__(self, other: Moments) -> Moments:
+        """Of both sets together, as if they had been one from the start."""
+        _check_width(self, other)
+        return Moments(self.count + other.count, self.total + other.total, self.products + other.products)
+
+    @property
+    def mean(self) -> np.ndarray:
+        """(d,)."""
+        return self.total / self.count
+
+    @property
+    def covariance(self) -> np.ndarray:
+        """(d, d), with n - 1 in the denominator as in the FID.
+
+        Raises:
+            ShapefirstError: There are fewer than two features.
+        """
+        if self.count < 2:
+            raise ShapefirstError(f"A covariance needs at least 2 images, and there is only {self.count}.")
+        return (self.products - np.outer(self.total, self.total) / self.count) / (self.count - 1)
+
+
+def frechet_distance(first: Any, second: Any) -> float:
+    """d^2 of the module's equation, at least 0; symmetric.
+
+    Args:
+        first: ``Moments``, or (n, d) features.
+        second: The same of another set, with the same d.
+
+    Raises:
+        ShapefirstError: The two differ in d, or one has fewer than two features.
+    """
+    a, b = (m if isinstance(m, Moments) else Moments.of(m) for m in (first, second))
+    _check_width(a, b)
+    c_1, c_2 = a.covariance, b.covariance
+    root = _root(c_1)
+    # Rounding leaves eigenvalues that should be 0 slightly below it.
+    eigenvalues = np.linalg.eigvalsh(root @ c_2 @ root).clip(min=0)
+    squared = np.square(a.mean - b.mean).sum() + np.trace(c_1) + np.trace(c_2) - 2 * np.sqrt(eigenvalues).sum()
+    return max(0.0, float(squared))
+
+
+def _root(c: np.ndarray) -> np.ndarray:
+    """The symmetric root of a covariance."""
+    values, vectors = np.linalg.eigh(c)
+    return (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
+
+
+def _check_width(a: Moments, b: Moments) -> None:
+    if a.total.shape != b.total.shape:
+        raise ShapefirstError(
+            f"Features of {len(a.total)} and of {len(b.total)} numbers cannot be compared: use one extractor for both."
+        )
