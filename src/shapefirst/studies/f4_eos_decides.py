@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from typing import Final
 
@@ -9,135 +10,100 @@ import numpy as np
 
 from shapefirst.prompts import Pair
 from shapefirst.studies import charts
-from shapefirst.studies.finding import Chart, Finding, Picture, Study, Summary, claim
-from shapefirst.studies.statistics import Interval, Rule, bootstrap
+from shapefirst.studies.conditions import Scores, by_alignment, by_kind, picture, tidy
+from shapefirst.studies.finding import Chart, Finding, Study, claim
+from shapefirst.studies.statistics import Rule, bootstrap
 from shapefirst.studies.subject import Subject, part
-from shapefirst.studies.switching import encode_pairs, score_both, tidy_scores
-from shapefirst.studies.tables import columns, shown
-from shapefirst.sheets import Cell, contact_sheet
+from shapefirst.studies.switching import SOURCE, TARGET, cost, encode_pairs, label, measure_pairs
+from shapefirst.studies.tables import columns
 
 #: The alignment with the [EOS] owner exceeds that with the owner of the words.
 RULE: Final = Rule("above", 0.0)
-SHOWN = 6
+#: How many pairs are also sampled plainly, for the eye.
+SHOWN: Final = 6
+MIXED: Final = "A with the [EOS] of B"
 
 
 def run(subject: Subject, pairs: Sequence[Pair]) -> Finding:
     """Images of the switched prompts, scored against source and target."""
-    sides = encode_pairs(subject, pairs)
-    seeds = subject.seeds(len(pairs))
     few = slice(0, min(SHOWN, len(pairs)))
-    subject.meter.expect(2 * subject.steps * (len(pairs) + 2 * few.stop))
+    subject.meter.expect(cost(subject) * (len(pairs) + 2 * few.stop))
+    sides, seeds = encode_pairs(subject, pairs), subject.seeds(len(pairs))
 
     images = subject.sample(sides.switched(), seeds)
-    scores = score_both(subject, images, pairs)
-    of_source, of_target = scores[subject.primary]
-    found = bootstrap(of_target - of_source)
-    title = subject.alignments[subject.primary].title
-
+    scores = measure_pairs(subject, {MIXED: images}, pairs)
+    lead = scores.lead(subject.primary, MIXED)
     plain = [subject.sample(part(side, few), seeds[few]) for side in (sides.source, sides.target)]
-    sheet = contact_sheet(
-        [
-            [
-                Cell(a, pair.source.text),
-                Cell(mixed, f"{pair.source.text}\n[EOS] of: {pair.target.text}"),
-                Cell(b, pair.target.text),
-            ]
-            for a, mixed, b, pair in zip(plain[0], images, plain[1], pairs, strict=False)
-        ],
-        column_titles=["Source A", "A with the [EOS] of B", "Target B"],
-    )
+
     return Finding(
         claims=(
             claim(
                 "The image follows the owner of the [EOS] rather than that of the words.",
                 paper="the image follows B, with traces of A's words",
-                quantity=f"{title}: target minus source",
-                found=found,
+                quantity=f"{subject.alignments[subject.primary].title}: target minus source",
+                found=bootstrap(lead),
                 rule=RULE,
                 if_not="The words may carry as much as the [EOS] where the text encoder is shallow; "
                 "A3 (words or [EOS] blanked) on the same model tells the two apart.",
             ),
         ),
-        table=columns(tidy_scores(subject, pairs, scores)),
-        summaries=(_by_alignment(subject, scores), _by_kind(subject, pairs, scores)),
-        charts=(_chart(subject, scores),),
+        table=columns(tidy(subject, scores)),
+        summaries=(
+            by_alignment(subject, scores),
+            by_kind(
+                {
+                    f"{subject.alignments[name].title}: {TARGET} minus {SOURCE}": scores.lead(name, MIXED)
+                    for name in scores.values
+                },
+                [pair.target for pair in pairs],
+                "The kind is that of the target's attribute.",
+            ),
+        ),
+        charts=(_chart(subject, scores, pairs),),
         pictures=(
-            Picture(
+            picture(
                 "switched",
-                sheet,
-                f"The first {few.stop} pairs, one seed each, none selected.",
-                "Rows of three pictures: the source prompt's, the one with exchanged [EOS], the target prompt's.",
+                {"Source A": plain[0], MIXED: images[few], "Target B": plain[1]},
+                [label(pair) for pair in pairs[few]],
+                "The plain prompts on both sides of the switched one, all of one seed.",
+                few=SHOWN,
             ),
         ),
         method=f"{len(pairs)} pairs that share neither noun nor attribute, one image each. The [EOS] and all padding "
         "positions of the source's embeddings are replaced by the target's, the n-th by the n-th. Each image is scored "
         "against both prompts; intervals are bootstrapped over pairs.",
-        evaluations=2 * subject.steps,
+        evaluations=cost(subject),
     )
 
 
-def _by_alignment(subject: Subject, scores: dict[str, tuple[np.ndarray, np.ndarray]]) -> Summary:
-    rows = []
-    for name, (source, target) in scores.items():
-        rows.append(
-            (
-                subject.alignments[name].title,
-                shown(bootstrap(source)),
-                shown(bootstrap(target)),
-                shown(bootstrap(target - source)),
-            )
-        )
-    return Summary(("alignment", "with the source A", "with the target B", "difference"), tuple(rows))
-
-
-def _by_kind(subject: Subject, pairs: Sequence[Pair], scores: dict[str, tuple[np.ndarray, np.ndarray]]) -> Summary:
-    """Is it the same for colours and textures?"""
+def _chart(subject: Subject, scores: Scores, pairs: Sequence[Pair]) -> Chart:
+    """Each image as a point: alignment with the target over that with the source, a marker for each kind."""
     kinds = np.array([pair.target.source for pair in pairs])
-    rows = []
-    for name, (source, target) in scores.items():
-        for kind in sorted(set(kinds)):
-            mine = (target - source)[kinds == kind]
-            rows.append(
-                (
-                    subject.alignments[name].title,
-                    kind,
-                    str(len(mine)),
-                    shown(bootstrap(mine)) if len(mine) > 1 else "too few",
-                )
-            )
-    return Summary(
-        ("alignment", "kind of the target", "n", "target minus source"), tuple(rows), "By kind of attribute."
-    )
-
-
-def _chart(subject: Subject, scores: dict[str, tuple[np.ndarray, np.ndarray]]) -> Chart:
-    n = len(scores[subject.primary][0])
-    with charts.figure(len(scores), width=2.4 * len(scores) + 0.6, height=3.0) as (drawn, axes):
-        for axis, (name, sides) in zip(axes, scores.items(), strict=True):
-            for place, (side, values) in enumerate(zip(("source A", "target B"), sides, strict=True)):
-                _point(axis, place, bootstrap(values), place)
-            axis.set(
-                title=subject.alignments[name].title,
-                xticks=[0, 1],
-                xlim=(-0.6, 1.6),
-                ylabel=subject.alignments[name].unit,
-            )
-            axis.set_xticklabels(["source A", "target B"])
+    with charts.figure(len(scores.values), height=3.9) as (drawn, axes):
+        for axis, alignment in zip(axes, scores.values, strict=True):
+            source, target = (scores.of(alignment, MIXED, side) for side in (SOURCE, TARGET))
+            for style, kind in enumerate(sorted(set(kinds))):
+                colour, _, marker = charts.STYLES[style % len(charts.STYLES)]
+                here = kinds == kind
+                axis.scatter(source[here], target[here], color=colour, marker=marker, s=22, alpha=0.6, label=kind)
+            axis.axline((source.mean(),) * 2, slope=1, color="#777777", linewidth=1, linestyle=":")
+            axis.set_aspect("equal", adjustable="datalim")
+            unit = subject.alignments[alignment].unit
+            axis.set_title(textwrap.fill(subject.alignments[alignment].title, 26))
+            axis.set(xlabel=f"with {SOURCE} ({unit})", ylabel=f"with {TARGET} ({unit})")
+        drawn.legend(
+            *axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=7, title="attribute of the target"
+        )
         image = charts.svg(drawn)
-    source, target = (bootstrap(side) for side in scores[subject.primary])
+    lead = scores.lead(subject.primary, MIXED)
     return Chart(
         "alignment",
         image,
-        f"Alignment of the images with the owner of the words and with the owner of the [EOS]; mean and 95% interval, n = {n} pairs.",
-        f"By {subject.alignments[subject.primary].title} the images score {source.estimate:.2f} with the source "
-        f"and {target.estimate:.2f} with the target.",
+        f"Each point is an image: its alignment with the owner of the [EOS] over that with the owner of the words, "
+        f"n = {len(lead)} pairs. Above the dotted diagonal the [EOS] wins.",
+        f"By {subject.alignments[subject.primary].title}, {(lead > 0).sum()} of {len(lead)} images lie above the "
+        f"diagonal, nearer to the target, and {(lead < 0).sum()} below.",
     )
-
-
-def _point(axis, x: float, found: Interval, style: int) -> None:
-    colour, _, marker = charts.STYLES[style]
-    reach = [[found.estimate - found.low], [found.high - found.estimate]]
-    axis.errorbar([x], [found.estimate], yerr=reach, color=colour, marker=marker, capsize=4)
 
 
 STUDY: Final = Study(

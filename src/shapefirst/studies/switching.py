@@ -7,18 +7,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Final
 
-import numpy as np
 from PIL import Image
 
 from shapefirst.denoising import Embeddings
 from shapefirst.embeddings import switch_eos
-from shapefirst.prompts import Pair
+from shapefirst.prompts import Pair, Prompt
+from shapefirst.studies.conditions import Scores, measure
 from shapefirst.studies.subject import Subject
 from shapefirst.tokens import Positions
 
-__all__ = ["Switched", "encode_pairs", "score_both", "tidy_scores"]
+__all__ = ["SOURCE", "TARGET", "Switched", "cost", "encode_pairs", "label", "measure_pairs", "seen_eos"]
+
+#: The sides of a pair, as tables and charts name them.
+SOURCE: Final = "source A"
+TARGET: Final = "target B"
 
 
 @dataclass(frozen=True)
@@ -48,39 +52,25 @@ def encode_pairs(subject: Subject, pairs: Sequence[Pair]) -> Switched:
     )
 
 
-def score_both(
-    subject: Subject, images: Sequence[Image.Image], pairs: Sequence[Pair]
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Alignment's name -> the images' scores (B,) against their sources, and against their targets."""
-    of_source = subject.scores(images, [pair.source for pair in pairs])
-    of_target = subject.scores(images, [pair.target for pair in pairs])
-    return {name: (of_source[name], of_target[name]) for name in of_source}
+def measure_pairs(subject: Subject, images: Mapping[str, Sequence[Image.Image]], pairs: Sequence[Pair]) -> Scores:
+    """Each condition's images, scored against their sources and against their targets."""
+    sides: dict[str, Sequence[Prompt]] = {
+        SOURCE: [pair.source for pair in pairs],
+        TARGET: [pair.target for pair in pairs],
+    }
+    return measure(subject, images, sides)
 
 
-def tidy_scores(
-    subject: Subject,
-    pairs: Sequence[Pair],
-    scores: Mapping[str, tuple[np.ndarray, np.ndarray]],
-    **condition: Any,
-) -> list[dict[str, Any]]:
-    """One row for each pair, alignment and side, with the columns of ``condition`` added."""
-    rows = []
-    for name, sides in scores.items():
-        for i, pair in enumerate(pairs):
-            for side, prompt, score in zip(
-                ("source", "target"), (pair.source, pair.target), (s[i] for s in sides), strict=True
-            ):
-                rows.append(
-                    {
-                        "pair": i,
-                        "seed": subject.seed + i,
-                        "source": pair.source.text,
-                        "target": pair.target.text,
-                        "alignment": name,
-                        "side": side,
-                        "kind": prompt.source,
-                        "score": float(score),
-                        **condition,
-                    }
-                )
-    return rows
+def seen_eos(embeddings: Embeddings, at: Sequence[Positions]) -> list[tuple[int, ...]]:
+    """The [EOS] positions that the denoiser sees: with all padding, or the end token alone where padding is masked."""
+    return [places.paper_eos if embeddings.text_mask is None else places.eos for places in at]
+
+
+def label(pair: Pair) -> str:
+    """Two lines that name a pair beside its pictures."""
+    return f"{pair.source.text}\nwith the [EOS] of: {pair.target.text}"
+
+
+def cost(subject: Subject, steps: int | None = None) -> int:
+    """Denoiser evaluations of ``steps`` steps with text, by default of a whole run: two a step under guidance."""
+    return (2 if subject.guidance_scale > 1 else 1) * (subject.steps if steps is None else steps)

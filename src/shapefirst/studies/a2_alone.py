@@ -1,0 +1,123 @@
+"""A2: what does one class of tokens say by itself? [SOS] alone, words alone, [EOS] alone; zeros everywhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+from shapefirst.embeddings import Places, keep_only
+from shapefirst.prompts import Prompt
+from shapefirst.studies.conditions import Scores, by_alignment, by_kind, chart, measure, picture, tidy
+from shapefirst.studies.finding import Claim, Finding, Study, claim
+from shapefirst.studies.statistics import Rule, bootstrap
+from shapefirst.studies.subject import Subject
+from shapefirst.studies.switching import cost, seen_eos
+from shapefirst.studies.tables import columns
+
+#: [EOS] alone gives more of the prompt than [SOS] alone.
+RULE_EOS: Final = Rule("above", 0.0)
+#: [EOS] alone gives the prompt rather than another one of the set.
+RULE_CHANCE: Final = Rule("above", 0.0)
+#: [SOS] alone keeps less than a quarter of the untouched prompt's alignment above chance.
+RULE_SOS: Final = Rule("below", 0.0)
+SHARE: Final = 0.25
+
+SOS, EOS, WORDS, UNTOUCHED = "[SOS] alone", "[EOS] alone", "words alone", "untouched"
+CHANCE, PROMPT = "an unrelated prompt", "the prompt"
+
+
+def unrelated(prompts: Sequence[Prompt]) -> list[Prompt]:
+    """For each prompt the next one of the set that shares no word of content with it; the very next if none does."""
+    others = []
+    for i, prompt in enumerate(prompts):
+        ahead = [*prompts[i + 1 :], *prompts[:i]]
+        free = (other for other in ahead if prompt.content.isdisjoint(other.content))
+        others.append(next(free, (ahead or [prompt])[0]))
+    return others
+
+
+def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
+    """Images of prompts of which one class of tokens is left, scored against the prompt and an unrelated one."""
+    whole, at, seeds = subject.encode(prompts), subject.positions(prompts), subject.seeds(len(prompts))
+    kept: dict[str, Places] = {SOS: [p.sos for p in at]} if all(p.sos for p in at) else {}
+    kept |= {EOS: seen_eos(whole, at), WORDS: [p.sem for p in at]}
+    subject.meter.expect(cost(subject) * (len(kept) + 1) * len(prompts))
+
+    images = {
+        name: subject.sample(replace(whole, text=keep_only(whole.text, places)), seeds) for name, places in kept.items()
+    }
+    images[UNTOUCHED] = subject.sample(whole, seeds)
+    scores = measure(subject, images, {CHANCE: unrelated(prompts), PROMPT: prompts})
+    return Finding(
+        claims=_claims(subject, scores, SOS in kept),
+        table=columns(tidy(subject, scores)),
+        summaries=(
+            by_alignment(subject, scores, "Chance is an unrelated prompt of the set."),
+            by_kind(
+                {name: scores.lead(subject.primary, name) for name in scores.conditions},
+                prompts,
+                f"{subject.alignments[subject.primary].title} with the prompt, less that with an unrelated one.",
+            ),
+        ),
+        charts=(
+            chart(subject, scores, "Alignment with the prompt and, for chance, with an unrelated prompt of the set."),
+        ),
+        pictures=(picture("alone", images, [p.text for p in prompts], "One class of tokens kept, zeros elsewhere."),),
+        method=f"{len(prompts)} prompts, one image each, all conditions of a prompt from one seed. Embeddings at all "
+        "other positions are zeros, which a denoiser still attends to; [EOS] includes the padding where the denoiser "
+        "sees it. Chance is the same image's alignment with another prompt of the set that shares no word with its own."
+        + (
+            ""
+            if SOS in kept
+            else " This text encoder puts no [SOS] before the words: what is said about [SOS] alone does not apply. "
+            "The mask of the padding stays the prompt's."
+        ),
+        evaluations=cost(subject) * len(images),
+    )
+
+
+def _claims(subject: Subject, scores: Scores, has_sos: bool) -> tuple[Claim, ...]:
+    primary, title = subject.primary, subject.alignments[subject.primary].title
+    gives = claim(
+        "[EOS] alone gives the prompt.",
+        paper="[EOS] alone gives the prompt",
+        quantity=f"{title}, [EOS] alone: with the prompt minus with an unrelated one",
+        found=bootstrap(scores.lead(primary, EOS)),
+        rule=RULE_CHANCE,
+        if_not="Zeros at the other positions may be further from anything the denoiser was trained on than its prompts "
+        "are from each other; A3's noise in their place would tell.",
+    )
+    if not has_sos:
+        return (gives,)
+    more = claim(
+        "[EOS] alone gives more of the prompt than [SOS] alone.",
+        paper="[SOS] alone: unrelated images; [EOS] alone: the prompt",
+        quantity=f"{title} with the prompt: [EOS] alone minus [SOS] alone",
+        found=bootstrap(scores.of(primary, EOS, PROMPT) - scores.of(primary, SOS, PROMPT)),
+        rule=RULE_EOS,
+        if_not="If [EOS] alone does not give the prompt either, zeros elsewhere may have broken both; "
+        "A3's noise in their place would tell.",
+    )
+    nothing = claim(
+        f"[SOS] alone gives unrelated images: it keeps less than {SHARE:.0%} of the prompt's alignment above chance.",
+        paper="[SOS] alone: unrelated images",
+        quantity=f"{title} above chance: [SOS] alone minus {SHARE:g} of the untouched prompt",
+        found=bootstrap(scores.lead(primary, SOS) - SHARE * scores.lead(primary, UNTOUCHED)),
+        rule=RULE_SOS,
+        if_not="[SOS] cannot know the prompt where the text encoder is causal; a wide interval comes from few "
+        "prompts or from a model that hardly follows its prompts, which more prompts would tell apart.",
+    )
+    return more, gives, nothing
+
+
+STUDY: Final = Study(
+    name="a2",
+    title="[SOS] alone, [EOS] alone",
+    question="What does the model draw if only the [SOS], only the words or only the [EOS] carry anything?",
+    paper="[SOS] alone gives unrelated images, [EOS] alone gives the prompt.",
+    needs="prompts",
+    count=15,
+    quick=4,
+    run=run,
+)

@@ -1,0 +1,179 @@
+"""The alignment of images made under several conditions: what the studies that edit a prompt share.
+
+    images = {condition: n images},   sides = {side: n prompts}   ->   scores.of(alignment, condition, side): (n,)
+
+A side is what the images are scored against: the source and the target of each pair, say, or the prompt itself.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from shapefirst.prompts import Prompt
+from shapefirst.sheets import Cell, contact_sheet
+from shapefirst.studies import charts
+from shapefirst.studies.finding import Chart, Picture, Summary
+from shapefirst.studies.statistics import Interval, bootstrap
+from shapefirst.studies.subject import Subject
+from shapefirst.studies.tables import shown
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["Scores", "by_alignment", "by_kind", "chart", "dots", "measure", "picture", "tidy"]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of n images under each of C conditions, against each of S sides.
+
+    Attributes:
+        conditions: C names, in the order of tables and charts.
+        sides: Side's name -> the n prompts that images are scored against.
+        values: Alignment's name -> (n, C, S) float64.
+    """
+
+    conditions: tuple[str, ...]
+    sides: Mapping[str, Sequence[Prompt]]
+    values: Mapping[str, np.ndarray]
+
+    def of(self, alignment: str, condition: str, side: str) -> np.ndarray:
+        """(n,) scores."""
+        scores: np.ndarray = self.values[alignment][:, self.conditions.index(condition), list(self.sides).index(side)]
+        return scores
+
+    def lead(self, alignment: str, condition: str) -> np.ndarray:
+        """(n,), by how much each image's score with the last side exceeds that with the first."""
+        first, *_, last = self.sides
+        return self.of(alignment, condition, last) - self.of(alignment, condition, first)
+
+
+def measure(
+    subject: Subject, images: Mapping[str, Sequence[Image.Image]], sides: Mapping[str, Sequence[Prompt]]
+) -> Scores:
+    """Scores each condition's images against each side's prompts, by all of the subject's alignments."""
+    found = [[subject.scores(made, prompts) for prompts in sides.values()] for made in images.values()]
+    values = {
+        name: np.stack([np.stack([scores[name] for scores in row], axis=-1) for row in found], axis=1)
+        for name in subject.alignments
+    }
+    return Scores(tuple(images), dict(sides), values)
+
+
+def tidy(
+    subject: Subject, scores: Scores, details: Mapping[str, Mapping[str, Any]] | None = None
+) -> list[dict[str, Any]]:
+    """One row for each image, alignment and side. ``details``: condition -> further columns, the same for all."""
+    rows = []
+    for alignment, values in scores.values.items():
+        for c, condition in enumerate(scores.conditions):
+            for s, (side, prompts) in enumerate(scores.sides.items()):
+                for i, prompt in enumerate(prompts):
+                    rows.append(
+                        {
+                            "number": i,
+                            "seed": subject.seed + i,
+                            "condition": condition,
+                            **(details or {}).get(condition, {}),
+                            "alignment": alignment,
+                            "side": side,
+                            "prompt": prompt.text,
+                            "kind": prompt.source,
+                            "score": float(values[i, c, s]),
+                        }
+                    )
+    return rows
+
+
+def by_alignment(subject: Subject, scores: Scores, caption: str = "") -> Summary:
+    """Means with intervals: a row for each alignment and condition, a column for each side and for the last's lead."""
+    sides = list(scores.sides)
+    lead = [f"{sides[-1]} minus {sides[0]}"] if len(sides) > 1 else []
+    rows = []
+    for alignment in scores.values:
+        for condition in scores.conditions:
+            cells = [scores.of(alignment, condition, side) for side in sides]
+            cells += [scores.lead(alignment, condition)] if lead else []
+            title = subject.alignments[alignment].title
+            rows.append((title, condition, *(shown(bootstrap(cell)) for cell in cells)))
+    return Summary(("alignment", "images", *sides, *lead), tuple(rows), caption)
+
+
+def by_kind(quantities: Mapping[str, np.ndarray], prompts: Sequence[Prompt], caption: str = "") -> Summary:
+    """Means with intervals of (n,) quantities, a column for each kind of attribute that the n prompts have."""
+    kinds = np.array([prompt.source for prompt in prompts])
+    names = sorted(set(kinds))
+    rows = []
+    for name, values in quantities.items():
+        parts = [values[kinds == kind] for kind in names]
+        rows.append((name, *(shown(bootstrap(mine)) if len(mine) > 1 else "too few" for mine in parts)))
+    heads = (f"{kind}, n = {(kinds == kind).sum()}" for kind in names)
+    return Summary(("by kind of attribute", *heads), tuple(rows), caption)
+
+
+def dots(axis: Axes, found: Sequence[Interval], places: Sequence[float], *, style: int, label: str = "") -> None:
+    """Estimates along x as dots with their intervals, at the heights ``places``."""
+    colour, _, marker = charts.STYLES[style % len(charts.STYLES)]
+    middle = np.array([f.estimate for f in found])
+    # A percentile interval need not hold its estimate; a bar cannot have a negative length.
+    reach = np.maximum([middle - [f.low for f in found], [f.high for f in found] - middle], 0)
+    axis.errorbar(
+        middle, places, xerr=reach, color=colour, marker=marker, linestyle="none", capsize=3, label=label or None
+    )
+
+
+def chart(subject: Subject, scores: Scores, caption: str, name: str = "alignment") -> Chart:
+    """A panel for each alignment: a line for each condition, the first on top, with a dot for each side."""
+    lines = np.arange(len(scores.conditions))[::-1]
+    apart = 0.16 * (np.arange(len(scores.sides)) - (len(scores.sides) - 1) / 2)
+    with charts.figure(len(scores.values), height=1.5 + 0.42 * len(lines)) as (drawn, axes):
+        for axis, alignment in zip(axes, scores.values, strict=True):
+            for s, side in enumerate(scores.sides):
+                found = [bootstrap(scores.of(alignment, condition, side)) for condition in scores.conditions]
+                dots(axis, found, lines - apart[s], style=s, label=side)
+            axis.set_yticks(lines, scores.conditions if axis is axes[0] else [""] * len(lines))
+            axis.set_ylim(-0.6, len(lines) - 0.4)
+            axis.set_xlabel(
+                f"{textwrap.fill(subject.alignments[alignment].title, 26)}\n({subject.alignments[alignment].unit})"
+            )
+        if len(scores.sides) > 1:
+            drawn.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(scores.sides))
+        image = charts.svg(drawn)
+    alignment, n = subject.primary, len(scores.values[subject.primary])
+    heard = "; ".join(
+        f"{condition}: "
+        + ", ".join(f"{scores.of(alignment, condition, side).mean():.2f} {side}" for side in scores.sides)
+        for condition in scores.conditions
+    )
+    return Chart(
+        name,
+        image,
+        f"{caption} Mean over prompts and 95% interval, n = {n}.",
+        f"Mean {subject.alignments[alignment].title}: {heard}.",
+    )
+
+
+def picture(
+    name: str, images: Mapping[str, Sequence[Image.Image]], labels: Sequence[str], caption: str, few: int = 4
+) -> Picture:
+    """The first few images of each condition: a row for each label, a column for each condition."""
+    few = min(few, len(labels))
+    sheet = contact_sheet(
+        [[Cell(made[i]) for made in images.values()] for i in range(few)],
+        column_titles=list(images),
+        row_titles=list(labels[:few]),
+        picture_width=192 if len(images) <= 5 else 128,
+    )
+    first_lines = ", ".join(label.splitlines()[0] for label in labels[:few])
+    return Picture(
+        name,
+        sheet,
+        f"{caption} The first {few} of {len(labels)}, one seed each, none selected.",
+        f"{few} rows of pictures ({first_lines}) in {len(images)} columns: {', '.join(images)}.",
+    )

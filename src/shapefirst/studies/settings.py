@@ -1,0 +1,117 @@
+"""Guidance scales and numbers of steps, and what is measured in each of them for X1.
+
+    settings = {w = 2, 4, 7.5, 12 at all steps} and {a fifth, two fifths of the steps at the run's own w}
+
+The image without any text does not depend on w: it is made once for each number of steps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import numpy as np
+from PIL import Image
+
+from shapefirst.denoising import Embeddings
+from shapefirst.metrics import l1
+from shapefirst.prompts import Pair, Prompt
+from shapefirst.schedule import TextSchedule
+from shapefirst.studies.conditions import Scores, measure
+from shapefirst.studies.subject import Branch, Subject
+
+__all__ = [
+    "DROPPED",
+    "FIRST",
+    "FULL",
+    "SECOND",
+    "Setting",
+    "distances",
+    "evaluations",
+    "settings",
+    "two_objects",
+    "under",
+    "with_two_objects",
+]
+
+SCALES: Final = (2.0, 4.0, 7.5, 12.0)
+#: Of the run's steps: 10 and 20 of 50.
+SHARES: Final = (0.2, 0.4)
+FULL, DROPPED = "text in all steps", "text in the first half"
+FIRST, SECOND = "first object", "second object"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A guidance scale and a number of steps."""
+
+    scale: float
+    steps: int
+
+    @property
+    def half(self) -> int:
+        return (self.steps + 1) // 2
+
+    def __str__(self) -> str:
+        return f"w = {self.scale:g}, {self.steps} steps"
+
+
+def settings(subject: Subject) -> list[Setting]:
+    """The subject's own first, then the others, each once."""
+    scales = [Setting(w, subject.steps) for w in SCALES]
+    numbers = [Setting(subject.guidance_scale, max(2, round(share * subject.steps))) for share in SHARES]
+    return list(dict.fromkeys([Setting(subject.guidance_scale, subject.steps), *scales, *numbers]))
+
+
+def evaluations(subject: Subject) -> tuple[int, int]:
+    """Denoiser evaluations per pair: as done here, and if no run shared its first steps or its lack of text."""
+    every = settings(subject)
+    textless = {s.steps for s in every}
+    # Switched and fully guided, two a step; the branch that drops the text half-way, one a step. Then the two objects.
+    done = sum(5 * s.steps - s.half for s in every) + sum(textless) + 3 * every[0].steps - every[0].half
+    apart = sum(6 * s.steps + s.half for s in every) + 3 * every[0].steps + every[0].half
+    return done, apart
+
+
+def two_objects(pair: Pair) -> Prompt:
+    """ "a red car and a blue star"."""
+    source, target = pair.source, pair.target
+    return Prompt(f"{source.text} and {target.text}", source.phrases + target.phrases, "complex")
+
+
+def under(subject: Subject, setting: Setting) -> Subject:
+    """The subject in this setting; its meter is the same."""
+    return replace(subject, steps=setting.steps, guidance_scale=setting.scale)
+
+
+def distances(subject: Subject, every: Sequence[Setting], prompts: Embeddings, seeds: Sequence[int]) -> np.ndarray:
+    """(n, settings, 2): L1 to the fully guided image, of the one with text in the first half and of the one without."""
+    textless: dict[int, list[Image.Image]] = {}  # w has no part in them
+    found = []
+    for setting in every:
+        there = under(subject, setting)
+        full, dropped = _full_and_dropped(there, prompts, seeds, setting.half)
+        if setting.steps not in textless:
+            textless[setting.steps] = there.sample(prompts, seeds, schedule=TextSchedule.never())
+        compared = zip(full, dropped, textless[setting.steps], strict=True)
+        found.append([(l1(late, whole), l1(none, whole)) for whole, late, none in compared])
+    return np.array(found).transpose(1, 0, 2)
+
+
+def _full_and_dropped(
+    subject: Subject, embeddings: Embeddings, seeds: Sequence[int], half: int
+) -> tuple[list[Image.Image], list[Image.Image]]:
+    """Images with the text in all steps, and in the first ``half`` of them."""
+    branches = {DROPPED: lambda k: Branch(schedule=TextSchedule.until(k))}
+    full, forked = subject.fork(embeddings, seeds, [half], branches)
+    return full, forked[DROPPED, half]
+
+
+def with_two_objects(subject: Subject, pairs: Sequence[Pair]) -> tuple[dict[str, list[Image.Image]], Scores]:
+    """Pictures of both things of a pair, scored against each of them alone."""
+    embeddings = subject.encode([two_objects(pair) for pair in pairs])
+    full, dropped = _full_and_dropped(subject, embeddings, subject.seeds(len(pairs)), settings(subject)[0].half)
+    images = {FULL: full, DROPPED: dropped}
+    sides = {FIRST: [pair.source for pair in pairs], SECOND: [pair.target for pair in pairs]}
+    return images, measure(subject, images, sides)

@@ -1,0 +1,258 @@
+"""X1: does it hold elsewhere? What the paper does not ask.
+
+F4 and F6 again for other guidance scales and numbers of steps, for colours against textures, and for the first against
+the second object of a prompt.
+
+    F6 = L1(text in [0, N/2), text in all steps) / L1(text in no step, text in all steps)
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from shapefirst.prompts import Pair, Prompt
+from shapefirst.studies import charts
+from shapefirst.studies.conditions import Scores, by_kind, dots, picture, tidy
+from shapefirst.studies.finding import Chart, Claim, DoesNotApply, Finding, Study, Summary, claim
+from shapefirst.studies.settings import (
+    DROPPED,
+    FIRST,
+    FULL,
+    SECOND,
+    Setting,
+    distances,
+    evaluations,
+    settings,
+    two_objects,
+    under,
+    with_two_objects,
+)
+from shapefirst.studies.statistics import Rule, bootstrap, ratio_of_means
+from shapefirst.studies.subject import Subject
+from shapefirst.studies.switching import SOURCE, encode_pairs, label, measure_pairs
+from shapefirst.studies.tables import columns, shown
+
+#: F4 in every setting: the smallest of the settings' means of target minus source.
+RULE_SWITCH: Final = Rule("above", 0.0)
+#: F6 in every setting: text in the first half of the steps takes the image more than half of the way, so that even
+#: the largest remaining distance is below half of that without text.
+RULE_DROP: Final = Rule("below", 0.5)
+#: F4 for every kind of attribute: the smaller of the kinds' means of target minus source.
+RULE_KINDS: Final = Rule("above", 0.0)
+#: Dropping the text half-way costs the second object more than the first.
+RULE_ORDER: Final = Rule("above", 0.0)
+
+PAPER: Final = "not asked"
+
+
+def run(subject: Subject, pairs: Sequence[Pair]) -> Finding:
+    """All settings with single prompts, then the prompts of two objects in the subject's own setting."""
+    if subject.steps < 2:
+        raise DoesNotApply("A run of 1 step has no first half: take 2 steps or more.")
+    if subject.guidance_scale <= 1:
+        raise DoesNotApply(f"There is no guidance at w = {subject.guidance_scale:g}, so that no text can be dropped.")
+    done, apart = evaluations(subject)
+    subject.meter.expect(done * len(pairs))
+    sides, seeds, every = encode_pairs(subject, pairs), subject.seeds(len(pairs)), settings(subject)
+
+    switched = {str(s): under(subject, s).sample(sides.switched(), seeds) for s in every}
+    scores = measure_pairs(subject, switched, pairs)
+    leads = np.stack([scores.lead(subject.primary, str(s)) for s in every], axis=1)
+    l1s = distances(subject, every, sides.source, seeds)
+    both, objects = with_two_objects(subject, pairs)
+
+    targets = [pair.target for pair in pairs]
+    return Finding(
+        claims=_claims(subject, leads, l1s, targets, objects),
+        table=columns(_rows(subject, every, scores, l1s, objects)),
+        summaries=(
+            _by_setting(every, leads, l1s),
+            by_kind(
+                {f"target minus source, {s}": leads[:, i] for i, s in enumerate(every)}
+                | {"mean of all settings": leads.mean(axis=1)},
+                targets,
+                f"{subject.alignments[subject.primary].title}; the kind is that of the target's attribute.",
+            ),
+            _by_object(subject, objects),
+        ),
+        charts=(_chart(subject, every, leads, l1s),),
+        pictures=(
+            picture("settings", switched, [label(pair) for pair in pairs], "The switched prompts in every setting."),
+            picture("two-objects", both, [two_objects(pair).text for pair in pairs], "Prompts of two objects."),
+        ),
+        method=f"{len(pairs)} pairs that share neither noun nor attribute, one seed each, the same in every setting. "
+        "F4: the source with the target's [EOS], scored against both. F6: the source with the text in the first "
+        "half of the steps only, its L1 distance to the fully guided image relative to that of the image without "
+        "any text; ratios are of means over pairs. Two objects: 'A and B' of each pair, with the text in all or in the "
+        "first half of the steps, scored against A alone and against B alone. The smallest or largest of several "
+        "settings or kinds is found anew in each bootstrap draw.",
+        evaluations=done,
+        evaluations_apart=apart,
+    )
+
+
+def smallest_mean(x: np.ndarray) -> float:
+    """(n, settings) -> the smallest of the settings' means."""
+    return float(x.mean(axis=0).min())
+
+
+def largest_ratio(x: np.ndarray) -> float:
+    """(n, settings, 2) -> the largest of the settings' ratios of means."""
+    return float(np.max([ratio_of_means(x[:, i]) for i in range(x.shape[1])]))
+
+
+def smallest_kind(x: np.ndarray) -> float:
+    """(n, 2), a value and the number of its kind -> the smallest of the kinds' means."""
+    return float(min(x[x[:, 1] == kind, 0].mean() for kind in np.unique(x[:, 1])))
+
+
+def _losses(objects: Scores, alignment: str) -> dict[str, np.ndarray]:
+    """Object -> (n,), how much of its alignment goes with the text."""
+    return {side: objects.of(alignment, FULL, side) - objects.of(alignment, DROPPED, side) for side in (FIRST, SECOND)}
+
+
+def _claims(
+    subject: Subject, leads: np.ndarray, l1s: np.ndarray, targets: Sequence[Prompt], objects: Scores
+) -> tuple[Claim, ...]:
+    title = subject.alignments[subject.primary].title
+    claims = [
+        claim(
+            "The [EOS] wins at every guidance scale and number of steps.",
+            paper=PAPER,
+            quantity=f"{title}: target minus source, the smallest of {leads.shape[1]} settings",
+            found=bootstrap(leads, smallest_mean),
+            rule=RULE_SWITCH,
+            if_not="Weak guidance hardly follows any prompt; the plain prompts' alignment in the same setting would "
+            "tell whether it is the [EOS] that fails there.",
+        ),
+        claim(
+            "Text in the first half of the steps takes the image more than half of the way, at every guidance scale "
+            "and number of steps.",
+            paper=PAPER,
+            quantity=f"L1 to the fully guided image relative to no text, the largest of {leads.shape[1]} settings",
+            found=bootstrap(l1s, largest_ratio),
+            rule=RULE_DROP,
+            if_not="Stronger guidance may go on shifting contrast and colour to the end; F6 with keep='text' in the "
+            "same setting would tell that from content.",
+        ),
+    ]
+    numbers = {kind: i for i, kind in enumerate(sorted({prompt.source for prompt in targets}))}
+    kinds = np.array([numbers[prompt.source] for prompt in targets])
+    if len(numbers) > 1 and min(np.bincount(kinds)) > 1:
+        claims.append(
+            claim(
+                f"The [EOS] wins for each kind of attribute: {', '.join(numbers)}.",
+                paper=PAPER,
+                quantity=f"{title}: target minus source, mean of all settings, the smallest of {len(numbers)} kinds",
+                found=bootstrap(np.stack([leads.mean(axis=1), kinds], axis=1), smallest_kind),
+                rule=RULE_KINDS,
+                if_not="The model may not know one kind: its alignment on plain prompts of that kind would tell.",
+            )
+        )
+    losses = _losses(objects, subject.primary)
+    claims.append(
+        claim(
+            "Dropping the text half-way costs the second object of a prompt more than the first.",
+            paper=PAPER,
+            quantity=f"{title}: loss of the second object minus that of the first",
+            found=bootstrap(losses[SECOND] - losses[FIRST]),
+            rule=RULE_ORDER,
+            if_not="Both may be settled by then, so that neither loses anything; an earlier drop (N/5) would tell.",
+        )
+    )
+    return tuple(claims)
+
+
+def _rows(
+    subject: Subject, every: Sequence[Setting], scores: Scores, l1s: np.ndarray, objects: Scores
+) -> list[dict[str, Any]]:
+    """Alignments and L1 l1s in one tidy table: ``alignment`` says which, ``side`` against what."""
+    own, sources = every[0], scores.sides[SOURCE]
+    rows = tidy(subject, scores, {str(s): {"scale": s.scale, "steps": s.steps} for s in every})
+    for s, setting in enumerate(every):
+        for name, measured in zip((DROPPED, "no text"), l1s[:, s].T, strict=True):
+            for i, prompt in enumerate(sources):
+                rows.append(
+                    {
+                        "number": i,
+                        "seed": subject.seed + i,
+                        "condition": name,
+                        "scale": setting.scale,
+                        "steps": setting.steps,
+                        "alignment": "L1",
+                        "side": "fully guided image",
+                        "prompt": prompt.text,
+                        "kind": prompt.source,
+                        "score": float(measured[i]),
+                    }
+                )
+    both = {name: {"scale": own.scale, "steps": own.steps} for name in (FULL, DROPPED)}
+    return rows + tidy(subject, objects, both)
+
+
+def _by_setting(every: Sequence[Setting], leads: np.ndarray, l1s: np.ndarray) -> Summary:
+    rows = []
+    for s, setting in enumerate(every):
+        relative = bootstrap(l1s[:, s], ratio_of_means)
+        rows.append((str(setting), shown(bootstrap(leads[:, s])), str(setting.half), shown(relative)))
+    return Summary(
+        ("setting", "F4: target minus source", "F6: text in the first", "F6: L1 relative to no text"), tuple(rows)
+    )
+
+
+def _by_object(subject: Subject, objects: Scores) -> Summary:
+    rows = []
+    for alignment in objects.values:
+        losses = _losses(objects, alignment)
+        for side in (FIRST, SECOND):
+            cells = [objects.of(alignment, name, side) for name in (FULL, DROPPED)] + [losses[side]]
+            rows.append((subject.alignments[alignment].title, side, *(shown(bootstrap(cell)) for cell in cells)))
+    return Summary(
+        ("alignment", "with the", FULL, DROPPED, "loss"), tuple(rows), "Prompts of two objects, 'A and B' of each pair."
+    )
+
+
+def _chart(subject: Subject, every: Sequence[Setting], leads: np.ndarray, l1s: np.ndarray) -> Chart:
+    lines = np.arange(len(every))[::-1]
+    alignment = subject.alignments[subject.primary]
+    with charts.figure(2, height=1.2 + 0.4 * len(every)) as (drawn, (switched, dropped)):
+        dots(switched, [bootstrap(leads[:, s]) for s in range(len(every))], lines, style=0)
+        dots(dropped, [bootstrap(l1s[:, s], ratio_of_means) for s in range(len(every))], lines, style=1)
+        for axis, threshold in ((switched, RULE_SWITCH.threshold), (dropped, RULE_DROP.threshold)):
+            axis.axvline(threshold, color="#777777", linewidth=1, linestyle=":")
+            axis.set_ylim(-0.6, len(every) - 0.4)
+        switched.set_yticks(lines, [str(setting) for setting in every])
+        dropped.set_yticks(lines, [""] * len(every))
+        switched.set_title("F4, [EOS] switched")
+        switched.set_xlabel(f"{textwrap.fill(alignment.title, 36)}\ntarget minus source ({alignment.unit})")
+        dropped.set_title("F6, text in the first half only")
+        dropped.set_xlabel("L1 to the fully guided image,\nrelative to no text (ratio)")
+        image = charts.svg(drawn)
+    means, ratios = (
+        leads.mean(axis=0),
+        l1s[..., 0].mean(axis=0) / np.maximum(l1s[..., 1].mean(axis=0), 1e-9),
+    )
+    return Chart(
+        "settings",
+        image,
+        f"Each setting's mean and 95% interval, n = {len(leads)} pairs; the dotted lines are the rules' thresholds.",
+        f"Target minus source runs from {means.min():.2f} ({every[int(means.argmin())]}) to {means.max():.2f} "
+        f"({every[int(means.argmax())]}); the relative L1 from {ratios.min():.2f} ({every[int(ratios.argmin())]}) to "
+        f"{ratios.max():.2f} ({every[int(ratios.argmax())]}).",
+    )
+
+
+STUDY: Final = Study(
+    name="x1",
+    title="Does it hold elsewhere",
+    question="Are F4 and F6 the same for other guidance scales, steps, kinds of attribute and places in the prompt?",
+    paper="Not asked: w = 7.5 and 50 steps throughout.",
+    needs="pairs",
+    count=10,
+    quick=4,
+    run=run,
+)
