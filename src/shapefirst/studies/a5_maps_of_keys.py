@@ -1,0 +1,208 @@
+"""A5: do keys change the maps? A's maps against those with B's [EOS] keys, and against uniform attention.
+
+KL(plain || substituted)   and   KL(plain || uniform),   both on the same x_t, at each step
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+import torch
+
+from shapefirst.attention import kl_divergence, record, substitute
+from shapefirst.prompts import Pair
+from shapefirst.studies import charts
+from shapefirst.studies.conditions import by_kind
+from shapefirst.studies.finding import Chart, Finding, Study, Summary, claim
+from shapefirst.studies.maps import SIZE
+from shapefirst.studies.statistics import Rule, bootstrap, ratio_of_means
+from shapefirst.studies.subject import Subject, part
+from shapefirst.studies.switching import cost, encode_pairs
+from shapefirst.studies.tables import columns, shown
+from shapefirst.tokens import Positions
+
+#: The substituted keys move the maps less than making them uniform would.
+RULE: Final = Rule("below", 1.0)
+#: What a map is a distribution over: tokens, as its softmax makes it, or pixels, for each token by itself.
+OVER: Final[Mapping[str, str]] = {
+    "tokens": "over tokens",
+    "words": "over pixels, words' maps",
+    "eos": "over pixels, [EOS] maps",
+}
+#: Weights below this count as this much: one that underflowed to 0 would make a divergence infinite.
+LEAST = 1e-12
+
+
+def run(subject: Subject, pairs: Sequence[Pair]) -> Finding:
+    """Runs of the sources; at each step the text branch once more, on the same latents, with the targets' keys."""
+    sides = encode_pairs(subject, pairs)
+    subject.meter.expect((cost(subject) + subject.steps) * len(pairs))
+    seeds, other = subject.seeds(len(pairs)), sides.switched().text
+    kl = {name: np.zeros((2, len(pairs), subject.steps)) for name in OVER}
+    with record(subject.pipe, size=SIZE) as recorded:
+        for here in subject.batches(len(pairs)):
+            mine, at = part(sides.source, here), sides.at_source[here]
+            for step in subject.steps_of(mine, seeds[here]):
+                plain = recorded.text.pop(step.index)
+                with substitute(subject.pipe, other[here], [p.paper_eos for p in at], keys=True, values=False):
+                    # A fork without guidance evaluates the text branch alone, on this step's own latents.
+                    fork = subject.steps_of(mine, seeds[here], start=step, guidance_scale=1.0)
+                    next(fork)
+                    fork.close()
+                changed = recorded.text.pop(step.index)
+                for name, value in divergences(plain, changed, at, mine.text_mask).items():
+                    kl[name][:, here, step.index] = value
+    return report(subject, pairs, kl)
+
+
+def divergences(
+    plain: torch.Tensor, changed: torch.Tensor, at: Sequence[Positions], mask: torch.Tensor | None = None
+) -> dict[str, np.ndarray]:
+    """KL of the plain maps to the changed ones and to uniform ones, in nats.
+
+    Args:
+        plain: (B, L, h, w).
+        changed: The same shape.
+        at: Where the tokens of B prompts stand.
+        mask: (B, L), the tokens that can be attended to (T5); by default all. The uniform map is uniform over these.
+
+    Returns:
+        One of ``OVER`` -> (2, B): to the changed maps, to the uniform map. nan for a prompt without such tokens.
+    """
+    visible = torch.ones(plain.shape[:2]) if mask is None else mask.cpu().float()
+    plain, changed, uniform = (
+        x.clamp_min(LEAST) * visible[..., None, None] for x in (plain, changed, torch.ones_like(plain))
+    )
+    pixels = [kl_divergence(plain, q, over="pixels").numpy() for q in (changed, uniform)]
+    found = {"tokens": np.stack([kl_divergence(plain, q).numpy() for q in (changed, uniform)])}
+    for name, places in (("words", [p.sem for p in at]), ("eos", [p.paper_eos for p in at])):
+        seen = [[i for i in row if visible[b, i]] for b, row in enumerate(places)]
+        means = [[x[b, row].mean() if row else np.nan for b, row in enumerate(seen)] for x in pixels]
+        found[name] = np.array(means)
+    return found
+
+
+def report(subject: Subject, pairs: Sequence[Pair], kl: Mapping[str, np.ndarray]) -> Finding:
+    """What the divergences say.
+
+    Args:
+        subject: What was sampled.
+        pairs: n.
+        kl: One of ``OVER`` -> (2, n, N): to the maps with substituted keys, to the uniform map.
+    """
+    per_pair = {name: values.mean(2).T for name, values in kl.items()}
+    return Finding(
+        claims=(
+            claim(
+                "With the keys of B's [EOS], A's attention maps stay closer to what they were than to uniform ones.",
+                paper="consistently lower than the divergence to a uniform map",
+                quantity="KL to the maps with substituted keys over KL to the uniform map, over tokens",
+                found=bootstrap(per_pair["tokens"], ratio_of_means),
+                rule=RULE,
+                if_not="Maps that are nearly uniform to begin with (see F3) have little room below that measure; A4 on "
+                "the same model tells whether the keys also change the image.",
+            ),
+        ),
+        table=columns(_rows(subject, pairs, kl)),
+        summaries=(
+            _by_measure(kl, per_pair),
+            by_kind(
+                {
+                    "KL to substituted keys, in % of that to uniform": 100
+                    * (per_pair["tokens"][:, 0] / per_pair["tokens"][:, 1])
+                },
+                [pair.target for pair in pairs],
+                "The kind is that of the target's attribute.",
+            ),
+        ),
+        charts=(_chart(subject, kl),),
+        method=f"{len(pairs)} pairs that share neither noun nor attribute; the source's run of {subject.steps} steps. "
+        "At each step the text branch is evaluated once more on the same latents, with the keys of the [EOS] and all "
+        "padding positions from the target (the n-th for the n-th), the values left as they are. Two separate runs "
+        "would drift apart, and the maps would differ for that reason too. Maps are averaged over heads and layers "
+        "first; the divergence is taken from the plain map to the other one and averaged over pixels (each pixel's "
+        "weights over tokens, as the softmax makes them: the claim) or over tokens (each token's weights over pixels). "
+        "Which of them the paper means its public text does not say. Where padding is masked, uniform means uniform "
+        "over what is not. Intervals are bootstrapped over pairs.",
+        evaluations=cost(subject) + subject.steps,
+    )
+
+
+def _rows(subject: Subject, pairs: Sequence[Pair], kl: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
+    return [
+        {
+            "pair": i,
+            "seed": subject.seed + i,
+            "source": pair.source.text,
+            "target": pair.target.text,
+            "kind": pair.target.source,
+            "step": step,
+            "over": title,
+            "kl_substituted": float(kl[name][0, i, step]),
+            "kl_uniform": float(kl[name][1, i, step]),
+        }
+        for i, pair in enumerate(pairs)
+        for name, title in OVER.items()
+        for step in range(kl[name].shape[2])
+    ]
+
+
+def _by_measure(kl: Mapping[str, np.ndarray], per_pair: Mapping[str, np.ndarray]) -> Summary:
+    rows = []
+    for name, title in OVER.items():
+        known = per_pair[name][~np.isnan(per_pair[name]).any(1)]
+        if len(known) < 2:
+            continue
+        lower = kl[name].mean(1) if len(known) == len(per_pair[name]) else np.nanmean(kl[name], 1)
+        rows.append(
+            (
+                title,
+                shown(bootstrap(known[:, 0]), 3),
+                shown(bootstrap(known[:, 1]), 3),
+                shown(bootstrap(known, ratio_of_means), 3),
+                f"{int((lower[0] < lower[1]).sum())} of {lower.shape[1]}",
+            )
+        )
+    return Summary(
+        ("distribution", "KL to substituted keys (nats)", "KL to uniform (nats)", "ratio", "steps where lower"),
+        tuple(rows),
+    )
+
+
+def _chart(subject: Subject, kl: Mapping[str, np.ndarray]) -> Chart:
+    known = {name: values for name, values in kl.items() if not np.isnan(values).any()}
+    with charts.figure(len(known), width=2.8 * len(known) + 0.6, height=3.0) as (drawn, axes):
+        for axis, (name, (changed, uniform)) in zip(axes, known.items(), strict=True):
+            x = [100 * step / subject.steps for step in range(changed.shape[1])]
+            charts.band(axis, x, changed, style=0, label="substituted keys")
+            charts.band(axis, x, uniform, style=1, label="uniform")
+            axis.set(title=OVER[name], xlabel="steps done (%)", ylabel="KL divergence (nats)")
+            axis.set_ylim(bottom=0)
+        axes[0].legend()
+        image = charts.svg(drawn)
+    n = kl["tokens"].shape[1]
+    return Chart(
+        "divergence",
+        image,
+        f"Divergence from A's plain maps to those with the keys of B's [EOS], and to uniform ones, on the same "
+        f"latents; mean and 95% band, n = {n} pairs.",
+        " ".join(
+            f"{OVER[name].capitalize()} the mean divergence is {changed.mean():.3f} nats for substituted keys and "
+            f"{uniform.mean():.3f} for the uniform map."
+            for name, (changed, uniform) in known.items()
+        ),
+    )
+
+
+STUDY: Final = Study(
+    name="a5",
+    title="Do keys change the maps",
+    question="How far do the keys of another prompt's [EOS] move the attention maps?",
+    paper="Less than making the maps uniform would, in all steps.",
+    needs="pairs",
+    count=24,
+    quick=4,
+    run=run,
+)

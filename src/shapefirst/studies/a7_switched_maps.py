@@ -1,0 +1,217 @@
+"""A7: maps under a switched [EOS]: does the map of A's noun take the shape of B's object?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+from PIL import Image
+
+from shapefirst.prompts import Pair
+from shapefirst.shapes import Mask, iou
+from shapefirst.sheets import Cell, contact_sheet
+from shapefirst.studies import charts
+from shapefirst.studies.conditions import by_kind
+from shapefirst.studies.finding import Chart, Finding, Picture, Study, Summary, claim
+from shapefirst.studies.maps import Followed, Word, follow, nouns_of, overlay, shape_in, shape_of, words_of
+from shapefirst.studies.statistics import Rule, bootstrap
+from shapefirst.studies.subject import Subject, part
+from shapefirst.studies.switching import cost, encode_pairs, label
+from shapefirst.studies.tables import columns, shown
+
+#: The map of A's noun agrees with the shape of the produced picture (B's) more than with that of A's own picture.
+RULE: Final = Rule("above", 0.0)
+SHOWN = 4
+
+
+def run(subject: Subject, pairs: Sequence[Pair]) -> Finding:
+    """Runs of the switched prompts with the map of A's noun recorded, and the plain runs that shapes are taken from."""
+    sides = encode_pairs(subject, pairs)
+    seeds, few = subject.seeds(len(pairs)), slice(0, min(SHOWN, len(pairs)))
+    plain_b = few.stop if subject.is_pocket else len(pairs)
+    subject.meter.expect(cost(subject) * (2 * len(pairs) + plain_b))
+    nouns_a, nouns_b = (
+        [
+            nouns_of(words_of(subject.pipe.tokenizer, prompt, at))
+            for prompt, at in zip([getattr(pair, side) for pair in pairs], where, strict=True)
+        ]
+        for side, where in (("source", sides.at_source), ("target", sides.at_target))
+    )
+
+    followed = follow(subject, sides.switched(), seeds, nouns_a)
+    size = followed.maps[0][0].shape[1:]
+    if subject.is_pocket:  # the shapes can be seen in the pictures
+        of_a = subject.sample(sides.source, seeds)
+        of_b = subject.sample(part(sides.target, few), seeds[few])
+        produced = [shape_in(image, size) for image in followed.images]
+        own = [shape_in(image, size) for image in of_a]
+    else:
+        plain = [follow(subject, e, seeds, n) for e, n in ((sides.source, nouns_a), (sides.target, nouns_b))]
+        of_a, of_b = (run.images for run in plain)
+        own, produced = (
+            [shape_of(n, maps)[-1] for n, maps in zip(nouns, run.maps, strict=True)]
+            for nouns, run in zip((nouns_a, nouns_b), plain, strict=True)
+        )
+    return report(subject, pairs, nouns_a, followed, np.stack(produced), np.stack(own), of_a, of_b)
+
+
+def report(
+    subject: Subject,
+    pairs: Sequence[Pair],
+    nouns: Sequence[Sequence[Word]],
+    followed: Followed,
+    produced: Mask,
+    own: Mask,
+    of_a: Sequence[Image.Image],
+    of_b: Sequence[Image.Image],
+) -> Finding:
+    """What the maps say.
+
+    Args:
+        subject: What was sampled.
+        pairs: n.
+        nouns: A's nouns, of each pair.
+        followed: The switched runs, with the maps of these nouns.
+        produced: (n, h, w), the shapes of the produced pictures.
+        own: (n, h, w), the shapes of A's own pictures.
+        of_a: A's own pictures, at least those to be shown.
+        of_b: B's.
+    """
+    masks = np.stack([shape_of(mine, maps) for mine, maps in zip(nouns, followed.maps, strict=True)])
+    # The next pair's picture gives the agreement of shapes that have nothing to do with each other.
+    shapes = {"produced": produced, "own": own, "unrelated": np.roll(produced, -1, 0)}
+    agreement = {name: iou(masks, shape[:, None]) for name, shape in shapes.items()}
+    difference = agreement["produced"][:, -1] - agreement["own"][:, -1]
+    return Finding(
+        claims=(
+            claim(
+                "With B's [EOS], the attention map of A's noun has the shape of B's object rather than of its own.",
+                paper="maps of A's noun take the shape of B's object",
+                quantity="IoU of the last map of A's noun: with the shape produced minus with that of A's own picture",
+                found=bootstrap(difference),
+                rule=RULE,
+                if_not="The map of a word may show where its attribute or background is rather than the object: F1 on "
+                "the same model gives the agreement of an ordinary noun's map, which this one cannot exceed.",
+            ),
+        ),
+        table=columns(_rows(subject, pairs, nouns, agreement)),
+        summaries=(
+            _by_shape(agreement, iou(own, produced)),
+            by_kind(
+                {"IoU with the shape produced minus with A's own": difference},
+                [pair.target for pair in pairs],
+                "The kind is that of the target's attribute.",
+            ),
+        ),
+        charts=(_chart(subject, agreement),),
+        pictures=(_sheet(pairs, nouns, followed, agreement, of_a, of_b),),
+        method=f"{len(pairs)} pairs that share neither noun nor attribute: A's prompt with the [EOS] and padding of B, "
+        f"one run of {subject.steps} steps each. The map of A's noun (mean over its tokens, heads and layers; of "
+        "several nouns the union of masks) is binarised by Otsu's threshold and compared with two shapes by IoU. "
+        + (
+            "These are the silhouettes in the produced picture and in A's own picture of the same seed, found from "
+            "their colours alone. "
+            if subject.is_pocket
+            else "True shapes are not known for this model: they are the last masks of B's noun in B's plain run and "
+            "of A's noun in A's plain run, of the same seed. "
+        )
+        + "Unrelated is the shape of the next pair's picture. Intervals are bootstrapped over pairs.",
+        evaluations=cost(subject) * (2 if subject.is_pocket else 3),
+    )
+
+
+def _rows(
+    subject: Subject, pairs: Sequence[Pair], nouns: Sequence[Sequence[Word]], agreement: dict[str, np.ndarray]
+) -> list[dict[str, Any]]:
+    return [
+        {
+            "pair": i,
+            "seed": subject.seed + i,
+            "source": pair.source.text,
+            "target": pair.target.text,
+            "kind": pair.target.source,
+            "noun": " + ".join(word.text for word in nouns[i]),
+            "step": step,
+            "iou_produced": float(agreement["produced"][i, step]),
+            "iou_own": float(agreement["own"][i, step]),
+            "iou_unrelated": float(agreement["unrelated"][i, step]),
+        }
+        for i, pair in enumerate(pairs)
+        for step in range(agreement["own"].shape[1])
+    ]
+
+
+def _by_shape(agreement: dict[str, np.ndarray], between: np.ndarray) -> Summary:
+    titles = {"produced": "of the produced picture (B's)", "own": "of A's own picture", "unrelated": "unrelated"}
+    rows = [
+        (title, *(shown(bootstrap(agreement[name][:, step])) for step in (0, -1))) for name, title in titles.items()
+    ]
+    return Summary(
+        ("shape", "IoU in the first step", "IoU in the last step"),
+        tuple(rows),
+        f"IoU with the map of A's noun. The two shapes themselves agree by {shown(bootstrap(between))}.",
+    )
+
+
+def _chart(subject: Subject, agreement: dict[str, np.ndarray]) -> Chart:
+    n, num_steps = agreement["own"].shape
+    x = [100 * step / subject.steps for step in range(num_steps)]
+    titles = {"produced": "produced picture (B's)", "own": "A's own picture", "unrelated": "unrelated picture"}
+    with charts.figure(height=3.2) as (drawn, (axis,)):
+        for style, (name, title) in enumerate(titles.items()):
+            charts.band(axis, x, agreement[name], style=style, label=title)
+        axis.set(xlabel="steps done (%)", ylabel="IoU with the map of A's noun (0 to 1)")
+        axis.set_ylim(bottom=0)
+        axis.legend()
+        image = charts.svg(drawn)
+    return Chart(
+        "agreement",
+        image,
+        f"Agreement of the mask of A's noun, under B's [EOS], with three shapes; mean and 95% band, n = {n} pairs.",
+        "In the last step the mean IoU is "
+        + ", ".join(f"{agreement[name][:, -1].mean():.2f} with the {title}" for name, title in titles.items())
+        + ".",
+    )
+
+
+def _sheet(
+    pairs: Sequence[Pair],
+    nouns: Sequence[Sequence[Word]],
+    followed: Followed,
+    agreement: dict[str, np.ndarray],
+    of_a: Sequence[Image.Image],
+    of_b: Sequence[Image.Image],
+) -> Picture:
+    rows = []
+    for i, pair in enumerate(pairs[:SHOWN]):
+        last = followed.maps[i][0][-1]
+        scores = f"IoU {agreement['produced'][i, -1]:.2f} with this shape, {agreement['own'][i, -1]:.2f} with A's"
+        rows.append(
+            [
+                Cell(of_a[i], pair.source.text),
+                Cell(followed.images[i], label(pair)),
+                Cell(overlay(followed.images[i], last), f'"{nouns[i][0].text}": {scores}'),
+                Cell(of_b[i], pair.target.text),
+            ]
+        )
+    return Picture(
+        "maps",
+        contact_sheet(rows, column_titles=["Source A", "A with the [EOS] of B", "Map of A's noun", "Target B"]),
+        f"The first {len(rows)} pairs, one seed each, none selected. The map is that of A's noun in the last step, "
+        "orange where there is more attention, the border of its mask in blue.",
+        "Rows of four pictures: the source prompt's, the one with exchanged [EOS], the same under the attention map of "
+        "the source's noun, and the target prompt's.",
+    )
+
+
+STUDY: Final = Study(
+    name="a7",
+    title="Maps under a switched [EOS]",
+    question="With the [EOS] of B, does the attention map of A's noun take the shape of B's object?",
+    paper="Maps of A's noun take the shape of B's object.",
+    needs="pairs",
+    count=24,
+    quick=4,
+    run=run,
+)

@@ -1,0 +1,303 @@
+"""F1: when is the shape fixed? The noun's attention map over the steps, against the shape that it ends with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+from PIL import Image
+
+from shapefirst.prompts import Prompt
+from shapefirst.shapes import Mask, binarise, iou
+from shapefirst.sheets import Cell, contact_sheet
+from shapefirst.studies import charts
+from shapefirst.studies.conditions import by_kind, dots
+from shapefirst.studies.finding import Chart, Finding, Picture, Study, Summary, claim
+from shapefirst.studies.maps import (
+    EARLY,
+    ROLES,
+    SETTLED,
+    Course,
+    Followed,
+    Word,
+    course,
+    follow,
+    overlay,
+    shape_in,
+    shape_of,
+    step_at,
+    words_of,
+)
+from shapefirst.studies.statistics import Rule, bootstrap, ratio_of_means
+from shapefirst.studies.subject import Subject
+from shapefirst.studies.switching import cost
+from shapefirst.studies.tables import columns, shown
+
+#: When a fifth of the steps is done, the agreement with the final shape is above 0.9 of what the last step reaches.
+RULE: Final = Rule("above", 0.9)
+#: The first fifth of the steps gains more agreement than the other four.
+RULE_GAIN: Final = Rule("above", 0.0)
+#: The steps in tables and pictures, as shares of all.
+SHARES: Final = (0.0, 0.02, 0.1, EARLY, 0.5, 1.0)
+SHOWN = 4
+
+
+def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
+    """Images with their words' maps recorded at each step."""
+    subject.meter.expect(cost(subject) * len(prompts))
+    words = [
+        words_of(subject.pipe.tokenizer, prompt, at)
+        for prompt, at in zip(prompts, subject.positions(prompts), strict=True)
+    ]
+    steps = sorted({step_at(subject.steps, share) for share in SHARES})
+    few = len(prompts) if subject.is_pocket else min(SHOWN, len(prompts))
+    followed = follow(subject, subject.encode(prompts), subject.seeds(len(prompts)), words, previews=steps, shown=few)
+    return report(subject, prompts, words, followed)
+
+
+def report(subject: Subject, prompts: Sequence[Prompt], words: Sequence[Sequence[Word]], followed: Followed) -> Finding:
+    """What a recorded run says."""
+    size = followed.maps[0][0].shape[1:]
+    seen = [shape_in(image, size) for image in followed.images] if subject.is_pocket else [None] * len(prompts)
+    courses = [_courses(*each) for each in zip(words, followed.maps, seen, strict=True)]
+    last = np.stack([mine[0].last for mine in courses], 1)
+    final = np.stack([mine[0].seen for mine in courses], 1) if subject.is_pocket else last
+    at = step_at(subject.steps, EARLY)
+    early = np.stack([final[0, :, at], final[0, :, -1]], 1)
+    gain = (final[0, :, at] - final[0, :, 0]) - (final[0, :, -1] - final[0, :, at])
+    what = "the shape in the final image" if subject.is_pocket else "the last step's map"
+    return Finding(
+        claims=(
+            claim(
+                f"When {EARLY:.0%} of the steps are done, the noun's attention map has the final shape.",
+                paper="the shape is there after the first few steps",
+                quantity=f"F1-score with {what}, over that of the last step (1 = as good as at the end)",
+                found=bootstrap(early, ratio_of_means),
+                rule=RULE,
+                if_not="Maps may sharpen later than the picture, where a model's attention is spread over many tokens: "
+                "the same measure on the predicted clean image of each step (F2 on the same model) would tell.",
+            ),
+            claim(
+                f"The shape is gained in the first {EARLY:.0%} of the steps rather than in the rest.",
+                paper="later steps only fill in detail",
+                quantity=f"F1-score with {what}: gain until {EARLY:.0%} minus gain afterwards",
+                found=bootstrap(gain),
+                rule=RULE_GAIN,
+                if_not="The first step's map may have the shape already, or too little of it may ever appear in the "
+                "map: the curve tells, and F5 on the same model whether the first steps decide nonetheless.",
+            ),
+        ),
+        table=columns(_rows(subject, prompts, courses)),
+        summaries=(
+            _by_step(subject, last, final, seen, followed),
+            _by_word(subject, courses),
+            by_kind(
+                {
+                    f"F1-score with {what}, at {EARLY:.0%}": early[:, 0],
+                    "noun settled after, % of the steps": np.array(
+                        [_settled(subject, mine, "noun") for mine in courses]
+                    ),
+                },
+                prompts,
+            ),
+        ),
+        charts=(_chart(subject, last, final), _chart_of_words(subject, courses)),
+        pictures=(_sheet(subject, prompts, courses, seen, words, followed),),
+        method=_method(subject, prompts, size),
+        evaluations=cost(subject),
+    )
+
+
+def _courses(words: Sequence[Word], maps: Sequence[np.ndarray], seen: Mask | None) -> list[Course]:
+    """That of the shape first, then each word's."""
+    nouns = " + ".join(word.text for word in words if word.role == "noun")
+    return [
+        course("shape", nouns, shape_of(words, maps), seen),
+        *(course(word.role, word.text, binarise(m), seen) for word, m in zip(words, maps, strict=True)),
+    ]
+
+
+def _rows(subject: Subject, prompts: Sequence[Prompt], courses: Sequence[Sequence[Course]]) -> list[dict[str, Any]]:
+    return [
+        {
+            "prompt": prompt.text,
+            "kind": prompt.source,
+            "seed": subject.seed + i,
+            "role": one.role,
+            "word": one.text,
+            "settled": one.settled,
+            "step": step,
+            "f1_last": float(one.last[0, step]),
+            "iou_last": float(one.last[1, step]),
+            "f1_image": float(one.seen[0, step]),
+            "iou_image": float(one.seen[1, step]),
+        }
+        for i, (prompt, mine) in enumerate(zip(prompts, courses, strict=True))
+        for one in mine
+        for step in range(len(one.masks))
+    ]
+
+
+def _by_step(
+    subject: Subject, last: np.ndarray, final: np.ndarray, seen: Sequence[Mask | None], followed: Followed
+) -> Summary:
+    known = subject.is_pocket
+    rows = []
+    for step in sorted({step_at(subject.steps, share) for share in SHARES}):
+        cells = [str(step), *(shown(bootstrap(v)) for v in last[:, :, step])]
+        if known:
+            cells += [shown(bootstrap(v)) for v in final[:, :, step]]
+            previews = [
+                float(iou(shape_in(followed.previews[i, step], shape.shape), shape))
+                for i, shape in enumerate(seen)
+                if shape is not None and (i, step) in followed.previews
+            ]
+            cells.append(shown(bootstrap(previews)) if len(previews) > 1 else "not measured")
+        rows.append(tuple(cells))
+    names = ["steps done", "F1 with the last map", "IoU with the last map"]
+    if known:
+        names += ["F1 with the final image", "IoU with the final image", "IoU of the preview with the final image"]
+    caption = "The last column needs no attention: shapes in the predicted clean image and in the final one." * known
+    return Summary(tuple(names), tuple(rows), caption)
+
+
+def _settled(subject: Subject, mine: Sequence[Course], role: str) -> float:
+    """When the prompt's words of that role settle, in % of the steps; nan if it has none."""
+    found = [100 * one.settled / subject.steps for one in mine if one.role == role]
+    return float(np.mean(found)) if found else float("nan")
+
+
+def _by_word(subject: Subject, courses: Sequence[Sequence[Course]]) -> Summary:
+    rows = []
+    for role in ROLES:
+        values = np.array([_settled(subject, mine, role) for mine in courses])
+        values = values[~np.isnan(values)]
+        if len(values) > 1:
+            rows.append((role, str(len(values)), shown(bootstrap(values), 0)))
+    return Summary(
+        ("word", "prompts", "settled after, % of the steps"),
+        tuple(rows),
+        f"A word's map has settled once its IoU with the last step's stays at or above {SETTLED:g}.",
+    )
+
+
+def _chart(subject: Subject, last: np.ndarray, final: np.ndarray) -> Chart:
+    panels = [("with the last step's map", last)]
+    if subject.is_pocket:
+        panels.append(("with the shape in the final image", final))
+    x = [100 * step / subject.steps for step in range(last.shape[2])]
+    with charts.figure(len(panels), width=3.6 * len(panels) + 0.6, height=3.2) as (drawn, axes):
+        for axis, (title, values) in zip(axes, panels, strict=True):
+            charts.band(axis, x, values[0], style=0, label="F1-score")
+            charts.band(axis, x, values[1], style=1, label="IoU")
+            axis.axvline(100 * EARLY, color="#777777", linewidth=0.9, linestyle=":")
+            axis.set(title=title, xlabel="steps done (%)", ylabel="agreement (0 to 1)", ylim=(0, 1.02))
+            axis.legend(loc="lower right")
+        image = charts.svg(drawn)
+    at = step_at(subject.steps, EARLY)
+    return Chart(
+        "shape",
+        image,
+        f"Agreement of the noun's mask at each step with its final shape; mean and 95% band, n = {last.shape[1]} "
+        f"prompts. Dotted: {EARLY:.0%} of the steps.",
+        " ".join(
+            f"The mean F1-score {title} is {v[0, :, 0].mean():.2f} at the first step, {v[0, :, at].mean():.2f} at "
+            f"{EARLY:.0%} of the steps and {v[0, :, -1].mean():.2f} at the last."
+            for title, v in panels
+        ),
+    )
+
+
+def _chart_of_words(subject: Subject, courses: Sequence[Sequence[Course]]) -> Chart:
+    values = {role: np.array([_settled(subject, mine, role) for mine in courses]) for role in ROLES}
+    found = {role: bootstrap(v[~np.isnan(v)]) for role, v in values.items() if (~np.isnan(v)).sum() > 1}
+    with charts.figure(height=2.6) as (drawn, (axis,)):
+        for place, one in enumerate(found.values()):
+            dots(axis, [one], [place], style=place)
+        axis.set_yticks(range(len(found)), list(found))
+        axis.set(xlabel="steps until the word's map has settled (% of all)", xlim=(-2, 102))
+        axis.invert_yaxis()
+        image = charts.svg(drawn)
+    return Chart(
+        "words",
+        image,
+        f"When each word's map settles (IoU with the last step's stays at or above {SETTLED:g}); mean and 95% interval "
+        f"over the prompts that have such a word, n = {len(courses)} at most.",
+        "Maps settle, in % of the steps: "
+        + ", ".join(f"{role} {one.estimate:.0f}" for role, one in found.items())
+        + ".",
+    )
+
+
+def _sheet(
+    subject: Subject,
+    prompts: Sequence[Prompt],
+    courses: Sequence[Sequence[Course]],
+    seen: Sequence[Mask | None],
+    words: Sequence[Sequence[Word]],
+    followed: Followed,
+) -> Picture:
+    steps = sorted({step_at(subject.steps, share) for share in SHARES})
+    rows: list[list[Cell]] = []
+    for i in range(min(SHOWN, len(prompts))):
+        image, shape = followed.images[i], seen[i]
+        first = next(place for place, word in enumerate(words[i]) if word.role == "noun")
+        maps = followed.maps[i][first]
+        rows.append(
+            [
+                Cell(image, prompts[i].text),
+                *(Cell(overlay(image, maps[s]), f"IoU {courses[i][first + 1].last[1, s]:.2f}") for s in steps),
+            ]
+        )
+        truth: Image.Image = overlay(image, (courses[i][0].masks[-1] if shape is None else shape).astype(np.float32))
+        previews = [Cell(followed.previews[i, s], "preview") for s in steps if (i, s) in followed.previews]
+        rows.append([Cell(truth, "shape in the last map" if shape is None else "shape in the image"), *previews])
+    return Picture(
+        "maps",
+        contact_sheet(
+            rows,
+            column_titles=["Final image", *(f"{s} of {subject.steps} steps done" for s in steps)],
+            picture_width=144,
+        ),
+        "For each prompt, the map of its (first) noun over the final image, orange where there is more attention, the "
+        "border of its mask in blue, IoU with the last map below; then the clean image that the step predicts. The "
+        "first prompts, none selected.",
+        "Two rows for each prompt: attention maps of the noun over the final image at growing numbers of steps, and "
+        "previews of the image at the same steps.",
+    )
+
+
+def _method(subject: Subject, prompts: Sequence[Prompt], size: tuple[int, ...]) -> str:
+    several = sum(len(prompt.phrases) > 1 for prompt in prompts)
+    unknown = sum(not prompt.phrases for prompt in prompts)
+    parts = [
+        f"One image for each of {len(prompts)} prompts.",
+        (
+            "Cross-attention weights of the text branch are averaged over heads and layers to "
+            f"{size[0]} x {size[1]} pixels in each of {subject.steps} steps; a word's map is the mean over its tokens, "
+            "its mask that map binarised by Otsu's threshold."
+        ),
+        "The final shape is the silhouette in the final image, found from its colours alone, at the map's size."
+        if subject.is_pocket
+        else "True shapes are not known for this model: the final shape is the last step's mask, and F1 there is 1.",
+        f"The step at {EARLY:.0%} is the one that follows when {EARLY:.0%} of the steps are done.",
+    ]
+    if several:
+        parts.append(f"In {several} prompts with several nouns the shape is the union of the nouns' masks.")
+    if unknown:
+        parts.append(f"In {unknown} prompts without known noun phrases the last content word counts as the noun.")
+    parts.append("Intervals are bootstrapped over prompts.")
+    return " ".join(parts)
+
+
+STUDY: Final = Study(
+    name="f1",
+    title="When the shape is fixed",
+    question="After how many steps does the noun's attention map have the shape of the final image?",
+    paper="The shape is there after the first few steps; later steps only fill in detail.",
+    needs="prompts",
+    count=32,
+    quick=4,
+    run=run,
+)
