@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
 from html import escape
 from string import Template
 
-from PIL import Image
-
 from shapefirst.comparison import Comparison, decibels, percent
+from shapefirst.pages import STYLE, png_uri
 
 __all__ = ["demo_page"]
 
@@ -22,17 +19,8 @@ PAGE = Template("""<!doctype html>
 <meta name="color-scheme" content="light dark">
 <title>shapefirst: text in the first steps only</title>
 <style>
-:root { color-scheme: light dark; --ink: #18181b; --quiet: #5b5b66; --paper: #fff; --line: #d4d4d8; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #f4f4f5; --quiet: #a5a5b0; --paper: #18181b; --line: #3f3f46; }
-}
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 1080px; padding: 24px 16px 48px; background: var(--paper); color: var(--ink);
-  font: 16px/1.5 system-ui, sans-serif; }
-h1 { font-size: 1.6rem; line-height: 1.25; margin: 0 0 .5rem; }
+$style
 h2 { font-size: 1.1rem; margin: 2rem 0 .6rem; }
-p { max-width: 46rem; margin: .5rem 0; }
-.quiet, figcaption { color: var(--quiet); font-size: .85rem; }
 table { border-collapse: collapse; width: 100%; margin: 1.2rem 0 .4rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .45rem .6rem; border-bottom: 1px solid var(--line); text-align: right; }
 th:first-child, td:first-child { text-align: left; }
@@ -40,9 +28,7 @@ thead th { font-size: .85rem; color: var(--quiet); font-weight: 600; vertical-al
 tbody th { font-weight: 600; }
 .saved { color: var(--quiet); white-space: nowrap; }
 .row { display: grid; grid-template-columns: repeat($columns, minmax(0, 1fr)); gap: 14px; }
-figure { margin: 0; }
 img { display: block; width: 100%; height: auto; border: 1px solid var(--line); border-radius: 4px; }
-figcaption { margin-top: .3rem; line-height: 1.35; }
 figcaption b { color: var(--ink); font-weight: 600; }
 @media (max-width: 640px) {
   .row { grid-template-columns: repeat(2, minmax(0, 1fr)); }
@@ -83,6 +69,7 @@ $prompts
 def demo_page(rows: Sequence[Comparison], setting: str, labels: Sequence[str]) -> str:
     """The page for ``rows`` (the fully guided one first), each prompt under its entry of ``labels``."""
     return PAGE.substitute(
+        style=STYLE,
         columns=len(rows),
         setting=escape(setting),
         table="\n".join(_table_row(row) for row in rows),
@@ -113,17 +100,11 @@ def _figure(row: Comparison, n: int) -> str:
     result = row.results[n]
     distance = "" if row.is_reference else f"<br>L1 {row.l1[n]:.4f}, PSNR {decibels(row.psnr[n])}"
     return (
-        f'<figure><img src="{_embedded(result.image)}" width="{result.image.width}" height="{result.image.height}" '
+        f'<figure><img src="{png_uri(result.image)}" width="{result.image.width}" height="{result.image.height}" '
         f'alt="{escape(result.prompt)}: {escape(row.title)}">\n'
         f"<figcaption><b>{escape(_capital(row.title))}</b><br>{result.evaluations:g} evaluations, "
         f"{result.seconds:.2f} s{distance}</figcaption></figure>"
     )
-
-
-def _embedded(image: Image.Image) -> str:
-    png = io.BytesIO()
-    image.save(png, format="PNG")
-    return "data:image/png;base64," + base64.b64encode(png.getvalue()).decode("ascii")
 
 
 def _capital(text: str) -> str:
