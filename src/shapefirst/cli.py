@@ -10,15 +10,15 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
-from shapefirst import __version__, commands_prompts, tables, terminal
+from shapefirst import __version__, commands_prompts, commands_study, tables, terminal
 from shapefirst.errors import ShapefirstError
+from shapefirst.loading import load_quietly
 from shapefirst.schedule import Branch, TextSchedule
 
 __all__ = ["app", "main"]
 
 BAD_INPUT, INTERRUPTED = 2, 130
 TRAINING_MODULES = ("resvg_py", "material_design_icons_pack", "tokenizers", "matplotlib")
-DEFAULT_SCALE = 7.5  # the paper's, for models that the table of models does not name
 
 
 class _Commands(TyperGroup):
@@ -44,6 +44,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(commands_prompts.app, name="prompts")
+app.command()(commands_study.study)
+app.command()(commands_study.report)
 
 
 def main() -> None:
@@ -132,12 +134,13 @@ def generate(
       echo "a blue butterfly" | shapefirst generate -
       shapefirst generate "a horse on the moon" --model sd15 --out horses
     """
+    from shapefirst.models import default_guidance_scale
     from shapefirst.writes import check_writable
 
     texts = _all_prompts(prompts or [], prompts_file)
     schedule = _schedule(text_steps, text_fraction, steps, keep)
     check_writable(out)
-    scale = _guidance_scale(model) if guidance_scale is None else guidance_scale
+    scale = default_guidance_scale(model) if guidance_scale is None else guidance_scale
     with terminal.working("Getting torch and diffusers ready"):
         from shapefirst.comparison import Comparison
         from shapefirst.generation import Sampling, plan
@@ -145,7 +148,7 @@ def generate(
         from shapefirst.outputs import write_comparison, write_images
     jobs = plan(texts, num_images, seed)
     sampling = Sampling(scale, steps, negative_prompt)
-    pipe = _load(model, sampler)
+    pipe = load_quietly(model, sampler)
     _warn(pipe, model, [*texts, *([negative_prompt] if negative_prompt else [])], scale)
 
     k = schedule.text_steps(steps)
@@ -188,8 +191,9 @@ def demo(
     with terminal.working("Getting torch and diffusers ready"):
         from shapefirst.demo import PROMPTS, STEPS, TEXT_STEPS, compare, write_demo
         from shapefirst.generation import Sampling
-    scale = _guidance_scale("pocket")
-    pipe = _load("pocket", "ddim")
+        from shapefirst.models import default_guidance_scale
+    scale = default_guidance_scale("pocket")
+    pipe = load_quietly("pocket", "ddim")
     total = len(PROMPTS) * (1 + len(TEXT_STEPS))
     with terminal.progress(f"Sampling {total} images", total=total) as report:
         rows = compare(pipe, PROMPTS, TEXT_STEPS, Sampling(scale, STEPS), seed, on_progress=report)
@@ -267,8 +271,9 @@ def _draw_gallery(file: Path) -> None:
     check_writable(file.parent)
     with terminal.working("Getting torch and diffusers ready"):
         from shapefirst.gallery import gallery, gallery_prompts
-    scale = _guidance_scale("pocket")
-    pipe = _load("pocket", "ddim")
+        from shapefirst.models import default_guidance_scale
+    scale = default_guidance_scale("pocket")
+    pipe = load_quietly("pocket", "ddim")
     with terminal.progress("Drawing what pocket knows", total=len(gallery_prompts())) as report:
         image = gallery(pipe, scale, on_progress=report)
     save_png(image, file)
@@ -297,28 +302,6 @@ def _schedule(text_steps: int | None, text_fraction: float | None, steps: int, k
     if text_steps is not None:
         return TextSchedule.until(text_steps, keep=keep)
     return TextSchedule.until(fraction=0.5 if text_fraction is None else text_fraction, keep=keep)
-
-
-def _guidance_scale(model: str) -> float:
-    from shapefirst.models import MODELS
-
-    return MODELS[model].guidance_scale if model in MODELS else DEFAULT_SCALE
-
-
-def _load(model: str, sampler: str) -> Any:
-    """The pipeline, with the libraries' own bars and remarks off: the commands have theirs."""
-    with terminal.working(f"Loading {model}"):
-        import diffusers
-        import transformers
-
-        from shapefirst.models import load
-
-        for library in (diffusers, transformers):
-            library.utils.logging.set_verbosity_error()
-            library.utils.logging.disable_progress_bar()
-        pipe = load(model, sampler=sampler)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
 
 
 def _warn(pipe: Any, model: str, texts: list[str], scale: float) -> None:

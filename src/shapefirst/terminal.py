@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.text import Text
 
-__all__ = ["error", "line", "note", "progress", "results", "warning", "working"]
+__all__ = ["error", "line", "note", "progress", "remark", "results", "warning", "working"]
 
 _WIDE = 200  # where no terminal sets a width, lines must not break: file names are for other programs to read
 
@@ -37,6 +37,11 @@ def warning(sentence: str) -> None:
 def note(sentence: str) -> None:
     """One line worth knowing."""
     _say("Note", "bold cyan", sentence)
+
+
+def remark(text: str) -> None:
+    """One line on what was just done."""
+    _stderr().print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import platform
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
+
+from shapefirst.machine import hardware
 
 from . import quality
 from .quality import Figure, fresh_scenes
@@ -88,7 +88,7 @@ def write(parts: Path, weights: Path, preset_name: str, seed: int) -> None:
     figures = quality.measure(
         weights, count=preset.card_images, others=max(2, preset.card_images // 4), guidance_scale=scale
     )
-    record = {"hardware": _hardware(), "seed": seed, "preset": preset_name, "figures": [asdict(f) for f in figures]}
+    record = {"hardware": hardware(), "seed": seed, "preset": preset_name, "figures": [asdict(f) for f in figures]}
     (weights / "figures.json").write_text(json.dumps(record, indent=1) + "\n")
     sample_grid(weights, scale).save(weights / "samples.png", optimize=True)
     recipes = {stage: getattr(preset, stage) for stage in FITTED}
@@ -107,7 +107,7 @@ def write(parts: Path, weights: Path, preset_name: str, seed: int) -> None:
         pairs=sum(c.split().count("a") == 2 for c in captions) / len(captions),
         seed=seed,
         preset=preset_name,
-        hardware=_hardware(),
+        hardware=hardware(),
         stages="\n".join(
             f"| {stage} | {log[-1]['step']:,} | {recipes[stage].batch} | {recipes[stage].learning_rate:g} "
             f"| {log[-1]['seconds'] / 60:.0f} | {log[-1]['loss']:.4f} |"
@@ -186,16 +186,3 @@ def _parts(weights: Path) -> list[str]:
         kind = config.get("_class_name") or (config.get("architectures") or ["Judge"])[0]
         rows.append(f"| {name} | {kind} | {count / 1e6:.2f} M | {path.stat().st_size / 1e6:.1f} MB |")
     return rows
-
-
-def _hardware() -> str:
-    import torch
-
-    if torch.cuda.is_available():
-        return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-        cpu = names[0] if names else cpu
-    return f"{os.cpu_count()} cores of {cpu}, torch {torch.__version__}"

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Final
 
 from shapefirst.errors import ShapefirstError
 from shapefirst.studies.finding import Study
 
-__all__ = ["STUDIES", "study"]
+__all__ = ["COSTS", "STUDIES", "chosen", "study"]
 
 #: Name -> module, in the order of the report.
 STUDIES: Final = {
@@ -28,6 +30,38 @@ STUDIES: Final = {
     "x1": "x1_conditions",
 }
 
+#: About what a study costs at its default count, in images of 50 guided steps: weights of the progress bar, no more.
+COSTS: Final = {
+    "f1": 55,
+    "f2": 35,
+    "f3": 52,
+    "f4": 76,
+    "f5": 176,
+    "f6": 180,
+    "f7": 200,
+    "a1": 96,
+    "a2": 60,
+    "a3": 120,
+    "a4": 80,
+    "a5": 60,
+    "a7": 85,
+    "x1": 125,
+}
+
+
+def chosen(names: Iterable[str]) -> list[str]:
+    """The studies that are meant, each once, in the order of the report; "all" is every one.
+
+    Raises:
+        ShapefirstError: One is unknown, or there is none.
+    """
+    wanted = {name.strip().lower() for name in names}
+    if unknown := sorted(wanted - {*STUDIES, "all"}):
+        raise ShapefirstError(f"There is no study {unknown[0]!r}: choose from {', '.join(STUDIES)}, or all.")
+    if not wanted:
+        raise ShapefirstError(f"Say which studies to run: {', '.join(STUDIES)}, or all.")
+    return [name for name in STUDIES if name in wanted or ("all" in wanted and _exists(name))]
+
 
 def study(name: str) -> Study:
     """The study of this name.
@@ -37,5 +71,15 @@ def study(name: str) -> Study:
     """
     if name not in STUDIES:
         raise ShapefirstError(f"There is no study {name!r}: choose from {', '.join(STUDIES)}, or all.")
-    found: Study = import_module(f"shapefirst.studies.{STUDIES[name]}").STUDY
+    if not _exists(name):
+        raise ShapefirstError(f"The study {name} is not part of this version of shapefirst.")
+    found: Study = import_module(_module(name)).STUDY
     return found
+
+
+def _exists(name: str) -> bool:
+    return find_spec(_module(name)) is not None
+
+
+def _module(name: str) -> str:
+    return f"{__name__}.{STUDIES[name]}"

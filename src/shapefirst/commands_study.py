@@ -1,0 +1,271 @@
+"""``shapefirst study`` and ``shapefirst report``. Words and wiring only."""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from shapefirst import __version__, terminal
+from shapefirst.errors import ShapefirstError
+from shapefirst.loading import load_quietly
+
+if TYPE_CHECKING:
+    from shapefirst.studies.runner import Plan, Task
+    from shapefirst.studies.selection import Source
+    from shapefirst.studies.storage import Stored
+
+__all__ = ["report", "study"]
+
+OUT: Final = Path("out/studies")
+NOT_REPEATED: Final = ("names", "force", "list_them")
+MODULES: Final = ("matplotlib", "pyarrow")
+FEWEST_STEPS: Final = 10  # the studies look at tenths of a run
+BATCHES: Final = {"pocket": 32}
+BATCH: Final = 4  # 512 x 512 images of other models, on a GPU of 8 GB
+
+
+def study(
+    context: typer.Context,
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="NAME", help="Studies of `shapefirst study --list`, or all.")
+    ] = None,
+    model: Annotated[
+        str, typer.Option(metavar="NAME", help="A name of `shapefirst models`, a hub id or a local folder.")
+    ] = "pocket",
+    prompts_file: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Prompts, one a line; pairs are made of them.", show_default="pocket's words"
+        ),
+    ] = None,
+    pairs_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Pairs of prompts, two a line with a tab between.")
+    ] = None,
+    prompts: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Prompts or pairs of every study.", show_default="each study's own number"),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the choice of prompts and of the first image.")] = 0,
+    steps: Annotated[int, typer.Option(metavar="N", help="Denoising steps.")] = 50,
+    sampler: Annotated[
+        str, typer.Option(metavar="NAME", help="ddim, dpm-solver, dpm-solver-singlestep, euler, unipc or heun.")
+    ] = "ddim",
+    guidance_scale: Annotated[
+        float | None, typer.Option(metavar="W", show_default="the model's own", help="Strength of the text.")
+    ] = None,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the results and report.html go.")] = OUT,
+    quick: Annotated[bool, typer.Option("--quick", help="A few prompts of every study: to see it work.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace results of another model, version, seed or number of prompts.")
+    ] = False,
+    clip: Annotated[
+        str | None, typer.Option(metavar="ID", help="A CLIP model on the hub or the disk to score images by.")
+    ] = None,
+    vqa: Annotated[
+        str | None, typer.Option(metavar="ID", help="A visual-question-answering model to score images by.")
+    ] = None,
+    vlm: Annotated[str | None, typer.Option(metavar="ID", help="A vision-language model to score images by.")] = None,
+    device: Annotated[
+        str | None, typer.Option(metavar="NAME", help="cpu, cuda or mps.", show_default="the best there is")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(metavar="N", help="Images at a time.", show_default="32 with pocket, else 4")
+    ] = None,
+    list_them: Annotated[bool, typer.Option("--list", help="Say which studies there are, and stop.")] = False,
+) -> None:
+    """Put findings of the paper to the test on a model: results with intervals and verdicts, and one HTML page.
+
+    What is finished is kept: the same command goes on where it was stopped.
+
+    \b
+    Examples:
+      shapefirst study all --quick
+      shapefirst study f4 f5 --prompts 128
+      shapefirst study all --model sd15 --prompts-file prompts.txt --out out/sd15
+    """
+    from shapefirst.models import default_guidance_scale, locate
+    from shapefirst.studies import chosen
+
+    if list_them:
+        _list(chosen(["all"]))
+        return
+    wanted = chosen(names or ())
+    scale = default_guidance_scale(model) if guidance_scale is None else guidance_scale
+    _check(prompts, seed, steps, scale, sampler, batch_size)
+    from shapefirst.studies.selection import source
+    from shapefirst.writes import check_writable
+
+    check_writable(out)
+    given = source(prompts_file, pairs_file, seed)
+    folder = locate(model)
+    if missing := [name for name in MODULES if find_spec(name) is None]:
+        raise ShapefirstError(f"Studies need {' and '.join(missing)}: pip install 'shapefirst[studies]'.")
+    with terminal.working("Getting torch and diffusers ready"):
+        from shapefirst.machine import hardware
+        from shapefirst.report import write_report
+        from shapefirst.studies import study as find
+        from shapefirst.studies.fingerprint import fingerprint
+        from shapefirst.studies.runner import make_plan, make_tasks, run
+        from shapefirst.studies.scores import alignments_for
+        from shapefirst.studies.storage import Setting, load
+        from shapefirst.studies.subject import Subject
+
+        studies = [find(name) for name in wanted]
+    pipe = None
+    if folder is None:
+        pipe = load_quietly(model, sampler, device)  # which downloads it
+        folder = locate(model)
+    scorers = {"clip": clip, "vqa": vqa, "vlm": vlm}
+    setting = Setting(
+        model=model,
+        fingerprint=fingerprint(folder, scorers),
+        version=__version__,
+        seed=seed,
+        steps=steps,
+        guidance_scale=float(scale),
+        sampler=sampler,
+        quick=quick,
+        count=0,
+        prompts="",
+        command="",
+        machine=hardware(),
+        seconds=0.0,
+    )
+    tasks = make_tasks(studies, given, setting, prompts, lambda name: _line(context, name))
+    plan = make_plan(tasks, out, force=force)
+    _remark(tasks, plan, given, prompts, out)
+    for stored in plan.kept:
+        terminal.remark(f"{_outcome(stored)} (kept from an earlier run)")
+    if plan.tasks:
+        pipe = pipe or load_quietly(model, sampler, device)
+        with terminal.working("Loading what scores the images"):
+            alignments = alignments_for(model, **scorers, device=device)
+        subject = Subject(
+            model, pipe, alignments, seed, steps, float(scale), sampler, batch_size or BATCHES.get(model, BATCH)
+        )
+        with terminal.progress(f"{len(plan.tasks)} studies", total=sum(task.cost for task in plan.tasks)) as progress:
+            run(
+                plan,
+                out,
+                subject,
+                on_progress=progress,
+                on_done=lambda stored: terminal.remark(f"{_outcome(stored)} ({stored.setting.seconds:.0f} s)"),
+                write_report=write_report,
+            )
+    page = write_report(out)
+    _results([found for name in wanted if (found := load(out, name)) is not None])
+    terminal.line(f"Report: {page}")
+
+
+def report(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where `shapefirst study` put its results.")] = OUT,
+) -> None:
+    """Write report.html anew from the stored results alone.
+
+    \b
+    Example:
+      shapefirst report out/studies
+    """
+    from shapefirst.report import write_report
+
+    terminal.line(f"Report: {write_report(folder)}")
+
+
+def _check(prompts: int | None, seed: int, steps: int, scale: float, sampler: str, batch_size: int | None) -> None:
+    from shapefirst.models import SAMPLERS
+
+    if prompts is not None and prompts < 2:
+        raise ShapefirstError(
+            f"--prompts must be at least 2, not {prompts}: an interval over prompts needs more than one."
+        )
+    if seed < 0:
+        raise ShapefirstError(f"--seed must be 0 or more, not {seed}.")
+    if steps < FEWEST_STEPS:
+        raise ShapefirstError(
+            f"--steps must be at least {FEWEST_STEPS}, not {steps}: the studies look at tenths of a run, which fewer "
+            "steps have not got."
+        )
+    if not 1 < scale < math.inf:
+        raise ShapefirstError(
+            f"--guidance-scale must be above 1, not {scale:g}: without guidance the text has one branch."
+        )
+    if sampler not in SAMPLERS:
+        raise ShapefirstError(f"There is no sampler {sampler!r}; there are {', '.join(SAMPLERS)}.")
+    if batch_size is not None and batch_size < 1:
+        raise ShapefirstError(f"--batch-size must be at least 1, not {batch_size}.")
+
+
+def _line(context: typer.Context, name: str) -> str:
+    """What to type to repeat one study with the options of this run."""
+    words = ["shapefirst", "study", name]
+    for parameter in context.command.params:
+        value = context.params.get(str(parameter.name))
+        if parameter.name in NOT_REPEATED or value is None or value == parameter.default:
+            continue
+        words += [parameter.opts[0]] if value is True else [parameter.opts[0], str(value)]
+    return shlex.join(words)
+
+
+def _remark(tasks: Sequence[Task], plan: Plan, given: Source, prompts: int | None, out: Path) -> None:
+    """What the user should know before the studies run."""
+    from shapefirst.pocket.vocabulary import unknown_words
+
+    short = [task for task in tasks if len(task.items) < task.wanted]
+    if short:
+        most = max(short, key=lambda task: task.wanted)
+        terminal.note(
+            f"{given.name} gives {len(most.items)} {most.study.needs}, fewer than the {most.wanted} that "
+            f"{'you asked for' if prompts else f'{most.study.name} takes by default'}: all are used."
+        )
+    if tasks[0].setting.model == "pocket" and (unknown := unknown_words(" ".join(p.text for p in given.prompts))):
+        terminal.warning(
+            f"pocket never saw {', '.join(map(repr, unknown[:5]))}{' and others' * (len(unknown) > 5)} "
+            f"(in {given.name}). `shapefirst models pocket` lists its words."
+        )
+    if plan.strangers:
+        terminal.note(
+            f"the report in {str(out)!r} also shows {', '.join(plan.strangers)}, which are of another setting: run "
+            "them again, or choose another --out."
+        )
+
+
+def _outcome(stored: Stored) -> str:
+    verdict = ", ".join(claim.verdict for claim in stored.claims) or f"does not apply: {stored.reason}"
+    return f"{stored.name}  {stored.title}: {verdict}"
+
+
+def _list(names: Sequence[str]) -> None:
+    with terminal.working("Getting torch ready"):
+        from shapefirst.studies import study as find
+
+        studies = [find(name) for name in names]
+    table = Table("name", "title", "question")
+    for one in studies:
+        table.add_row(one.name, Text(one.title), Text(one.question))
+    terminal.results().print(table)
+
+
+def _results(found: Sequence[Stored]) -> None:
+    """One row a claim."""
+    table = Table("study", "claim", "paper", "ours (95% interval)")
+    table.add_column("n", justify="right")
+    table.add_column("verdict")
+    for stored in found:
+        if stored.reason:
+            table.add_row(
+                stored.name, Text(stored.title), Text(stored.paper), Text(stored.reason), "", "does not apply"
+            )
+        for claim in stored.claims:
+            interval = claim.found
+            ours = f"{claim.quantity}: {interval.estimate:.3g} ({interval.low:.3g} to {interval.high:.3g})"
+            cells = [stored.name, claim.statement, claim.paper, ours, str(claim.found.n), claim.verdict]
+            table.add_row(*(Text(cell) for cell in cells))
+    terminal.results().print(table)

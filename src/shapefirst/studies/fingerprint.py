@@ -1,0 +1,32 @@
+"""Which weights a result is of."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+__all__ = ["fingerprint"]
+
+END: Final = 2**20  # bytes
+
+
+def fingerprint(folder: Path | None, scorers: Mapping[str, str | None]) -> str:
+    """Twelve hex digits that tell the weights in a model's folder from others; "+" and the models that score, if named.
+
+    A sha256 over names, sizes and the first and last MiB of the safetensors files: weights that were trained differ
+    everywhere, and reading all of several GB would take longer than a quick study.
+    """
+    seen = hashlib.sha256()
+    files = [] if folder is None else [(f.relative_to(folder), f) for f in sorted(folder.rglob("*.safetensors"))]
+    for name, file in files:
+        size = file.stat().st_size
+        seen.update(f"{name.as_posix()}\0{size}\0".encode())
+        with file.open("rb") as content:
+            seen.update(content.read(END))
+            content.seek(max(0, size - END), os.SEEK_SET)
+            seen.update(content.read(END))
+    named = ", ".join(f"{kind} {scorer}" for kind, scorer in scorers.items() if scorer)
+    return seen.hexdigest()[:12] + (f"+{named}" if named else "")

@@ -1,0 +1,340 @@
+"""`shapefirst study` and `shapefirst report`: what they print and leave behind, and one sentence for bad input."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from shapefirst import commands_study, studies
+from shapefirst.cli import app
+from shapefirst.errors import ShapefirstError
+from shapefirst.studies import scores
+from shapefirst.studies.finding import DoesNotApply, Finding, Picture, Study, claim
+from shapefirst.studies.statistics import Rule, bootstrap
+from shapefirst.studies.storage import load
+
+#: What the fake studies do in their middle, by name.
+ACT: dict = {}
+RAN: list = []
+
+
+def fake(name):
+    def measure(subject, items):
+        subject.meter.expect(len(items))
+        ACT.get(name, lambda: None)()
+        subject.meter.add(len(items))
+        RAN.append((name, subject, items))
+        statement = f"{name} holds <b>and [/bold] more."
+        found = bootstrap([0.25] * len(items))
+        return Finding(
+            (claim(statement, paper="yes", quantity="score", found=found, rule=Rule("above", 0)),),
+            {"value": [0.25] * len(items)},
+            pictures=(Picture("one", Image.new("RGB", (4, 4)), "A caption.", "Black."),),
+        )
+
+    return Study(
+        name, f"Title of {name}", f"Does {name}?", "Yes.", "pairs" if name == "f4" else "prompts", 6, 3, measure
+    )
+
+
+@pytest.fixture(autouse=True)
+def fakes(monkeypatch, tmp_path):
+    """Three studies in place of all; no model is loaded, and the weights are a file of four bytes."""
+    ACT.clear()
+    RAN.clear()
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    (weights / "model.safetensors").write_bytes(b"1234")
+    monkeypatch.setattr(studies, "study", fake)
+    monkeypatch.setattr(studies, "_exists", lambda name: name in ("f1", "f4", "a2"))
+    monkeypatch.setattr("shapefirst.models._POCKET", weights)
+    monkeypatch.setattr("shapefirst.models.locate", lambda name: weights)
+    monkeypatch.setattr(commands_study, "load_quietly", lambda *arguments: "the pipeline")
+    monkeypatch.setattr(scores, "alignments_for", lambda name, **scorers: {"judge": (name, scorers)})
+    return weights
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "results"
+
+
+def shapefirst(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def study(out, *arguments):
+    return shapefirst("study", *arguments, "--out", out)
+
+
+def ran():
+    return [name for name, _, _ in RAN]
+
+
+def one_sentence(result):
+    """The sentence of a run that ended as bad input should."""
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
+    assert result.stderr.count("\n") == 1, result.stderr
+    assert result.stderr.startswith("Error: ")
+    return result.stderr
+
+
+def test_all_studies_make_results_a_table_and_one_page(out):
+    result = study(out, "all")
+    assert result.exit_code == 0, result.output
+    assert ran() == ["f1", "f4", "a2"]
+    assert sorted(path.name for path in out.iterdir()) == ["a2", "f1", "f4", "report.html"]
+    assert [line.split(" (")[0] for line in result.stderr.splitlines()] == [
+        f"{name}  Title of {name}: replicates" for name in ("f1", "f4", "a2")
+    ]
+    assert "f4 holds <b>and [/bold] more." in result.stdout
+    assert "score: 0.25 (0.25 to 0.25)" in result.stdout
+    assert result.stdout.splitlines()[-1] == f"Report: {out / 'report.html'}"
+    assert "Title of a2" in (out / "report.html").read_text()
+
+
+def test_names_are_in_any_case_and_order(out):
+    assert study(out, "A2", "f1", "F1").exit_code == 0
+    assert ran() == ["f1", "a2"]
+
+
+def test_the_subject_is_what_the_options_say(out):
+    result = study(
+        *(out, "f1", "--model", "sd15", "--seed", 7, "--steps", 20, "--sampler", "euler"),
+        *("--guidance-scale", 3, "--batch-size", 5, "--prompts", 4, "--clip", "a/clip", "--device", "cpu"),
+    )
+    assert result.exit_code == 0, result.output
+    ((_, subject, items),) = RAN
+    assert (subject.name, subject.pipe, subject.seed, subject.steps) == ("sd15", "the pipeline", 7, 20)
+    assert (subject.guidance_scale, subject.sampler, subject.batch_size) == (3.0, "euler", 5)
+    assert subject.alignments["judge"] == ("sd15", {"clip": "a/clip", "vqa": None, "vlm": None, "device": "cpu"})
+    assert len(items) == 4
+    assert load(out, "f1").setting.fingerprint.endswith("+clip a/clip")
+
+
+def test_without_options_the_models_own_guidance_scale_is_taken(out):
+    study(out, "f1")
+    assert RAN[-1][1].guidance_scale == 4.0
+    study(out / "sd", "f1", "--model", "sd15")
+    assert RAN[-1][1].guidance_scale == 7.5
+    assert (RAN[0][1].batch_size, RAN[1][1].batch_size) == (32, 4)
+
+
+def test_the_number_of_prompts_is_the_studys_own_or_the_quick_one_or_the_users(tmp_path):
+    for name, options in {"own": [], "quick": ["--quick"], "mine": ["--quick", "--prompts", 5]}.items():
+        study(tmp_path / name, "f1", *options)
+    assert [len(items) for _, _, items in RAN] == [6, 3, 5]
+
+
+def test_the_stored_command_repeats_the_study(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "my prompts.txt"
+    file.write_text("a red car\na glass cat\na blue key\n")
+    options = ["--quick", "--prompts-file", file, "--seed", 3, "--guidance-scale", 5.5, "--vqa", "some/vqa"]
+    assert study(tmp_path / "a", "f1", "f4", *options, "--force").exit_code == 0
+    first = load(tmp_path / "a", "f4").setting
+    name, *arguments = shlex.split(first.command)
+    assert (name, arguments[:2]) == ("shapefirst", ["study", "f4"])
+    assert "--force" not in arguments
+    arguments[arguments.index("--out") + 1] = str(tmp_path / "b")
+    assert shapefirst(*arguments).exit_code == 0
+    second = load(tmp_path / "b", "f4").setting
+    assert (second.prompts, second.seed, second.guidance_scale) == (first.prompts, 3, 5.5)
+    assert second.fingerprint == first.fingerprint
+
+    assert shapefirst("study", "f1").exit_code == 0
+    assert load(tmp_path / "out" / "studies", "f1").setting.command == "shapefirst study f1"
+
+
+def test_finished_studies_are_kept_without_loading_the_model(out, monkeypatch):
+    study(out, "f1")
+    page = (out / "report.html").read_bytes()
+    (out / "report.html").unlink()
+
+    def must_not(*_):
+        raise AssertionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(commands_study, "load_quietly", must_not)
+        again = study(out, "f1")
+    assert again.exit_code == 0, again.output
+    assert again.stderr == "f1  Title of f1: replicates (kept from an earlier run)\n"
+    assert "f1 holds" in again.stdout
+    assert (out / "report.html").read_bytes() == page
+
+    assert study(out, "f1", "a2").exit_code == 0
+    assert ran() == ["f1", "a2"]
+
+
+def test_an_interruption_ends_with_130_and_what_is_finished_stays(out):
+    def stop():
+        raise KeyboardInterrupt
+
+    ACT["f4"] = stop
+    result = study(out, "all")
+    assert result.exit_code == 130
+    assert result.stderr.endswith("Error: interrupted.\n")
+    assert sorted(path.name for path in out.iterdir()) == ["f1", "report.html"]
+    assert "Title of f1" in (out / "report.html").read_text()
+
+    ACT.clear()
+    assert study(out, "all").exit_code == 0
+    assert ran() == ["f1", "f4", "a2"]
+
+
+def test_results_of_another_model_or_weights_are_refused(out, fakes):
+    study(out, "f1")
+    before = {path: path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
+    assert "model pocket instead of sd15" in one_sentence(study(out, "all", "--model", "sd15"))
+    assert "seed 0 instead of 1" in one_sentence(study(out, "f1", "--seed", 1))
+    assert "number of prompts 6 instead of 3" in one_sentence(study(out, "f1", "--quick"))
+    (fakes / "model.safetensors").write_bytes(b"4321")
+    assert "other weights" in one_sentence(study(out, "a2"))
+    assert before == {path: path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
+    assert ran() == ["f1"]
+
+    assert study(out, "f1", "--force").exit_code == 0
+    assert ran() == ["f1", "f1"]
+
+
+def test_force_leaves_other_studies_alone_and_says_so(out):
+    study(out, "f1", "--seed", 1)
+    result = study(out, "a2", "--force")
+    assert result.exit_code == 0, result.output
+    assert "also shows f1" in result.stderr
+    assert load(out, "f1").setting.seed == 1
+
+
+def test_a_study_that_does_not_apply_is_shown_with_its_reason(out):
+    def refuse():
+        raise DoesNotApply("T5 has no [SOS].")
+
+    ACT["f1"] = refuse
+    result = study(out, "f1", "a2")
+    assert result.exit_code == 0, result.output
+    assert result.stderr.startswith("f1  Title of f1: does not apply: T5 has no [SOS]. (")
+    assert "T5 has no [SOS]." in result.stdout
+    assert "T5 has no [SOS]." in (out / "report.html").read_text()
+    assert ran() == ["a2"]
+
+
+def test_any_other_error_of_a_study_ends_the_run(out):
+    def fail():
+        raise ShapefirstError("The prompt is too long.")
+
+    ACT["f4"] = fail
+    result = study(out, "all")
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[-1] == "Error: The prompt is too long."
+    assert load(out, "f1") is not None
+    assert load(out, "f4") is None
+
+
+def test_a_file_with_fewer_prompts_is_used_whole_and_that_is_said(out, tmp_path):
+    file = tmp_path / "three.txt"
+    file.write_text("a red car\na glass cat\na blue dragon\n")
+    result = study(out, "f1", "--prompts-file", file)
+    assert result.exit_code == 0, result.output
+    assert "gives 3 prompts, fewer than the 6 that f1 takes by default" in result.stderr
+    assert "pocket never saw 'dragon'" in result.stderr
+    assert {prompt.text for prompt in RAN[0][2]} == {"a red car", "a glass cat", "a blue dragon"}
+    assert "you asked for" in study(tmp_path / "b", "f1", "--prompts-file", file, "--prompts", 4).stderr
+
+
+def test_pairs_of_a_file_are_what_the_study_gets(out, tmp_path):
+    file = tmp_path / "pairs.tsv"
+    file.write_text("a red car\ta glass cat\na blue key\ta wooden hat\n")
+    assert study(out, "f4", "--pairs-file", file).exit_code == 0
+    assert {pair.source.text for pair in RAN[0][2]} == {"a red car", "a blue key"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([], "Say which studies to run: f1, f2"),
+        (["f9"], "no study 'f9': choose from f1"),
+        (["all", "x9"], "no study 'x9'"),
+        (["f1", "--prompts-file", "absent.txt"], "No such file"),
+        (["f1", "--prompts-file", "empty.txt"], "no prompt"),
+        (["f1", "--prompts-file", "latin1.txt"], "not UTF-8"),
+        (["f4", "--prompts-file", "one.txt"], "only one prompt in 'one.txt'"),
+        (["f4", "--prompts-file", "cars.txt"], "share a noun or an attribute"),
+        (["f4", "--pairs-file", "one.txt"], "no pair of prompts with a tab"),
+        (["f4", "--pairs-file", "pair.tsv"], "only one pair in 'pair.tsv'"),
+        (["f1", "--pairs-file", "pair.tsv", "--prompts-file", "cars.txt"], "not both"),
+        (["f1", "--prompts", "1"], "--prompts must be at least 2, not 1"),
+        (["f1", "--steps", "9"], "--steps must be at least 10, not 9"),
+        (["f1", "--guidance-scale", "1"], "--guidance-scale must be above 1, not 1"),
+        (["f1", "--guidance-scale", "nan"], "--guidance-scale"),
+        (["f1", "--sampler", "leap"], "no sampler 'leap'"),
+        (["f1", "--seed", "-1"], "--seed must be 0 or more"),
+        (["f1", "--batch-size", "0"], "--batch-size must be at least 1"),
+        (["f1", "--out", "one.txt"], "Cannot write to 'one.txt'"),
+    ],
+)
+def test_bad_input_gets_one_sentence(tmp_path, monkeypatch, arguments, sentence):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty.txt").write_text("\n# nothing\n")
+    (tmp_path / "latin1.txt").write_bytes("ein grüner Hut\n".encode("latin-1"))
+    (tmp_path / "one.txt").write_text("a red car\na red car\n")
+    (tmp_path / "cars.txt").write_text("a red car\na blue car\n")
+    (tmp_path / "pair.tsv").write_text("a red car\ta blue cat\n")
+    before = sorted(tmp_path.iterdir())
+    assert sentence in one_sentence(shapefirst("study", *arguments))
+    assert sorted(tmp_path.iterdir()) == before
+    assert ran() == []
+
+
+def test_a_missing_package_is_named_with_the_remedy(out, monkeypatch):
+    monkeypatch.setattr(commands_study, "find_spec", lambda name: None if name == "pyarrow" else name)
+    assert "Studies need pyarrow: pip install 'shapefirst[studies]'" in one_sentence(study(out, "f1"))
+
+
+def test_the_list_says_what_each_study_asks():
+    result = shapefirst("study", "--list")
+    assert result.exit_code == 0, result.output
+    for name in ("f1", "f4", "a2"):
+        assert f"Does {name}?" in result.stdout
+
+
+def test_the_report_is_rebuilt_from_the_stored_results_alone(out):
+    assert study(out, "f1", "f4").exit_code == 0
+    page = (out / "report.html").read_bytes()
+    (out / "report.html").unlink()
+    code = "\n".join(
+        [
+            "import sys",
+            "for name in ('torch', 'matplotlib', 'diffusers', 'transformers', 'pyarrow'): sys.modules[name] = None",
+            f"sys.argv = ['shapefirst', 'report', {str(out)!r}]",
+            "from shapefirst.cli import app",
+            "app()",
+        ]
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"Report: {out / 'report.html'}\n"
+    assert (out / "report.html").read_bytes() == page
+
+
+def test_a_folder_without_results_gives_no_report(tmp_path):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "photo.txt").write_text("no study")
+    for folder in ("other", "absent", "other/photo.txt"):
+        one_sentence(shapefirst("report", tmp_path / folder))
+    assert [path.name for path in (tmp_path / "other").iterdir()] == ["photo.txt"]
+    assert not (tmp_path / "absent").exists()
+
+
+def test_a_damaged_result_is_named(out):
+    study(out, "f1")
+    facts = json.loads((out / "f1" / "finding.json").read_text())
+    (out / "f1" / "finding.json").write_text(json.dumps(facts)[:40])
+    assert "finding.json" in one_sentence(shapefirst("report", out))
+    assert "finding.json" in one_sentence(study(out, "f1"))
