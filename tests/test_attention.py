@@ -163,6 +163,44 @@ def test_one_branch_alone(make_pipe, kind):
         assert (set(maps.text), set(maps.null)) == ({2, 3}, STEPS)
 
 
+def test_two_images_of_one_seed_are_no_guided_batch(make_pipe):
+    """Their rows are equal, as those of a guided batch are: `denoise` says which branch it runs."""
+    pipe = make_pipe()
+    options = {"num_inference_steps": N, "generator": generators([5, 5])}
+    with record(pipe, null=True) as maps:
+        finals(denoise(pipe, PROMPTS, guidance_scale=1.0, **options))
+    assert (set(maps.text), set(maps.null)) == (STEPS, set())
+    assert maps.text[0].shape[0] == 2
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_a_loop_of_ones_own(make_pipe, own):
+    """With the pipeline's scheduler or a copy of it; guided in two steps, the null branch alone in the others."""
+    pipe = make_pipe("sd-epsilon", "heun")
+    prompts = encode(pipe, PROMPTS)
+    with record(pipe, null=True) as expected:
+        schedule = TextSchedule.until(2)
+        finals(denoise(pipe, prompts, schedule=schedule, num_inference_steps=N, guidance_scale=W,
+                       latents=naive.noise(SEEDS)))  # fmt: skip
+    solver = copy.deepcopy(pipe.scheduler) if own else pipe.scheduler
+    solver.set_timesteps(N)
+    x = naive.noise(SEEDS) * solver.init_noise_sigma
+    with record(pipe, null=True) as maps, torch.no_grad():
+        for call, t in enumerate(solver.timesteps):
+            x_in = solver.scale_model_input(x, t)
+            if call // 2 < 2:
+                both = torch.cat([prompts.null, prompts.text])
+                eps_null, eps_text = pipe.unet(torch.cat([x_in] * 2), t, both).sample.chunk(2)
+                eps = eps_null + W * (eps_text - eps_null)
+            else:
+                eps = pipe.unet(x_in, t, prompts.null).sample
+            x = solver.step(eps, t, x).prev_sample
+    assert (set(maps.text), set(maps.null)) == ({0, 1}, STEPS)
+    for branch in ("text", "null"):
+        got, wanted = getattr(maps, branch), getattr(expected, branch)
+        assert all(naive.error(got[i], wanted[i]) < 1e-5 for i in wanted)
+
+
 def test_a_fork_counts_its_steps_on(make_pipe):
     pipe = make_pipe("sd-epsilon", "heun")
     options = {"num_inference_steps": N, "guidance_scale": W}

@@ -23,8 +23,9 @@ import torch
 from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 
+from shapefirst.branches import evaluating
 from shapefirst.errors import ShapefirstError
-from shapefirst.guidance import guiding_hook
+from shapefirst.guidance import is_steered
 from shapefirst.layout import denoiser_of
 from shapefirst.schedule import Branch, TextSchedule
 from shapefirst.timeline import steps_of
@@ -151,7 +152,7 @@ def denoise(
         ShapefirstError: A schedule that names a step beyond N, or a denoiser that `guide` is steering already.
     """
     denoiser = denoiser_of(pipe)
-    if guiding_hook(denoiser) is not None:
+    if is_steered(denoiser):
         raise ShapefirstError("denoise() follows its own schedule: call it outside of guide() and text_until().")
     schedule = schedule or TextSchedule.always()
     embeddings = (
@@ -183,7 +184,8 @@ def denoise(
         shown: _Shown | None = None
         for t in (t for t, step in zip(solver.timesteps, steps, strict=True) if step == index):
             x_in = solver.scale_model_input(x, t)
-            out = _predict(pipe, denoiser, x_in, t, embeddings, branches)
+            with evaluating(*branches):
+                out = _predict(pipe, denoiser, x_in, t, embeddings, branches)
             guided = out["null"] + guidance_scale * (out["text"] - out["null"]) if len(out) == 2 else out[branches[0]]
             shown = shown or _Shown(t, x_in, out, guided)
             x = solver.step(guided, t, x, **extra, return_dict=False)[0]

@@ -14,25 +14,22 @@ with eps_hat afterwards (rescaled guidance, learned sigma).
 
 from __future__ import annotations
 
-import inspect
-import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers.hooks import HookRegistry, ModelHook
 from diffusers.utils import BaseOutput
 
-from shapefirst.errors import ShapefirstError, UnsupportedPipelineError
+from shapefirst.branches import evaluating, halves_agree, says_guided
+from shapefirst.denoiser_hook import DenoiserHook
+from shapefirst.errors import ShapefirstError
 from shapefirst.layout import denoiser_of
 from shapefirst.schedule import Branch, TextSchedule
-from shapefirst.timeline import position_of, steps_of
+from shapefirst.timeline import Run, follow
 
-__all__ = ["Evaluations", "guide", "text_until"]
-
-_HOOK = "shapefirst.guidance"
+__all__ = ["Evaluations", "guide", "is_steered", "text_until"]
 
 
 @dataclass
@@ -86,28 +83,27 @@ def guide(pipe: Any, schedule: TextSchedule) -> AbstractContextManager[Evaluatio
     return _Guide(pipe, schedule)
 
 
+def is_steered(denoiser: Any) -> bool:
+    """Whether a denoiser is in a `guide` block."""
+    return _GuidanceHook.on(denoiser) is not None
+
+
 class _Guide(AbstractContextManager[Evaluations]):
     """The `with` block. It can be entered again, and within itself."""
 
     def __init__(self, pipe: Any, schedule: TextSchedule) -> None:
         self._pipe, self._schedule = pipe, schedule
         self._denoiser = denoiser_of(pipe)
-        self._entered: list[_Block] = []
+        self._entered: list[tuple[_GuidanceHook, _Block]] = []
 
     def __enter__(self) -> Evaluations:
         block = _Block(self._schedule, Evaluations())
-        _attached(self._pipe, self._denoiser).blocks.append(block)
-        self._entered.append(block)
+        self._entered.append((_GuidanceHook.enter(self._pipe, self._denoiser, block), block))
         return block.evaluations
 
     def __exit__(self, *_: object) -> None:
-        block = self._entered.pop()
-        hook = guiding_hook(self._denoiser)
-        if hook is None:  # somebody has taken all hooks off
-            return
-        hook.blocks = [other for other in hook.blocks if other is not block]
-        if not hook.blocks:
-            hook.detach(self._denoiser)
+        hook, block = self._entered.pop()
+        hook.leave(block)
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,61 +112,27 @@ class _Block:
     evaluations: Evaluations
 
 
-@dataclass
-class _Run:
-    """One generation, from its first denoiser call on."""
-
-    timesteps: torch.Tensor  # the scheduler's own tensor: set_timesteps() makes a new one for every generation
-    values: list[float]
-    steps: list[int]
-    first: int  # position of the first call
-    last: int  # position of the latest call
-    rows: int = 0  # batch size for which `guided` was found out
-    guided: bool = False
-
-    @property
-    def step(self) -> int:
-        return self.steps[self.last] - self.steps[self.first]
-
-    @property
-    def num_steps(self) -> int:
-        return self.steps[-1] - self.steps[self.first] + 1
-
-
-class _GuidanceHook(ModelHook):
+class _GuidanceHook(DenoiserHook):
     """Stands between a pipeline and its denoiser, and runs one half of the batch where the schedule drops the other."""
 
-    def __init__(self, pipe: Any, denoiser: Any) -> None:
-        super().__init__()
-        self.pipe = pipe
-        self.blocks: list[_Block] = []  # the innermost is the last
-        self.run: _Run | None = None
-        self._had = {name for name in ("_diffusers_hook", "forward") if name in vars(denoiser)}
-        parameters = list(inspect.signature(denoiser.forward).parameters)
-        if "timestep" not in parameters:
-            raise UnsupportedPipelineError(
-                f"{type(denoiser).__name__} takes no timestep, so the denoising step cannot be told from its calls."
-            )
-        self._latents = parameters[0]  # `sample` of a U-Net, `hidden_states` of a transformer
-        self._places = {name: place for place, name in enumerate(parameters)}
+    name = "shapefirst.guidance"
+    busy = "denoiser is being guided"
 
-    def detach(self, denoiser: Any) -> None:
-        """Leave the denoiser as it was found, to the last attribute."""
-        registry = denoiser._diffusers_hook
-        registry.remove_hook(_HOOK, recurse=False)
-        if not registry.hooks:  # nobody else has hooked the denoiser meanwhile
-            for name in {"_diffusers_hook", "forward"} - self._had:
-                delattr(denoiser, name)
+    def __init__(self, pipe: Any, denoiser: Any) -> None:
+        super().__init__(pipe, denoiser)
+        self._run: Run | None = None
+        self._guided = False
+        self._guided_for: tuple[Run | None, int] = None, 0  # the run and the rows for which that was found out
 
     # A compiled denoiser stays compiled; the bookkeeping around it, which changes with every call, is not traced.
     @torch.compiler.disable(recursive=False)
     def new_forward(self, module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
         forward = self.fn_ref.original_forward
         schedule = self.blocks[-1].schedule
-        rows = self._argument(self._latents, args, kwargs).shape[0]
+        rows = self.latents(args, kwargs).shape[0]
 
-        run = self._follow(self._argument("timestep", args, kwargs))
-        if schedule.uses_text(run.step, run.num_steps) or not self._guided(run, args, kwargs):
+        run = self._follow(self.argument("timestep", args, kwargs))
+        if schedule.uses_text(run.step, run.num_steps) or not self._is_guided(run, self.latents(args, kwargs)):
             prediction = forward(*args, **kwargs)
         else:
             half = slice(0, rows // 2) if schedule.keep == "null" else slice(rows // 2, rows)
@@ -178,7 +140,7 @@ class _GuidanceHook(ModelHook):
             rows //= 2
             # With one image the fixed cost is most of a call; inference mode takes part of it away, where the
             # caller records no gradients anyway. What leaves it is a copy, and so an ordinary tensor again.
-            with nullcontext() if torch.is_grad_enabled() else torch.inference_mode():
+            with evaluating(schedule.keep), nullcontext() if torch.is_grad_enabled() else torch.inference_mode():
                 prediction = forward(*args, **kwargs)
             prediction = _each_tensor(prediction, lambda y: torch.cat([y, y]) if _has_rows(y, rows) else y.clone())
 
@@ -188,85 +150,19 @@ class _GuidanceHook(ModelHook):
         return prediction
 
     @torch.compiler.disable
-    def _argument(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return kwargs[name] if name in kwargs else args[self._places[name]]
+    def _follow(self, t: Any) -> Run:
+        self._run = follow(self._run, t, self.pipe)
+        return self._run
 
     @torch.compiler.disable
-    def _follow(self, t: Any) -> _Run:
-        """The run that this call belongs to, brought up to date: a new one with new timesteps or a step back."""
-        scheduler, run = self.pipe.scheduler, self.run
-        if run is not None and run.timesteps is not scheduler.timesteps:
-            run = None
-        values = run.values if run else scheduler.timesteps.tolist()  # the one wait for the device in a generation
-        position = position_of(t, scheduler, values, last=run.last if run else None)
-        if position is None:
-            raise UnsupportedPipelineError(
-                f"{type(self.pipe).__name__} gave its denoiser the timestep {float(torch.as_tensor(t).flatten()[0])}, "
-                "which is not in its scheduler's list, so the step cannot be told."
-            )
-        if run is None or position < run.last:
-            run = _Run(scheduler.timesteps, values, steps_of(scheduler), first=position, last=position)
-        run.last = position
-        self.run = run
-        return run
-
-    @torch.compiler.disable
-    def _guided(self, run: _Run, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    def _is_guided(self, run: Run, latents: torch.Tensor) -> bool:
         """Whether the batch holds a null and a text half. Found out once a generation, when it first matters."""
-        x = self._argument(self._latents, args, kwargs)
-        if run.rows != x.shape[0]:
-            said = _said_guided(self.pipe)
-            halves_agree = x.shape[0] % 2 == 0 and _same(*x.chunk(2))
-            if said and not halves_agree:
-                raise UnsupportedPipelineError(
-                    f"{type(self.pipe).__name__} gave its denoiser a batch of {x.shape[0]} rows that is not the "
-                    "latents twice, so it does not hold a null and a text half."
-                )
+        if self._guided_for != (run, len(latents)):
             # Two images of one seed have equal rows without guidance, too: what the pipeline says goes first.
-            run.guided = halves_agree and said is not False
-            run.rows = x.shape[0]
-        return run.guided
-
-
-def _attached(pipe: Any, denoiser: Any) -> _GuidanceHook:
-    """The hook on the denoiser: the one that an outer block has put there, or a new one."""
-    outer = guiding_hook(denoiser)
-    if outer is None:
-        hook = _GuidanceHook(pipe, denoiser)
-        HookRegistry.check_if_exists_or_initialize(denoiser).register_hook(hook, _HOOK)
-        return hook
-    if outer.pipe is not pipe:
-        raise ShapefirstError("This denoiser is being guided through another pipeline that shares it: end that block.")
-    return outer
-
-
-def guiding_hook(denoiser: Any) -> _GuidanceHook | None:
-    """The hook of the `guide` block that the denoiser is in, if any."""
-    registry = getattr(denoiser, "_diffusers_hook", None)
-    return registry.get_hook(_HOOK) if registry else None
-
-
-def _said_guided(pipe: Any) -> bool | None:
-    """Whether the pipeline's call in progress runs classifier-free guidance; None if no call is in progress.
-
-    Stable Diffusion answers through a property, which is stale outside of a call; PixArt-alpha keeps the answer in a
-    local variable of `__call__`. So the call itself is looked for on the stack and asked, once a generation.
-    """
-    frame = sys._getframe(1)
-    while frame is not None:
-        if frame.f_code.co_name == "__call__":
-            names = frame.f_locals
-            if names.get("self") is pipe and "guidance_scale" in names:
-                if "do_classifier_free_guidance" in names:
-                    return bool(names["do_classifier_free_guidance"])
-                return bool(getattr(pipe, "do_classifier_free_guidance", names["guidance_scale"] > 1))
-        frame = frame.f_back  # type: ignore[assignment]
-    return None
-
-
-def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """Bit for bit; latents that have overflown to NaN count as the same."""
-    return torch.equal(a, b) or torch.equal(a.nan_to_num(), b.nan_to_num())
+            said = says_guided(self.pipe, latents)
+            self._guided = halves_agree(latents) if said is None else said
+            self._guided_for = run, len(latents)
+        return self._guided
 
 
 def _has_rows(x: torch.Tensor, rows: int) -> bool:

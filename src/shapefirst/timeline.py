@@ -13,11 +13,107 @@ alone does not tell the step; its position does.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 
-__all__ = ["position_of", "steps_of"]
+from shapefirst.errors import UnsupportedPipelineError
+
+__all__ = ["Run", "follow", "list_of", "position_of", "steps_of"]
+
+
+@dataclass(eq=False)
+class Run:
+    """One generation as its denoiser sees it, from the first call on; see `follow`.
+
+    Attributes:
+        scheduler: The scheduler whose steps these are.
+        timesteps: Its list of timesteps, held so that its place in memory stays its own.
+        values: The same as numbers.
+        steps: `steps_of(scheduler)`.
+        first: Position of the first call in the list; a pipeline may start late (image to image).
+        last: Position of the latest call.
+    """
+
+    scheduler: Any
+    timesteps: torch.Tensor
+    values: list[float]
+    steps: list[int]
+    first: int
+    last: int
+
+    @property
+    def step(self) -> int:
+        """The step of the latest call, counted from the first one that runs."""
+        return self.steps[self.last] - self.steps[self.first]
+
+    @property
+    def num_steps(self) -> int:
+        return self.steps[-1] - self.steps[self.first] + 1
+
+    @property
+    def begins_step(self) -> bool:
+        """Whether the latest call is the first one of its step."""
+        return self.last == self.first or self.steps[self.last - 1] < self.steps[self.last]
+
+
+def follow(run: Run | None, t: Any, pipe: Any, timesteps: torch.Tensor | None = None) -> Run:
+    """The run that a denoiser call at `t` belongs to, brought up to date: a new one with new timesteps or a step back.
+
+    Args:
+        run: The run of the denoiser's previous call.
+        t: The timestep as the denoiser was given it.
+        pipe: The pipeline.
+        timesteps: The list that `t` is from, where it may be another one than `pipe.scheduler`'s (see `list_of`).
+
+    Raises:
+        UnsupportedPipelineError: `t` is not in the list.
+    """
+    scheduler = pipe.scheduler
+    timesteps = scheduler.timesteps if timesteps is None else timesteps
+    if run is not None and not _same_place(run.timesteps, timesteps):
+        run = None
+    if run is not None:
+        scheduler, values, steps = run.scheduler, run.values, run.steps
+    else:
+        values = timesteps.tolist()  # the one wait for the device in a generation
+        if not _same_place(timesteps, scheduler.timesteps):
+            # A copy of the scheduler, out of reach: its N is the number of different timesteps.
+            order = getattr(scheduler, "order", 1)
+            scheduler = SimpleNamespace(timesteps=timesteps, order=order, num_inference_steps=len(set(values)))
+        steps = steps_of(scheduler)
+
+    position = position_of(t, scheduler, values, last=run.last if run else None)
+    if position is None:
+        raise UnsupportedPipelineError(
+            f"{type(pipe).__name__} gave its denoiser the timestep {float(torch.as_tensor(t).flatten()[0])}, "
+            "which is not in its scheduler's list, so the step cannot be told."
+        )
+    if run is None or position < run.last:
+        return Run(scheduler, timesteps, values, steps, first=position, last=position)
+    run.last = position
+    return run
+
+
+def list_of(t: Any, scheduler: Any) -> torch.Tensor:
+    """The timesteps that `t` is an element of (or an expanded view of one); the scheduler's if that cannot be told.
+
+    A loop that samples with a copy of the pipeline's scheduler, as `denoise` does, has a list of its own.
+    """
+    listed: torch.Tensor = scheduler.timesteps
+    if not isinstance(t, torch.Tensor) or any(n > 1 and s for n, s in zip(t.shape, t.stride(), strict=True)):
+        return listed
+    entries = t.untyped_storage().nbytes() // t.element_size()
+    if t.untyped_storage().data_ptr() == listed.untyped_storage().data_ptr() or (entries == 1 and t._base is None):
+        return listed
+    return t.detach().as_strided((entries,), (1,), 0)
+
+
+def _same_place(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Whether two lists are the same memory; set_timesteps() makes a new tensor for every generation."""
+    return a.data_ptr() == b.data_ptr() and a.shape == b.shape
 
 
 def steps_of(scheduler: Any) -> list[int]:

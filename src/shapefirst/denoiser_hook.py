@@ -1,0 +1,92 @@
+"""A hook that stands before a pipeline's denoiser for as long as `with` blocks need it."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from diffusers.hooks import HookRegistry, ModelHook
+
+from shapefirst.errors import ShapefirstError, UnsupportedPipelineError
+
+__all__ = ["DenoiserHook"]
+
+Kind = TypeVar("Kind", bound="DenoiserHook")
+
+
+class DenoiserHook(ModelHook):
+    """One hook serves all blocks of its kind: the outermost attaches it, and with the last one it goes.
+
+    Attributes:
+        name: What the hook is called in diffusers' registry; one for each kind.
+        busy: What the denoiser is busy with, for the sentence that refuses another pipeline's block.
+        blocks: What the blocks want, the innermost last.
+    """
+
+    name: ClassVar[str]
+    busy: ClassVar[str]
+
+    def __init__(self, pipe: Any, denoiser: Any) -> None:
+        super().__init__()
+        self.pipe, self.denoiser = pipe, denoiser
+        self.blocks: list[Any] = []
+        self._had = {name for name in ("_diffusers_hook", "forward") if name in vars(denoiser)}
+        parameters = list(inspect.signature(denoiser.forward).parameters)
+        if "timestep" not in parameters:
+            raise UnsupportedPipelineError(
+                f"{type(denoiser).__name__} takes no timestep, so the denoising step cannot be told from its calls."
+            )
+        self._places = {name: place for place, name in enumerate(parameters)}
+        self._latents = parameters[0]  # `sample` of a U-Net, `hidden_states` of a transformer
+
+    @classmethod
+    def on(cls: type[Kind], denoiser: Any) -> Kind | None:
+        """The hook of this kind that is on the denoiser, if any."""
+        registry = getattr(denoiser, "_diffusers_hook", None)
+        return registry.get_hook(cls.name) if registry else None
+
+    @classmethod
+    def enter(cls: type[Kind], pipe: Any, denoiser: Any, block: Any) -> Kind:
+        """Begin a block: on the hook that an outer block has put on the denoiser, or on a new one.
+
+        Raises:
+            ShapefirstError: The outer block belongs to another pipeline.
+        """
+        hook = cls.on(denoiser)
+        if hook is None:
+            hook = cls(pipe, denoiser)
+            hook.attach()
+        if hook.pipe is not pipe:
+            raise ShapefirstError(f"This {cls.busy} through another pipeline that shares it: end that block.")
+        hook.blocks.append(block)
+        return hook
+
+    def leave(self, block: Any) -> None:
+        """End a block."""
+        self.blocks = [other for other in self.blocks if other is not block]
+        if not self.blocks:
+            self.detach()
+
+    def attach(self) -> None:
+        HookRegistry.check_if_exists_or_initialize(self.denoiser).register_hook(self, self.name)
+
+    def detach(self) -> None:
+        """Leave the denoiser as it was found, to the last attribute."""
+        if type(self).on(self.denoiser) is not self:  # somebody has taken it off
+            return
+        registry = self.denoiser._diffusers_hook
+        registry.remove_hook(self.name, recurse=False)
+        if not registry.hooks:  # nobody else has hooked the denoiser meanwhile
+            for name in {"_diffusers_hook", "forward"} - self._had:
+                delattr(self.denoiser, name)
+
+    @torch.compiler.disable
+    def argument(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """One of the arguments that the denoiser is called with."""
+        return kwargs[name] if name in kwargs else args[self._places[name]]
+
+    @torch.compiler.disable
+    def latents(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
+        """The latents that the denoiser is called with, (rows, C, H, W)."""
+        return self.argument(self._latents, args, kwargs)
