@@ -64,12 +64,11 @@ def chart_figure(chart: Chart) -> str:
     # As an image rather than inline: its ids cannot meet another chart's, and nothing in it can run.
     width, height = _size(chart.svg)
     source = data_uri(chart.svg.encode(), "image/svg+xml")
-    return _figure("chart", source, width, height, min(width, 560), chart.caption, chart.alt)
+    return _figure("chart", source, width, height, _least(width, 560, 0.7), chart.caption, chart.alt)
 
 
 def picture_figure(picture: StoredPicture) -> str:
-    # Sheets of many columns scroll rather than shrink to where nothing can be seen.
-    least = max(min(picture.width, 640), round(0.6 * picture.width))
+    least = _least(picture.width, 640, 0.6)
     source = data_uri(picture.png, "image/png")
     return _figure("picture", source, picture.width, picture.height, least, picture.caption, picture.alt)
 
@@ -81,6 +80,11 @@ def _figure(kind: str, source: str, width: int, height: int, least: int, caption
     )
     below = f"\n<figcaption>{escape(caption)}</figcaption>" if caption else ""
     return f'<figure class="{kind}">\n{scroll(image, caption or kind)}{below}\n</figure>'
+
+
+def _least(width: int, pixels: int, share: float) -> int:
+    """How narrow an image may get: below that its box scrolls, rather than that nothing can be read in it."""
+    return max(min(width, pixels), round(share * width))
 
 
 def _size(svg: str) -> tuple[int, int]:

@@ -81,7 +81,7 @@ img { display: block; max-width: 100%; height: auto; background: #fff; border: 1
 .measured { margin-top: 1.6rem; }
 .measured .facts { grid-template-columns: repeat(auto-fill, minmax(240px, 1fr)); }
 
-@media (max-width: 820px) {
+@media screen and (max-width: 820px) {
   .overview thead { display: none; }
   .overview, .overview tbody, .overview tr, .overview th, .overview td { display: block; }
   .overview tr { border-bottom: 1px solid var(--line); padding: .8rem 0; }
@@ -96,7 +96,9 @@ img { display: block; max-width: 100%; height: auto; background: #fff; border: 1
 @media print {
   :root { color-scheme: light; --ink: #000; --quiet: #444; --paper: #fff; --line: #bbb; --soft: #fff; --link: #000;
     --yes: #0a6247; --yes-soft: #e5f3ed; --no: #9c3505; --no-soft: #fcece4; --open: #4a4a55; --open-soft: #ececef; }
-  body { max-width: none; padding: 0; font-size: 10pt; }
+  html { font-size: 9.5pt; }
+  body { max-width: none; padding: 0; font-size: 1rem; }
+  .overview .verdict { white-space: normal; border-radius: 8px; }
   a { text-decoration: none; }
   .back { display: none; }
   .scroll { overflow: visible; }
