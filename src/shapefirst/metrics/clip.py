@@ -137,9 +137,9 @@ def load_clip(id_or_folder: str | Path, *, device: str | torch.device | None = N
 
 def _usual_processor(size: int) -> Any:
     """CLIP's own preparation at the model's size, for folders that do not say theirs."""
-    from shapefirst.models import _quietly
+    from shapefirst.quiet import quietly
 
-    with _quietly():
+    with quietly():
         from transformers import CLIPImageProcessor
 
         return CLIPImageProcessor(size={"shortest_edge": size}, crop_size={"height": size, "width": size})

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from shapefirst.errors import ModelError
-from shapefirst.models import _PICKLED, _device, _first_line, _quietly, _unreachable
+from shapefirst.models import _device, _first_line
+from shapefirst.quiet import quietly
+from shapefirst.weights_on_disk import _PICKLED, _unreachable
 
 if TYPE_CHECKING:
     import torch
@@ -23,6 +25,7 @@ _WEIGHTS: Final = "model*.safetensors"
 _WANTED: Final = ("*.json", "*.txt", "*.jinja", "*.model", _WEIGHTS)
 # Hugging Face's converter: it offers weights as safetensors in a pull request where a repository has pickled ones only.
 _CONVERTER: Final = "SFconvertbot"
+_VOCABULARIES: Final = ("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model", "spiece.model")
 
 
 def find(name: str | Path) -> Path:
@@ -64,7 +67,7 @@ def load_model(
     place = _device(device)
     folder = find(name)
     _check_files(folder)
-    with _quietly():
+    with quietly():
         import transformers
 
         wanted = getattr(transformers, kind)
@@ -84,7 +87,7 @@ def load_model(
             raise ModelError(f"{name} in {folder} cannot be loaded as {kind}: {_first_line(error)}") from error
         if missing := sorted(info["missing_keys"]):
             # transformers would go on with random weights in their place.
-            raise ModelError(f"{folder} has no weights for {missing[0]} and {len(missing) - 1} others: get it again.")
+            raise ModelError(f"{folder} lacks {len(missing)} of its weights ({missing[0]}, ...): get the model again.")
         return model.to(place).eval(), folder
 
 
@@ -92,9 +95,13 @@ def load_part(folder: Path, kind: str, what: str) -> Any:
     """What prepares a model's inputs ("AutoProcessor", "AutoTokenizer", ...), from the model's own folder.
 
     Raises:
-        ModelError: It is not there, or needs a package that is not installed; ``what`` names it in the sentence.
+        ModelError: It is not there, or needs a package that is not installed; ``what`` ("processor", "tokenizer" or
+            "image processor") names it in the sentence.
     """
-    with _quietly():
+    if what != "image processor" and not any((folder / file).is_file() for file in _VOCABULARIES):
+        # transformers would go on with a tokenizer that knows no word.
+        raise ModelError(f"{folder} has no tokenizer ({_VOCABULARIES[0]}): get the model again.")
+    with quietly():
         import transformers
 
         try:
@@ -154,7 +161,7 @@ def _cached(repository: str) -> Path | None:
 def _downloaded(repository: str) -> Path:
     from huggingface_hub import HfApi, constants, snapshot_download
 
-    with _quietly(bars=True):
+    with quietly(bars=True):
         try:
             api, revision = HfApi(), None
             if not any(fnmatch(file, _WEIGHTS) for file in api.list_repo_files(repository)):

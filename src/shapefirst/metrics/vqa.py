@@ -16,7 +16,7 @@ of English would ask several (T2I-CompBench uses spaCy's noun chunks), and is no
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,12 +76,23 @@ class VqaScore:
         check_pairs(images, prompts)
         asked = [(i, question) for i, prompt in enumerate(prompts) for question in questions(prompt)]
         scores = np.ones(len(images))
-        for start in range(0, len(asked), self._batch_size):
-            part = asked[start : start + self._batch_size]
+        for part in self._batches(asked):
             yes = self._ask([images[i] for i, _ in part], [question for _, question in part])
             for (i, _), probability in zip(part, yes, strict=True):
                 scores[i] *= probability
         return scores
+
+    def _batches(self, asked: Sequence[tuple[int, str]]) -> Iterator[list[tuple[int, str]]]:
+        """Questions of the same number of tokens, a batch at a time.
+
+        Without padding, because BLIP's cross-attention in transformers (5.23) forgets the mask: it reads the padding.
+        """
+        by_length: dict[int, list[tuple[int, str]]] = {}
+        for i, question in asked:
+            by_length.setdefault(len(self._processor.tokenizer(question)["input_ids"]), []).append((i, question))
+        for same in by_length.values():
+            for start in range(0, len(same), self._batch_size):
+                yield same[start : start + self._batch_size]
 
     @torch.no_grad()
     def _ask(self, images: Sequence[Image.Image], texts: Sequence[str]) -> np.ndarray:
@@ -89,7 +100,6 @@ class VqaScore:
         inputs = self._processor(
             images=[image.convert("RGB") for image in images],
             text=list(texts),
-            padding=True,
             truncation=True,
             max_length=self._max_length,
             return_tensors="pt",
@@ -110,9 +120,7 @@ class VqaScore:
         ).last_hidden_state
         start = torch.full((len(seen), 1), model.decoder_start_token_id, device=seen.device)
         answer = model.text_decoder(
-            input_ids=start,
-            encoder_hidden_states=understood,
-            encoder_attention_mask=inputs["attention_mask"],
+            input_ids=start, encoder_hidden_states=understood, encoder_attention_mask=inputs["attention_mask"]
         )
         return answer.logits[:, -1].softmax(dim=-1)
 

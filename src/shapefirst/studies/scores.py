@@ -1,0 +1,121 @@
+"""Which scores a model is studied by: pocket by its judge and its own CLIP, any other model by CLIP.
+
+    alignments_for("pocket")                                 judge, judge-noun, judge-attribute, clipscore
+    alignments_for("sd15", vqa="Salesforce/blip-vqa-base")   clipscore, vqa
+
+The first is the one that verdicts are made by. The paper (arXiv 2405.15330) uses CLIPScore, BLIP-VQA
+("Salesforce/blip-vqa-base") and MiniGPT-4 (nearest in transformers: "llava-hf/llava-1.5-7b-hf", see ``metrics.vlm``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+from PIL import Image
+
+from shapefirst.errors import ModelError
+from shapefirst.metrics.alignment import Alignment
+from shapefirst.metrics.clip import Clip, ClipScore, ClipSimilarity, load_clip
+from shapefirst.metrics.vlm import load_vlm
+from shapefirst.metrics.vqa import load_vqa
+from shapefirst.models import locate
+from shapefirst.pocket.alignment import JudgeScore, load_judge
+from shapefirst.pocket.judge import Judge
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+
+__all__ = ["CLIP", "alignments_for", "features_for", "similarity_for"]
+
+#: Of models other than pocket, unless another is named; downloaded at first use if it is not in the hub's cache.
+CLIP: Final = "openai/clip-vit-base-patch16"
+
+
+def alignments_for(
+    model_name: str,
+    *,
+    clip: str | None = None,
+    vqa: str | None = None,
+    vlm: str | None = None,
+    device: str | torch.device | None = None,
+) -> dict[str, Alignment]:
+    """Name -> score, in the order in which reports show them.
+
+    Args:
+        model_name: The model under study: "pocket", or anything else that ``shapefirst.models.load`` takes.
+        clip: Id or folder of a CLIP; by default pocket's own on pocket and ``CLIP`` elsewhere.
+        vqa: Id or folder of a visual-question-answering model (BLIP or ViLT), if that score is wanted.
+        vlm: Id or folder of an image-text-to-text model with a chat template, if that score is wanted.
+        device: Of the scoring models; by default CUDA, else Apple's MPS, else the CPU.
+
+    Raises:
+        ModelError: One of the models is not to be had.
+    """
+    scores: dict[str, Alignment] = {}
+    if model_name == "pocket":
+        judge = _judge()
+        scores["judge"] = JudgeScore(judge)
+        scores["judge-noun"] = JudgeScore(judge, "noun")
+        scores["judge-attribute"] = JudgeScore(judge, "attribute")
+    scores["clipscore"] = ClipScore(_clip_for(model_name, clip, device))
+    if vqa is not None:
+        scores["vqa"] = load_vqa(vqa, device=device)
+    if vlm is not None:
+        scores["vlm"] = load_vlm(vlm, device=device)
+    return scores
+
+
+def similarity_for(
+    model_name: str, clip: str | None = None, device: str | torch.device | None = None
+) -> ClipSimilarity:
+    """The image-CLIP similarity of images and their references; arguments and errors as in :func:`alignments_for`."""
+    return ClipSimilarity(_clip_for(model_name, clip, device))
+
+
+def features_for(
+    model_name: str, clip: str | None = None, device: str | torch.device | None = None
+) -> tuple[str, Callable[[Sequence[Image.Image]], np.ndarray]]:
+    """What the Frechet distance is taken of: (its name for tables, images -> (n, d) float32 features).
+
+    On pocket the judge's last hidden layer (d = 256) unless a CLIP is named, elsewhere CLIP's projected image features.
+    Arguments and errors as in :func:`alignments_for`.
+    """
+    if model_name == "pocket" and clip is None:
+        judge = _judge()
+        return "judge's features", lambda images: _hidden(judge, images)
+    model = _clip_for(model_name, clip, device)
+    return f"CLIP features ({model.name})", lambda images: model.of_images(images).numpy()
+
+
+def _hidden(judge: Judge, images: Sequence[Image.Image]) -> np.ndarray:
+    rows = [verdict.features.numpy() for verdict in judge.look(images)]
+    return np.stack(rows) if rows else np.zeros((0, judge.head.in_features), np.float32)
+
+
+def _clip_for(model_name: str, clip: str | None, device: str | torch.device | None) -> Clip:
+    if clip is None and model_name == "pocket":
+        return _loaded(str(_pocket() / "clip"), device, "pocket's own")
+    return _loaded(clip or CLIP, device, None)
+
+
+@lru_cache(maxsize=2)
+def _loaded(name: str, device: str | torch.device | None, called: str | None) -> Clip:
+    """One model for all the scores that need it."""
+    return load_clip(name, device=device, called=called)
+
+
+@lru_cache(maxsize=1)
+def _judge() -> Judge:
+    return load_judge(_pocket() / "judge")
+
+
+def _pocket() -> Path:
+    folder = locate("pocket")
+    if folder is None:
+        raise ModelError("The weights of pocket are missing: reinstall shapefirst.")
+    return folder
