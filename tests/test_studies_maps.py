@@ -192,18 +192,41 @@ def test_f1_says_whether_the_shape_stands_at_a_fifth(make_pipe, moved, verdict):
     assert {row[0]: row[2].split()[0] for row in by_word.rows} == {"noun": str(5 * moved), "[EOS]": "50"}
 
 
-def test_f1_takes_the_picture_for_the_truth_where_it_can_be_read(make_pipe):
-    """Maps that settle early at a place where the object is not: half of the final shape at a fifth of the steps."""
+def drawn_at(row: int, column: int) -> Image.Image:
+    """A picture of 64 pixels with a blue square where ``blob(row, column)`` has its own."""
     picture = np.full((64, 64, 3), 200, np.uint8)
-    picture[36:56, 36:56] = (20, 40, 220)
+    picture[4 * row : 4 * row + 20, 4 * column : 4 * column + 20] = (20, 40, 220)
+    return Image.fromarray(picture)
+
+
+def on_pocket(make_pipe: Any, maps: list[np.ndarray], places: list[tuple[int, int]], previews: list[Any]) -> Finding:
+    """F1 on planted maps, with pictures of squares at these places, and previews of squares at a fifth."""
     subject = subject_of(make_pipe(), "pocket", steps=10)
-    maps = [[np.stack([blob(9, 9) if i == 9 else blob(1, 1) for i in range(10)])]] * 2
-    followed = Followed([Image.fromarray(picture)] * 2, maps)
-    finding = f1_shape_first.report(subject, PROMPTS[:2], [[Word("noun", "cup", (1,))]] * 2, followed)
-    assert finding.claims[0].found.estimate == 0
-    assert finding.claims[0].verdict == "does not replicate"
+    steps = sorted({step_at(10, share) for share in f1_shape_first.SHARES})
+    seen = {(i, step): drawn_at(*place) for i, place in enumerate(previews) for step in steps}
+    followed = Followed([drawn_at(*place) for place in places], [[m] for m in maps], seen)
+    return f1_shape_first.report(subject, PROMPTS[:2], [[Word("noun", "cup", (1,))]] * 2, followed)
+
+
+def test_f1_takes_the_picture_for_the_truth_where_it_can_be_read(make_pipe):
+    """The maps agree with the pictures in the last step only, the previews from the start."""
+    a, b = (9, 9), (1, 1)
+    maps = [np.stack([blob(*other)] * 9 + [blob(*own)]) for own, other in ((a, b), (b, a))]
+    finding = on_pocket(make_pipe, maps, [a, b], previews=[a, b])
+    assert [c.found.estimate for c in finding.claims] == [0, -1, 1, 1]
+    assert [c.verdict for c in finding.claims] == ["does not replicate"] * 2 + ["replicates"] * 2
     assert finding.table["f1_image"][9] == 1.0
+    assert finding.table["f1_other"][9] == 0.0
     assert "silhouette" in finding.method
+
+
+def test_f1_says_nothing_by_maps_that_do_not_show_the_object(make_pipe):
+    """The same map for both prompts, settled from the start, with the shape of neither more than of the other."""
+    maps = [np.stack([blob(3, 3, side=9)] * 10)] * 2
+    finding = on_pocket(make_pipe, maps, [(1, 1), (9, 9)], previews=[(9, 9), (1, 1)])
+    assert finding.claims[0].found.estimate == 1.0  # which the rule alone would take for a replication
+    assert [c.verdict for c in finding.claims] == ["inconclusive"] * 3 + ["does not replicate"]
+    assert "not shown to follow the object" in finding.claims[0].hypothesis
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -225,8 +248,8 @@ def test_f1_with_silhouettes(make_pipe):
     finding = f1_shape_first.run(subject, PROMPTS[:3])
     check_page(finding, N * (6 + 6 + 9))
     assert not np.isnan(finding.table["iou_image"]).any()
-    assert finding.summaries[0].columns[-1].startswith("IoU of the preview")
-    assert "not measured" not in str(finding.summaries[0].rows)
+    assert finding.summaries[0].columns[-1].startswith("F1 of the preview")
+    assert len(finding.claims) == 4
 
 
 # --- F3 -------------------------------------------------------------------------------------------------------------

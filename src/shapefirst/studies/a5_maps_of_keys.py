@@ -180,7 +180,7 @@ def _chart(subject: Subject, kl: Mapping[str, np.ndarray]) -> Chart:
             charts.band(axis, x, uniform, style=1, label="uniform")
             axis.set(title=OVER[name], xlabel="steps done (%)", ylabel="KL divergence (nats)")
             axis.set_ylim(bottom=0)
-        axes[0].legend()
+        drawn.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
         image = charts.svg(drawn)
     n = kl["tokens"].shape[1]
     return Chart(
@@ -189,8 +189,8 @@ def _chart(subject: Subject, kl: Mapping[str, np.ndarray]) -> Chart:
         f"Divergence from A's plain maps to those with the keys of B's [EOS], and to uniform ones, on the same "
         f"latents; mean and 95% band, n = {n} pairs.",
         " ".join(
-            f"{OVER[name].capitalize()} the mean divergence is {changed.mean():.3f} nats for substituted keys and "
-            f"{uniform.mean():.3f} for the uniform map."
+            f"{OVER[name][0].upper()}{OVER[name][1:]}: the mean divergence is {changed.mean():.3f} nats for "
+            f"substituted keys and {uniform.mean():.3f} for the uniform map."
             for name, (changed, uniform) in known.items()
         ),
     )

@@ -91,8 +91,8 @@ def report(
                 quantity="IoU of the last map of A's noun: with the shape produced minus with that of A's own picture",
                 found=bootstrap(difference),
                 rule=RULE,
-                if_not="The map of a word may show where its attribute or background is rather than the object: F1 on "
-                "the same model gives the agreement of an ordinary noun's map, which this one cannot exceed.",
+                if_not="A word may be attended to around its object rather than on it, or alike everywhere: F1 on the "
+                "same model gives the agreement of an ordinary noun's map, which this one can hardly exceed.",
             ),
         ),
         table=columns(_rows(subject, pairs, nouns, agreement)),
@@ -157,20 +157,20 @@ def _by_shape(agreement: dict[str, np.ndarray], between: np.ndarray) -> Summary:
 def _chart(subject: Subject, agreement: dict[str, np.ndarray]) -> Chart:
     n, num_steps = agreement["own"].shape
     x = [100 * step / subject.steps for step in range(num_steps)]
-    titles = {"produced": "produced picture (B's)", "own": "A's own picture", "unrelated": "unrelated picture"}
+    titles = {"produced": "produced picture (B's)", "own": "source's own picture", "unrelated": "next pair's picture"}
     with charts.figure(height=3.2) as (drawn, (axis,)):
         for style, (name, title) in enumerate(titles.items()):
             charts.band(axis, x, agreement[name], style=style, label=title)
         axis.set(xlabel="steps done (%)", ylabel="IoU with the map of A's noun (0 to 1)")
         axis.set_ylim(bottom=0)
-        axis.legend()
+        drawn.legend(*axis.get_legend_handles_labels(), loc="outside upper center", ncols=3)
         image = charts.svg(drawn)
     return Chart(
         "agreement",
         image,
         f"Agreement of the mask of A's noun, under B's [EOS], with three shapes; mean and 95% band, n = {n} pairs.",
-        "In the last step the mean IoU is "
-        + ", ".join(f"{agreement[name][:, -1].mean():.2f} with the {title}" for name, title in titles.items())
+        "In the last step the mean IoU of the mask is "
+        + ", ".join(f"{agreement[name][:, -1].mean():.2f} with that of the {title}" for name, title in titles.items())
         + ".",
     )
 

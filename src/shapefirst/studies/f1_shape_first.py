@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
 from PIL import Image
 
 from shapefirst.prompts import Prompt
-from shapefirst.shapes import Mask, binarise, iou
+from shapefirst.shapes import Mask, binarise, f1
 from shapefirst.sheets import Cell, contact_sheet
 from shapefirst.studies import charts
 from shapefirst.studies.conditions import by_kind, dots
-from shapefirst.studies.finding import Chart, Finding, Picture, Study, Summary, claim
+from shapefirst.studies.finding import Chart, Claim, Finding, Picture, Study, Summary, claim
 from shapefirst.studies.maps import (
     EARLY,
     ROLES,
@@ -38,6 +39,11 @@ from shapefirst.studies.tables import columns, shown
 RULE: Final = Rule("above", 0.9)
 #: The first fifth of the steps gains more agreement than the other four.
 RULE_GAIN: Final = Rule("above", 0.0)
+#: Where the true shape is known: the noun's last map agrees with that of its own image more than with another prompt's.
+#: Unless that replicates, the claims above are inconclusive: a map that misses the object can settle early too.
+RULE_SHOWN: Final = Rule("above", 0.0)
+#: Where the true shape is known: so does the shape in the clean image that is predicted when a fifth is done.
+RULE_PREVIEW: Final = Rule("above", 0.9)
 #: The steps in tables and pictures, as shares of all.
 SHARES: Final = (0.0, 0.02, 0.1, EARLY, 0.5, 1.0)
 SHOWN = 4
@@ -63,38 +69,22 @@ def report(subject: Subject, prompts: Sequence[Prompt], words: Sequence[Sequence
     courses = [_courses(*each) for each in zip(words, followed.maps, seen, strict=True)]
     last = np.stack([mine[0].last for mine in courses], 1)
     final = np.stack([mine[0].seen for mine in courses], 1) if subject.is_pocket else last
-    at = step_at(subject.steps, EARLY)
-    early = np.stack([final[0, :, at], final[0, :, -1]], 1)
-    gain = (final[0, :, at] - final[0, :, 0]) - (final[0, :, -1] - final[0, :, at])
-    what = "the shape in the final image" if subject.is_pocket else "the last step's map"
+    shapes = np.stack(
+        [mine[0].masks[-1] if shape is None else shape for mine, shape in zip(courses, seen, strict=True)]
+    )
+    # The next prompt's shape: what masks have in common that have nothing to do with each other.
+    other = np.stack([f1(mine[0].masks, shape) for mine, shape in zip(courses, np.roll(shapes, -1, 0), strict=True)])
+    early = final[0, :, step_at(subject.steps, EARLY)]
+    previews = _previews(subject, seen, followed)
     return Finding(
-        claims=(
-            claim(
-                f"When {EARLY:.0%} of the steps are done, the noun's attention map has the final shape.",
-                paper="the shape is there after the first few steps",
-                quantity=f"F1-score with {what}, over that of the last step (1 = as good as at the end)",
-                found=bootstrap(early, ratio_of_means),
-                rule=RULE,
-                if_not="Maps may sharpen later than the picture, where a model's attention is spread over many tokens: "
-                "the same measure on the predicted clean image of each step (F2 on the same model) would tell.",
-            ),
-            claim(
-                f"The shape is gained in the first {EARLY:.0%} of the steps rather than in the rest.",
-                paper="later steps only fill in detail",
-                quantity=f"F1-score with {what}: gain until {EARLY:.0%} minus gain afterwards",
-                found=bootstrap(gain),
-                rule=RULE_GAIN,
-                if_not="The first step's map may have the shape already, or too little of it may ever appear in the "
-                "map: the curve tells, and F5 on the same model whether the first steps decide nonetheless.",
-            ),
-        ),
-        table=columns(_rows(subject, prompts, courses)),
+        claims=_claims(subject, final, other, previews),
+        table=columns(_rows(subject, prompts, courses, other)),
         summaries=(
-            _by_step(subject, last, final, seen, followed),
+            _by_step(subject, last, final, other, previews),
             _by_word(subject, courses),
             by_kind(
                 {
-                    f"F1-score with {what}, at {EARLY:.0%}": early[:, 0],
+                    f"F1-score with {_final(subject)}, at {EARLY:.0%}": early,
                     "noun settled after, % of the steps": np.array(
                         [_settled(subject, mine, "noun") for mine in courses]
                     ),
@@ -102,11 +92,86 @@ def report(subject: Subject, prompts: Sequence[Prompt], words: Sequence[Sequence
                 prompts,
             ),
         ),
-        charts=(_chart(subject, last, final), _chart_of_words(subject, courses)),
+        charts=(_chart(subject, last, final, other), _chart_of_words(subject, courses)),
         pictures=(_sheet(subject, prompts, courses, seen, words, followed),),
         method=_method(subject, prompts, size),
         evaluations=cost(subject),
     )
+
+
+def _final(subject: Subject) -> str:
+    return "the shape in the final image" if subject.is_pocket else "the last step's map"
+
+
+def _claims(
+    subject: Subject, final: np.ndarray, other: np.ndarray, previews: dict[int, np.ndarray]
+) -> tuple[Claim, ...]:
+    """The paper's two, and where the true shape is known the two that say what they are worth."""
+    at, what = step_at(subject.steps, EARLY), _final(subject)
+    scores = final[0]
+    gain = (scores[:, at] - scores[:, 0]) - (scores[:, -1] - scores[:, at])
+    claims = [
+        claim(
+            f"When {EARLY:.0%} of the steps are done, the noun's attention map has the final shape.",
+            paper="the shape is there after the first few steps",
+            quantity=f"F1-score with {what}, over that of the last step (1 = as good as at the end)",
+            found=bootstrap(scores[:, [at, -1]], ratio_of_means),
+            rule=RULE,
+            if_not="Maps may sharpen later than the picture, where a model's attention is spread over many tokens: "
+            "the same measure on the predicted clean image of each step (F2 on the same model) would tell.",
+        ),
+        claim(
+            f"The shape is gained in the first {EARLY:.0%} of the steps rather than in the rest.",
+            paper="later steps only fill in detail",
+            quantity=f"F1-score with {what}: gain until {EARLY:.0%} minus gain afterwards",
+            found=bootstrap(gain),
+            rule=RULE_GAIN,
+            if_not="The first step's map may have the shape already, or too little of it may ever appear in the map: "
+            "the curve tells, and F5 on the same model whether the first steps decide nonetheless.",
+        ),
+    ]
+    if not subject.is_pocket:
+        return tuple(claims)
+    control = claim(
+        "The noun's attention map shows the object.",
+        paper="taken for granted: the map stands for the shape",
+        quantity="F1-score of the last map with the shape in its own image minus that with another prompt's",
+        found=bootstrap(scores[:, -1] - other[:, -1]),
+        rule=RULE_SHOWN,
+        if_not="In a small model a word may be attended to around its object rather than on it, or alike everywhere: "
+        "the sheet tells which. `shapefirst study f1 --model sd15` draws the same sheet for the paper's own model.",
+    )
+    if control.verdict != "replicates":
+        why = "The map is not shown to follow the object here (see below): its course says little of the shape. "
+        claims = [replace(c, verdict="inconclusive", hypothesis=why + c.hypothesis) for c in claims]
+    claims.append(control)
+    if at in previews:
+        claims.append(
+            claim(
+                f"When {EARLY:.0%} of the steps are done, the predicted clean image has the final shape.",
+                paper="the shape is there after the first few steps",
+                quantity="F1-score of the shape in the preview with that in the final image",
+                found=bootstrap(previews[at]),
+                rule=RULE_PREVIEW,
+                if_not="Outlines may still move while their place stands: the IoU over steps tells by how much, and X1 "
+                "whether a gentler guidance or more steps fix them sooner.",
+            )
+        )
+    return tuple(claims)
+
+
+def _previews(subject: Subject, seen: Sequence[Mask | None], followed: Followed) -> dict[int, np.ndarray]:
+    """Step -> (n,) F1-scores of the shape in the preview with that in the final image, where all have been kept."""
+    found: dict[int, np.ndarray] = {}
+    for step in sorted({step_at(subject.steps, share) for share in SHARES}):
+        scores = [
+            float(f1(shape_in(followed.previews[i, step], shape.shape), shape))
+            for i, shape in enumerate(seen)
+            if shape is not None and (i, step) in followed.previews
+        ]
+        if len(scores) == len(seen):
+            found[step] = np.array(scores)
+    return found
 
 
 def _courses(words: Sequence[Word], maps: Sequence[np.ndarray], seen: Mask | None) -> list[Course]:
@@ -118,7 +183,9 @@ def _courses(words: Sequence[Word], maps: Sequence[np.ndarray], seen: Mask | Non
     ]
 
 
-def _rows(subject: Subject, prompts: Sequence[Prompt], courses: Sequence[Sequence[Course]]) -> list[dict[str, Any]]:
+def _rows(
+    subject: Subject, prompts: Sequence[Prompt], courses: Sequence[Sequence[Course]], other: np.ndarray
+) -> list[dict[str, Any]]:
     return [
         {
             "prompt": prompt.text,
@@ -132,6 +199,7 @@ def _rows(subject: Subject, prompts: Sequence[Prompt], courses: Sequence[Sequenc
             "iou_last": float(one.last[1, step]),
             "f1_image": float(one.seen[0, step]),
             "iou_image": float(one.seen[1, step]),
+            "f1_other": float(other[i, step]) if one.role == "shape" else float("nan"),
         }
         for i, (prompt, mine) in enumerate(zip(prompts, courses, strict=True))
         for one in mine
@@ -140,26 +208,22 @@ def _rows(subject: Subject, prompts: Sequence[Prompt], courses: Sequence[Sequenc
 
 
 def _by_step(
-    subject: Subject, last: np.ndarray, final: np.ndarray, seen: Sequence[Mask | None], followed: Followed
+    subject: Subject, last: np.ndarray, final: np.ndarray, other: np.ndarray, previews: dict[int, np.ndarray]
 ) -> Summary:
-    known = subject.is_pocket
+    names = ["steps done", "F1 with the last map", "IoU with the last map"]
+    if subject.is_pocket:
+        names += ["F1 with the final image", "IoU with the final image"]
+    names.append(f"F1 with another prompt's {'image' if subject.is_pocket else 'last map'}")
+    names += ["F1 of the preview with the final image"] if previews else []
     rows = []
     for step in sorted({step_at(subject.steps, share) for share in SHARES}):
-        cells = [str(step), *(shown(bootstrap(v)) for v in last[:, :, step])]
-        if known:
-            cells += [shown(bootstrap(v)) for v in final[:, :, step]]
-            previews = [
-                float(iou(shape_in(followed.previews[i, step], shape.shape), shape))
-                for i, shape in enumerate(seen)
-                if shape is not None and (i, step) in followed.previews
-            ]
-            cells.append(shown(bootstrap(previews)) if len(previews) > 1 else "not measured")
-        rows.append(tuple(cells))
-    names = ["steps done", "F1 with the last map", "IoU with the last map"]
-    if known:
-        names += ["F1 with the final image", "IoU with the final image", "IoU of the preview with the final image"]
-    caption = "The last column needs no attention: shapes in the predicted clean image and in the final one." * known
-    return Summary(tuple(names), tuple(rows), caption)
+        cells = [*last[:, :, step], *(final[:, :, step] if subject.is_pocket else ()), other[:, step]]
+        cells += [previews[step]] if previews else []
+        rows.append((str(step), *(shown(bootstrap(cell)) for cell in cells)))
+    caption = (
+        "The last column needs no attention: it compares shapes in the predicted clean image and in the final one."
+    )
+    return Summary(tuple(names), tuple(rows), caption if previews else "")
 
 
 def _settled(subject: Subject, mine: Sequence[Course], role: str) -> float:
@@ -182,7 +246,7 @@ def _by_word(subject: Subject, courses: Sequence[Sequence[Course]]) -> Summary:
     )
 
 
-def _chart(subject: Subject, last: np.ndarray, final: np.ndarray) -> Chart:
+def _chart(subject: Subject, last: np.ndarray, final: np.ndarray, other: np.ndarray) -> Chart:
     panels = [("with the last step's map", last)]
     if subject.is_pocket:
         panels.append(("with the shape in the final image", final))
@@ -193,7 +257,8 @@ def _chart(subject: Subject, last: np.ndarray, final: np.ndarray) -> Chart:
             charts.band(axis, x, values[1], style=1, label="IoU")
             axis.axvline(100 * EARLY, color="#777777", linewidth=0.9, linestyle=":")
             axis.set(title=title, xlabel="steps done (%)", ylabel="agreement (0 to 1)", ylim=(0, 1.02))
-            axis.legend(loc="lower right")
+        charts.band(axes[-1], x, other, style=2, label="F1-score, another prompt's shape")
+        drawn.legend(*axes[-1].get_legend_handles_labels(), loc="outside upper center", ncols=3)
         image = charts.svg(drawn)
     at = step_at(subject.steps, EARLY)
     return Chart(
@@ -205,7 +270,8 @@ def _chart(subject: Subject, last: np.ndarray, final: np.ndarray) -> Chart:
             f"The mean F1-score {title} is {v[0, :, 0].mean():.2f} at the first step, {v[0, :, at].mean():.2f} at "
             f"{EARLY:.0%} of the steps and {v[0, :, -1].mean():.2f} at the last."
             for title, v in panels
-        ),
+        )
+        + f" With another prompt's shape it is {other[:, -1].mean():.2f} at the last.",
     )
 
 
@@ -217,7 +283,7 @@ def _chart_of_words(subject: Subject, courses: Sequence[Sequence[Course]]) -> Ch
             dots(axis, [one], [place], style=place)
         axis.set_yticks(range(len(found)), list(found))
         axis.set(xlabel="steps until the word's map has settled (% of all)", xlim=(-2, 102))
-        axis.invert_yaxis()
+        axis.set_ylim(len(found) - 0.5, -0.5)
         image = charts.svg(drawn)
     return Chart(
         "words",
@@ -287,6 +353,11 @@ def _method(subject: Subject, prompts: Sequence[Prompt], size: tuple[int, ...]) 
         parts.append(f"In {several} prompts with several nouns the shape is the union of the nouns' masks.")
     if unknown:
         parts.append(f"In {unknown} prompts without known noun phrases the last content word counts as the noun.")
+    if subject.is_pocket:
+        parts.append(
+            "Unless the last map agrees with its own image's shape more than with the next prompt's, by the interval, "
+            "what is said of the map's course counts as inconclusive."
+        )
     parts.append("Intervals are bootstrapped over prompts.")
     return " ".join(parts)
 

@@ -138,7 +138,7 @@ def _chart(subject: Subject, weights: Mapping[str, np.ndarray]) -> Chart:
             charts.band(axis, x, weights[name], style=style, label=title)
         axis.axhline(RULE.threshold, color="#777777", linewidth=0.9, linestyle=":")
         axis.set(xlabel="steps done (%)", ylabel="share of the attention (0 to 1)", ylim=(0, 1.02))
-        axis.legend(loc="center right")
+        drawn.legend(*axis.get_legend_handles_labels(), loc="outside upper center", ncols=3)
         image = charts.svg(drawn)
     first, last = ({name: w[:, step].mean() for name, w in weights.items()} for step in (0, -1))
     return Chart(
