@@ -259,13 +259,11 @@ def _results(found: Sequence[Stored]) -> None:
     table.add_column("n", justify="right")
     table.add_column("verdict")
     for stored in found:
-        if stored.reason:
-            table.add_row(
-                stored.name, Text(stored.title), Text(stored.paper), Text(stored.reason), "", "does not apply"
-            )
+        rows = [[stored.title, stored.paper, stored.reason, "", "does not apply"]] if stored.reason else []
         for claim in stored.claims:
             interval = claim.found
             ours = f"{claim.quantity}: {interval.estimate:.3g} ({interval.low:.3g} to {interval.high:.3g})"
-            cells = [stored.name, claim.statement, claim.paper, ours, str(claim.found.n), claim.verdict]
-            table.add_row(*(Text(cell) for cell in cells))
+            rows.append([claim.statement, claim.paper, ours, str(interval.n), claim.verdict])
+        for row in rows:
+            table.add_row(*(Text(cell, overflow="fold") for cell in (stored.name, *row)))
     terminal.results().print(table)
