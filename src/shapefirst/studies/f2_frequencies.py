@@ -1,0 +1,346 @@
+"""F2: why the shape first? Which frequencies drown last in the noise, and which come back first.
+
+    x_t      = sqrt(abar_t) x_0 + sqrt(1 - abar_t) eps
+    snr_b(t) = abar_t E_b / ((1 - abar_t) n_b)                      the closed form (F2t), of band b with n_b modes
+    rho_b(t) = sqrt( snr_b(t) / (1 + snr_b(t)) )                    the correlation of x_t with x_0 that follows from it
+
+Low frequencies are those up to a quarter of the highest along a side. Steps are those of the sampler, noisiest first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+import torch
+from PIL import Image
+
+from shapefirst.denoising import decode
+from shapefirst.prompts import Prompt
+from shapefirst.sheets import Cell, contact_sheet
+from shapefirst.spectrum import pixels, split
+from shapefirst.studies import charts
+from shapefirst.studies.bands import Trajectories, cutoff_of, followed, joined, settled
+from shapefirst.studies.distances import of_kinds, steps_at
+from shapefirst.studies.finding import Chart, Finding, Picture, Study, Summary, claim
+from shapefirst.studies.statistics import Rule, bootstrap
+from shapefirst.studies.subject import Subject, part
+from shapefirst.studies.tables import columns, shown
+
+#: Forward, share of the run: the high band sinks below the noise (SNR 1) before the low band does.
+RULE_FORWARD: Final = Rule("above", 0.0)
+#: Reverse, share of the run: the low band is final at least a tenth of the run (5 of 50 steps) before the high one. A
+#: smaller lead would be an order, yet no "first the shape, then the detail".
+RULE_REVERSE: Final = Rule("above", 0.1)
+#: Decades between measured and predicted SNR: 0.1 is a factor of 1.26.
+RULE_THEORY: Final = Rule("below", 0.1)
+
+#: From here on a band counts as the final one.
+CORRELATED: Final = 0.9
+#: Shares of the run at which the predicted x_0 is decoded: ten, and the six of them that are shown.
+LOOKS: Final = tuple(i / 10 for i in range(10))
+SHOWN_LOOKS: Final = (0.0, 0.1, 0.2, 0.4, 0.6, 0.9)
+SHOWN: Final = 3
+BANDS: Final = ("low", "high")
+
+
+def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
+    """Runs with the text in all steps, followed step by step; their clean latents noised again."""
+    steps, seeds = subject.steps, subject.seeds(len(prompts))
+    subject.meter.expect(_cost(subject) * len(prompts))
+    looks = [step for step in steps_at(LOOKS, steps) if step < steps]
+    embeddings = subject.encode(prompts)
+    parts, previews, times = [], [], []
+    for here in subject.batches(len(prompts)):
+        times, x0s, x_ts, decoded = [], [], [], {}
+        for step in subject.steps_of(part(embeddings, here), seeds[here]):
+            abar = _abar(subject.pipe, [step.t])[0]
+            times.append(step.t)
+            x0, eps = (z.float().cpu() for z in (step.x0, step.eps))
+            x0s.append(x0)
+            # Some solvers hold x_t in another scale; this is the paper's with every one.
+            x_ts.append(abar**0.5 * x0 + (1 - abar) ** 0.5 * eps)
+            if step.index in looks:
+                decoded[step.index] = decode(subject.pipe, step.x0)
+            last = step
+        final = decode(subject.pipe, last.x_next)
+        abars = _abar(subject.pipe, times)
+        parts.append(followed(last.x_next.float().cpu(), x0s, x_ts, final, decoded, abars, seeds[here]))
+        previews += [[decoded[at][i] for at in looks] for i in range(min(len(final), SHOWN - len(previews)))]
+    return _finding(subject, prompts, joined(parts), times, looks, previews)
+
+
+def _finding(
+    subject: Subject,
+    prompts: Sequence[Prompt],
+    found: Trajectories,
+    times: Sequence[float],
+    looks: Sequence[int],
+    previews: Sequence[Sequence[Image.Image]],
+) -> Finding:
+    steps = subject.steps
+    above = [settled(found.clean.measured[..., b], 1.0) / steps for b in range(2)]
+    back = [settled(found.of_x0[..., b], CORRELATED) / steps for b in range(2)]
+    forward, reverse = above[1] - above[0], back[1] - back[0]
+    rows = [
+        (
+            f"{name} SNR from which step on above 1",
+            *(shown(bootstrap(settled(n.measured[..., b], 1.0))) for b in (0, 1)),
+        )
+        for name, n in (("latents:", found.clean), ("images:", found.seen))
+    ]
+    rows.append(("predicted x_0: from which step on final", *(shown(bootstrap(steps * values)) for values in back)))
+    rows.append(
+        (
+            "x_t: from which step on final",
+            *(shown(bootstrap(settled(found.of_x_t[..., b], CORRELATED))) for b in (0, 1)),
+        )
+    )
+    kinds = zip(of_kinds(prompts, forward), of_kinds(prompts, reverse), strict=True)
+    return Finding(
+        claims=(
+            claim(
+                "Noise drowns the high frequencies of the latents before the low ones.",
+                paper="the low band is not corrupted until the end of the forward process",
+                quantity="share of the steps between the two bands' SNR of 1",
+                found=bootstrap(forward),
+                rule=RULE_FORWARD,
+                if_not="Latents of nearly white spectrum have no band that outlasts the other; the radial spectrum of "
+                "the autoencoder's latents of photographs would tell.",
+            ),
+            claim(
+                "The sampler settles the low frequencies first and the high ones last.",
+                paper="the low band is recovered at the start of the reverse process, high frequencies come last",
+                quantity=f"share of the steps by which the low band of predicted x_0 has r >= {CORRELATED:g} earlier",
+                found=bootstrap(reverse),
+                rule=RULE_REVERSE,
+                if_not="In a small latent space the low quarter of the spectrum is few modes, layout and detail alike; "
+                "the same run with larger latents, or the radial bands here, would tell.",
+            ),
+            claim(
+                "White noise puts the same energy into every frequency, so the closed form predicts the SNR of a band.",
+                paper="the closed form follows from white noise (F2t)",
+                quantity="mean |log10(measured / predicted SNR)|, decades",
+                found=bootstrap(found.clean.decades),
+                rule=RULE_THEORY,
+                if_not="Bands of few modes hold few draws of noise; averaging each over several draws would tell.",
+            ),
+        ),
+        table=columns(_rows(subject, prompts, found, times, looks)),
+        summaries=(
+            Summary(
+                ("", "low band", "high band"),
+                tuple(rows),
+                f"Steps of {steps}, from 0; mean over prompts (95% interval).",
+            ),
+            Summary(
+                ("kind", "n", "forward lead of the low band", "reverse lead of the low band"),
+                tuple((kind, str(n), text, other) for (kind, n, text), (_, _, other) in kinds),
+                "By kind of attribute; leads in shares of the run.",
+            ),
+        ),
+        charts=(_snr_chart(found), _norm_chart(found), _reverse_chart(found, looks), _radial_chart(found)),
+        pictures=(_picture(prompts, looks, previews, steps),),
+        method=f"{len(prompts)} runs of {steps} steps with text in all of them. Low frequencies reach up to a quarter "
+        "of the highest along a side. Forward: the runs' own final latents (and, as a model of pixels would see "
+        "them, their images) are noised with the scheduler's abar at every timestep, one draw of noise each; the SNR "
+        "is the energy of the signal part over that of the noise in it. Reverse: correlation, over channels and "
+        "modes, of a band of the predicted x_0 with that band of the final latents; each channel's mean is left out "
+        "there, since all latents of a model share it. A band is final from the step on from which the correlation "
+        f"stays at {CORRELATED:g} or above (ours). Images are looked at in {len(looks)} steps.",
+        evaluations=_cost(subject),
+    )
+
+
+def _rows(
+    subject: Subject, prompts: Sequence[Prompt], found: Trajectories, times: Sequence[float], looks: Sequence[int]
+) -> list[dict[str, Any]]:
+    """One for each prompt, step, space and band."""
+    rows = []
+    for space, n in (("latents", found.clean), ("images", found.seen)):
+        is_latent = space == "latents"
+        for i, prompt in enumerate(prompts):
+            for step, t in enumerate(times):
+                for b, band in enumerate(BANDS):
+                    look = found.of_image[i, looks.index(step), b] if step in looks else None
+                    x0 = found.of_x0[i, step, b] if is_latent else look
+                    rows.append(
+                        {
+                            "prompt": prompt.text,
+                            "kind": prompt.source,
+                            "seed": subject.seed + i,
+                            "space": space,
+                            "step": step,
+                            "timestep": float(t),
+                            "band": band,
+                            "modes": int(n.count[b]),
+                            "energy_clean": float(n.energy[i, b]),
+                            "energy_forward": float(n.noised[i, step, b]),
+                            "energy_reverse": float(found.reverse[i, step, b]) if is_latent else None,
+                            "snr": float(n.measured[i, step, b]),
+                            "snr_closed_form": float(n.predicted[i, step, b]),
+                            "correlation_x0": None if x0 is None else float(x0),
+                            "correlation_x_t": float(found.of_x_t[i, step, b]) if is_latent else None,
+                        }
+                    )
+    return rows
+
+
+def _snr_chart(found: Trajectories) -> Chart:
+    n, steps = found.clean.measured.shape[:2]
+    with charts.figure(2) as (drawn, axes):
+        for axis, (space, of) in zip(axes, (("latents", found.clean), ("images", found.seen)), strict=True):
+            for b, band in enumerate(BANDS):
+                charts.band(axis, range(steps), _log(of.measured[..., b]), style=b, label=f"{band}, measured")
+                closed = _log(of.predicted[..., b]).mean(0)
+                axis.plot(range(steps), closed, color="black", linestyle=":", label="closed form" if b else None)
+            axis.axhline(0, color="grey", linewidth=0.8)
+            axis.set(title=f"SNR of a band, {space}", xlabel="step (0 = noisiest)", ylabel="log10 of signal over noise")
+        axes[0].legend()
+        image = charts.svg(drawn)
+    low, high = (float(np.mean(settled(found.clean.measured[..., b], 1.0))) for b in (0, 1))
+    return Chart(
+        "snr",
+        image,
+        "Forward process, to be read from right to left: signal-to-noise of both bands; mean and 95% band, "
+        f"n = {n} prompts.",
+        f"In the latents the low band stands above the noise from step {low:.0f} of {steps} on, the high band from "
+        f"step {high:.0f}; measured and closed form are {found.clean.decades.mean():.2f} decades apart on average.",
+    )
+
+
+def _norm_chart(found: Trajectories) -> Chart:
+    clean = found.clean
+    n, steps = clean.measured.shape[:2]
+    norms = np.sqrt(np.stack([clean.noised, found.reverse, clean.expected]))
+    ratio = norms[..., 0] / norms[..., 1]
+    with charts.figure(2) as (drawn, axes):
+        for b, band in enumerate(BANDS):
+            per_mode = (norms / np.sqrt(clean.count))[..., b]
+            charts.band(axes[0], range(steps), per_mode[0], style=2 * b, label=f"{band}, forward")
+            charts.band(axes[0], range(steps), per_mode[1], style=2 * b + 1, label=f"{band}, reverse")
+            closed = per_mode[2].mean(0)
+            axes[0].plot(
+                range(steps), closed, color="black", linestyle=":", label="forward, closed form" if b else None
+            )
+        for style, label in enumerate(("forward", "reverse")):
+            charts.band(axes[1], range(steps), ratio[style], style=style, label=label)
+        axes[1].plot(range(steps), ratio[2].mean(0), color="black", linestyle=":", label="forward, closed form")
+        axes[0].set(title="Norm of a band of x_t", xlabel="step (0 = noisiest)", ylabel="root of energy per mode")
+        axes[1].set(title="Low over high band", xlabel="step (0 = noisiest)", ylabel="ratio of norms")
+        for axis in axes:
+            axis.legend()
+        image = charts.svg(drawn)
+    first, last = ratio[1].mean(0)[[0, -1]]
+    return Chart(
+        "norms",
+        image,
+        f"Norms of the low and the high band of latents; mean and 95% band, n = {n} prompts.",
+        f"On the way back the norm of the low band is {first:.2f} times the high band's at first, {last:.2f} at last.",
+    )
+
+
+def _reverse_chart(found: Trajectories, looks: Sequence[int]) -> Chart:
+    n, steps = found.of_x0.shape[:2]
+    with charts.figure(2) as (drawn, axes):
+        for b, band in enumerate(BANDS):
+            charts.band(axes[0], range(steps), found.of_x0[..., b], style=b, label=f"{band}, predicted x0")
+            charts.band(axes[0], range(steps), found.of_x_t[..., b], style=b + 2, label=f"{band}, x_t")
+            closed = found.implied[..., b].mean(0)
+            label = "x_t, closed form" if b else None
+            axes[0].plot(range(steps), closed, color="black", linestyle=":", label=label)
+            charts.band(axes[1], looks, found.of_image[..., b], style=b, label=f"{band}, predicted x0", every=1)
+        for axis, space in zip(axes, ("latents", "images"), strict=True):
+            axis.axhline(CORRELATED, color="grey", linewidth=0.8)
+            axis.set(title=f"Reverse process, {space}", xlabel="step (0 = noisiest)", ylabel="correlation with the end")
+            axis.legend()
+        image = charts.svg(drawn)
+    low, high = (float(settled(found.of_x0[..., b], CORRELATED).mean()) for b in (0, 1))
+    return Chart(
+        "reverse",
+        image,
+        "How far each band has come: correlation with the same band of the final latents and images; mean and 95% "
+        f"band, n = {n} prompts.",
+        f"The low band of the predicted x_0 stays above a correlation of {CORRELATED:g} from step {low:.0f} of {steps} "
+        f"on, the high band from step {high:.0f}.",
+    )
+
+
+def _radial_chart(found: Trajectories) -> Chart:
+    n, steps, bands = found.of_radial.shape
+    pictures = (
+        ("Forward: log10 SNR", _log(found.radial.measured).mean(0), "cividis", (-2, 2)),
+        ("Reverse: correlation of predicted x0", found.of_radial.mean(0), "cividis", (0, 1)),
+    )
+    closed = _log(found.radial.predicted).mean(0)
+    with charts.figure(2) as (drawn, axes):
+        for axis, (title, values, colours, (low, high)) in zip(axes, pictures, strict=True):
+            shown_as = {"origin": "lower", "aspect": "auto", "cmap": colours, "vmin": low, "vmax": high}
+            drawn.colorbar(axis.imshow(values.T, **shown_as), ax=axis)
+            if closed.min() < 0 < closed.max():
+                axis.contour(closed.T, levels=[0], colors="white", linestyles=":")
+            axis.grid(False)
+            axis.set(title=title, xlabel="step (0 = noisiest)", ylabel="frequency, cycles per side")
+        image = charts.svg(drawn)
+    first, last = (settled(found.of_radial[..., b], CORRELATED).mean() for b in (min(1, bands - 1), bands - 1))
+    return Chart(
+        "radial",
+        image,
+        "Every frequency of the latents by itself; the dotted line is where the closed form puts an SNR of 1; mean of "
+        f"n = {n} prompts.",
+        f"The lowest frequency above the mean is final from step {first:.0f} of {steps} on, the highest from step "
+        f"{last:.0f}.",
+    )
+
+
+def _picture(
+    prompts: Sequence[Prompt], looks: Sequence[int], previews: Sequence[Sequence[Image.Image]], steps: int
+) -> Picture:
+    chosen = [at for at in looks if at in steps_at(SHOWN_LOOKS, steps)]
+    rows, titles = [], []
+    for prompt, images in zip(prompts, previews, strict=False):
+        seen = pixels([images[looks.index(at)] for at in chosen])
+        cutoff = cutoff_of(*seen.shape[-2:])
+        for name, values in zip(("low frequencies", "high frequencies"), split(seen, cutoff), strict=True):
+            rows.append([Cell(image) for image in _images(values)])
+            titles.append(f"{prompt.text}\n{name}")
+    return Picture(
+        "bands",
+        contact_sheet(rows, column_titles=[f"step {at}" for at in chosen], row_titles=titles, picture_width=112),
+        f"Predicted x_0 of the first {len(previews)} prompts, decoded and split in two bands; the high one on grey.",
+        "Two rows for each prompt, from the first steps on the left to the last: its low and its high frequencies.",
+    )
+
+
+def _images(values: torch.Tensor) -> list[Image.Image]:
+    """(B, 3, H, W) about 0 -> images, 0 being grey."""
+    scaled = ((values + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
+    return [Image.fromarray(picture) for picture in scaled]
+
+
+def _cost(subject: Subject) -> int:
+    """Evaluations of a run: without guidance the text branch runs alone."""
+    return (2 if subject.guidance_scale > 1 else 1) * subject.steps
+
+
+def _log(ratio: np.ndarray) -> np.ndarray:
+    """log10, with a floor for a band without any signal."""
+    return np.log10(np.maximum(ratio, 1e-12))
+
+
+def _abar(pipe: Any, times: Sequence[float]) -> torch.Tensor:
+    """(T,) float64: abar at these timesteps; between whole ones, which Euler and Heun may ask for, at the nearest."""
+    return pipe.scheduler.alphas_cumprod.double().cpu()[torch.tensor(times).round().long()]
+
+
+STUDY: Final = Study(
+    name="f2",
+    title="Why the shape comes first",
+    question="Which frequencies does noise drown last, and which does the sampler bring back first?",
+    paper="The low frequencies are corrupted last and so recovered first; the high ones come in the last steps.",
+    needs="prompts",
+    count=32,
+    quick=4,
+    run=run,
+)

@@ -1,0 +1,342 @@
+"""F6: when has the text done its work? Text in the first k steps alone, against the guided image of the same seed.
+
+    d_t      = eps(t, x_t, C) - eps(t, x_t, 0)                      what the text changes in step t
+    sigma_t  = sqrt((1 - abar_t) / abar_t)                          noise over signal
+    push_t   = w (sigma_t - sigma_(t+1)) |d_t|                      how far that moves x_t / sqrt(abar_t)
+
+The last line is a step of DDIM, dx / sqrt(abar) = eps dsigma (Song et al. 2021, arXiv 2010.02502, eq. 14): the same
+d_t moves the picture the less, the later it comes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from PIL import Image
+
+from shapefirst.denoising import Step
+from shapefirst.prompts import Prompt
+from shapefirst.schedule import Branch as Kept
+from shapefirst.schedule import TextSchedule
+from shapefirst.sheets import Cell, contact_sheet
+from shapefirst.studies import charts, distances
+from shapefirst.studies.distances import Distances, check_guidance, mean_psnr, measure, of_kinds, steps_at
+from shapefirst.studies.finding import Chart, Finding, Picture, Study, Summary, claim
+from shapefirst.studies.statistics import Rule, bootstrap, ratio_of_means
+from shapefirst.studies.subject import Branch, Subject
+from shapefirst.studies.tables import columns, shown
+
+#: L1 to the fully guided image with the text in half of the steps, over that without any text: the later half of the
+#: text makes less than a third of the difference that all of it makes.
+RULE_LATE: Final = Rule("below", 1 / 3)
+#: |d_t| in the last fifth of the steps over that in the first: the difference fades, as the paper says.
+RULE_FADES: Final = Rule("below", 1.0)
+
+SHARES: Final = tuple(i / 10 for i in range(11))
+SHOWN_SHARES: Final = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
+SHOWN: Final = 6
+KEEPS: Final[tuple[Kept, ...]] = ("null", "text")
+
+
+@dataclass(frozen=True)
+class Norms:
+    """Per prompt and step, (n, N), of the fully guided run.
+
+    Attributes:
+        null: |eps(t, x_t, 0)|.
+        difference: |d_t|.
+        push: push_t; the last step's ends at sigma = 0.
+    """
+
+    null: np.ndarray
+    difference: np.ndarray
+    push: np.ndarray
+
+    @property
+    def to_come(self) -> np.ndarray:
+        """(n, N + 1): the share of all the push that steps k and later make, for k from 0 to N."""
+        after = np.cumsum(self.push[:, ::-1], axis=1)[:, ::-1]
+        return np.pad(after, ((0, 0), (0, 1))) / after[:, :1]
+
+
+class Watch:
+    """Takes the norms of a trunk's steps, for ``Subject.fork``."""
+
+    def __init__(self, pipe: Any, count: int, steps: int) -> None:
+        self._abar = pipe.scheduler.alphas_cumprod.double().cpu()
+        self._sigma = np.zeros(steps + 1)
+        self._null, self._difference = np.zeros((2, count, steps))
+
+    def __call__(self, rows: slice, step: Step) -> None:
+        assert step.eps_null is not None  # every step of the trunk is guided
+        assert step.eps_text is not None
+        # Between whole timesteps, which Euler and Heun may ask for, the nearest.
+        abar = float(self._abar[round(step.t)])
+        self._sigma[step.index] = ((1 - abar) / abar) ** 0.5
+        self._null[rows, step.index] = _norm(step.eps_null)
+        self._difference[rows, step.index] = _norm(step.eps_text - step.eps_null)
+
+    def norms(self, guidance_scale: float) -> Norms:
+        push = guidance_scale * -np.diff(self._sigma) * self._difference
+        return Norms(self._null, self._difference, push)
+
+
+@dataclass(frozen=True)
+class _At:
+    """Images with the text in ``k`` steps; as ``keep`` says afterwards."""
+
+    distances: Distances
+    alignment: np.ndarray
+
+
+def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
+    """Forks of the fully guided runs."""
+    check_guidance(subject)
+    steps, seeds = subject.steps, subject.seeds(len(prompts))
+    grid = steps_at(SHARES, steps)
+    together, apart = evaluations(grid, steps)
+    subject.meter.expect(together * len(prompts))
+
+    def leaving(keep: Kept) -> Any:
+        return lambda k: Branch(schedule=TextSchedule.until(k, keep=keep))
+
+    watch = Watch(subject.pipe, len(prompts), steps)
+    trunk, forked = subject.fork(
+        subject.encode(prompts), seeds, grid[:-1], {keep: leaving(keep) for keep in KEEPS}, on_step=watch
+    )
+    forked |= {(keep, steps): trunk for keep in KEEPS}
+    similarity = distances.similarity_of(subject)
+    primary = subject.alignments[subject.primary]
+    whole = _At(measure(trunk, trunk, similarity), primary.score(trunk, prompts))
+    found = {
+        key: whole if key[1] == steps else _At(measure(images, trunk, similarity), primary.score(images, prompts))
+        for key, images in forked.items()
+    }
+    norms = watch.norms(subject.guidance_scale)
+
+    (half,) = steps_at([0.5], steps)
+    late = _late(found, half)
+    fifth = max(1, steps // 5)
+    fades = np.stack([norms.difference[:, -fifth:].mean(1), norms.difference[:, :fifth].mean(1)], axis=1)
+    return Finding(
+        claims=(
+            claim(
+                "Dropping the text late changes little.",
+                paper="the images of late removal resemble the fully guided ones",
+                quantity=f"L1 with the text in {half} of {steps} steps over L1 without text (null kept)",
+                found=bootstrap(late, ratio_of_means),
+                rule=RULE_LATE,
+                if_not="Where a strong guidance scale has to hold the object to the end, half of the steps are too "
+                "few; the same run at a smaller scale would tell.",
+            ),
+            claim(
+                "The difference between the predictions with and without text fades over the steps.",
+                paper="the norm of eps(t,x,C) - eps(t,x,0) falls",
+                quantity=f"its mean over the last {fifth} steps over that of the first {fifth}",
+                found=bootstrap(fades, ratio_of_means),
+                rule=RULE_FADES,
+                if_not="The noise that is left tells ever more of the picture, so the branches may differ in eps the "
+                "more, the later the step; what moves the picture is eps times the step in sigma, drawn beside it as "
+                "the push that is still to come. The run on Stable Diffusion v1.5 would tell whether the rise is "
+                "this model's own.",
+            ),
+        ),
+        table=columns(_rows(subject, prompts, found, norms)),
+        summaries=(
+            _by_step(found, grid, steps, similarity.title, primary.title),
+            Summary(
+                ("kind", "n", f"L1 at {half} steps over L1 at 0", "late over early difference"),
+                tuple(
+                    (kind, str(n), text, other)
+                    for (kind, n, text), (_, _, other) in zip(
+                        of_kinds(prompts, late, ratio_of_means), of_kinds(prompts, fades, ratio_of_means), strict=True
+                    )
+                ),
+                "By kind of attribute, null kept.",
+            ),
+        ),
+        charts=(
+            _distance_chart(found, grid, len(prompts), similarity.title),
+            _content_chart(found, grid, len(prompts), primary.title, primary.unit),
+            _norm_chart(norms),
+        ),
+        pictures=(_picture(prompts, forked, steps),),
+        method=f"{len(prompts)} prompts, one seed each. The fully guided run is the trunk; at each of the "
+        f"{len(grid) - 1} numbers of steps k a branch leaves it that keeps the null prediction, and one that keeps "
+        f"the text prediction without guidance: {together} evaluations an image, {apart} if every run were made by "
+        "itself. L1 in [0, 1]; the PSNR in tables is that of the mean squared error.",
+        evaluations=together,
+        evaluations_apart=apart,
+    )
+
+
+def evaluations(grid: Sequence[int], steps: int) -> tuple[int, int]:
+    """Denoiser evaluations per image for the whole grid (its last is N), with the prefixes shared and without.
+
+    A step of the trunk takes two, one of a branch a single one. By itself a run of k guided steps takes N + k.
+    """
+    left = [k for k in grid if k < steps]
+    shared = 2 * steps + len(KEEPS) * sum(steps - k for k in left)
+    return shared, 2 * steps + len(KEEPS) * sum(steps + k for k in left)
+
+
+def _late(found: Mapping[tuple[str, int], _At], half: int) -> np.ndarray:
+    """(n, 2): L1 with the text in half of the steps, and in none."""
+    return np.stack([found["null", k].distances.l1 for k in (half, 0)], axis=1)
+
+
+def _norm(x: Any) -> np.ndarray:
+    """(B,) of (B, C, H, W)."""
+    return x.float().flatten(1).norm(dim=1).cpu().numpy()
+
+
+def _rows(
+    subject: Subject, prompts: Sequence[Prompt], found: Mapping[tuple[str, int], _At], norms: Norms
+) -> list[dict[str, Any]]:
+    """One for each prompt, branch kept and k; the norms are those of the trunk's step k."""
+    rows = []
+    for (keep, k), at in found.items():
+        inside = k < subject.steps
+        for i, prompt in enumerate(prompts):
+            rows.append(
+                {
+                    "prompt": prompt.text,
+                    "kind": prompt.source,
+                    "seed": subject.seed + i,
+                    "keep": keep,
+                    "text_steps": k,
+                    "saved_evaluations": (subject.steps - k) / (2 * subject.steps),
+                    **at.distances.row(i),
+                    "alignment": float(at.alignment[i]),
+                    "norm_null": float(norms.null[i, k]) if inside else None,
+                    "norm_difference": float(norms.difference[i, k]) if inside else None,
+                    "push_to_come": float(norms.to_come[i, k]),
+                }
+            )
+    return rows
+
+
+def _by_step(
+    found: Mapping[tuple[str, int], _At], grid: Sequence[int], steps: int, similarity: str, alignment: str
+) -> Summary:
+    rows = []
+    for keep in KEEPS:
+        for k in grid:
+            at = found[keep, k]
+            of = at.distances
+            rows.append(
+                (
+                    f"{keep} kept, {k} of {steps}",
+                    f"{(steps - k) / (2 * steps):.0%}",
+                    shown(bootstrap(of.l1), 3),
+                    f"{mean_psnr(of.psnr):.1f}",
+                    shown(bootstrap(of.ssim)),
+                    shown(bootstrap(of.similarity)),
+                    shown(bootstrap(at.alignment)),
+                )
+            )
+    names = ("text steps", "evaluations saved", "L1", "PSNR, dB", "SSIM", similarity, alignment)
+    return Summary(
+        names, tuple(rows), "Distance to the fully guided image of the same seed, and alignment with the prompt."
+    )
+
+
+def _panel(
+    axis: Any, found: Mapping[tuple[str, int], _At], grid: Sequence[int], get: Any, title: str, unit: str
+) -> None:
+    for style, keep in enumerate(KEEPS):
+        values = np.stack([get(found[keep, k]) for k in grid], axis=1)
+        charts.band(axis, grid, values, style=style, label=f"{keep} kept", every=1)
+    axis.set(title=title, xlabel="steps with text, k", ylabel=unit)
+    axis.legend()
+
+
+def _distance_chart(found: Mapping[tuple[str, int], _At], grid: Sequence[int], n: int, similarity: str) -> Chart:
+    with charts.figure(2) as (drawn, axes):
+        _panel(axes[0], found, grid, lambda at: at.distances.l1, "L1 to the guided image", "mean difference, 0 to 1")
+        _panel(axes[1], found, grid, lambda at: at.distances.similarity, "Image-CLIP similarity", "similarity")
+        image = charts.svg(drawn)
+    none, middle = found["null", 0].distances.l1.mean(), grid[len(grid) // 2]
+    return Chart(
+        "distance",
+        image,
+        f"Distance to the fully guided image of the same seed ({similarity}); mean and 95% band, n = {n} prompts.",
+        f"Without any text the L1 distance is {none:.3f}; with the text in the first {middle} steps it is "
+        f"{found['null', middle].distances.l1.mean():.3f} if the null prediction is kept and "
+        f"{found['text', middle].distances.l1.mean():.3f} if the text prediction is.",
+    )
+
+
+def _content_chart(
+    found: Mapping[tuple[str, int], _At], grid: Sequence[int], n: int, alignment: str, unit: str
+) -> Chart:
+    with charts.figure(2) as (drawn, axes):
+        _panel(axes[0], found, grid, lambda at: at.alignment, "Alignment with the prompt", unit)
+        _panel(axes[1], found, grid, lambda at: at.distances.ssim, "SSIM with the guided image", "SSIM")
+        image = charts.svg(drawn)
+    first, last = (found["null", k].alignment.mean() for k in (grid[0], grid[-1]))
+    return Chart(
+        "content",
+        image,
+        f"Alignment ({alignment}) and structural similarity; mean and 95% band, n = {n} prompts.",
+        f"Alignment goes from {first:.2f} without text to {last:.2f} with the text in all steps.",
+    )
+
+
+def _norm_chart(norms: Norms) -> Chart:
+    n, steps = norms.null.shape
+    ratio = norms.difference / norms.null
+    with charts.figure(3, width=9.6) as (drawn, axes):
+        charts.band(axes[0], range(steps), norms.null, style=0, label="eps(t, x, 0)")
+        charts.band(axes[0], range(steps), norms.difference, style=1, label="eps(t, x, C) - eps(t, x, 0)")
+        axes[0].set(title="Norms of the predictions", ylabel="Euclidean norm", ylim=(0, None))
+        axes[0].legend()
+        charts.band(axes[1], range(steps), ratio, style=2, label="ratio")
+        axes[1].set(title="Difference over null", ylabel="ratio of norms")
+        charts.band(axes[2], range(steps + 1), norms.to_come, style=3, label="share")
+        axes[2].set(title="Push of the text to come", ylabel="share of its whole push")
+        for axis in axes:
+            axis.set_xlabel("step (0 = noisiest)")
+        image = charts.svg(drawn)
+    first, last = norms.difference[:, 0].mean(), norms.difference[:, -1].mean()
+    left = norms.to_come[:, steps // 2].mean()
+    return Chart(
+        "norms",
+        image,
+        "What the text adds to the prediction in each step of the fully guided run, and how much of the way that it "
+        f"moves the picture is still to come; mean and 95% band, n = {n} prompts.",
+        f"The norm of the difference goes from {first:.2f} in the first step to {last:.2f} in the last; "
+        f"{left:.0%} of the text's push comes after half of the steps.",
+    )
+
+
+def _picture(prompts: Sequence[Prompt], forked: Mapping[tuple[str, int], list[Image.Image]], steps: int) -> Picture:
+    chosen = steps_at(SHOWN_SHARES, steps)
+    few = prompts[:SHOWN]
+    return Picture(
+        "dropped",
+        contact_sheet(
+            [[Cell(forked["null", k][i]) for k in chosen] for i in range(len(few))],
+            column_titles=[f"k = {k}" for k in chosen],
+            row_titles=[prompt.text for prompt in few],
+            picture_width=112,
+        ),
+        f"The first {len(few)} prompts, one seed each, none selected: text in the first k of {steps} steps, null "
+        "afterwards.",
+        "One row for each prompt, from no text on the left to text in all steps on the right.",
+    )
+
+
+STUDY: Final = Study(
+    name="f6",
+    title="When the text has done its work",
+    question="How much does an image change if the text is dropped after the first k steps?",
+    paper="The difference between the predictions fades, and dropping the text late changes little.",
+    needs="prompts",
+    count=32,
+    quick=4,
+    run=run,
+)
