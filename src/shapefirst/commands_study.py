@@ -149,7 +149,16 @@ def study(
         with terminal.working("Loading what scores the images"):
             alignments = alignments_for(model, **scorers, device=device)
         subject = Subject(
-            model, pipe, alignments, seed, steps, float(scale), sampler, batch_size or BATCHES.get(model, BATCH)
+            model,
+            pipe,
+            alignments,
+            seed,
+            steps,
+            float(scale),
+            sampler,
+            batch_size or BATCHES.get(model, BATCH),
+            clip=clip,
+            scoring_device=device,
         )
         with terminal.progress(f"{len(plan.tasks)} studies", total=sum(task.cost for task in plan.tasks)) as progress:
             run(

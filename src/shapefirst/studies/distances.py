@@ -127,14 +127,14 @@ def similarity_of(subject: Subject) -> Similarity:
     """The image-CLIP similarity that suits the subject."""
     from shapefirst.studies.scores import similarity_for
 
-    return similarity_for(subject.name)
+    return similarity_for(subject.name, subject.clip, subject.scoring_device)
 
 
 def features_of(subject: Subject) -> tuple[str, Any]:
     """What the features are called, and (images -> (n, d)) that makes them."""
     from shapefirst.studies.scores import features_for
 
-    return features_for(subject.name)
+    return features_for(subject.name, subject.clip, subject.scoring_device)
 
 
 def frechet_of_few(first: np.ndarray, second: np.ndarray) -> float:

@@ -68,6 +68,8 @@ class Subject:
         guidance_scale: w.
         sampler: The name of the pipe's sampler.
         batch_size: Images at a time.
+        clip: Id or folder of the CLIP that images are compared with each other by; None for the model's usual one.
+        scoring_device: Of the models that score images; None for the best there is.
         meter: Counts evaluations.
     """
 
@@ -79,6 +81,8 @@ class Subject:
     guidance_scale: float = 7.5
     sampler: str = "ddim"
     batch_size: int = 32
+    clip: str | None = None
+    scoring_device: str | None = None
     meter: Meter = field(default_factory=Meter)
 
     @property
