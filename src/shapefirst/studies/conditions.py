@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 from PIL import Image
 
 from shapefirst.prompts import Prompt
@@ -117,7 +118,7 @@ def by_kind(quantities: Mapping[str, np.ndarray], prompts: Sequence[Prompt], cap
     return Summary(("by kind of attribute", *heads), tuple(rows), caption)
 
 
-def dots(axis: Axes, found: Sequence[Interval], places: Sequence[float], *, style: int, label: str = "") -> None:
+def dots(axis: Axes, found: Sequence[Interval], places: ArrayLike, *, style: int, label: str = "") -> None:
     """Estimates along x as dots with their intervals, at the heights ``places``."""
     colour, _, marker = charts.STYLES[style % len(charts.STYLES)]
     middle = np.array([f.estimate for f in found])
@@ -132,7 +133,8 @@ def chart(subject: Subject, scores: Scores, caption: str, name: str = "alignment
     """A panel for each alignment: a line for each condition, the first on top, with a dot for each side."""
     lines = np.arange(len(scores.conditions))[::-1]
     apart = 0.16 * (np.arange(len(scores.sides)) - (len(scores.sides) - 1) / 2)
-    with charts.figure(len(scores.values), height=1.5 + 0.42 * len(lines)) as (drawn, axes):
+    panels = len(scores.values)
+    with charts.figure(panels, width=max(7.2, 1.2 + 1.9 * panels), height=1.5 + 0.42 * len(lines)) as (drawn, axes):
         for axis, alignment in zip(axes, scores.values, strict=True):
             for s, side in enumerate(scores.sides):
                 found = [bootstrap(scores.of(alignment, condition, side)) for condition in scores.conditions]
@@ -140,7 +142,7 @@ def chart(subject: Subject, scores: Scores, caption: str, name: str = "alignment
             axis.set_yticks(lines, scores.conditions if axis is axes[0] else [""] * len(lines))
             axis.set_ylim(-0.6, len(lines) - 0.4)
             axis.set_xlabel(
-                f"{textwrap.fill(subject.alignments[alignment].title, 26)}\n({subject.alignments[alignment].unit})"
+                f"{textwrap.fill(subject.alignments[alignment].title, 24)}\n({subject.alignments[alignment].unit})"
             )
         if len(scores.sides) > 1:
             drawn.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(scores.sides))
@@ -155,7 +157,7 @@ def chart(subject: Subject, scores: Scores, caption: str, name: str = "alignment
         name,
         image,
         f"{caption} Mean over prompts and 95% interval, n = {n}.",
-        f"Mean {subject.alignments[alignment].title}: {heard}.",
+        f"By {subject.alignments[alignment].title}, on average: {heard}.",
     )
 
 

@@ -79,7 +79,8 @@ def run(subject: Subject, pairs: Sequence[Pair]) -> Finding:
 def _chart(subject: Subject, scores: Scores, pairs: Sequence[Pair]) -> Chart:
     """Each image as a point: alignment with the target over that with the source, a marker for each kind."""
     kinds = np.array([pair.target.source for pair in pairs])
-    with charts.figure(len(scores.values), height=3.9) as (drawn, axes):
+    panels = len(scores.values)
+    with charts.figure(panels, width=max(7.2, 2.2 * panels), height=3.9) as (drawn, axes):
         for axis, alignment in zip(axes, scores.values, strict=True):
             source, target = (scores.of(alignment, MIXED, side) for side in (SOURCE, TARGET))
             for style, kind in enumerate(sorted(set(kinds))):
@@ -88,9 +89,9 @@ def _chart(subject: Subject, scores: Scores, pairs: Sequence[Pair]) -> Chart:
                 axis.scatter(source[here], target[here], color=colour, marker=marker, s=22, alpha=0.6, label=kind)
             axis.axline((source.mean(),) * 2, slope=1, color="#777777", linewidth=1, linestyle=":")
             axis.set_aspect("equal", adjustable="datalim")
-            unit = subject.alignments[alignment].unit
-            axis.set_title(textwrap.fill(subject.alignments[alignment].title, 26))
-            axis.set(xlabel=f"with {SOURCE} ({unit})", ylabel=f"with {TARGET} ({unit})")
+            known = subject.alignments[alignment]
+            axis.set_title(f"{textwrap.fill(known.title, 24)}\n({known.unit})")
+            axis.set(xlabel=f"with {SOURCE}", ylabel=f"with {TARGET}")
         drawn.legend(
             *axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=7, title="attribute of the target"
         )

@@ -1,6 +1,6 @@
 """Guidance scales and numbers of steps, and what is measured in each of them for X1.
 
-    settings = {w = 2, 4, 7.5, 12 at all steps} and {a fifth, two fifths of the steps at the run's own w}
+    settings = {w = 2, 4, 7.5, 12 at all steps} and {a fifth, two fifths of the steps, at the run's own w}
 
 The image without any text does not depend on w: it is made once for each number of steps.
 """
@@ -29,6 +29,7 @@ __all__ = [
     "Setting",
     "distances",
     "evaluations",
+    "own",
     "settings",
     "two_objects",
     "under",
@@ -57,20 +58,25 @@ class Setting:
         return f"w = {self.scale:g}, {self.steps} steps"
 
 
+def own(subject: Subject) -> Setting:
+    """The subject's."""
+    return Setting(subject.guidance_scale, subject.steps)
+
+
 def settings(subject: Subject) -> list[Setting]:
-    """The subject's own first, then the others, each once."""
-    scales = [Setting(w, subject.steps) for w in SCALES]
+    """All guidance scales in order, the subject's among them, then the smaller numbers of steps; each once."""
+    scales = [Setting(w, subject.steps) for w in sorted({subject.guidance_scale, *SCALES})]
     numbers = [Setting(subject.guidance_scale, max(2, round(share * subject.steps))) for share in SHARES]
-    return list(dict.fromkeys([Setting(subject.guidance_scale, subject.steps), *scales, *numbers]))
+    return list(dict.fromkeys(scales + numbers))
 
 
 def evaluations(subject: Subject) -> tuple[int, int]:
     """Denoiser evaluations per pair: as done here, and if no run shared its first steps or its lack of text."""
     every = settings(subject)
-    textless = {s.steps for s in every}
+    textless, steps, half = {s.steps for s in every}, subject.steps, own(subject).half
     # Switched and fully guided, two a step; the branch that drops the text half-way, one a step. Then the two objects.
-    done = sum(5 * s.steps - s.half for s in every) + sum(textless) + 3 * every[0].steps - every[0].half
-    apart = sum(6 * s.steps + s.half for s in every) + 3 * every[0].steps + every[0].half
+    done = sum(5 * s.steps - s.half for s in every) + sum(textless) + 3 * steps - half
+    apart = sum(6 * s.steps + s.half for s in every) + 3 * steps + half
     return done, apart
 
 
@@ -111,7 +117,7 @@ def _full_and_dropped(
 def with_two_objects(subject: Subject, pairs: Sequence[Pair]) -> tuple[dict[str, list[Image.Image]], Scores]:
     """Pictures of both things of a pair, scored against each of them alone."""
     embeddings = subject.encode([two_objects(pair) for pair in pairs])
-    full, dropped = _full_and_dropped(subject, embeddings, subject.seeds(len(pairs)), settings(subject)[0].half)
+    full, dropped = _full_and_dropped(subject, embeddings, subject.seeds(len(pairs)), own(subject).half)
     images = {FULL: full, DROPPED: dropped}
     sides = {FIRST: [pair.source for pair in pairs], SECOND: [pair.target for pair in pairs]}
     return images, measure(subject, images, sides)

@@ -171,7 +171,7 @@ def _rows(
     subject: Subject, every: Sequence[Setting], scores: Scores, l1s: np.ndarray, objects: Scores
 ) -> list[dict[str, Any]]:
     """Alignments and L1 l1s in one tidy table: ``alignment`` says which, ``side`` against what."""
-    own, sources = every[0], scores.sides[SOURCE]
+    sources = scores.sides[SOURCE]
     rows = tidy(subject, scores, {str(s): {"scale": s.scale, "steps": s.steps} for s in every})
     for s, setting in enumerate(every):
         for name, measured in zip((DROPPED, "no text"), l1s[:, s].T, strict=True):
@@ -190,7 +190,7 @@ def _rows(
                         "score": float(measured[i]),
                     }
                 )
-    both = {name: {"scale": own.scale, "steps": own.steps} for name in (FULL, DROPPED)}
+    both = {name: {"scale": subject.guidance_scale, "steps": subject.steps} for name in (FULL, DROPPED)}
     return rows + tidy(subject, objects, both)
 
 
