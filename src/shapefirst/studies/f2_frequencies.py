@@ -85,15 +85,15 @@ def _finding(
     forward, reverse = above[1] - above[0], back[1] - back[0]
     rows = [
         (
-            f"{name} SNR from which step on above 1",
+            f"{name} SNR above 1 from step",
             *(shown(bootstrap(settled(n.measured[..., b], 1.0))) for b in (0, 1)),
         )
         for name, n in (("latents:", found.clean), ("images:", found.seen))
     ]
-    rows.append(("predicted x_0: from which step on final", *(shown(bootstrap(steps * values)) for values in back)))
+    rows.append(("predicted x_0: final from step", *(shown(bootstrap(steps * values)) for values in back)))
     rows.append(
         (
-            "x_t: from which step on final",
+            "x_t: final from step",
             *(shown(bootstrap(settled(found.of_x_t[..., b], CORRELATED))) for b in (0, 1)),
         )
     )
@@ -148,7 +148,8 @@ def _finding(
         "is the energy of the signal part over that of the noise in it. Reverse: correlation, over channels and "
         "modes, of a band of the predicted x_0 with that band of the final latents; each channel's mean is left out "
         "there, since all latents of a model share it. A band is final from the step on from which the correlation "
-        f"stays at {CORRELATED:g} or above (ours). Images are looked at in {len(looks)} steps.",
+        f"stays at {CORRELATED:g} or above (ours). Images are looked at in {len(looks)} steps. The closed form for "
+        "x_t takes its noise as independent of the picture; a deterministic sampler makes the picture from it.",
         evaluations=_cost(subject),
     )
 

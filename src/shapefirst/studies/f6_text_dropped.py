@@ -138,10 +138,10 @@ def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
                 quantity=f"its mean over the last {fifth} steps over that of the first {fifth}",
                 found=bootstrap(fades, ratio_of_means),
                 rule=RULE_FADES,
-                if_not="The noise that is left tells ever more of the picture, so the branches may differ in eps the "
-                "more, the later the step; what moves the picture is eps times the step in sigma, drawn beside it as "
-                "the push that is still to come. The run on Stable Diffusion v1.5 would tell whether the rise is "
-                "this model's own.",
+                if_not="A disagreement about the picture counts 1 / sigma_t times in eps, so the branches may differ "
+                "in eps the more, the later the step; what moves the picture is eps times the step in sigma, drawn "
+                "beside it as the push to come. The run on Stable Diffusion v1.5 would tell whether the rise is this "
+                "model's.",
             ),
         ),
         table=columns(_rows(subject, prompts, found, norms)),
@@ -232,7 +232,7 @@ def _by_step(
                     f"{keep} kept, {k} of {steps}",
                     f"{(steps - k) / (2 * steps):.0%}",
                     shown(bootstrap(of.l1), 3),
-                    f"{mean_psnr(of.psnr):.1f}",
+                    "identical" if k == steps else f"{mean_psnr(of.psnr):.1f}",
                     shown(bootstrap(of.ssim)),
                     shown(bootstrap(of.similarity)),
                     shown(bootstrap(at.alignment)),
