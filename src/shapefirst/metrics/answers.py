@@ -48,7 +48,8 @@ _REFUSAL: Final = re.compile(
 
 def parse_score(answer: str) -> float:
     """The score in [1, 5] that ``answer`` gives, or nan. Of several stated scores the last one counts."""
-    text = re.sub(r"[\"'`*_#{}\[\]\\$]", lambda m: "'" if m.group() == "'" else " ", answer.lower().replace("’", "'"))
+    # Without JSON's and Markdown's marks, but with the apostrophe of "can't".
+    text = re.sub(r"[\"`*_#{}\[\]\\$]|(?<!\w)'|'(?!\w)", " ", answer.lower().replace("’", "'"))
     if any(top not in ("5", "five") for top in _SCALE.findall(text)):
         return math.nan  # graded on a scale of its own
     # "score (1-5): 4", "on a scale of 1 to 5"

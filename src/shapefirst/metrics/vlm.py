@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -28,9 +28,6 @@ from shapefirst.metrics.answers import parse_score
 from shapefirst.metrics.loading import load_model, load_part
 from shapefirst.models import _device
 from shapefirst.prompts import Prompt
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 __all__ = ["Reply", "VlmScore", "load_vlm"]
 
@@ -115,9 +112,7 @@ class VlmScore:
         return replies
 
     @torch.no_grad()
-    def _answers(
-        self, images: Sequence[Image.Image], talks: Sequence[list[Mapping[str, Any]]], longest: int
-    ) -> list[str]:
+    def _answers(self, images: Sequence[Image.Image], talks: Sequence[list[dict[str, Any]]], longest: int) -> list[str]:
         """What comes next in each talk about the image beside it."""
         processor = self._processor
         texts = [processor.apply_chat_template(talk, add_generation_prompt=True) for talk in talks]
@@ -129,7 +124,7 @@ class VlmScore:
             images=[[image] for image in images], text=texts, padding=True, return_tensors="pt", **options
         ).to(self._model.device, self._model.dtype)
         made = self._model.generate(**inputs, max_new_tokens=longest, do_sample=False)
-        if not self._model.config.is_encoder_decoder:
+        if not getattr(self._model.config, "is_encoder_decoder", False):
             made = made[:, inputs["input_ids"].shape[1] :]
         return [text.strip() for text in processor.tokenizer.batch_decode(made, skip_special_tokens=True)]
 
