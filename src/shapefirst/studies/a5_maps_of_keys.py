@@ -48,9 +48,7 @@ def run(subject: Subject, pairs: Sequence[Pair]) -> Finding:
                 plain = recorded.text.pop(step.index)
                 with substitute(subject.pipe, other[here], [p.paper_eos for p in at], keys=True, values=False):
                     # A fork without guidance evaluates the text branch alone, on this step's own latents.
-                    fork = subject.steps_of(mine, seeds[here], start=step, guidance_scale=1.0)
-                    next(fork)
-                    fork.close()
+                    next(subject.steps_of(mine, seeds[here], start=step, guidance_scale=1.0))
                 changed = recorded.text.pop(step.index)
                 for name, value in divergences(plain, changed, at, mine.text_mask).items():
                     kl[name][:, here, step.index] = value
