@@ -58,7 +58,8 @@ def bootstrap(values: ArrayLike, statistic: Callable[[np.ndarray], float] | None
     """The statistic of ``values`` with its 95% percentile bootstrap interval.
 
     Args:
-        values: (n, ...), one row for each prompt.
+        values: (n, ...), one row for each prompt. Rows with a nan, which is a score that could not be read, do not
+            count: they are missing from the interval's n.
         statistic: Of an array like ``values``, rows drawn with replacement; by default the mean of (n,) values.
         seed: Of the draws.
 
@@ -66,6 +67,7 @@ def bootstrap(values: ArrayLike, statistic: Callable[[np.ndarray], float] | None
         ShapefirstError: There are fewer than two rows, or the estimate is not a finite number.
     """
     x = np.asarray(values, dtype=np.float64)
+    x = x[~np.isnan(x).reshape(len(x), -1).any(axis=1)] if x.size else x
     n = len(x)
     if n < 2:
         raise ShapefirstError(f"An interval needs at least 2 prompts, and there is only {n}: give more prompts.")

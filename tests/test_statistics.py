@@ -1,0 +1,70 @@
+"""Intervals cover what they should, and verdicts follow their rule."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shapefirst.errors import ShapefirstError
+from shapefirst.studies.statistics import Interval, Rule, bootstrap, ratio_of_means
+
+
+def test_the_interval_of_a_mean_is_the_normal_one_for_many_prompts():
+    values = np.random.default_rng(1).normal(3.0, 2.0, size=400)
+    found = bootstrap(values)
+    half = 1.959964 * values.std(ddof=1) / math.sqrt(len(values))
+    assert found.estimate == pytest.approx(values.mean())
+    assert found.low == pytest.approx(values.mean() - half, abs=0.1 * half)
+    assert found.high == pytest.approx(values.mean() + half, abs=0.1 * half)
+    assert found.n == 400
+
+
+def test_nineteen_of_twenty_intervals_hold_the_truth():
+    rng = np.random.default_rng(2)
+    held = 0
+    for _ in range(100):
+        found = bootstrap(rng.exponential(1.0, size=60))
+        held += found.low <= 1.0 <= found.high
+    assert 87 <= held <= 99
+
+
+def test_a_ratio_of_means_is_no_mean_of_ratios():
+    x = np.array([[1.0, 1.0], [9.0, 3.0]])
+    assert ratio_of_means(x) == pytest.approx(10 / 4)
+    assert bootstrap(x, ratio_of_means).estimate == pytest.approx(2.5)
+    assert math.isnan(ratio_of_means(np.zeros((2, 2))))
+
+
+def test_the_same_values_give_the_same_interval_and_constants_a_point():
+    values = np.random.default_rng(3).normal(size=20)
+    assert bootstrap(values) == bootstrap(values)
+    assert bootstrap([0.5, 0.5, 0.5]) == Interval(0.5, 0.5, 0.5, 3)
+
+
+def test_scores_that_could_not_be_read_are_left_out_and_not_counted():
+    assert bootstrap([1.0, math.nan, 3.0, 1.0, 3.0]) == bootstrap([1.0, 3.0, 1.0, 3.0])
+    assert bootstrap(np.array([[1.0, 1.0], [math.nan, 2.0], [3.0, 1.0]]), ratio_of_means).n == 2
+
+
+@pytest.mark.parametrize("values", [[], [1.0], [1.0, math.nan], [math.inf, 1.0]])
+def test_too_few_or_endless_values_are_refused(values):
+    with pytest.raises(ShapefirstError):
+        bootstrap(values)
+
+
+@given(low=st.floats(-5, 5), width=st.floats(0, 3), threshold=st.floats(-5, 5))
+def test_a_verdict_needs_the_whole_interval_on_one_side(low, width, threshold):
+    found = Interval(low + width / 2, low, low + width, 9)
+    above, below = Rule("above", threshold).verdict(found), Rule("below", threshold).verdict(found)
+    if low > threshold:
+        assert (above, below) == ("replicates", "does not replicate")
+    elif low + width < threshold:
+        assert (above, below) == ("does not replicate", "replicates")
+    else:
+        assert above == below == "inconclusive"
+
+
+def test_a_rule_says_what_it_is():
+    assert str(Rule("below", 0.9)) == "replicates if the 95% interval lies below 0.9"
