@@ -17,6 +17,8 @@ from PIL import Image
 from shapefirst.denoising import generators
 from shapefirst.layout import denoiser_of
 from shapefirst.metrics import l1
+from shapefirst.pocket.alignment import JudgeScore
+from shapefirst.pocket.vocabulary import ATTRIBUTES, NOUNS
 from shapefirst.prompts import Pair, Prompt
 from shapefirst.schedule import TextSchedule
 from shapefirst.studies import (
@@ -343,6 +345,25 @@ def test_x1_compares_the_objects_of_one_prompt(make_pipe: Any) -> None:
     assert np.allclose(losses["first object"], 0.1)
     assert np.allclose(losses["second object"], 0.5)
     assert list(images) == ["text in all steps", "text in the first half"]
+
+
+def test_x1_asks_pockets_judge_for_an_object_in_either_place() -> None:
+    source, target = PAIRS[0].source, PAIRS[0].target
+    first, second = ((ATTRIBUTES.index(a), NOUNS.index(n)) for prompt in (source, target) for a, n in prompt.phrases)
+
+    def sees(x: torch.Tensor) -> tuple[list[torch.Tensor], None]:
+        """The source in the first place, the target in the second, both surely."""
+        seen = [(first[1], 40), (first[0], 18), (second[1], 41), (second[0], 19)]
+        return [50 * torch.eye(classes)[[i] * len(x)] for i, classes in seen], None
+
+    judge: Any = torch.nn.Linear(1, 1)  # for its device alone
+    judge.forward = sees
+    alignment, image = JudgeScore(judge), Image.new("RGB", (64, 64))
+    pocket = replace(subject_of(None), name="pocket")
+    asked = [settings.in_either_place(pocket, prompt) for prompt in (source, target, SOURCES[1])]
+    assert alignment.score([image] * 2, [source, target]) == pytest.approx([1, 0])
+    assert alignment.score([image] * 3, asked) == pytest.approx([0.5, 0.5, 0])
+    assert settings.in_either_place(subject_of(None), source) == source
 
 
 def test_x1_claims_what_its_weakest_setting_shows() -> None:

@@ -29,6 +29,7 @@ __all__ = [
     "Setting",
     "distances",
     "evaluations",
+    "in_either_place",
     "own",
     "settings",
     "two_objects",
@@ -119,5 +120,18 @@ def with_two_objects(subject: Subject, pairs: Sequence[Pair]) -> tuple[dict[str,
     embeddings = subject.encode([two_objects(pair) for pair in pairs])
     full, dropped = _full_and_dropped(subject, embeddings, subject.seeds(len(pairs)), own(subject).half)
     images = {FULL: full, DROPPED: dropped}
-    sides = {FIRST: [pair.source for pair in pairs], SECOND: [pair.target for pair in pairs]}
+    sides = {
+        FIRST: [in_either_place(subject, pair.source) for pair in pairs],
+        SECOND: [in_either_place(subject, pair.target) for pair in pairs],
+    }
     return images, measure(subject, images, sides)
+
+
+def in_either_place(subject: Subject, prompt: Prompt) -> Prompt:
+    """A prompt of one phrase, to be found anywhere in a picture of two objects.
+
+    Pocket's judge looks for a single phrase in the first place of a picture only, which is no fair question about a
+    second object. A phrase named twice it looks for in both places, and gives the mean of the two. CLIPScore goes by
+    the text, which stays.
+    """
+    return replace(prompt, phrases=prompt.phrases * 2) if subject.is_pocket and len(prompt.phrases) == 1 else prompt

@@ -89,7 +89,13 @@ def run(subject: Subject, pairs: Sequence[Pair]) -> Finding:
         "half of the steps only, its L1 distance to the fully guided image relative to that of the image without "
         "any text; ratios are of means over pairs. Two objects: 'A and B' of each pair, with the text in all or in the "
         "first half of the steps, scored against A alone and against B alone. The smallest or largest of several "
-        "settings or kinds is found anew in each bootstrap draw.",
+        "settings or kinds is found anew in each bootstrap draw."
+        + (
+            " The judge's scores of two objects are means over the two places of a picture: an object that it surely "
+            "sees once has one half."
+            if subject.is_pocket
+            else ""
+        ),
         evaluations=done,
         evaluations_apart=apart,
     )
