@@ -37,8 +37,8 @@ class Interval:
 class Rule:
     """When a claim replicates: the whole 95% interval lies on the claim's side of ``threshold``.
 
-    If it lies on the other side the claim does not replicate; if it covers the threshold the run is inconclusive. A study
-    states its rules as constants, so that they stand before any result.
+    If it lies on the other side the claim does not replicate; if it covers the threshold the run is inconclusive. A
+    study states its rules as constants, so that they stand before any result.
     """
 
     side: Literal["above", "below"]
