@@ -211,8 +211,8 @@ def summary(found: Mapping[tuple[str, int], Condition], steps: int, features: st
                 f"{of.l1.mean():.3f}",
                 "identical" if k == steps else f"{mean_psnr(of.psnr):.1f}",
                 shown(bootstrap(of.similarity)),
-                f"{at.frechet:.3g}",
-                f"{at.frechet - found[sampler, steps].frechet:+.3g}",
+                f"{at.frechet:.4g}",
+                f"{at.frechet - found[sampler, steps].frechet:+.4g}",
             )
         )
     names = (
@@ -281,7 +281,7 @@ def _cost_chart(
         image,
         f"What is paid for the saving; mean and, for the first two, 95% band over n = {n} prompts.",
         f"With {sampler}, saving {most.saved:.0%} of the evaluations changes the images by an L1 of "
-        f"{most.distances.l1.mean():.3f}; the Frechet distance goes from {full.frechet:.3g} to {most.frechet:.3g}.",
+        f"{most.distances.l1.mean():.3f}; the Frechet distance goes from {full.frechet:.4g} to {most.frechet:.4g}.",
     )
 
 
