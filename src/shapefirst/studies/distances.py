@@ -79,8 +79,12 @@ def measure(images: Sequence[Image.Image], references: Sequence[Image.Image], si
         ShapefirstError: Images and references differ in size.
     """
     pairs = list(zip(images, references, strict=True))
-    by_pixel = (np.array([of(a, b) for a, b in pairs]) for of in (l1, psnr, ssim))
-    return Distances(*by_pixel, np.asarray(similarity.score(images, references), dtype=np.float64))
+    return Distances(
+        l1=np.array([l1(a, b) for a, b in pairs]),
+        psnr=np.array([psnr(a, b) for a, b in pairs]),
+        ssim=np.array([ssim(a, b) for a, b in pairs]),
+        similarity=np.asarray(similarity.score(images, references), dtype=np.float64),
+    )
 
 
 def mean_psnr(decibels: np.ndarray) -> float:

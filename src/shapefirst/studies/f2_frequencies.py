@@ -51,7 +51,9 @@ def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
     subject.meter.expect(_cost(subject) * len(prompts))
     looks = [step for step in steps_at(LOOKS, steps) if step < steps]
     embeddings = subject.encode(prompts)
-    parts, previews, times = [], [], []
+    parts: list[Trajectories] = []
+    previews: list[list[Image.Image]] = []
+    times: list[float] = []
     for here in subject.batches(len(prompts)):
         times, x0s, x_ts, decoded = [], [], [], {}
         for step in subject.steps_of(part(embeddings, here), seeds[here]):
@@ -277,7 +279,7 @@ def _radial_chart(found: Trajectories) -> Chart:
     closed = _log(found.radial.predicted).mean(0)
     with charts.figure(2) as (drawn, axes):
         for axis, (title, values, colours, (low, high)) in zip(axes, pictures, strict=True):
-            shown_as = {"origin": "lower", "aspect": "auto", "cmap": colours, "vmin": low, "vmax": high}
+            shown_as: dict[str, Any] = {"origin": "lower", "aspect": "auto", "cmap": colours, "vmin": low, "vmax": high}
             drawn.colorbar(axis.imshow(values.T, **shown_as), ax=axis)
             if closed.min() < 0 < closed.max():
                 axis.contour(closed.T, levels=[0], colors="white", linestyles=":")
