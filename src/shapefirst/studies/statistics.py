@@ -70,7 +70,7 @@ def bootstrap(values: ArrayLike, statistic: Callable[[np.ndarray], float] | None
     x = x[~np.isnan(x).reshape(len(x), -1).any(axis=1)] if x.size else x
     n = len(x)
     if n < 2:
-        raise ShapefirstError(f"An interval needs at least 2 prompts, and there is only {n}: give more prompts.")
+        raise ShapefirstError(f"An interval needs at least 2 measurements, and there is only {n}: give more prompts.")
     index = np.random.default_rng(seed).integers(n, size=(RESAMPLES, n))
     if statistic is None:
         estimate, draws = float(x.mean()), x[index].mean(axis=1)
