@@ -132,17 +132,23 @@ class _GuidanceHook(DenoiserHook):
         rows = self.latents(args, kwargs).shape[0]
 
         run = self._follow(self.argument("timestep", args, kwargs))
-        if schedule.uses_text(run.step, run.num_steps) or not self._is_guided(run, self.latents(args, kwargs)):
-            prediction = forward(*args, **kwargs)
-        else:
+        alone = not schedule.uses_text(run.step, run.num_steps) and self._is_guided(run, self.latents(args, kwargs))
+        if alone:
             half = slice(0, rows // 2) if schedule.keep == "null" else slice(rows // 2, rows)
             args, kwargs = _each_tensor((args, kwargs), lambda x: x[half] if _has_rows(x, rows) else x)
             rows //= 2
-            # With one image the fixed cost is most of a call; inference mode takes part of it away, where the
-            # caller records no gradients anyway. What leaves it is a copy, and so an ordinary tensor again.
-            with evaluating(schedule.keep), nullcontext() if torch.is_grad_enabled() else torch.inference_mode():
-                prediction = forward(*args, **kwargs)
+        # With one image the fixed cost is most of a call; inference mode takes part of it away, where the caller
+        # records no gradients anyway. What leaves it is a copy, and so an ordinary tensor again.
+        quick = not torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
+        with (
+            evaluating(schedule.keep) if alone else nullcontext(),
+            torch.inference_mode() if quick else nullcontext(),
+        ):
+            prediction = forward(*args, **kwargs)
+        if alone:
             prediction = _each_tensor(prediction, lambda y: torch.cat([y, y]) if _has_rows(y, rows) else y.clone())
+        elif quick:
+            prediction = _each_tensor(prediction, torch.clone)
 
         for block in self.blocks:
             block.evaluations.rows += rows
