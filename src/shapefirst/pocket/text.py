@@ -21,9 +21,8 @@ from .loop import Recipe, Run, fit, mixed_precision
 from .vocabulary import ATTRIBUTES, NOUNS, RELATIONS
 
 POSITIONS, WIDTH = 77, 192
-#: Training sees no caption longer than this. The encoder is causal and pooled at the first [EOS], so the padding behind
-#: it could not change the loss: without it a step needs half of the arithmetic.
-TRAINED_POSITIONS = 16
+#: No caption of the world is longer than this, with [SOS] and the first [EOS].
+LONGEST = 16
 #: Everyday words beside the world's, so that other English prompts fall into fewer, more natural pieces.
 EVERYDAY = """
 in on of to for with without by at from under over near behind beside between inside outside next front side top bottom
@@ -91,6 +90,9 @@ def train(renders: Renders, teacher: Judge, recipe: Recipe, run: Run) -> tuple[C
     Convolutions find silhouettes within minutes, which the vision transformer of a ``CLIPModel`` does not: trained
     together, the two learned the attributes and left the nouns out. The transformer follows in ``sharpen``.
 
+    The prompt is read at its first [EOS], which is what the pair is pooled at, and at a random one of the padding: the
+    denoiser attends to all of them, and those that no loss reaches keep the first noun of a prompt and lose the second.
+
     Identical captions within a batch all count as positives. In every other step all images share their (first)
     attribute: among mixed ones the attribute alone tells most captions apart, and the nouns would be learned last.
     """
@@ -107,22 +109,24 @@ def train(renders: Renders, teacher: Judge, recipe: Recipe, run: Run) -> tuple[C
             "scale": nn.ParameterDict({"log": clip.logit_scale}),
         }
     ).to(run.device)
-    tokens = tokenizer(
-        renders.captions, padding="max_length", max_length=TRAINED_POSITIONS, truncation=True, return_tensors="pt"
-    ).input_ids.to(run.device)
+    tokens = tokenizer(renders.captions, padding="max_length", return_tensors="pt").input_ids.to(run.device)
+    first_eos = (tokens == tokenizer.eos_token_id).int().argmax(1)
     same_attribute = _by_attribute(renders)
 
     def loss(step: int, g: torch.Generator) -> dict[str, Tensor]:
         index = _draw(step, g, recipe.batch, len(renders), same_attribute).to(run.device)
         ids = tokens[index]
+        first = first_eos[index]
+        later = first + 1 + (torch.rand(len(first), generator=g).to(run.device) * (POSITIONS - 1 - first)).long()
         with mixed_precision(run.device):
-            said = learning["projection"](learning["text"](ids).pooler_output)
-            seen = learning["seen"](features[index])
+            states = learning["text"](ids).last_hidden_state
+            said = [learning["projection"](states[torch.arange(len(ids)), at]) for at in (first, later)]
+            seen = F.normalize(learning["seen"](features[index]).float(), dim=-1)
         scale = learning["scale"]["log"].exp().clamp(max=100)
-        logits = scale * F.normalize(said.float(), dim=-1) @ F.normalize(seen.float(), dim=-1).T
         same = (ids[:, None] == ids[None]).all(-1).float()
         target = same / same.sum(1, keepdim=True)
-        contrast = (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+        logits, of_padding = (scale * F.normalize(x.float(), dim=-1) @ seen.T for x in said)
+        contrast = sum(F.cross_entropy(q, target) + F.cross_entropy(q.T, target) for q in (logits, of_padding)) / 4
         return {"loss": contrast, "accuracy": (same.gather(1, logits.argmax(1, keepdim=True)) > 0).float().mean()}
 
     learning.load_state_dict(fit("text", learning, loss, recipe, run))
@@ -142,7 +146,7 @@ def sharpen(renders: Renders, tokenizer: CLIPTokenizer, clip: CLIPModel, recipe:
     with torch.no_grad():
         parts = [
             tokenizer(
-                captions[i : i + 256], padding="max_length", max_length=TRAINED_POSITIONS, return_tensors="pt"
+                captions[i : i + 256], padding="max_length", max_length=LONGEST, return_tensors="pt"
             ).input_ids.to(run.device)
             for i in range(0, len(captions), 256)
         ]

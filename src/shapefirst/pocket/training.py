@@ -44,7 +44,7 @@ PRESETS = {
     "cpu": Preset(
         renders=48_000,
         teacher=Recipe(steps=1000, batch=64, learning_rate=2e-3, weight_decay=0.05),
-        text=Recipe(steps=300, batch=256, learning_rate=1e-3, weight_decay=0.1),
+        text=Recipe(steps=200, batch=256, learning_rate=1e-3, weight_decay=0.1),
         autoencoder=Recipe(steps=4000, batch=24, learning_rate=1.5e-3, ema=0.995),
         denoiser=Recipe(steps=5500, batch=32, learning_rate=1e-3, ema=0.999),
         vision=Recipe(steps=800, batch=128, learning_rate=1e-3, weight_decay=0.1),

@@ -79,7 +79,7 @@ def place(phrases: list[tuple[str, str]], relation: str | None, rng: np.random.G
 
 
 def sample_scene(
-    rng: np.random.Generator, pair_probability: float = 0.3, held_out: bool = False, pair: bool | None = None
+    rng: np.random.Generator, pair_probability: float = 0.5, held_out: bool = False, pair: bool | None = None
 ) -> Scene:
     """A random scene.
 
