@@ -5,7 +5,7 @@ The command line prints such an error without a traceback and exits with code 2.
 
 from __future__ import annotations
 
-__all__ = ["ModelError", "ShapefirstError", "UnsupportedPipelineError"]
+__all__ = ["ModelError", "ShapefirstError", "UnsupportedPipelineError", "first_line"]
 
 
 class ShapefirstError(ValueError):
@@ -18,3 +18,8 @@ class ModelError(ShapefirstError):
 
 class UnsupportedPipelineError(ShapefirstError):
     """A diffusers pipeline whose guidance shapefirst does not know how to steer."""
+
+
+def first_line(error: Exception) -> str:
+    """What a library's error says first; the name of its class if it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,12 +1,36 @@
-"""What the figures of a run were measured on."""
+"""What this machine has: the device that models run on, and what the figures of a run were measured on."""
 
 from __future__ import annotations
 
 import os
 import platform
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-__all__ = ["hardware"]
+from shapefirst.errors import ShapefirstError
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["find_device", "hardware"]
+
+
+def find_device(device: str | torch.device | None = None) -> torch.device:
+    """The device that is meant, with its index; by default CUDA, else Apple's MPS, else the CPU.
+
+    Raises:
+        ShapefirstError: There is no such device here.
+    """
+    import torch
+
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ShapefirstError(
+            f"There is no device {str(device)!r} here: use cpu, or cuda or mps where torch has it."
+        ) from error
 
 
 def hardware() -> str:

@@ -9,14 +9,22 @@ Only safetensors are read. Nothing is downloaded unless the name is a hub model 
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from shapefirst.errors import ModelError, ShapefirstError
+from shapefirst.errors import ModelError, ShapefirstError, first_line
+from shapefirst.machine import find_device
 from shapefirst.quiet import quietly
-from shapefirst.weights_on_disk import cached, check_class, check_files, download, read_index, weight_files
+from shapefirst.weights_on_disk import (
+    cached,
+    check_class,
+    check_files,
+    download,
+    is_hub_id,
+    read_index,
+    weight_files,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -110,7 +118,7 @@ def load(
 
     import torch
 
-    place = _device(device)
+    place = find_device(device)
     kind = dtype or (torch.float16 if place.type == "cuda" else torch.float32)
     with quietly():
         import diffusers
@@ -131,7 +139,7 @@ def load(
                 **options,
             )
         except Exception as error:  # whatever diffusers and transformers make of a broken folder
-            raise ModelError(f"The model {name} in {folder} cannot be loaded: {_first_line(error)}") from error
+            raise ModelError(f"The model {name} in {folder} cannot be loaded: {first_line(error)}") from error
         pipe.scheduler = make_sampler(sampler, pipe.scheduler.config)
         pipe.to(place)
         if place.type == "cpu" and "unet" in index:
@@ -179,7 +187,7 @@ def _hub_id(name: str) -> str:
         return source
     if Path(name).expanduser().is_file():
         raise ModelError(f"{name} is a single file; shapefirst reads diffusers folders (with a model_index.json).")
-    if not re.fullmatch(r"[\w][\w.-]*/[\w][\w.-]*", name):
+    if not is_hub_id(name):
         raise ModelError(
             f"There is no model {name!r}: use one of {', '.join(MODELS)}, a hub id such as "
             f"{MODELS['sd15'].source}, or the path of a diffusers folder that exists."
@@ -195,20 +203,3 @@ def _downloaded(name: str) -> Path:
             f"`shapefirst train-pocket --out {_POCKET}`."
         )
     return download(_hub_id(name), name)
-
-
-def _device(device: str | torch.device | None) -> torch.device:
-    import torch
-
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ShapefirstError(
-            f"There is no device {str(device)!r} here: use cpu, or cuda or mps where torch has it."
-        ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

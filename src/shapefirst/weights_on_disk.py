@@ -7,16 +7,35 @@ component with its configuration and its weights. Weights are safetensors: pickl
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from shapefirst.errors import ModelError
 from shapefirst.quiet import quietly
 
-__all__ = ["cached", "check_class", "check_files", "download", "read_index", "weight_files"]
+__all__ = [
+    "cached",
+    "check_class",
+    "check_files",
+    "check_whole",
+    "download",
+    "is_hub_id",
+    "no_safetensors",
+    "read_index",
+    "refuse_pickled",
+    "unreachable",
+    "weight_files",
+]
 
 _PICKLED = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
 _SKIPPED = ("safety_checker", "feature_extractor", "image_encoder")  # components that plain generation does not use
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether this could be the id of a model on the hub: "owner/name"."""
+    return re.fullmatch(r"[\w][\w.-]*/[\w][\w.-]*", name) is not None
 
 
 def cached(repository: str) -> Path | None:
@@ -51,28 +70,34 @@ def download(repository: str, name: str) -> Path:
         except ModelError:
             raise
         except Exception as error:
-            raise _unreachable(name, repository, constants.HF_HUB_CACHE) from error
+            raise unreachable(name, repository, constants.HF_HUB_CACHE) from error
         check_class(index, name)
         skipped = {part: None for part in _SKIPPED if part in index}
         try:
             folder = Path(diffusers.DiffusionPipeline.download(repository, use_safetensors=True, **skipped))
         except Exception as error:
             if "safetensors" in str(error):
-                raise ModelError(
-                    f"{repository} offers no safetensors weights, and pickled checkpoints are not read: they can run "
-                    "code when opened."
-                ) from error
-            raise _unreachable(name, repository, constants.HF_HUB_CACHE) from error
+                raise no_safetensors(repository) from error
+            raise unreachable(name, repository, constants.HF_HUB_CACHE) from error
         if not _is_complete(folder):  # without network diffusers makes do with what an earlier download has left
-            raise _unreachable(name, repository, constants.HF_HUB_CACHE)
+            raise unreachable(name, repository, constants.HF_HUB_CACHE)
         return folder
 
 
-def _unreachable(name: str, repository: str, cache: str) -> ModelError:
+def unreachable(name: str, repository: str, cache: str) -> ModelError:
+    """The error where a hub model, called `name` by the user, is neither in the cache nor to be had."""
     called = repository if name == repository else f"{name} ({repository})"
     return ModelError(
         f"The weights of {called} are not in the cache {cache} and could not be downloaded from the Hugging Face hub: "
         f"check the name and the network, then get them with `hf download {repository}`."
+    )
+
+
+def no_safetensors(repository: str) -> ModelError:
+    """The error where a hub model has pickled weights only."""
+    return ModelError(
+        f"{repository} offers no safetensors weights, and pickled checkpoints are not read: they can run code when "
+        "opened."
     )
 
 
@@ -121,18 +146,28 @@ def weight_files(folder: Path, index: dict[str, Any]) -> list[Path]:
 
 def check_files(folder: Path, index: dict[str, Any]) -> None:
     """Raise ModelError unless all components are there, as safetensors that are whole."""
-    from safetensors import SafetensorError, safe_open
-
     for part in _parts(index):
         if _part_is_there(folder / part):
             continue
-        if pickled := [file for file in (folder / part).glob("*") if file.suffix in _PICKLED]:
-            raise ModelError(
-                f"{pickled[0]} is a pickled checkpoint, which can run code when opened, and is not read: convert the "
-                "model to safetensors (pipe.save_pretrained(folder, safe_serialization=True))."
-            )
+        refuse_pickled(folder / part, "pipe.save_pretrained(folder, safe_serialization=True)")
         raise ModelError(f"{folder} is incomplete: {part} is missing or has no weights (*.safetensors).")
-    for file in weight_files(folder, index):
+    check_whole(weight_files(folder, index))
+
+
+def refuse_pickled(folder: Path, remedy: str) -> None:
+    """Raise ModelError if a file of the folder is a pickled checkpoint; `remedy` is the call that converts it."""
+    if pickled := [file for file in sorted(folder.glob("*")) if file.suffix in _PICKLED]:
+        raise ModelError(
+            f"{pickled[0]} is a pickled checkpoint, which can run code when opened, and is not read: convert the model "
+            f"to safetensors ({remedy})."
+        )
+
+
+def check_whole(files: Iterable[Path]) -> None:
+    """Raise ModelError unless each of these safetensors is as long as it declares itself to be."""
+    from safetensors import SafetensorError, safe_open
+
+    for file in files:
         try:
             with safe_open(file, framework="numpy"):
                 pass  # reads the header, and compares the length that it declares to the file's

@@ -6,15 +6,14 @@ Only safetensors are read. Nothing is downloaded but the model that was named, a
 from __future__ import annotations
 
 import json
-import re
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from shapefirst.errors import ModelError
-from shapefirst.models import _device, _first_line
+from shapefirst.errors import ModelError, first_line
+from shapefirst.machine import find_device
 from shapefirst.quiet import quietly
-from shapefirst.weights_on_disk import _PICKLED, _unreachable
+from shapefirst.weights_on_disk import check_whole, is_hub_id, no_safetensors, refuse_pickled, unreachable
 
 if TYPE_CHECKING:
     import torch
@@ -39,7 +38,7 @@ def find(name: str | Path) -> Path:
     """
     if (path := Path(name).expanduser()).is_dir():
         return path
-    if not re.fullmatch(r"[\w][\w.-]*/[\w][\w.-]*", str(name)):
+    if not is_hub_id(str(name)):
         raise ModelError(
             f"There is no model {str(name)!r}: use a hub id such as openai/clip-vit-base-patch16, or the path of a "
             "transformers folder that exists."
@@ -64,7 +63,7 @@ def load_model(
     """
     import torch
 
-    place = _device(device)
+    place = find_device(device)
     folder = find(name)
     _check_files(folder)
     with quietly():
@@ -84,7 +83,7 @@ def load_model(
                 output_loading_info=True,
             )
         except Exception as error:  # whatever transformers makes of a broken folder
-            raise ModelError(f"{name} in {folder} cannot be loaded as {kind}: {_first_line(error)}") from error
+            raise ModelError(f"{name} in {folder} cannot be loaded as {kind}: {first_line(error)}") from error
         if missing := sorted(info["missing_keys"]):
             # transformers would go on with random weights in their place.
             raise ModelError(f"{folder} lacks {len(missing)} of its weights ({missing[0]}, ...): get the model again.")
@@ -107,7 +106,7 @@ def load_part(folder: Path, kind: str, what: str) -> Any:
         try:
             return getattr(transformers, kind).from_pretrained(folder, local_files_only=True)
         except Exception as error:
-            raise ModelError(f"The {what} in {folder} cannot be loaded: {_first_line(error)}") from error
+            raise ModelError(f"The {what} in {folder} cannot be loaded: {first_line(error)}") from error
 
 
 def _is_complete(folder: Path) -> bool:
@@ -123,8 +122,6 @@ def _is_complete(folder: Path) -> bool:
 
 
 def _check_files(folder: Path) -> None:
-    from safetensors import SafetensorError, safe_open
-
     if not (folder / "config.json").is_file():
         raise ModelError(f"{folder} is no transformers model: it has no config.json.")
     try:
@@ -133,18 +130,9 @@ def _check_files(folder: Path) -> None:
     except ValueError as error:
         raise ModelError(f"{folder / 'config.json'} is corrupt: get the model again.") from error
     if not _is_complete(folder):
-        if pickled := [file for file in sorted(folder.iterdir()) if file.suffix in _PICKLED]:
-            raise ModelError(
-                f"{pickled[0]} is a pickled checkpoint, which can run code when opened, and is not read: convert the "
-                "model to safetensors (model.save_pretrained(folder))."
-            )
+        refuse_pickled(folder, "model.save_pretrained(folder)")
         raise ModelError(f"{folder} is incomplete: it lacks weights (model.safetensors).")
-    for file in sorted(folder.glob(_WEIGHTS)):
-        try:
-            with safe_open(file, framework="numpy"):
-                pass  # reads the header, and compares the length that it declares to the file's
-        except (SafetensorError, OSError) as error:
-            raise ModelError(f"{file} is corrupt or truncated: get it again.") from error
+    check_whole(sorted(folder.glob(_WEIGHTS)))
 
 
 def _cached(repository: str) -> Path | None:
@@ -170,7 +158,7 @@ def _downloaded(repository: str) -> Path:
         except ModelError:
             raise
         except Exception as error:
-            raise _unreachable(repository, repository, constants.HF_HUB_CACHE) from error
+            raise unreachable(repository, repository, constants.HF_HUB_CACHE) from error
 
 
 def _converted(api: Any, repository: str) -> str:
@@ -183,7 +171,4 @@ def _converted(api: Any, repository: str) -> str:
             fnmatch(file, _WEIGHTS) for file in api.list_repo_files(repository, revision=f"refs/pr/{offer.num}")
         ):
             return f"refs/pr/{offer.num}"
-    raise ModelError(
-        f"{repository} offers no safetensors weights, and pickled checkpoints are not read: they can run code when "
-        "opened."
-    )
+    raise no_safetensors(repository)

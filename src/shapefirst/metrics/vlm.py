@@ -23,10 +23,10 @@ import torch
 from PIL import Image
 
 from shapefirst.errors import ModelError
+from shapefirst.machine import find_device
 from shapefirst.metrics.alignment import check_pairs
 from shapefirst.metrics.answers import parse_score
 from shapefirst.metrics.loading import load_model, load_part
-from shapefirst.models import _device
 from shapefirst.prompts import Prompt
 
 __all__ = ["Reply", "VlmScore", "load_vlm"]
@@ -140,6 +140,6 @@ def load_vlm(id_or_folder: str | Path, *, device: str | torch.device | None = No
     Raises:
         ModelError: It is not to be had, of another kind, without a chat template, incomplete, pickled or corrupt.
     """
-    dtype = torch.bfloat16 if _device(device).type == "cuda" else torch.float32
+    dtype = torch.bfloat16 if find_device(device).type == "cuda" else torch.float32
     model, folder = load_model(id_or_folder, "AutoModelForImageTextToText", device=device, dtype=dtype)
     return VlmScore(model, load_part(folder, "AutoProcessor", "processor"), str(id_or_folder))
