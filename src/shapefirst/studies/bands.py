@@ -28,7 +28,6 @@ __all__ = [
     "followed",
     "joined",
     "noise",
-    "settled",
     "two_bands",
     "without_mean",
 ]
@@ -98,13 +97,6 @@ def correlations(x: torch.Tensor, y: torch.Tensor, bands: torch.Tensor) -> torch
     product = ((energies(x + y, bands) - energies(x - y, bands)) / 4).sum(1)
     norms = [energies(z, bands).sum(1).sqrt() for z in (x, y)]
     return product / (norms[0] * norms[1])
-
-
-def settled(values: np.ndarray, level: float) -> np.ndarray:
-    """(B,): the first of T steps of (B, T) from which on ``values`` stay at or above ``level``; T if they never do."""
-    below = ~(values >= level)
-    steps = values.shape[1]
-    return np.where(below.any(1), steps - np.argmax(below[:, ::-1], axis=1), 0)
 
 
 def cutoff_of(height: int, width: int) -> float:

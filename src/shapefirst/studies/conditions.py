@@ -8,7 +8,7 @@ A side is what the images are scored against: the source and the target of each 
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -106,14 +106,26 @@ def by_alignment(subject: Subject, scores: Scores, caption: str = "") -> Summary
     return Summary(("alignment", "images", *sides, *lead), tuple(rows), caption)
 
 
-def by_kind(quantities: Mapping[str, np.ndarray], prompts: Sequence[Prompt], caption: str = "") -> Summary:
-    """Means with intervals of (n,) quantities, a column for each kind of attribute that the n prompts have."""
+def by_kind(
+    quantities: Mapping[str, np.ndarray],
+    prompts: Sequence[Prompt],
+    caption: str = "",
+    statistic: Callable[[np.ndarray], float] | None = None,
+) -> Summary:
+    """Quantities with their intervals, a column for each kind of attribute that the n prompts have.
+
+    Args:
+        quantities: Name -> (n, ...), as `bootstrap` takes them.
+        prompts: n.
+        caption: Of the table.
+        statistic: As for `bootstrap`; by default the mean.
+    """
     kinds = np.array([prompt.source for prompt in prompts])
     names = sorted(set(kinds))
     rows = []
     for name, values in quantities.items():
         parts = [values[kinds == kind] for kind in names]
-        rows.append((name, *(shown(bootstrap(mine)) if len(mine) > 1 else "too few" for mine in parts)))
+        rows.append((name, *(shown(bootstrap(mine, statistic)) if len(mine) > 1 else "too few" for mine in parts)))
     heads = (f"{kind}, n = {(kinds == kind).sum()}" for kind in names)
     return Summary(("by kind of attribute", *heads), tuple(rows), caption)
 

@@ -11,11 +11,8 @@ import numpy as np
 from PIL import Image
 
 from shapefirst.metrics.reference import l1, psnr, ssim
-from shapefirst.prompts import Prompt
 from shapefirst.studies.finding import DoesNotApply
-from shapefirst.studies.statistics import bootstrap
 from shapefirst.studies.subject import Subject
-from shapefirst.studies.tables import shown
 
 __all__ = [
     "Distances",
@@ -25,7 +22,6 @@ __all__ = [
     "frechet_of_few",
     "mean_psnr",
     "measure",
-    "of_kinds",
     "similarity_of",
     "steps_at",
 ]
@@ -96,22 +92,6 @@ def mean_psnr(decibels: np.ndarray) -> float:
 def steps_at(shares: Iterable[float], steps: int) -> list[int]:
     """The numbers of steps that these shares of the run are, rounded as ``TextSchedule`` rounds them, each once."""
     return sorted({math.floor(share * steps + 0.5) for share in shares})
-
-
-def of_kinds(prompts: Sequence[Prompt], values: np.ndarray, statistic: Any = None) -> list[tuple[str, int, str]]:
-    """Attribute kind, number of prompts, and the statistic with its interval, as text.
-
-    Args:
-        prompts: n of them.
-        values: (n, ...), as `bootstrap` takes them.
-        statistic: Likewise.
-    """
-    kinds = np.array([prompt.source for prompt in prompts])
-    rows = []
-    for kind in sorted(set(kinds)):
-        mine = values[kinds == kind]
-        rows.append((str(kind), len(mine), shown(bootstrap(mine, statistic)) if len(mine) > 1 else "too few"))
-    return rows
 
 
 def check_guidance(subject: Subject) -> None:

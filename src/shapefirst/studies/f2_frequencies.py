@@ -21,10 +21,11 @@ from shapefirst.prompts import Prompt
 from shapefirst.sheets import Cell, contact_sheet
 from shapefirst.spectrum import pixels, split
 from shapefirst.studies import charts
-from shapefirst.studies.bands import Trajectories, cutoff_of, followed, joined, settled
-from shapefirst.studies.distances import of_kinds, steps_at
+from shapefirst.studies.bands import Trajectories, cutoff_of, followed, joined
+from shapefirst.studies.conditions import by_kind
+from shapefirst.studies.distances import steps_at
 from shapefirst.studies.finding import Chart, Finding, Picture, Study, Summary, claim
-from shapefirst.studies.statistics import Rule, bootstrap
+from shapefirst.studies.statistics import Rule, bootstrap, settled
 from shapefirst.studies.subject import Subject, part
 from shapefirst.studies.tables import columns, shown
 
@@ -99,7 +100,6 @@ def _finding(
             *(shown(bootstrap(settled(found.of_x_t[..., b], CORRELATED))) for b in (0, 1)),
         )
     )
-    kinds = zip(of_kinds(prompts, forward), of_kinds(prompts, reverse), strict=True)
     return Finding(
         claims=(
             claim(
@@ -136,10 +136,10 @@ def _finding(
                 tuple(rows),
                 f"Steps of {steps}, from 0; mean over prompts (95% interval).",
             ),
-            Summary(
-                ("kind", "n", "forward lead of the low band", "reverse lead of the low band"),
-                tuple((kind, str(n), text, other) for (kind, n, text), (_, _, other) in kinds),
-                "By kind of attribute; leads in shares of the run.",
+            by_kind(
+                {"forward lead of the low band": forward, "reverse lead of the low band": reverse},
+                prompts,
+                "Leads in shares of the run.",
             ),
         ),
         charts=(_snr_chart(found), _norm_chart(found), _reverse_chart(found, looks), _radial_chart(found)),

@@ -23,7 +23,8 @@ from shapefirst.schedule import Branch as Kept
 from shapefirst.schedule import TextSchedule
 from shapefirst.sheets import Cell, contact_sheet
 from shapefirst.studies import charts, distances
-from shapefirst.studies.distances import Distances, check_guidance, mean_psnr, measure, of_kinds, steps_at
+from shapefirst.studies.conditions import by_kind
+from shapefirst.studies.distances import Distances, check_guidance, mean_psnr, measure, steps_at
 from shapefirst.studies.finding import Chart, Finding, Picture, Study, Summary, claim
 from shapefirst.studies.statistics import Rule, bootstrap, ratio_of_means
 from shapefirst.studies.subject import Branch, Subject
@@ -147,15 +148,11 @@ def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
         table=columns(_rows(subject, prompts, found, norms)),
         summaries=(
             _by_step(found, grid, steps, similarity.title, primary.title),
-            Summary(
-                ("kind", "n", f"L1 at {half} steps over L1 at 0", "late over early difference"),
-                tuple(
-                    (kind, str(n), text, other)
-                    for (kind, n, text), (_, _, other) in zip(
-                        of_kinds(prompts, late, ratio_of_means), of_kinds(prompts, fades, ratio_of_means), strict=True
-                    )
-                ),
-                "By kind of attribute, null kept.",
+            by_kind(
+                {f"L1 at {half} steps over L1 at 0": late, "late over early difference": fades},
+                prompts,
+                "Null kept.",
+                ratio_of_means,
             ),
         ),
         charts=(

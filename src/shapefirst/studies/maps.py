@@ -18,6 +18,7 @@ from shapefirst.denoising import Embeddings, decode
 from shapefirst.errors import ShapefirstError
 from shapefirst.prompts import Prompt
 from shapefirst.shapes import Mask, binarise, f1, iou, resize, silhouette
+from shapefirst.studies.statistics import settled
 from shapefirst.studies.subject import Subject, part
 from shapefirst.tokens import Positions, word_positions
 
@@ -202,7 +203,7 @@ def course(role: str, text: str, masks: Mask, seen: Mask | None) -> Course:
     """The course of these masks (N, h, w), towards their last and towards the shape that is seen (h, w)."""
     last = np.stack([f1(masks, masks[-1]), iou(masks, masks[-1])])
     truth = np.full_like(last, np.nan) if seen is None else np.stack([f1(masks, seen), iou(masks, seen)])
-    return Course(role, text, masks, last, truth, int(np.flatnonzero(last[1] < SETTLED).max(initial=-1)) + 1)
+    return Course(role, text, masks, last, truth, int(settled(last[1:], SETTLED)[0]))
 
 
 def shape_in(image: Image.Image, size: tuple[int, int]) -> Mask:

@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 
 from shapefirst.errors import ShapefirstError
 
-__all__ = ["Interval", "Rule", "Verdict", "bootstrap", "ratio_of_means"]
+__all__ = ["Interval", "Rule", "Verdict", "bootstrap", "ratio_of_means", "settled"]
 
 RESAMPLES: Final = 2000
 LEVEL: Final = 0.95
@@ -52,6 +52,13 @@ class Rule:
 
     def __str__(self) -> str:
         return f"replicates if the 95% interval lies {self.side} {self.threshold:g}"
+
+
+def settled(values: np.ndarray, level: float) -> np.ndarray:
+    """(B,): the first of T steps of (B, T) from which on ``values`` stay at or above ``level``; T if they never do."""
+    below = ~(values >= level)
+    steps = values.shape[1]
+    return np.where(below.any(1), steps - np.argmax(below[:, ::-1], axis=1), 0)
 
 
 def bootstrap(values: ArrayLike, statistic: Callable[[np.ndarray], float] | None = None, seed: int = 0) -> Interval:
