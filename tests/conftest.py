@@ -173,3 +173,13 @@ def make_pipe(_built: dict[str, Any]) -> Any:
         return pipe
 
     return make
+
+
+@pytest.fixture
+def empty_cache(monkeypatch, tmp_path):
+    """A hub cache without models, and no network to fill it from."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    return tmp_path / "cache"

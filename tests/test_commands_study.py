@@ -56,6 +56,7 @@ def fakes(monkeypatch, tmp_path):
     monkeypatch.setattr("shapefirst.models._POCKET", weights)
     monkeypatch.setattr("shapefirst.models.locate", lambda name: weights)
     monkeypatch.setattr(commands_study, "load_quietly", lambda *arguments: "the pipeline")
+    monkeypatch.setattr("shapefirst.generation.cut_text", lambda pipe, text: text[60:])
     monkeypatch.setattr(scores, "alignments_for", lambda name, **scorers: {"judge": (name, scorers)})
     return weights
 
@@ -114,7 +115,8 @@ def test_the_subject_is_what_the_options_say(out):
     ((_, subject, items),) = RAN
     assert (subject.name, subject.pipe, subject.seed, subject.steps) == ("sd15", "the pipeline", 7, 20)
     assert (subject.guidance_scale, subject.sampler, subject.batch_size) == (3.0, "euler", 5)
-    assert subject.alignments["judge"] == ("sd15", {"clip": "a/clip", "vqa": None, "vlm": None, "device": "cpu"})
+    name, scorers = subject.alignments["judge"]
+    assert (name, scorers) == ("sd15", {"clip": "a/clip", "vqa": None, "vlm": None, "device": "cpu", "judge": True})
     assert len(items) == 4
     assert load(out, "f1").setting.fingerprint.endswith("+clip a/clip")
 
@@ -130,7 +132,7 @@ def test_without_options_the_models_own_guidance_scale_is_taken(out):
 def test_the_number_of_prompts_is_the_studys_own_or_the_quick_one_or_the_users(tmp_path):
     for name, options in {"own": [], "quick": ["--quick"], "mine": ["--quick", "--prompts", 5]}.items():
         study(tmp_path / name, "f1", *options)
-    assert [len(items) for _, _, items in RAN] == [6, 3, 5]
+    assert [(len(items), subject.steps) for _, subject, items in RAN] == [(6, 50), (3, 20), (5, 20)]
 
 
 def test_the_stored_command_repeats_the_study(tmp_path, monkeypatch):
@@ -244,8 +246,20 @@ def test_a_file_with_fewer_prompts_is_used_whole_and_that_is_said(out, tmp_path)
     assert result.exit_code == 0, result.output
     assert "gives 3 prompts, fewer than the 6 that f1 takes by default" in result.stderr
     assert "pocket never saw 'dragon'" in result.stderr
+    assert RAN[-1][1].alignments["judge"][1]["judge"] is False
     assert {prompt.text for prompt in RAN[0][2]} == {"a red car", "a glass cat", "a blue dragon"}
     assert "you asked for" in study(tmp_path / "b", "f1", "--prompts-file", file, "--prompts", 4).stderr
+
+
+def test_prompts_that_the_text_encoder_cuts_are_told(out, tmp_path):
+    file = tmp_path / "long.txt"
+    file.write_text(f"a red car {'and ' * 12}a hat that nobody sees\na glass cat\n")
+    result = study(out, "f1", "--prompts-file", file)
+    assert result.exit_code == 0, result.output
+    assert "1 of 2 prompts are too long" in result.stderr
+    assert "from 'hat that nobody sees' on" in result.stderr
+    file.write_text("a red car\na glass cat\n")
+    assert "too long" not in study(tmp_path / "short", "f1", "--prompts-file", file).stderr
 
 
 def test_pairs_of_a_file_are_what_the_study_gets(out, tmp_path):

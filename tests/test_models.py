@@ -32,16 +32,6 @@ def damaged(saved, tmp_path):
     return shutil.copytree(saved, tmp_path / "damaged")
 
 
-@pytest.fixture
-def empty_cache(monkeypatch, tmp_path):
-    """A hub cache without models, and no network to fill it from."""
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    return tmp_path / "cache"
-
-
 @pytest.mark.parametrize("kind", ["sd-epsilon", "pixart"])
 def test_a_local_folder_loads_and_gives_the_same_images(make_pipe, tmp_path, kind):
     make_pipe(kind).save_pretrained(tmp_path)

@@ -8,7 +8,7 @@ from PIL import Image
 
 from shapefirst.errors import ModelError, ShapefirstError
 from shapefirst.models import locate
-from shapefirst.pocket.alignment import JudgeScore, load_judge
+from shapefirst.pocket.alignment import JudgeScore, can_judge, load_judge
 from shapefirst.pocket.vocabulary import ATTRIBUTES, NOUNS
 from shapefirst.pocket.world import render, sample_scene
 from shapefirst.prompts import Prompt
@@ -103,6 +103,7 @@ def test_renders_score_high_with_their_own_caption_and_low_with_another(judge, s
 
 def test_phrases_are_read_from_the_text_where_they_are_not_given(judge, pairs):
     images, prompts = pairs
+    assert all(map(can_judge, prompts))
     read = JudgeScore(judge).score(images, [Prompt(p.text) for p in prompts])
     assert read == pytest.approx(JudgeScore(judge).score(images, prompts))
 
@@ -119,6 +120,7 @@ def test_phrases_are_read_from_the_text_where_they_are_not_given(judge, pairs):
 def test_prompts_that_the_judge_cannot_read_are_refused(judge, prompt, words):
     with pytest.raises(ShapefirstError, match=words):
         JudgeScore(judge).score([IMAGE], [prompt])
+    assert not can_judge(prompt)
 
 
 def test_bad_parts_numbers_and_folders_are_refused(judge, tmp_path):
@@ -130,10 +132,11 @@ def test_bad_parts_numbers_and_folders_are_refused(judge, tmp_path):
         load_judge(tmp_path)
 
 
-def test_pocket_is_studied_by_its_judge_first_and_by_its_own_clip(singles):
+def test_pocket_is_studied_by_its_own_clip_first_and_by_its_judge(singles):
     images, prompts = singles
     alignments = alignments_for("pocket", device="cpu")
-    assert list(alignments) == ["judge", "judge-noun", "judge-attribute", "clipscore"]
+    assert list(alignments) == ["clipscore", "judge", "judge-noun", "judge-attribute"]
+    assert list(alignments_for("pocket", device="cpu", judge=False)) == ["clipscore"]
     others = prompts[1:] + prompts[:1]
     for alignment in alignments.values():
         assert alignment.title

@@ -25,16 +25,6 @@ def damaged(saved, tmp_path):
     return shutil.copytree(saved, tmp_path / "damaged")
 
 
-@pytest.fixture
-def cache(monkeypatch, tmp_path):
-    """An empty hub cache without network."""
-    from huggingface_hub import constants
-
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    return tmp_path / "cache"
-
-
 def into_cache(cache, saved, revision, *, main):
     folder = cache / "models--someone--clip"
     shutil.copytree(saved, folder / "snapshots" / revision)
@@ -51,27 +41,27 @@ def test_models_are_loaded_in_full_precision_and_ready(saved):
     assert clip.name == str(saved)
 
 
-def test_a_name_that_is_neither_id_nor_folder_is_refused(cache):
+def test_a_name_that_is_neither_id_nor_folder_is_refused(empty_cache):
     with pytest.raises(ModelError, match=r"no model 'nonsense'.*hub id such as"):
         find("nonsense")
 
 
-def test_an_id_that_is_not_to_be_had_says_how_to_get_it(cache):
+def test_an_id_that_is_not_to_be_had_says_how_to_get_it(empty_cache):
     with pytest.raises(ModelError, match="hf download someone/clip"):
         find("someone/clip")
 
 
-def test_what_is_in_the_cache_is_used_without_network(cache, saved):
-    other = into_cache(cache, saved, "b" * 40, main=False)
+def test_what_is_in_the_cache_is_used_without_network(empty_cache, saved):
+    other = into_cache(empty_cache, saved, "b" * 40, main=False)
     assert find("someone/clip") == other  # a conversion, say
-    main = into_cache(cache, saved, "c" * 40, main=True)
+    main = into_cache(empty_cache, saved, "c" * 40, main=True)
     assert find("someone/clip") == main
     (main / "model.safetensors").unlink()
     assert find("someone/clip") == other
 
 
 @pytest.mark.parametrize("author", ["SFconvertbot", "somebody"])
-def test_weights_that_are_only_pickled_are_taken_from_the_hub_s_own_conversion(cache, saved, monkeypatch, author):
+def test_weights_that_are_only_pickled_are_taken_from_the_hub_s_own_conversion(empty_cache, saved, monkeypatch, author):
     class Hub:
         def list_repo_files(self, repository, revision=None):
             return ["config.json", "pytorch_model.bin", *(["model.safetensors"] if revision == "refs/pr/3" else [])]

@@ -155,6 +155,15 @@ def test_f4_says_whose_prompt_the_images_are_nearer_to(make_pipe: Any, score: An
     assert bool(claim.hypothesis) == (verdict != "replicates")
 
 
+def test_f4_tells_noun_and_attribute_apart_where_they_are_judged(make_pipe: Any) -> None:
+    """Images of the target's noun in the source's attribute."""
+    subject = subject_of(make_pipe(), lambda i, image, prompt: 0.5)
+    judged = {"judge-noun": Fake(is_a_target), "judge-attribute": Fake(lambda *x: 1 - is_a_target(*x))}
+    finding = f4_eos_decides.run(replace(subject, alignments={**subject.alignments, **judged}), PAIRS)
+    assert [claim.verdict for claim in finding.claims] == ["inconclusive", "replicates", "does not replicate"]
+    assert ["noun" in claim.statement for claim in finding.claims] == [False, True, False]
+
+
 @pytest.mark.parametrize("kind", ["sd-epsilon", "sd-v", "pixart"])
 def test_f5_switches_in_every_step_or_none_at_the_ends_of_both_families(make_pipe: Any, kind: str) -> None:
     subject = subject_of(make_pipe(kind))

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from rich.table import Table
@@ -27,6 +27,8 @@ __all__ = ["report", "study"]
 OUT: Final = Path("out/studies")
 NOT_REPEATED: Final = ("names", "force", "list_them")
 MODULES: Final = ("matplotlib", "pyarrow")
+STEPS: Final = 50
+QUICK_STEPS: Final = 20
 FEWEST_STEPS: Final = 10  # the studies look at tenths of a run
 BATCHES: Final = {"pocket": 32}
 BATCH: Final = 4  # 512 x 512 images of other models, on a GPU of 8 GB
@@ -54,7 +56,10 @@ def study(
         typer.Option(metavar="N", help="Prompts or pairs of every study.", show_default="each study's own number"),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the choice of prompts and of the first image.")] = 0,
-    steps: Annotated[int, typer.Option(metavar="N", help="Denoising steps.")] = 50,
+    steps: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Denoising steps.", show_default=f"{STEPS}, or {QUICK_STEPS} with --quick"),
+    ] = None,
     sampler: Annotated[
         str, typer.Option(metavar="NAME", help="ddim, dpm-solver, dpm-solver-singlestep, euler, unipc or heun.")
     ] = "ddim",
@@ -62,7 +67,7 @@ def study(
         float | None, typer.Option(metavar="W", show_default="the model's own", help="Strength of the text.")
     ] = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the results and report.html go.")] = OUT,
-    quick: Annotated[bool, typer.Option("--quick", help="A few prompts of every study: to see it work.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="A few prompts and steps: to see it work.")] = False,
     force: Annotated[
         bool, typer.Option("--force", help="Replace results of another model, version, seed or number of prompts.")
     ] = False,
@@ -99,6 +104,8 @@ def study(
         return
     wanted = chosen(names or ())
     scale = default_guidance_scale(model) if guidance_scale is None else guidance_scale
+    if steps is None:
+        steps = QUICK_STEPS if quick else STEPS
     _check(prompts, seed, steps, scale, sampler, batch_size)
     from shapefirst.studies.selection import source
     from shapefirst.writes import check_writable
@@ -110,6 +117,7 @@ def study(
         raise ShapefirstError(f"Studies need {' and '.join(missing)}: pip install 'shapefirst[studies]'.")
     with terminal.working("Getting torch and diffusers ready"):
         from shapefirst.machine import hardware
+        from shapefirst.pocket.alignment import can_judge
         from shapefirst.report import write_report
         from shapefirst.studies import study as find
         from shapefirst.studies.fingerprint import fingerprint
@@ -146,8 +154,9 @@ def study(
         terminal.remark(f"{_outcome(stored)} (kept from an earlier run)")
     if plan.tasks:
         pipe = pipe or load_quietly(model, sampler, device)
+        _warn_of_cuts(pipe, plan)
         with terminal.working("Loading what scores the images"):
-            alignments = alignments_for(model, **scorers, device=device)
+            alignments = alignments_for(model, **scorers, device=device, judge=all(map(can_judge, given.prompts)))
         subject = Subject(
             model,
             pipe,
@@ -237,12 +246,26 @@ def _remark(tasks: Sequence[Task], plan: Plan, given: Source, prompts: int | Non
     if tasks[0].setting.model == "pocket" and (unknown := unknown_words(" ".join(p.text for p in given.prompts))):
         terminal.warning(
             f"pocket never saw {', '.join(map(repr, unknown[:5]))}{' and others' * (len(unknown) > 5)} "
-            f"(in {given.name}). `shapefirst models pocket` lists its words."
+            f"(in {given.name}), so its judge scores nothing here. `shapefirst models pocket` lists its words."
         )
     if plan.strangers:
         terminal.note(
             f"the report in {str(out)!r} also shows {', '.join(plan.strangers)}, which are of another setting: run "
             "them again, or choose another --out."
+        )
+
+
+def _warn_of_cuts(pipe: Any, plan: Plan) -> None:
+    """What is asked for at the end of a prompt that is too long is scored, though the model never reads it."""
+    from shapefirst.generation import cut_text
+    from shapefirst.prompts import Pair
+
+    used = [item for task in plan.tasks for item in task.items]
+    prompts = {p.text for item in used for p in ((item.source, item.target) if isinstance(item, Pair) else (item,))}
+    if cut := [text for text in sorted(prompts) if cut_text(pipe, text)]:
+        terminal.warning(
+            f"{len(cut)} of {len(prompts)} prompts are too long for the text encoder, which does not see their ends, "
+            f"the first of them from {cut_text(pipe, cut[0])!r} on: shorten them."
         )
 
 

@@ -26,7 +26,7 @@ from shapefirst.prompts import Prompt, parse_phrases
 from .judge import Judge
 from .vocabulary import ATTRIBUTES, NOUNS
 
-__all__ = ["JudgeScore", "load_judge"]
+__all__ = ["JudgeScore", "can_judge", "load_judge"]
 
 Part = Literal["both", "noun", "attribute"]
 
@@ -99,6 +99,15 @@ def _classes(prompt: Prompt) -> list[tuple[int, int]]:
                     f"The judge does not know {word!r} in {prompt.text!r}: `shapefirst models pocket` lists its words."
                 )
     return [(ATTRIBUTES.index(attribute), NOUNS.index(noun)) for attribute, noun in phrases]
+
+
+def can_judge(prompt: Prompt) -> bool:
+    """Whether the prompt is of one or two phrases of pocket's words."""
+    try:
+        _classes(prompt)
+    except ShapefirstError:
+        return False
+    return True
 
 
 def load_judge(folder: Path) -> Judge:

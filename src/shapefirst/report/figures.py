@@ -38,12 +38,14 @@ def rule_in_short(rule: Rule) -> str:
 
 
 def duration(seconds: float) -> str:
+    """As people say it: "4.2 s", "75 s", "3.1 min", "2.0 h"."""
     if seconds < 90:
         return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
     return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def plural(count: int, singular: str) -> str:
+    """The count with its noun: "1 image", "2,000 images"."""
     return f"{count:,} {singular}" + ("" if count == 1 else "s")
 
 

@@ -76,7 +76,7 @@ def _notes(stored: Sequence[Stored]) -> str:
     if any(study.setting.quick for study in stored):
         short = ", ".join(label(study.name) for study in stored if study.setting.quick)
         which = "This is a short run" if all(s.setting.quick for s in stored) else f"Short runs ({short})"
-        notes.append(f"{which} (--quick): few prompts, so the intervals are wide.")
+        notes.append(f"{which} (--quick): few prompts and steps, so the intervals are wide.")
     for study in stored:
         # Number and kind of prompts differ between studies by design.
         if difference := mismatch(replace(study.setting, count=first.count, prompts=first.prompts), first):

@@ -37,6 +37,7 @@ def facts(pairs: Mapping[str, str]) -> str:
 
 
 def paragraphs(text: str) -> str:
+    """Escaped text with its paragraphs, which blank lines part."""
     return "\n".join(f"<p>{escape(part.strip())}</p>" for part in re.split(r"\n\s*\n", text) if part.strip())
 
 
@@ -61,6 +62,7 @@ def _row(row: Sequence[str]) -> str:
 
 
 def chart_figure(chart: Chart) -> str:
+    """The chart with its caption and alt text."""
     # As an image rather than inline: its ids cannot meet another chart's, and nothing in it can run.
     width, height = _size(chart.svg)
     source = data_uri(chart.svg.encode(), "image/svg+xml")
@@ -68,6 +70,7 @@ def chart_figure(chart: Chart) -> str:
 
 
 def picture_figure(picture: StoredPicture) -> str:
+    """The picture with its caption and alt text."""
     least = _least(picture.width, 640, 0.6)
     source = data_uri(picture.png, "image/png")
     return _figure("picture", source, picture.width, picture.height, least, picture.caption, picture.alt)

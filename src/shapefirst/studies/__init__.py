@@ -32,20 +32,20 @@ STUDIES: Final = {
 
 #: About what a study costs at its default count, in images of 50 guided steps: weights of the progress bar, no more.
 COSTS: Final = {
-    "f1": 55,
-    "f2": 35,
-    "f3": 52,
-    "f4": 76,
-    "f5": 176,
-    "f6": 208,
-    "f7": 316,
-    "a1": 96,
-    "a2": 60,
-    "a3": 120,
-    "a4": 80,
-    "a5": 60,
-    "a7": 85,
-    "x1": 125,
+    "f1": 41,
+    "f2": 26,
+    "f3": 39,
+    "f4": 60,
+    "f5": 110,
+    "f6": 104,
+    "f7": 178,
+    "a1": 64,
+    "a2": 48,
+    "a3": 60,
+    "a4": 48,
+    "a5": 40,
+    "a7": 57,
+    "x1": 100,
 }
 
 

@@ -31,6 +31,7 @@ def counts(sides: Switched) -> list[int | None]:
 
 
 def named(n: int | None) -> str:
+    """The condition in which the first n [EOS] are switched; None is all."""
     return "all" if n is None else str(n)
 
 
@@ -143,7 +144,7 @@ STUDY: Final = Study(
     question="Does the image follow the other prompt more, the more of its [EOS] positions are put in?",
     paper="The more [EOS] positions are switched, the more of the target and the less of the source is seen.",
     needs="pairs",
-    count=12,
-    quick=4,
+    count=8,
+    quick=3,
     run=run,
 )

@@ -117,7 +117,7 @@ STUDY: Final = Study(
     question="What does the model draw if only the [SOS], only the words or only the [EOS] carry anything?",
     paper="[SOS] alone gives unrelated images, [EOS] alone gives the prompt.",
     needs="prompts",
-    count=15,
+    count=12,
     quick=4,
     run=run,
 )

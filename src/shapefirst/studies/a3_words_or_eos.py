@@ -99,7 +99,7 @@ STUDY: Final = Study(
     question="How much of the prompt is left in the image without its words, and without its [EOS]?",
     paper="Both together are best; [EOS] alone beats the words alone.",
     needs="prompts",
-    count=24,
+    count=12,
     quick=4,
     run=run,
 )

@@ -86,7 +86,7 @@ STUDY: Final = Study(
     question="Is it the keys or the values of the [EOS] in cross-attention that carry the content?",
     paper="The values carry the content.",
     needs="pairs",
-    count=20,
+    count=12,
     quick=4,
     run=run,
 )

@@ -200,7 +200,7 @@ STUDY: Final = Study(
     question="How far do the keys of another prompt's [EOS] move the attention maps?",
     paper="Less than making the maps uniform would, in all steps.",
     needs="pairs",
-    count=24,
+    count=16,
     quick=4,
     run=run,
 )

@@ -211,7 +211,7 @@ STUDY: Final = Study(
     question="With the [EOS] of B, does the attention map of A's noun take the shape of B's object?",
     paper="Maps of A's noun take the shape of B's object.",
     needs="pairs",
-    count=24,
+    count=16,
     quick=4,
     run=run,
 )

@@ -343,7 +343,7 @@ STUDY: Final = Study(
     question="Which frequencies does noise drown last, and which does the sampler bring back first?",
     paper="The low frequencies are corrupted last and so recovered first; the high ones come in the last steps.",
     needs="prompts",
-    count=32,
+    count=24,
     quick=4,
     run=run,
 )

@@ -157,7 +157,7 @@ STUDY: Final = Study(
     question="How is the cross-attention shared between [SOS], the words and [EOS]?",
     paper="[SOS] gets above 0.9 in all steps, although it carries no meaning.",
     needs="prompts",
-    count=32,
+    count=24,
     quick=4,
     run=run,
 )

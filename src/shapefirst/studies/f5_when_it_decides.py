@@ -208,7 +208,7 @@ STUDY: Final = Study(
     question="In which denoising steps does the [EOS] decide what the image shows?",
     paper="The early steps decide: switching the [EOS] there moves the image to the other prompt, later hardly.",
     needs="pairs",
-    count=16,
-    quick=4,
+    count=10,
+    quick=3,
     run=run,
 )

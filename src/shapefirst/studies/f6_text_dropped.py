@@ -333,7 +333,7 @@ STUDY: Final = Study(
     question="How much does an image change if the text is dropped after the first k steps?",
     paper="The difference between the predictions fades, and dropping the text late changes little.",
     needs="prompts",
-    count=32,
-    quick=4,
+    count=16,
+    quick=3,
     run=run,
 )

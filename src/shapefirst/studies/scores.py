@@ -1,10 +1,13 @@
-"""Which scores a model is studied by: pocket by its judge and its own CLIP, any other model by CLIP.
+"""Which scores a model is studied by: pocket by its own CLIP and its judge, any other model by CLIP.
 
-    alignments_for("pocket")                                 judge, judge-noun, judge-attribute, clipscore
+    alignments_for("pocket")                                 clipscore, judge, judge-noun, judge-attribute
     alignments_for("sd15", vqa="Salesforce/blip-vqa-base")   clipscore, vqa
 
-The first is the one that verdicts are made by. The paper (arXiv 2405.15330) uses CLIPScore, BLIP-VQA
-("Salesforce/blip-vqa-base") and MiniGPT-4 (nearest in transformers: "llava-hf/llava-1.5-7b-hf", see ``metrics.vlm``).
+The first is the one that verdicts are made by: CLIPScore, on every model. A trial of the studies went by the judge on
+pocket, a product of two probabilities, which is 0 for the noun of one prompt with the attribute of another, whichever
+of them it is held against; so F4 now asks for noun and attribute apart as well. The paper (arXiv 2405.15330) uses
+CLIPScore, BLIP-VQA ("Salesforce/blip-vqa-base") and MiniGPT-4 (nearest in transformers: "llava-hf/llava-1.5-7b-hf", see
+``metrics.vlm``).
 """
 
 from __future__ import annotations
@@ -30,10 +33,13 @@ if TYPE_CHECKING:
 
     import torch
 
-__all__ = ["CLIP", "alignments_for", "features_for", "similarity_for"]
+__all__ = ["CLIP", "JUDGE_ATTRIBUTE", "JUDGE_NOUN", "alignments_for", "features_for", "similarity_for"]
 
 #: Of models other than pocket, unless another is named; downloaded at first use if it is not in the hub's cache.
 CLIP: Final = "openai/clip-vit-base-patch16"
+#: Names of scores of pocket's images by one half of a phrase.
+JUDGE_NOUN: Final = "judge-noun"
+JUDGE_ATTRIBUTE: Final = "judge-attribute"
 
 
 def alignments_for(
@@ -43,6 +49,7 @@ def alignments_for(
     vqa: str | None = None,
     vlm: str | None = None,
     device: str | torch.device | None = None,
+    judge: bool = True,
 ) -> dict[str, Alignment]:
     """Name -> score, in the order in which reports show them.
 
@@ -52,17 +59,16 @@ def alignments_for(
         vqa: Id or folder of a visual-question-answering model (BLIP or ViLT), if that score is wanted.
         vlm: Id or folder of an image-text-to-text model with a chat template, if that score is wanted.
         device: Of the scoring models; by default CUDA, else Apple's MPS, else the CPU.
+        judge: Whether pocket's images are judged, too: it knows pocket's words only (see ``can_judge``).
 
     Raises:
         ModelError: One of the models is not to be had.
     """
-    scores: dict[str, Alignment] = {}
-    if model_name == "pocket":
-        judge = _judge()
-        scores["judge"] = JudgeScore(judge)
-        scores["judge-noun"] = JudgeScore(judge, "noun")
-        scores["judge-attribute"] = JudgeScore(judge, "attribute")
-    scores["clipscore"] = ClipScore(_clip_for(model_name, clip, device))
+    scores: dict[str, Alignment] = {"clipscore": ClipScore(_clip_for(model_name, clip, device))}
+    if model_name == "pocket" and judge:
+        scores["judge"] = JudgeScore(_judge())
+        scores[JUDGE_NOUN] = JudgeScore(_judge(), "noun")
+        scores[JUDGE_ATTRIBUTE] = JudgeScore(_judge(), "attribute")
     if vqa is not None:
         scores["vqa"] = load_vqa(vqa, device=device)
     if vlm is not None:

@@ -258,7 +258,7 @@ STUDY: Final = Study(
     question="Are F4 and F6 the same for other guidance scales, steps, kinds of attribute and places in the prompt?",
     paper="Not asked: w = 7.5 and 50 steps throughout.",
     needs="pairs",
-    count=10,
-    quick=4,
+    count=8,
+    quick=3,
     run=run,
 )
