@@ -213,6 +213,7 @@ def test_results_of_different_runs_and_short_ones_are_called_that(tmp_path):
     save(tmp_path, study("f4"), finding(), replace(SETTING, seed=8, count=6, prompts="other"))
     words = Page(render(load_all(tmp_path))).words
     assert "Short runs (F1) (--quick)" in words
+    assert "Heun" not in words
     assert "F4 is of another run than F1: seed 8 instead of 7." in words
 
 
@@ -281,3 +282,8 @@ def test_words_for_figures():
     assert [number(v) for v in (-0.5, 0.0, math.inf, -math.inf)] == ["−0.5", "0", "∞", "−∞"]
     assert one_of(["a", "b", "a"]) == "a, b"
     assert one_of([7.5, 2.0]) == "7.5, 2"
+
+
+def test_counts_of_a_solver_with_two_calls_a_step_are_said_to_be_steps(tmp_path):
+    save(tmp_path, study("f4"), finding(), replace(SETTING, sampler="heun"))
+    assert "Heun calls the denoiser twice in a step" in Page(render(load_all(tmp_path))).words

@@ -355,21 +355,21 @@ def test_a5_follows_its_rule(make_pipe, ratio, verdict):
 @pytest.mark.parametrize(("step", "verdict"), [(2, "replicates"), (9, "does not replicate")])
 def test_a7_follows_its_rule(make_pipe, step, verdict):
     """The map of A's noun moves to B's place before the last step, or never does."""
-    own, produced = (shape_of([Word("noun", "", (1,))], [blob(*at)[None]]) for at in ((1, 1), (9, 9)))
+    own, target = (shape_of([Word("noun", "", (1,))], [blob(*at)[None]]) for at in ((1, 1), (9, 9)))
     followed = Followed([GREY] * 3, [[moves_at(step, N)]] * 3)
     finding = a7_switched_maps.report(
         subject_of(make_pipe()),
         PAIRS,
         [[Word("noun", "cup", (1,))]] * 3,
         followed,
-        np.repeat(produced, 3, 0),
+        np.repeat(target, 3, 0),
         np.repeat(own, 3, 0),
         [GREY] * 3,
         [GREY] * 3,
     )
     assert finding.claims[0].verdict == verdict
     assert finding.claims[0].found.estimate == (1.0 if step < N else -1.0)
-    assert finding.table["iou_produced"][:N] == [float(i >= step) for i in range(N)]
+    assert finding.table["iou_target"][:N] == [float(i >= step) for i in range(N)]
     check_page(finding, 3 * N)
 
 
@@ -386,7 +386,7 @@ def test_a7_with_nothing_switched_is_the_plain_run(make_pipe):
     finding = a7_switched_maps.run(subject_of(make_pipe()), [Pair(p, p) for p in PROMPTS[:2]])
     last = np.arange(N - 1, 2 * N, N)
     assert np.array(finding.table["iou_own"])[last].tolist() == [1.0, 1.0]
-    assert finding.table["iou_own"] == finding.table["iou_produced"]
+    assert finding.table["iou_own"] == finding.table["iou_target"]
     assert finding.claims[0].verdict == "inconclusive"
 
 

@@ -34,7 +34,8 @@ from shapefirst.studies import (
 )
 from shapefirst.studies.finding import DoesNotApply, Finding
 from shapefirst.studies.subject import Meter, Subject
-from shapefirst.studies.switching import encode_pairs
+from shapefirst.studies.switching import described, encode_pairs
+from shapefirst.studies.tables import cell
 
 STEPS = 4
 SOURCES = [
@@ -306,12 +307,6 @@ def test_a3_finds_the_untouched_prompt_nearest_to_itself(make_pipe: Any) -> None
     assert eos.found.estimate == pytest.approx(halves / 2)
 
 
-def test_the_rival_is_one_condition_and_not_the_luckiest_of_each_prompt() -> None:
-    x = np.array([[1.0, 2.0, 0.0], [1.0, 0.0, 1.5]])  # for each prompt another rival is better than the first
-    assert a3_words_or_eos.behind_the_first(x) == pytest.approx(0)
-    assert a3_words_or_eos.behind_the_first(x - [[0, 1, 0]]) == pytest.approx(0.25)
-
-
 @pytest.mark.parametrize("kind", ["sd-epsilon", "pixart"])
 def test_a4_keys_and_values_together_are_the_switched_embeddings(make_pipe: Any, kind: str) -> None:
     subject = subject_of(make_pipe(kind))
@@ -375,14 +370,6 @@ def test_x1_asks_pockets_judge_for_an_object_in_either_place() -> None:
     assert settings.in_either_place(subject_of(None), source) == source
 
 
-def test_x1_claims_what_its_weakest_setting_shows() -> None:
-    leads = np.array([[1.0, 3.0], [2.0, -1.0]])
-    assert x1_conditions.smallest_mean(leads) == pytest.approx(1.0)
-    ratios = np.array([[[1.0, 4.0], [3.0, 4.0]], [[1.0, 4.0], [1.0, 4.0]]])
-    assert x1_conditions.largest_ratio(ratios) == pytest.approx(0.5)
-    assert x1_conditions.smallest_kind(np.array([[1.0, 0], [3.0, 0], [1.0, 1]])) == pytest.approx(1.0)
-
-
 def test_x1_needs_guidance(make_pipe: Any) -> None:
     with pytest.raises(DoesNotApply, match="w = 1"):
         x1_conditions.run(subject_of(make_pipe(), guidance_scale=1.0), PAIRS)
@@ -400,3 +387,35 @@ def test_scores_are_found_by_their_names() -> None:
     kinds = conditions.by_kind({"lead": scores.lead("fake", "small")}, TARGETS)
     assert kinds.columns[1:] == ("colour, n = 2", "texture, n = 1")
     assert kinds.rows == (("lead", "0.50 (0.50 to 0.50)", "too few"),)
+
+
+def test_a_prompt_is_read_as_the_pipeline_hands_it_to_its_tokenizer(make_pipe: Any) -> None:
+    """PixArt's lowers the case, so that the positions of "A red CAR" are those of "a red car"."""
+    prompt = replace(SOURCES[0], text="A red CAR")
+    pixart, sd = subject_of(make_pipe("pixart")), subject_of(make_pipe())
+    assert pixart.as_read(prompt).text == SOURCES[0].text
+    assert pixart.as_read(prompt).phrases == prompt.phrases
+    assert sd.as_read(prompt) == prompt
+    assert pixart.positions([prompt]) == pixart.positions(SOURCES[:1])
+
+
+def test_pairs_that_share_words_are_said_to() -> None:
+    assert described(PAIRS) == "3 pairs that share neither noun nor attribute"
+    assert described([*PAIRS, Pair(SOURCES[0], SOURCES[0])]) == "4 pairs, 1 of which share a word"
+
+
+def test_pocket_s_score_is_told_for_what_it_is() -> None:
+    pocket = replace(subject_of(None), name="pocket", alignments={"clipscore": Fake(brightness)})
+    assert "neither drawn nor missed" in conditions.scored(pocket)
+    assert conditions.scored(subject_of(None)) == "Verdicts go by Fake."
+
+
+def test_scores_that_could_not_be_read_leave_a_table_whole(make_pipe: Any) -> None:
+    """A score of one image only has no interval: its cells say so, and its dots are missing."""
+    answers = Fake(lambda i, image, prompt: 1.0 if i == 0 else float("nan"))
+    subject = subject_of(make_pipe())
+    subject = replace(subject, alignments={**subject.alignments, "answers": answers})
+    finding = a3_words_or_eos.run(subject, SOURCES)
+    assert {row[2] for row in finding.summaries[0].rows[5:]} == {"too few"}
+    assert cell(np.array([1.0, np.nan])) == "too few"
+    assert cell(np.array([1.0, 1.0, np.nan])) == "1.00 (1.00 to 1.00)"

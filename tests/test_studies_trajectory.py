@@ -266,17 +266,15 @@ def test_f7(make_subject, kind, sampler):
     assert [row[:3] for row in rows] == [
         (name, f"{k} of 4", saved)
         for name in samplers
-        for k, saved in ((1, "37.5%"), (2, "25.0%"), (3, "12.5%"), (4, "0.0%"))
+        for k, saved in ((0, "50.0%"), (1, "37.5%"), (2, "25.0%"), (3, "12.5%"), (4, "0.0%"))
     ]
-    assert [row[3] == "not timed" for row in rows] == [
-        name != sampler and k in (1, 3) for name in samplers for k in (1, 2, 3, 4)
-    ]
+    assert [row[3] == "not timed" for row in rows] == [k in (0, 1, 3) for _ in samplers for k in range(5)]
     for row in rows:
         if row[1] == "4 of 4":
             assert row[4:6] == ("0.000", "identical")
             assert row[8] == "+0"
     assert found.claims[0].found.n == f7_savings.QUICK_ROUNDS
-    assert found.evaluations == len(samplers) * (8 + 3 + 2 + 1) + 8
+    assert found.evaluations == len(samplers) * (8 + 4 + 3 + 2 + 1) + 8
 
     table = found.table
     seconds = [
@@ -285,6 +283,16 @@ def test_f7(make_subject, kind, sampler):
         if k == 2 and n == sampler
     ]
     assert found.claims[0].found.estimate == pytest.approx(seconds[0])
+
+
+def test_f7_says_nothing_by_a_distance_that_cannot_tell_images_without_text_apart(make_subject, monkeypatch):
+    blind = np.random.default_rng(0).normal(size=(99, 4))
+    monkeypatch.setattr(distances, "features_of", lambda subject: ("noise", lambda images: blind[: len(images)]))
+    monkeypatch.setattr(f7_savings, "frechet_ratio", lambda x: 1.0)
+    _, close, control = f7_savings.STUDY.run(make_subject(), PROMPTS).claims
+    assert control.verdict == "does not replicate"
+    assert close.verdict == "inconclusive"
+    assert close.hypothesis.startswith("The distance does not even tell")
 
 
 def test_f7_frechet_distances_are_those_of_the_images(make_subject):

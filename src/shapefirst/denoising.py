@@ -104,12 +104,25 @@ def encode(
     if not _masks_padding(pipe):
         text, null = pipe.encode_prompt(prompts, negative_prompt=negatives, do_classifier_free_guidance=True, **options)
         return Embeddings(text, null)
-    from diffusers.utils import is_bs4_available, is_ftfy_available
-
     text, text_mask, null, null_mask = pipe.encode_prompt(
-        prompts, negative_prompt=negatives, clean_caption=is_bs4_available() and is_ftfy_available(), **options
+        prompts, negative_prompt=negatives, clean_caption=_cleans_captions(), **options
     )
     return Embeddings(text, null, text_mask, null_mask)
+
+
+def preprocessed(pipe: Any, prompt: str) -> str:
+    """The prompt as `encode` hands it to the tokenizer: PixArt's pipeline lowers its case and cleans it."""
+    if not _masks_padding(pipe):
+        return prompt
+    (text,) = pipe._text_preprocessing(prompt, clean_caption=_cleans_captions())
+    return str(text)
+
+
+def _cleans_captions() -> bool:
+    """Whether PixArt's own call can clean captions, as it does by default: it needs two more packages for that."""
+    from diffusers.utils import is_bs4_available, is_ftfy_available
+
+    return bool(is_bs4_available() and is_ftfy_available())
 
 
 @torch.no_grad()

@@ -68,9 +68,10 @@ coarsen. At the paper's 7.5, which the table above has too, pictures are still s
 
 ## Limits
 It draws nothing but its world: words that it never saw move the picture without meaning anything. Objects are flat
-silhouettes, 64 pixels wide. Two objects in one picture stand where the relation wants them, but seldom are both what
-the prompt says (the table has the share). The judge is a small classifier trained on renders: it forgives smears that
-a person sees, so look at the samples as well. Nothing here says anything about photographs or people.
+silhouettes, 64 pixels wide. Of two objects in one picture one is often not what the prompt says, and more often the two
+have exchanged their attributes or places (the table has the shares). The judge is a small classifier trained on
+renders: it forgives smears that a person sees, so look at the samples as well. Nothing here says anything about
+photographs or people.
 
 ## Licence
 Weights and code: Apache-2.0. Silhouettes: @mdi/svg, Apache-2.0 (Pictogrammers).

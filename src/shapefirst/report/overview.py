@@ -30,7 +30,8 @@ def overview(stored: Sequence[Stored], title: str) -> str:
 <h1>{escape(title)}</h1>
 <p>The claims of {PAPER}, each put to the test by a rule that stood before the result: it replicates if the whole 95%
 interval lies on the claim’s side of a threshold, does not if it lies on the other, and is inconclusive if it covers the
-threshold. Intervals are bootstrapped over prompts.</p>
+threshold, or if a control that the study names fails. Intervals are bootstrapped over prompts or pairs (of seconds,
+over rounds) and widened for small numbers as Student’s are.</p>
 <p class="quiet">In the strips below, the bar is the interval, the dot the estimate, and the dashed line the threshold;
 the claim replicates if the whole bar lies on the shaded side.</p>
 {_setting(stored)}
@@ -76,7 +77,9 @@ def _notes(stored: Sequence[Stored]) -> str:
     if any(study.setting.quick for study in stored):
         short = ", ".join(label(study.name) for study in stored if study.setting.quick)
         which = "This is a short run" if all(s.setting.quick for s in stored) else f"Short runs ({short})"
-        notes.append(f"{which} (--quick): few prompts and steps, so the intervals are wide.")
+        notes.append(f"{which} (--quick): few prompts and steps, to see it work rather than to learn from it.")
+    if any(study.setting.sampler == "heun" for study in stored):
+        notes.append("Heun calls the denoiser twice in a step; the counts of evaluations here take it for one call.")
     for study in stored:
         # Number and kind of prompts differ between studies by design.
         if difference := mismatch(replace(study.setting, count=first.count, prompts=first.prompts), first):

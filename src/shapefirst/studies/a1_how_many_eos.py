@@ -9,11 +9,21 @@ import numpy as np
 
 from shapefirst.prompts import Pair
 from shapefirst.studies import charts
-from shapefirst.studies.conditions import Scores, by_alignment, by_kind, picture, tidy
+from shapefirst.studies.conditions import Scores, by_alignment, by_kind, picture, scored, tidy
 from shapefirst.studies.finding import Chart, Claim, Finding, Study, claim
 from shapefirst.studies.statistics import Rule, bootstrap
 from shapefirst.studies.subject import Subject
-from shapefirst.studies.switching import SOURCE, TARGET, Switched, cost, encode_pairs, label, measure_pairs, seen_eos
+from shapefirst.studies.switching import (
+    SOURCE,
+    TARGET,
+    Switched,
+    cost,
+    described,
+    encode_pairs,
+    label,
+    measure_pairs,
+    seen_eos,
+)
 from shapefirst.studies.tables import columns
 
 #: With all [EOS] switched the image is nearer to the target than with the first alone.
@@ -79,13 +89,14 @@ def run(subject: Subject, pairs: Sequence[Pair]) -> Finding:
         pictures=(
             picture("switched", images, [label(pair) for pair in pairs], "By the number of switched [EOS] positions."),
         ),
-        method=f"{len(pairs)} pairs, one image each, all conditions of a pair from one seed. Of the source's [EOS] and "
-        "padding positions the first n are replaced by the target's, the n-th by the n-th (-1 in the table: all)."
+        method=f"{described(pairs)}, one image each, all conditions of a pair from one seed. Of the source's [EOS] and "
+        "padding positions the first n are replaced by the target's, the n-th by the n-th (-1 in the table: all). "
+        + scored(subject)
         + (
             ""
             if base
-            else " This text encoder has one </s>, and its padding is masked: there is no more than one [EOS] "
-            "to switch, so that all is compared with none."
+            else " There is no more than one [EOS] to switch here (a T5 has one </s>, and its padding is masked), so "
+            "that all is compared with none."
         ),
         evaluations=cost(subject) * len(grid),
     )
@@ -100,8 +111,8 @@ def _claims(subject: Subject, base: int, gain: np.ndarray, slopes: np.ndarray) -
         quantity=f"{title}: target minus source, all switched less {compared}",
         found=bootstrap(gain),
         rule=RULE_ALL,
-        if_not="If one [EOS] does as much as all, attention may rest on the first; F3's weights, "
-        "position by position, would show it.",
+        if_not="If one [EOS] does as much as all, attention may rest on the first: the weights of `record` "
+        "(shapefirst.attention), position by position, would show it.",
     )
     if not base:
         return (whole,)

@@ -12,11 +12,11 @@ from PIL import Image
 
 from shapefirst.attention import substitute
 from shapefirst.prompts import Pair
-from shapefirst.studies.conditions import by_alignment, by_kind, chart, picture, tidy
+from shapefirst.studies.conditions import by_alignment, by_kind, chart, picture, scored, tidy
 from shapefirst.studies.finding import Finding, Study, claim
 from shapefirst.studies.statistics import Rule, bootstrap
 from shapefirst.studies.subject import Subject, part
-from shapefirst.studies.switching import Switched, cost, encode_pairs, label, measure_pairs, seen_eos
+from shapefirst.studies.switching import Switched, cost, described, encode_pairs, label, measure_pairs, seen_eos
 from shapefirst.studies.tables import columns
 
 #: The target's [EOS] in the values moves the image further to it than in the keys.
@@ -73,9 +73,9 @@ def run(subject: Subject, pairs: Sequence[Pair]) -> Finding:
         ),
         charts=(chart(subject, scores, "Alignment with both prompts, by what was taken from the target."),),
         pictures=(picture("edited", images, [label(pair) for pair in pairs], "What of the [EOS] is the target's."),),
-        method=f"{len(pairs)} pairs, one image each, all conditions of a pair from one seed. In every cross-attention "
+        method=f"{described(pairs)}, one image each, all conditions of a pair from one seed. In every cross-attention "
         "layer and step the keys, the values or both at the source's [EOS] and padding positions are those of the "
-        "target's, the n-th for the n-th; the unguided branch stays.",
+        f"target's, the n-th for the n-th; the unguided branch stays. {scored(subject)}",
         evaluations=len(EDITS) * cost(subject),
     )
 

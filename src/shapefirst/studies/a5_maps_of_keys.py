@@ -19,7 +19,7 @@ from shapefirst.studies.finding import Chart, Finding, Study, Summary, claim
 from shapefirst.studies.maps import SIZE
 from shapefirst.studies.statistics import Rule, bootstrap, ratio_of_means
 from shapefirst.studies.subject import Subject, part
-from shapefirst.studies.switching import cost, encode_pairs
+from shapefirst.studies.switching import cost, described, encode_pairs
 from shapefirst.studies.tables import columns, shown
 from shapefirst.tokens import Positions
 
@@ -94,7 +94,8 @@ def report(subject: Subject, pairs: Sequence[Pair], kl: Mapping[str, np.ndarray]
     return Finding(
         claims=(
             claim(
-                "With the keys of B's [EOS], A's attention maps stay closer to what they were than to uniform ones.",
+                "With the keys of B's [EOS], A's attention maps stay closer to what they were than to uniform ones, on "
+                "average over the steps.",
                 paper="consistently lower than the divergence to a uniform map",
                 quantity="KL to the maps with substituted keys over KL to the uniform map, over tokens",
                 found=bootstrap(per_pair["tokens"], ratio_of_means),
@@ -116,7 +117,7 @@ def report(subject: Subject, pairs: Sequence[Pair], kl: Mapping[str, np.ndarray]
             ),
         ),
         charts=(_chart(subject, kl),),
-        method=f"{len(pairs)} pairs that share neither noun nor attribute; the source's run of {subject.steps} steps. "
+        method=f"{described(pairs)}; the source's run of {subject.steps} steps. "
         "At each step the text branch is evaluated once more on the same latents, with the keys of the [EOS] and all "
         "padding positions from the target (the n-th for the n-th), the values left as they are. Two separate runs "
         "would drift apart, and the maps would differ for that reason too. Maps are averaged over heads and layers "

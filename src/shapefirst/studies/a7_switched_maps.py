@@ -16,11 +16,11 @@ from shapefirst.studies.conditions import by_kind
 from shapefirst.studies.finding import Chart, Finding, Picture, Study, Summary, claim
 from shapefirst.studies.maps import Followed, Word, follow, nouns_of, overlay, shape_in, shape_of, words_of
 from shapefirst.studies.statistics import Rule, bootstrap
-from shapefirst.studies.subject import Subject, part
-from shapefirst.studies.switching import cost, encode_pairs, label
+from shapefirst.studies.subject import Subject
+from shapefirst.studies.switching import cost, described, encode_pairs, label
 from shapefirst.studies.tables import columns, shown
 
-#: The map of A's noun agrees with the shape of the produced picture (B's) more than with that of A's own picture.
+#: The map of A's noun agrees with the shape of B's object more than with that of A's own.
 RULE: Final = Rule("above", 0.0)
 SHOWN = 4
 
@@ -28,12 +28,11 @@ SHOWN = 4
 def run(subject: Subject, pairs: Sequence[Pair]) -> Finding:
     """Runs of the switched prompts with the map of A's noun recorded, and the plain runs that shapes are taken from."""
     sides = encode_pairs(subject, pairs)
-    seeds, few = subject.seeds(len(pairs)), slice(0, min(SHOWN, len(pairs)))
-    plain_b = few.stop if subject.is_pocket else len(pairs)
-    subject.meter.expect(cost(subject) * (2 * len(pairs) + plain_b))
+    seeds = subject.seeds(len(pairs))
+    subject.meter.expect(cost(subject) * 3 * len(pairs))
     nouns_a, nouns_b = (
         [
-            nouns_of(words_of(subject.pipe.tokenizer, prompt, at))
+            nouns_of(words_of(subject.pipe.tokenizer, subject.as_read(prompt), at))
             for prompt, at in zip([getattr(pair, side) for pair in pairs], where, strict=True)
         ]
         for side, where in (("source", sides.at_source), ("target", sides.at_target))
@@ -42,18 +41,16 @@ def run(subject: Subject, pairs: Sequence[Pair]) -> Finding:
     followed = follow(subject, sides.switched(), seeds, nouns_a)
     size = followed.maps[0][0].shape[1:]
     if subject.is_pocket:  # the shapes can be seen in the pictures
-        of_a = subject.sample(sides.source, seeds)
-        of_b = subject.sample(part(sides.target, few), seeds[few])
-        produced = [shape_in(image, size) for image in followed.images]
-        own = [shape_in(image, size) for image in of_a]
+        of_a, of_b = (subject.sample(embeddings, seeds) for embeddings in (sides.source, sides.target))
+        own, target = ([shape_in(image, size) for image in images] for images in (of_a, of_b))
     else:
         plain = [follow(subject, e, seeds, n) for e, n in ((sides.source, nouns_a), (sides.target, nouns_b))]
         of_a, of_b = (run.images for run in plain)
-        own, produced = (
+        own, target = (
             [shape_of(n, maps)[-1] for n, maps in zip(nouns, run.maps, strict=True)]
             for nouns, run in zip((nouns_a, nouns_b), plain, strict=True)
         )
-    return report(subject, pairs, nouns_a, followed, np.stack(produced), np.stack(own), of_a, of_b)
+    return report(subject, pairs, nouns_a, followed, np.stack(target), np.stack(own), of_a, of_b)
 
 
 def report(
@@ -61,7 +58,7 @@ def report(
     pairs: Sequence[Pair],
     nouns: Sequence[Sequence[Word]],
     followed: Followed,
-    produced: Mask,
+    target: Mask,
     own: Mask,
     of_a: Sequence[Image.Image],
     of_b: Sequence[Image.Image],
@@ -73,22 +70,22 @@ def report(
         pairs: n.
         nouns: A's nouns, of each pair.
         followed: The switched runs, with the maps of these nouns.
-        produced: (n, h, w), the shapes of the produced pictures.
-        own: (n, h, w), the shapes of A's own pictures.
-        of_a: A's own pictures, at least those to be shown.
+        target: (n, h, w), the shapes in B's plain pictures.
+        own: (n, h, w), the shapes in A's.
+        of_a: A's plain pictures.
         of_b: B's.
     """
     masks = np.stack([shape_of(mine, maps) for mine, maps in zip(nouns, followed.maps, strict=True)])
-    # The next pair's picture gives the agreement of shapes that have nothing to do with each other.
-    shapes = {"produced": produced, "own": own, "unrelated": np.roll(produced, -1, 0)}
+    # The next pair's gives the agreement of shapes that have nothing to do with each other.
+    shapes = {"target": target, "own": own, "unrelated": np.roll(target, -1, 0)}
     agreement = {name: iou(masks, shape[:, None]) for name, shape in shapes.items()}
-    difference = agreement["produced"][:, -1] - agreement["own"][:, -1]
+    difference = agreement["target"][:, -1] - agreement["own"][:, -1]
     return Finding(
         claims=(
             claim(
                 "With B's [EOS], the attention map of A's noun has the shape of B's object rather than of its own.",
                 paper="maps of A's noun take the shape of B's object",
-                quantity="IoU of the last map of A's noun: with the shape produced minus with that of A's own picture",
+                quantity="IoU of the last map of A's noun: with the shape in B's plain picture minus with that in A's",
                 found=bootstrap(difference),
                 rule=RULE,
                 if_not="A word may be attended to around its object rather than on it, or alike everywhere: F1 on the "
@@ -97,27 +94,27 @@ def report(
         ),
         table=columns(_rows(subject, pairs, nouns, agreement)),
         summaries=(
-            _by_shape(agreement, iou(own, produced)),
+            _by_shape(agreement, iou(own, target)),
             by_kind(
-                {"IoU with the shape produced minus with A's own": difference},
+                {"IoU with B's shape minus with A's": difference},
                 [pair.target for pair in pairs],
                 "The kind is that of the target's attribute.",
             ),
         ),
         charts=(_chart(subject, agreement),),
         pictures=(_sheet(pairs, nouns, followed, agreement, of_a, of_b),),
-        method=f"{len(pairs)} pairs that share neither noun nor attribute: A's prompt with the [EOS] and padding of B, "
+        method=f"{described(pairs)}: A's prompt with the [EOS] and padding of B, "
         f"one run of {subject.steps} steps each. The map of A's noun (mean over its tokens, heads and layers; of "
         "several nouns the union of masks) is binarised by Otsu's threshold and compared with two shapes by IoU. "
         + (
-            "These are the silhouettes in the produced picture and in A's own picture of the same seed, found from "
-            "their colours alone. "
+            "These are the silhouettes in the plain pictures of B and of A, of the same seed, found from their colours "
+            "alone. "
             if subject.is_pocket
             else "True shapes are not known for this model: they are the last masks of B's noun in B's plain run and "
             "of A's noun in A's plain run, of the same seed. "
         )
-        + "Unrelated is the shape of the next pair's picture. Intervals are bootstrapped over pairs.",
-        evaluations=cost(subject) * (2 if subject.is_pocket else 3),
+        + "Unrelated is the shape of the next pair's B. Intervals are bootstrapped over pairs.",
+        evaluations=cost(subject) * 3,
     )
 
 
@@ -133,7 +130,7 @@ def _rows(
             "kind": pair.target.source,
             "noun": " + ".join(word.text for word in nouns[i]),
             "step": step,
-            "iou_produced": float(agreement["produced"][i, step]),
+            "iou_target": float(agreement["target"][i, step]),
             "iou_own": float(agreement["own"][i, step]),
             "iou_unrelated": float(agreement["unrelated"][i, step]),
         }
@@ -143,7 +140,7 @@ def _rows(
 
 
 def _by_shape(agreement: dict[str, np.ndarray], between: np.ndarray) -> Summary:
-    titles = {"produced": "of the produced picture (B's)", "own": "of A's own picture", "unrelated": "unrelated"}
+    titles = {"target": "of B's object", "own": "of A's own", "unrelated": "unrelated"}
     rows = [
         (title, *(shown(bootstrap(agreement[name][:, step])) for step in (0, -1))) for name, title in titles.items()
     ]
@@ -157,7 +154,7 @@ def _by_shape(agreement: dict[str, np.ndarray], between: np.ndarray) -> Summary:
 def _chart(subject: Subject, agreement: dict[str, np.ndarray]) -> Chart:
     n, num_steps = agreement["own"].shape
     x = [100 * step / subject.steps for step in range(num_steps)]
-    titles = {"produced": "produced picture (B's)", "own": "source's own picture", "unrelated": "next pair's picture"}
+    titles = {"target": "B's object", "own": "A's own object", "unrelated": "the next pair's B"}
     with charts.figure(height=3.2) as (drawn, (axis,)):
         for style, (name, title) in enumerate(titles.items()):
             charts.band(axis, x, agreement[name], style=style, label=title)
@@ -170,7 +167,7 @@ def _chart(subject: Subject, agreement: dict[str, np.ndarray]) -> Chart:
         image,
         f"Agreement of the mask of A's noun, under B's [EOS], with three shapes; mean and 95% band, n = {n} pairs.",
         "In the last step the mean IoU of the mask is "
-        + ", ".join(f"{agreement[name][:, -1].mean():.2f} with that of the {title}" for name, title in titles.items())
+        + ", ".join(f"{agreement[name][:, -1].mean():.2f} with that of {title}" for name, title in titles.items())
         + ".",
     )
 
@@ -186,7 +183,7 @@ def _sheet(
     rows = []
     for i, pair in enumerate(pairs[:SHOWN]):
         last = followed.maps[i][0][-1]
-        scores = f"IoU {agreement['produced'][i, -1]:.2f} with this shape, {agreement['own'][i, -1]:.2f} with A's"
+        scores = f"IoU {agreement['target'][i, -1]:.2f} with B's shape, {agreement['own'][i, -1]:.2f} with A's"
         rows.append(
             [
                 Cell(of_a[i], pair.source.text),

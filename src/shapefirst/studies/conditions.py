@@ -20,14 +20,14 @@ from shapefirst.prompts import Prompt
 from shapefirst.sheets import Cell, contact_sheet
 from shapefirst.studies import charts
 from shapefirst.studies.finding import Chart, Picture, Summary
-from shapefirst.studies.statistics import Interval, bootstrap
+from shapefirst.studies.statistics import Interval, bootstrap, measured
 from shapefirst.studies.subject import Subject
-from shapefirst.studies.tables import shown
+from shapefirst.studies.tables import cell
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["Scores", "by_alignment", "by_kind", "chart", "dots", "measure", "picture", "tidy"]
+__all__ = ["Scores", "by_alignment", "by_kind", "chart", "dots", "measure", "picture", "scored", "tidy"]
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,19 @@ def measure(
     return Scores(tuple(images), dict(sides), values)
 
 
+def scored(subject: Subject) -> str:
+    """What verdicts go by, for a study's method, and what a reader has to know of it."""
+    words = f"Verdicts go by {subject.alignments[subject.primary].title}."
+    if not subject.is_pocket or subject.primary != "clipscore":
+        return words
+    return words + (
+        " Its text encoder is the one that pocket's denoiser reads: what an [EOS] fails to say is neither drawn nor "
+        "missed. The judge has seen pictures only, and stands beside it where it knows all words. Verdicts had gone by "
+        "the judge's product of noun and attribute in a trial of 4 to 6 pairs, which is 0 on both sides for an image "
+        "of the one prompt's noun in the other's colour."
+    )
+
+
 def tidy(
     subject: Subject, scores: Scores, details: Mapping[str, Mapping[str, Any]] | None = None
 ) -> list[dict[str, Any]]:
@@ -102,7 +115,7 @@ def by_alignment(subject: Subject, scores: Scores, caption: str = "") -> Summary
             cells = [scores.of(alignment, condition, side) for side in sides]
             cells += [scores.lead(alignment, condition)] if lead else []
             title = subject.alignments[alignment].title
-            rows.append((title, condition, *(shown(bootstrap(cell)) for cell in cells)))
+            rows.append((title, condition, *map(cell, cells)))
     return Summary(("alignment", "images", *sides, *lead), tuple(rows), caption)
 
 
@@ -125,7 +138,7 @@ def by_kind(
     rows = []
     for name, values in quantities.items():
         parts = [values[kinds == kind] for kind in names]
-        rows.append((name, *(shown(bootstrap(mine, statistic)) if len(mine) > 1 else "too few" for mine in parts)))
+        rows.append((name, *(cell(mine, statistic) for mine in parts)))
     heads = (f"{kind}, n = {(kinds == kind).sum()}" for kind in names)
     return Summary(("by kind of attribute", *heads), tuple(rows), caption)
 
@@ -149,8 +162,10 @@ def chart(subject: Subject, scores: Scores, caption: str, name: str = "alignment
     with charts.figure(panels, width=max(7.2, 1.2 + 1.9 * panels), height=1.5 + 0.42 * len(lines)) as (drawn, axes):
         for axis, alignment in zip(axes, scores.values, strict=True):
             for s, side in enumerate(scores.sides):
-                found = [bootstrap(scores.of(alignment, condition, side)) for condition in scores.conditions]
-                dots(axis, found, lines - apart[s], style=s, label=side)
+                values = [scores.of(alignment, condition, side) for condition in scores.conditions]
+                # A score that could not be read for nearly any image has no interval to draw.
+                known = [c for c, mine in enumerate(values) if len(measured(mine)) > 1]
+                dots(axis, [bootstrap(values[c]) for c in known], lines[known] - apart[s], style=s, label=side)
             axis.set_yticks(lines, scores.conditions if axis is axes[0] else [""] * len(lines))
             axis.set_ylim(-0.6, len(lines) - 0.4)
             axis.set_xlabel(
@@ -174,9 +189,23 @@ def chart(subject: Subject, scores: Scores, caption: str, name: str = "alignment
 
 
 def picture(
-    name: str, images: Mapping[str, Sequence[Image.Image]], labels: Sequence[str], caption: str, few: int = 4
+    name: str,
+    images: Mapping[str, Sequence[Image.Image]],
+    labels: Sequence[str],
+    caption: str,
+    few: int = 4,
+    of: int | None = None,
 ) -> Picture:
-    """The first few images of each condition: a row for each label, a column for each condition."""
+    """The first few images of each condition: a row for each label, a column for each condition.
+
+    Args:
+        name: Of the picture.
+        images: Condition -> images, beside their labels.
+        labels: Of the rows.
+        caption: What is shown.
+        few: So many rows at most.
+        of: How many there were, where the labels are a part of them.
+    """
     few = min(few, len(labels))
     sheet = contact_sheet(
         [[Cell(made[i]) for made in images.values()] for i in range(few)],
@@ -188,6 +217,6 @@ def picture(
     return Picture(
         name,
         sheet,
-        f"{caption} The first {few} of {len(labels)}, one seed each, none selected.",
+        f"{caption} The first {few} of {of or len(labels)}, one seed each, none selected.",
         f"{few} rows of pictures ({first_lines}) in {len(images)} columns: {', '.join(images)}.",
     )

@@ -27,6 +27,7 @@ from shapefirst.studies.distances import steps_at
 from shapefirst.studies.finding import Chart, Finding, Picture, Study, Summary, claim
 from shapefirst.studies.statistics import Rule, bootstrap, settled
 from shapefirst.studies.subject import Subject, part
+from shapefirst.studies.switching import cost
 from shapefirst.studies.tables import columns, shown
 
 #: Forward, share of the run: the high band sinks below the noise (SNR 1) before the low band does.
@@ -34,7 +35,7 @@ RULE_FORWARD: Final = Rule("above", 0.0)
 #: Reverse, share of the run: the low band is final at least a tenth of the run (5 of 50 steps) before the high one. A
 #: smaller lead would be an order, yet no "first the shape, then the detail".
 RULE_REVERSE: Final = Rule("above", 0.1)
-#: Decades between measured and predicted SNR: 0.1 is a factor of 1.26.
+#: Mean distance between the correlation of the sampler's own x_t with x_0 and that which the closed form implies.
 RULE_THEORY: Final = Rule("below", 0.1)
 
 #: From here on a band counts as the final one.
@@ -49,7 +50,7 @@ BANDS: Final = ("low", "high")
 def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
     """Runs with the text in all steps, followed step by step; their clean latents noised again."""
     steps, seeds = subject.steps, subject.seeds(len(prompts))
-    subject.meter.expect(_cost(subject) * len(prompts))
+    subject.meter.expect(cost(subject) * len(prompts))
     looks = [step for step in steps_at(LOOKS, steps) if step < steps]
     embeddings = subject.encode(prompts)
     parts: list[Trajectories] = []
@@ -121,12 +122,13 @@ def _finding(
                 "the same run with larger latents, or the radial bands here, would tell.",
             ),
             claim(
-                "White noise puts the same energy into every frequency, so the closed form predicts the SNR of a band.",
+                "The closed form for white noise describes the sampler's x_t as well, whose noise is predicted.",
                 paper="the closed form follows from white noise (F2t)",
-                quantity="mean |log10(measured / predicted SNR)|, decades",
-                found=bootstrap(found.clean.decades),
+                quantity="|r - sqrt(SNR / (1 + SNR))|, r: correlation of x_t with x_0; mean over steps and bands",
+                found=bootstrap(np.abs(found.of_x_t - found.implied).mean(axis=(1, 2))),
                 rule=RULE_THEORY,
-                if_not="Bands of few modes hold few draws of noise; averaging each over several draws would tell.",
+                if_not="A solver without noise of its own carries x_T to x_0 by what is predicted, which need be "
+                "neither white nor independent of x_0; a stochastic sampler on the same model would tell.",
             ),
         ),
         table=columns(_rows(subject, prompts, found, times, looks)),
@@ -152,7 +154,7 @@ def _finding(
         "there, since all latents of a model share it. A band is final from the step on from which the correlation "
         f"stays at {CORRELATED:g} or above (ours). Images are looked at in {len(looks)} steps. The closed form for "
         "x_t takes its noise as independent of the picture; a deterministic sampler makes the picture from it.",
-        evaluations=_cost(subject),
+        evaluations=cost(subject),
     )
 
 
@@ -320,11 +322,6 @@ def _images(values: torch.Tensor) -> list[Image.Image]:
     """(B, 3, H, W) about 0 -> images, 0 being grey."""
     scaled = ((values + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
     return [Image.fromarray(picture) for picture in scaled]
-
-
-def _cost(subject: Subject) -> int:
-    """Evaluations of a run: without guidance the text branch runs alone."""
-    return (2 if subject.guidance_scale > 1 else 1) * subject.steps
 
 
 def _log(ratio: np.ndarray) -> np.ndarray:

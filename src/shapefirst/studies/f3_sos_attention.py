@@ -58,7 +58,7 @@ def report(
     return Finding(
         claims=(
             claim(
-                "[SOS] gets more than 0.9 of the attention, although it carries no meaning.",
+                "Over the steps, [SOS] gets more than 0.9 of the attention on average, although it carries no meaning.",
                 paper="above 0.9 throughout",
                 quantity="share of the cross-attention, mean over pixels and steps",
                 found=bootstrap(sos),

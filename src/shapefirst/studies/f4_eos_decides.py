@@ -10,12 +10,12 @@ import numpy as np
 
 from shapefirst.prompts import Pair
 from shapefirst.studies import charts
-from shapefirst.studies.conditions import Scores, by_alignment, by_kind, picture, tidy
+from shapefirst.studies.conditions import Scores, by_alignment, by_kind, picture, scored, tidy
 from shapefirst.studies.finding import Chart, Finding, Study, claim
 from shapefirst.studies.scores import JUDGE_ATTRIBUTE, JUDGE_NOUN
 from shapefirst.studies.statistics import Rule, bootstrap
 from shapefirst.studies.subject import Subject, part
-from shapefirst.studies.switching import SOURCE, TARGET, cost, encode_pairs, label, measure_pairs
+from shapefirst.studies.switching import SOURCE, TARGET, cost, described, encode_pairs, label, measure_pairs
 from shapefirst.studies.tables import columns
 
 #: The alignment with the [EOS] owner exceeds that with the owner of the words.
@@ -82,17 +82,14 @@ def run(subject: Subject, pairs: Sequence[Pair]) -> Finding:
                 [label(pair) for pair in pairs[few]],
                 "The plain prompts on both sides of the switched one, all of one seed.",
                 few=SHOWN,
+                of=len(pairs),
             ),
         ),
-        method=f"{len(pairs)} pairs that share neither noun nor attribute, one image each. The [EOS] and all padding "
+        method=f"{described(pairs)}, one image each. The [EOS] and all padding "
         "positions of the source's embeddings are replaced by the target's, the n-th by the n-th. Each image is scored "
-        "against both prompts; intervals are bootstrapped over pairs."
-        + (
-            " Noun and attribute are claims of their own since a trial of 6 pairs on pocket had shown that they may go "
-            "apart."
-            if subject.is_pocket
-            else ""
-        ),
+        "against both prompts; intervals are bootstrapped over pairs. "
+        + scored(subject)
+        + (" Noun and attribute are claims of their own since that trial." if JUDGE_NOUN in scores.values else ""),
         evaluations=cost(subject),
     )
 

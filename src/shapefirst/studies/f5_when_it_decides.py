@@ -18,12 +18,12 @@ from PIL import Image
 
 from shapefirst.prompts import Pair
 from shapefirst.studies import charts
-from shapefirst.studies.conditions import Scores, by_kind, picture, tidy
+from shapefirst.studies.conditions import Scores, by_kind, picture, scored, tidy
 from shapefirst.studies.finding import Chart, DoesNotApply, Finding, Study, Summary, claim
 from shapefirst.studies.statistics import Rule, bootstrap
 from shapefirst.studies.subject import Branch, Subject
-from shapefirst.studies.switching import SOURCE, TARGET, Switched, cost, encode_pairs, label, measure_pairs
-from shapefirst.studies.tables import columns, shown
+from shapefirst.studies.switching import SOURCE, TARGET, Switched, cost, described, encode_pairs, label, measure_pairs
+from shapefirst.studies.tables import cell, columns, shown
 
 #: Switching the [EOS] in the first half of the steps moves the image further to the target than in the second half.
 RULE: Final = Rule("above", 0.0)
@@ -106,10 +106,11 @@ def run(subject: Subject, pairs: Sequence[Pair]) -> Finding:
             )
             for family in (EARLY, LATE)
         ),
-        method=f"{len(pairs)} pairs that share neither noun nor attribute, one seed each. The source's embeddings have "
+        method=f"{described(pairs)}, one seed each. The source's embeddings have "
         f"the target's [EOS] in the steps [0, a) only, or in [a, {subject.steps}) only, for a = "
         f"{', '.join(map(str, at))} of {subject.steps} steps. Runs that share their first steps are computed once and "
-        f"forked at a: {done} denoiser evaluations a pair instead of {apart} with a run for each a of each family.",
+        f"forked at a: {done} denoiser evaluations a pair instead of {apart} with a run for each a of each family. "
+        + scored(subject),
         evaluations=done,
         evaluations_apart=apart,
     )
@@ -168,13 +169,14 @@ def _halves(effects: dict[str, np.ndarray], at: Sequence[int], steps: int) -> Su
 
 def _leads(subject: Subject, scores: Scores, at: Sequence[int]) -> Summary:
     rows = []
-    for a in at:
-        leads = (scores.lead(subject.primary, window(family, a, subject.steps)) for family in (EARLY, LATE))
-        rows.append((str(a), *(shown(bootstrap(lead)) for lead in leads)))
+    for alignment in scores.values:
+        for a in at:
+            leads = (scores.lead(alignment, window(family, a, subject.steps)) for family in (EARLY, LATE))
+            rows.append((subject.alignments[alignment].title, str(a), *map(cell, leads)))
     return Summary(
-        ("a, step", "switched in [0, a)", f"switched in [a, {subject.steps})"),
+        ("alignment", "a, step", "switched in [0, a)", f"switched in [a, {subject.steps})"),
         tuple(rows),
-        f"{subject.alignments[subject.primary].title}: {TARGET} minus {SOURCE}.",
+        f"{TARGET} minus {SOURCE}.",
     )
 
 

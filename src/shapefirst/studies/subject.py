@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from shapefirst.denoising import Embeddings, Step, decode, denoise, encode, generators
+from shapefirst.denoising import Embeddings, Step, decode, denoise, encode, generators, preprocessed
 from shapefirst.metrics.alignment import Alignment
 from shapefirst.prompts import Prompt
 from shapefirst.schedule import TextSchedule
@@ -95,6 +95,11 @@ class Subject:
         """The name of the alignment that verdicts are made by."""
         return next(iter(self.alignments))
 
+    def as_read(self, prompt: Prompt | str) -> Prompt:
+        """The prompt in the spelling that its tokenizer is given: PixArt's pipeline cleans it, and lowers its case."""
+        one = prompt if isinstance(prompt, Prompt) else Prompt(prompt)
+        return replace(one, text=preprocessed(self.pipe, one.text))
+
     def seeds(self, count: int) -> list[int]:
         return [self.seed + i for i in range(count)]
 
@@ -114,7 +119,7 @@ class Subject:
         """
         length = self.encode(prompts[:1]).text.shape[1]
         try:
-            at = [positions(self.pipe.tokenizer, p if isinstance(p, str) else p.text, length) for p in prompts]
+            at = [positions(self.pipe.tokenizer, self.as_read(p).text, length) for p in prompts]
         except Exception as error:
             raise DoesNotApply(str(error)) from error
         if sos and not all(p.sos for p in at):

@@ -18,7 +18,7 @@ from shapefirst.studies.conditions import Scores, measure
 from shapefirst.studies.subject import Subject
 from shapefirst.tokens import Positions
 
-__all__ = ["SOURCE", "TARGET", "Switched", "cost", "encode_pairs", "label", "measure_pairs", "seen_eos"]
+__all__ = ["SOURCE", "TARGET", "Switched", "cost", "described", "encode_pairs", "label", "measure_pairs", "seen_eos"]
 
 #: The sides of a pair, as tables and charts name them.
 SOURCE: Final = "source A"
@@ -64,6 +64,13 @@ def measure_pairs(subject: Subject, images: Mapping[str, Sequence[Image.Image]],
 def seen_eos(embeddings: Embeddings, at: Sequence[Positions]) -> list[tuple[int, ...]]:
     """The [EOS] positions that the denoiser sees: with all padding, or the end token alone where padding is masked."""
     return [places.paper_eos if embeddings.text_mask is None else places.eos for places in at]
+
+
+def described(pairs: Sequence[Pair]) -> str:
+    """How many pairs, and whether they share words, which a file's may."""
+    sharing = sum(not pair.source.content.isdisjoint(pair.target.content) for pair in pairs)
+    rest = f", {sharing} of which share a word" if sharing else " that share neither noun nor attribute"
+    return f"{len(pairs)} pairs{rest}"
 
 
 def label(pair: Pair) -> str:

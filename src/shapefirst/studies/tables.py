@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from shapefirst.errors import ShapefirstError
-from shapefirst.studies.statistics import Interval
+import numpy as np
 
-__all__ = ["columns", "shown"]
+from shapefirst.errors import ShapefirstError
+from shapefirst.studies.statistics import Interval, bootstrap, measured
+
+__all__ = ["cell", "columns", "shown"]
 
 
 def columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
@@ -23,6 +25,11 @@ def columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     if any(list(row) != names for row in rows):
         raise ShapefirstError("The rows of a tidy table must have the same columns in the same order.")
     return {name: [row[name] for row in rows] for name in names}
+
+
+def cell(values: np.ndarray, statistic: Callable[[np.ndarray], float] | None = None, digits: int = 2) -> str:
+    """The statistic with its interval as text; "too few" where fewer than two of the values could be measured."""
+    return shown(bootstrap(values, statistic), digits) if len(measured(values)) > 1 else "too few"
 
 
 def shown(found: Interval, digits: int = 2) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 
 from shapefirst.prompts import Pair, Prompt
 from shapefirst.studies import charts
-from shapefirst.studies.conditions import Scores, by_kind, dots, picture, tidy
+from shapefirst.studies.conditions import Scores, by_kind, dots, picture, scored, tidy
 from shapefirst.studies.finding import Chart, Claim, DoesNotApply, Finding, Study, Summary, claim
 from shapefirst.studies.settings import (
     DROPPED,
@@ -31,17 +31,17 @@ from shapefirst.studies.settings import (
     under,
     with_two_objects,
 )
-from shapefirst.studies.statistics import Rule, bootstrap, ratio_of_means
+from shapefirst.studies.statistics import Rule, bootstrap, hardest, ratio_of_means
 from shapefirst.studies.subject import Subject
-from shapefirst.studies.switching import SOURCE, encode_pairs, label, measure_pairs
-from shapefirst.studies.tables import columns, shown
+from shapefirst.studies.switching import SOURCE, described, encode_pairs, label, measure_pairs
+from shapefirst.studies.tables import cell, columns, shown
 
-#: F4 in every setting: the smallest of the settings' means of target minus source.
+#: F4 in every setting: target minus source, in each of them.
 RULE_SWITCH: Final = Rule("above", 0.0)
 #: F6 in every setting: text in the first half of the steps takes the image more than half of the way, so that even
 #: the largest remaining distance is below half of that without text.
 RULE_DROP: Final = Rule("below", 0.5)
-#: F4 for every kind of attribute: the smaller of the kinds' means of target minus source.
+#: F4 for every kind of attribute: target minus source, for each of them.
 RULE_KINDS: Final = Rule("above", 0.0)
 #: Dropping the text half-way costs the second object more than the first.
 RULE_ORDER: Final = Rule("above", 0.0)
@@ -84,36 +84,22 @@ def run(subject: Subject, pairs: Sequence[Pair]) -> Finding:
             picture("settings", switched, [label(pair) for pair in pairs], "The switched prompts in every setting."),
             picture("two-objects", both, [two_objects(pair).text for pair in pairs], "Prompts of two objects."),
         ),
-        method=f"{len(pairs)} pairs that share neither noun nor attribute, one seed each, the same in every setting. "
+        method=f"{described(pairs)}, one seed each, the same in every setting. "
         "F4: the source with the target's [EOS], scored against both. F6: the source with the text in the first "
         "half of the steps only, its L1 distance to the fully guided image relative to that of the image without "
         "any text; ratios are of means over pairs. Two objects: 'A and B' of each pair, with the text in all or in the "
-        "first half of the steps, scored against A alone and against B alone. The smallest or largest of several "
-        "settings or kinds is found anew in each bootstrap draw."
+        "first half of the steps, scored against A alone and against B alone. A claim about several settings or kinds "
+        "replicates if the 95% interval of each does, and does not if some one's is on the other side, at a level that "
+        f"allows for their number. {scored(subject)}"
         + (
             " The judge's scores of two objects are means over the two places of a picture: an object that it surely "
             "sees once has one half."
-            if subject.is_pocket
+            if "judge" in subject.alignments
             else ""
         ),
         evaluations=done,
         evaluations_apart=apart,
     )
-
-
-def smallest_mean(x: np.ndarray) -> float:
-    """(n, settings) -> the smallest of the settings' means."""
-    return float(x.mean(axis=0).min())
-
-
-def largest_ratio(x: np.ndarray) -> float:
-    """(n, settings, 2) -> the largest of the settings' ratios of means."""
-    return float(np.max([ratio_of_means(x[:, i]) for i in range(x.shape[1])]))
-
-
-def smallest_kind(x: np.ndarray) -> float:
-    """(n, 2), a value and the number of its kind -> the smallest of the kinds' means."""
-    return float(min(x[x[:, 1] == kind, 0].mean() for kind in np.unique(x[:, 1])))
 
 
 def _losses(objects: Scores, alignment: str) -> dict[str, np.ndarray]:
@@ -130,7 +116,7 @@ def _claims(
             "The [EOS] wins at every guidance scale and number of steps.",
             paper=PAPER,
             quantity=f"{title}: target minus source, the smallest of {leads.shape[1]} settings",
-            found=bootstrap(leads, smallest_mean),
+            found=hardest(list(leads.T), RULE_SWITCH),
             rule=RULE_SWITCH,
             if_not="Weak guidance hardly follows any prompt; the plain prompts' alignment in the same setting would "
             "tell whether it is the [EOS] that fails there.",
@@ -140,21 +126,21 @@ def _claims(
             "and number of steps.",
             paper=PAPER,
             quantity=f"L1 to the fully guided image relative to no text, the largest of {leads.shape[1]} settings",
-            found=bootstrap(l1s, largest_ratio),
+            found=hardest(list(l1s.transpose(1, 0, 2)), RULE_DROP, ratio_of_means),
             rule=RULE_DROP,
             if_not="Stronger guidance may go on shifting contrast and colour to the end; F6 with keep='text' in the "
             "same setting would tell that from content.",
         ),
     ]
-    numbers = {kind: i for i, kind in enumerate(sorted({prompt.source for prompt in targets}))}
-    kinds = np.array([numbers[prompt.source] for prompt in targets])
-    if len(numbers) > 1 and min(np.bincount(kinds)) > 1:
+    kinds = np.array([prompt.source for prompt in targets])
+    leads_of = {str(kind): leads[kinds == kind].mean(axis=1) for kind in np.unique(kinds)}
+    if len(leads_of) > 1 and min(map(len, leads_of.values())) > 1:
         claims.append(
             claim(
-                f"The [EOS] wins for each kind of attribute: {', '.join(numbers)}.",
+                f"The [EOS] wins for each kind of attribute: {', '.join(leads_of)}.",
                 paper=PAPER,
-                quantity=f"{title}: target minus source, mean of all settings, the smallest of {len(numbers)} kinds",
-                found=bootstrap(np.stack([leads.mean(axis=1), kinds], axis=1), smallest_kind),
+                quantity=f"{title}: target minus source, mean of all settings, the smallest of {len(leads_of)} kinds",
+                found=hardest(list(leads_of.values()), RULE_KINDS),
                 rule=RULE_KINDS,
                 if_not="The model may not know one kind: its alignment on plain prompts of that kind would tell.",
             )
@@ -216,7 +202,7 @@ def _by_object(subject: Subject, objects: Scores) -> Summary:
         losses = _losses(objects, alignment)
         for side in (FIRST, SECOND):
             cells = [objects.of(alignment, name, side) for name in (FULL, DROPPED)] + [losses[side]]
-            rows.append((subject.alignments[alignment].title, side, *(shown(bootstrap(cell)) for cell in cells)))
+            rows.append((subject.alignments[alignment].title, side, *map(cell, cells)))
     return Summary(
         ("alignment", "with the", FULL, DROPPED, "loss"), tuple(rows), "Prompts of two objects, 'A and B' of each pair."
     )
