@@ -76,8 +76,9 @@ def run(subject: Subject, pairs: Sequence[Pair]) -> Finding:
                 f"{window(EARLY, middle, subject.steps)} less switched in {window(LATE, middle, subject.steps)}",
                 found=bootstrap(gap),
                 rule=RULE,
-                if_not="Where the whole switch has little effect (F4), its halves cannot differ much: more pairs, or a "
-                "model on which F4 replicates, would tell.",
+                if_not="Where the whole switch has little effect (F4), its halves cannot differ much. A model of few "
+                "pixels may also redraw its object for as long as another prompt asks for it, though it keeps it where "
+                "none does (F6): the same study with --guidance-scale 2, or on larger latents (sd15), would tell.",
             ),
         ),
         table=columns(tidy(subject, scores, details)),
