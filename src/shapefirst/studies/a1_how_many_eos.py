@@ -156,6 +156,6 @@ STUDY: Final = Study(
     paper="The more [EOS] positions are switched, the more of the target and the less of the source is seen.",
     needs="pairs",
     count=8,
-    quick=3,
+    quick=2,
     run=run,
 )

@@ -89,6 +89,6 @@ STUDY: Final = Study(
     paper="Both together are best; [EOS] alone beats the words alone.",
     needs="prompts",
     count=12,
-    quick=4,
+    quick=3,
     run=run,
 )

@@ -87,6 +87,6 @@ STUDY: Final = Study(
     paper="The values carry the content.",
     needs="pairs",
     count=12,
-    quick=4,
+    quick=3,
     run=run,
 )

@@ -132,6 +132,6 @@ STUDY: Final = Study(
     paper="With the [EOS] of another prompt, the image follows that prompt; traces of the words remain.",
     needs="pairs",
     count=48,
-    quick=6,
+    quick=4,
     run=run,
 )

@@ -334,6 +334,6 @@ STUDY: Final = Study(
     paper="The difference between the predictions fades, and dropping the text late changes little.",
     needs="prompts",
     count=16,
-    quick=3,
+    quick=2,
     run=run,
 )

@@ -39,7 +39,7 @@ SHARES: Final = (0.0, 0.3, 0.5, 0.7, 1.0)
 PAPER_SAMPLERS: Final = ("ddim", "dpm-solver")
 BATCH: Final = 4
 #: Rounds of timing; the smaller number for fewer prompts than FEW.
-ROUNDS, QUICK_ROUNDS, FEW = 5, 3, 12
+ROUNDS, QUICK_ROUNDS, FEW = 5, 2, 12
 SHOWN: Final = 6
 
 
@@ -364,6 +364,6 @@ STUDY: Final = Study(
     paper="More than a quarter of the latency at about equal FID.",
     needs="prompts",
     count=24,
-    quick=4,
+    quick=3,
     run=run,
 )

@@ -245,6 +245,6 @@ STUDY: Final = Study(
     paper="Not asked: w = 7.5 and 50 steps throughout.",
     needs="pairs",
     count=8,
-    quick=3,
+    quick=2,
     run=run,
 )
