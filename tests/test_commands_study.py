@@ -132,7 +132,7 @@ def test_without_options_the_models_own_guidance_scale_is_taken(out):
 def test_the_number_of_prompts_is_the_studys_own_or_the_quick_one_or_the_users(tmp_path):
     for name, options in {"own": [], "quick": ["--quick"], "mine": ["--quick", "--prompts", 5]}.items():
         study(tmp_path / name, "f1", *options)
-    assert [(len(items), subject.steps) for _, subject, items in RAN] == [(6, 50), (3, 20), (5, 20)]
+    assert [(len(items), subject.steps) for _, subject, items in RAN] == [(6, 50), (3, 16), (5, 16)]
 
 
 def test_the_stored_command_repeats_the_study(tmp_path, monkeypatch):
