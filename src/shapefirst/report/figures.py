@@ -32,9 +32,14 @@ def reach(found: Interval) -> tuple[str, str]:
     return number(found.estimate, digits), f"{number(found.low, digits)} to {number(found.high, digits)}"
 
 
+def _threshold(rule: Rule) -> str:
+    """With three digits: a third is 0.333."""
+    return number(float(f"{rule.threshold:.3g}"))
+
+
 def rule_in_short(rule: Rule) -> str:
     """ "interval lies above 0", the last two words unparted."""
-    return f"interval lies {rule.side}\N{NO-BREAK SPACE}{number(rule.threshold)}"
+    return f"interval lies {rule.side}\N{NO-BREAK SPACE}{_threshold(rule)}"
 
 
 def duration(seconds: float) -> str:
@@ -78,7 +83,7 @@ def strip(found: Interval, rule: Rule) -> str:
     # The label stays inside the strip wherever the threshold is.
     anchor = "start" if float(at) < 60 else "end" if float(at) > STRIP_WIDTH - 60 else "middle"
     estimate, interval = reach(found)
-    alt = f"{estimate}, interval {interval}; threshold {number(rule.threshold)}"
+    alt = f"{estimate}, interval {interval}; threshold {_threshold(rule)}"
     return (
         f'<svg class="strip" role="img" aria-label="{escape(alt)}" '
         f'viewBox="0 0 {STRIP_WIDTH} {STRIP_HEIGHT}" width="{STRIP_WIDTH}" height="{STRIP_HEIGHT}">'
@@ -87,5 +92,5 @@ def strip(found: Interval, rule: Rule) -> str:
         f'<line class="threshold" x1="{at}" y1="2" x2="{at}" y2="28"/>'
         f'<line class="interval" x1="{x(found.low)}" y1="15" x2="{x(found.high)}" y2="15"/>'
         f'<circle class="estimate" cx="{x(found.estimate)}" cy="15" r="5"/>'
-        f'<text x="{at}" y="41" text-anchor="{anchor}">{number(rule.threshold)}</text></svg>'
+        f'<text x="{at}" y="41" text-anchor="{anchor}">{_threshold(rule)}</text></svg>'
     )

@@ -59,7 +59,7 @@ class Rule:
         return "inconclusive"
 
     def __str__(self) -> str:
-        return f"replicates if the 95% interval lies {self.side} {self.threshold:g}"
+        return f"replicates if the 95% interval lies {self.side} {self.threshold:.3g}"
 
 
 def settled(values: np.ndarray, level: float) -> np.ndarray:
