@@ -183,6 +183,7 @@ def test_version_and_help_with_examples():
     [
         ([], "no prompt"),
         (["  "], "Prompt 1 is empty"),
+        (["a red car", "a r\udce9d car"], "Prompt 2 is not UTF-8 text: 'a r\\udce9d car'"),
         (["a cat", "--text-steps", "-1"], "--text-steps"),
         (["a cat", "--text-steps", "51"], "from 0 to 50"),
         (["a cat", "--text-steps", "5", "--text-fraction", "0.5"], "not both"),

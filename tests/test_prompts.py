@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 
 import pytest
@@ -225,3 +226,14 @@ def test_prompts_and_pairs_are_read_as_they_were_written(file):
 def test_a_line_that_is_no_pair_is_refused(file, content, message):
     with pytest.raises(ShapefirstError, match=message):
         read_pairs(file("pairs.tsv", content))
+
+
+@pytest.mark.parametrize(("raw", "expected"), [(b"\xef\xbb\xbfa red car\n", ["a red car"]), (b"a r\xe9d car\n", None)])
+def test_stdin_is_utf_8_with_or_without_its_mark(monkeypatch, raw, expected):
+    stdin = io.TextIOWrapper(io.BytesIO(raw), encoding="utf-8", errors="surrogateescape")
+    monkeypatch.setattr("sys.stdin", stdin)
+    if expected is None:
+        with pytest.raises(ShapefirstError, match="Cannot read prompts from stdin: it is not UTF-8 text"):
+            read_prompts("-")
+    else:
+        assert read_prompts("-") == expected

@@ -289,6 +289,11 @@ def _all_prompts(prompts: list[str], prompts_file: Path | None) -> list[str]:
         texts += read_prompts(prompts_file)
     if not texts:
         raise ShapefirstError('There is no prompt: give one or more, as in: shapefirst generate "a red mushroom".')
+    for n, text in enumerate(texts, start=1):
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:  # bytes of a command line that are no UTF-8
+            raise ShapefirstError(f"Prompt {n} is not UTF-8 text: {text!a}; write it in UTF-8.") from error
     return texts
 
 

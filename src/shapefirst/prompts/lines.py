@@ -64,7 +64,11 @@ def read_text(source: Path | str, what: str) -> str:
         ShapefirstError: It cannot be read; the sentence says that ``what`` cannot.
     """
     try:
-        return sys.stdin.read() if str(source) == "-" else Path(source).read_text(encoding="utf-8-sig")
+        if str(source) != "-":
+            return Path(source).read_text(encoding="utf-8-sig")
+        # As text, stdin may let pass what is no UTF-8, in a form that no tokenizer takes.
+        raw = getattr(sys.stdin, "buffer", None)
+        return sys.stdin.read() if raw is None else raw.read().decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         reason = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else (error.strerror or str(error))
         raise ShapefirstError(f"Cannot read {what} from {_place(source)}: {reason}.") from error
