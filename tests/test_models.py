@@ -12,6 +12,7 @@ import warnings
 import pytest
 import torch
 from naive import error
+from safetensors.torch import load_file, save_file
 from test_guidance import generate
 
 from shapefirst import models
@@ -164,13 +165,48 @@ def test_corrupt_weights_name_their_file(damaged, part, damage):
 def test_missing_weights_and_broken_configurations(damaged):
     config = damaged / "unet" / "config.json"
     text = config.read_text()
-    config.write_text("{ not json")
-    assert f"The model {damaged}" in refusal(damaged)
+    for broken in ("{ not json", "[]"):
+        config.write_text(broken)
+        assert f"{config} is corrupt" in refusal(damaged)
     config.write_text(text)
     (damaged / "unet" / "diffusion_pytorch_model.safetensors").unlink()
     assert "unet is missing or has no weights" in refusal(damaged)
     shutil.rmtree(damaged / "vae")
     assert "is incomplete" in refusal(damaged)
+
+
+@pytest.mark.parametrize("kind", ["sd-epsilon", "pixart"])
+def test_weights_that_lack_a_tensor_are_refused(make_pipe, tmp_path, kind):
+    make_pipe(kind).save_pretrained(tmp_path)
+    for part in ("unet", "transformer", "vae", "text_encoder"):
+        for file in (tmp_path / part).glob("*.safetensors"):
+            whole = load_file(file)
+            save_file({key: value for key, value in whole.items() if key != min(whole)}, file, {"format": "pt"})
+            assert f"{tmp_path / part} lacks 1 of its weights" in refusal(tmp_path, device="cpu")
+            save_file(whole, file, {"format": "pt"})
+    assert load(tmp_path, device="cpu") is not None
+
+
+def test_weights_of_another_shape_are_refused(damaged):
+    file = damaged / "unet" / "diffusion_pytorch_model.safetensors"
+    save_file({key: torch.cat([value, value]) for key, value in load_file(file).items()}, file, {"format": "pt"})
+    message = refusal(damaged, device="cpu")
+    assert f"{damaged} cannot be loaded" in message
+    assert "size mismatch for" in message
+
+
+def test_broken_tokenizers_name_their_file(damaged):
+    file = damaged / "tokenizer" / "tokenizer.json"
+    file.write_text("{ not json")
+    assert f"{file} is corrupt" in refusal(damaged)
+    file.write_text("{}")
+    assert f"{damaged} cannot be loaded" in refusal(damaged)
+
+
+def test_a_tokenizer_without_words_is_refused(damaged):
+    for file in ("tokenizer.json", "vocab.json", "merges.txt"):
+        (damaged / "tokenizer" / file).unlink(missing_ok=True)
+    assert f"{damaged / 'tokenizer'} has no vocabulary" in refusal(damaged)
 
 
 @pytest.mark.parametrize("name", ["FluxPipeline", "StableDiffusionInstructPix2PixPipeline", "DDPMPipeline"])

@@ -20,6 +20,10 @@ class UnsupportedPipelineError(ShapefirstError):
     """A diffusers pipeline whose guidance shapefirst does not know how to steer."""
 
 
-def first_line(error: Exception) -> str:
-    """What a library's error says first; the name of its class if it says nothing."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+def first_line(error: Exception, limit: int = 200) -> str:
+    """What a library's error says first, without a full stop; the name of its class if it says nothing."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    said = lines[0]
+    if said.endswith(":") and len(lines) > 1:
+        said += f" {lines[1]}"
+    return (said if len(said) <= limit else f"{said[: limit - 3]}...").rstrip(".:")

@@ -9,6 +9,7 @@ Only safetensors are read. Nothing is downloaded unless the name is a hub model 
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -20,8 +21,10 @@ from shapefirst.weights_on_disk import (
     cached,
     check_class,
     check_files,
+    check_keys,
     download,
     is_hub_id,
+    networks,
     read_index,
     weight_files,
 )
@@ -122,24 +125,20 @@ def load(
     kind = dtype or (torch.float16 if place.type == "cuda" else torch.float32)
     with quietly():
         import diffusers
-        from diffusers.utils import is_accelerate_available
 
         options: dict[str, Any] = {part: None for part in ("safety_checker", "image_encoder") if part in index}
         if "safety_checker" in index:
             options["requires_safety_checker"] = False
+        shared: dict[str, Any] = {"dtype": kind, "use_safetensors": True, "local_files_only": True}
         if all(".fp16." in file.name for file in weight_files(folder, index)):
-            options["variant"] = "fp16"
+            shared["variant"] = "fp16"
         try:
-            pipe = diffusers.DiffusionPipeline.from_pretrained(
-                folder,
-                dtype=kind,
-                use_safetensors=True,
-                local_files_only=True,
-                low_cpu_mem_usage=is_accelerate_available(),
-                **options,
-            )
+            options |= {part: _network(folder / part, *index[part], **shared) for part in networks(folder, index)}
+            pipe = diffusers.DiffusionPipeline.from_pretrained(folder, **shared, **options)
+        except ModelError:
+            raise
         except Exception as error:  # whatever diffusers and transformers make of a broken folder
-            raise ModelError(f"The model {name} in {folder} cannot be loaded: {first_line(error)}") from error
+            raise ModelError(f"{folder} cannot be loaded: {first_line(error)}. Get the model again.") from error
         pipe.scheduler = make_sampler(sampler, pipe.scheduler.config)
         pipe.to(place)
         if place.type == "cpu" and "unet" in index:
@@ -173,6 +172,18 @@ def make_sampler(name: str, config: Any) -> Any:
         import diffusers
 
         return getattr(diffusers, info.class_name).from_config(config, **info.options)
+
+
+def _network(folder: Path, library: str, class_name: str, **options: Any) -> Any:
+    """A pipeline's component with all of its weights: the pipeline's own loader makes up those that a file lacks."""
+    module = importlib.import_module(library)
+    if library == "diffusers":
+        from diffusers.utils import is_accelerate_available
+
+        options["low_cpu_mem_usage"] = is_accelerate_available()
+    network, info = getattr(module, class_name).from_pretrained(folder, output_loading_info=True, **options)
+    check_keys(folder, info)
+    return network
 
 
 def _sampler(name: str) -> SamplerInfo:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,14 @@ from shapefirst.quiet import quietly
 __all__ = [
     "cached",
     "check_class",
+    "check_configurations",
     "check_files",
+    "check_keys",
+    "check_vocabulary",
     "check_whole",
     "download",
     "is_hub_id",
+    "networks",
     "no_safetensors",
     "read_index",
     "refuse_pickled",
@@ -30,6 +34,13 @@ __all__ = [
 ]
 
 _PICKLED = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
+_VOCABULARIES = (
+    ("tokenizer.json",),
+    ("vocab.json", "merges.txt"),
+    ("vocab.txt",),
+    ("spiece.model",),
+    ("tokenizer.model",),
+)
 _SKIPPED = ("safety_checker", "feature_extractor", "image_encoder")  # components that plain generation does not use
 
 
@@ -147,11 +158,50 @@ def weight_files(folder: Path, index: dict[str, Any]) -> list[Path]:
 def check_files(folder: Path, index: dict[str, Any]) -> None:
     """Raise ModelError unless all components are there, as safetensors that are whole."""
     for part in _parts(index):
-        if _part_is_there(folder / part):
-            continue
-        refuse_pickled(folder / part, "pipe.save_pretrained(folder, safe_serialization=True)")
-        raise ModelError(f"{folder} is incomplete: {part} is missing or has no weights (*.safetensors).")
+        if not _part_is_there(folder / part):
+            refuse_pickled(folder / part, "pipe.save_pretrained(folder, safe_serialization=True)")
+            raise ModelError(f"{folder} is incomplete: {part} is missing or has no weights (*.safetensors).")
+        if "Tokenizer" in index[part][1]:
+            check_vocabulary(folder / part)
+        check_configurations(folder / part)
     check_whole(weight_files(folder, index))
+
+
+def check_configurations(folder: Path) -> None:
+    """Raise ModelError unless the JSON files of a component's folder are JSON, and its configurations objects."""
+    for file in sorted(folder.glob("*.json")):
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ModelError(f"{file} is corrupt: get the model again.") from error
+        if file.name.endswith("config.json") and not isinstance(content, dict):
+            raise ModelError(f"{file} is corrupt: get the model again.")
+
+
+def networks(folder: Path, index: dict[str, Any]) -> list[str]:
+    """The components with weights of diffusers' and transformers' own classes, by the name of their folder."""
+    return [
+        part
+        for part in _parts(index)
+        if index[part][0] in ("diffusers", "transformers") and (folder / part / "config.json").is_file()
+    ]
+
+
+def check_keys(folder: Path, info: Mapping[str, Any]) -> None:
+    """Raise ModelError if weights were missing from a folder: the libraries go on with random ones in their place.
+
+    Args:
+        folder: Where the weights lie.
+        info: What `from_pretrained(..., output_loading_info=True)` tells.
+    """
+    if missing := sorted(info["missing_keys"]):
+        raise ModelError(f"{folder} lacks {len(missing)} of its weights ({missing[0]}, ...): get the model again.")
+
+
+def check_vocabulary(folder: Path) -> None:
+    """Raise ModelError unless a tokenizer's words are there: transformers goes on with one that knows no word."""
+    if not any(all((folder / file).is_file() for file in files) for files in _VOCABULARIES):
+        raise ModelError(f"{folder} has no vocabulary (tokenizer.json): get the model again.")
 
 
 def refuse_pickled(folder: Path, remedy: str) -> None:
@@ -164,13 +214,15 @@ def refuse_pickled(folder: Path, remedy: str) -> None:
 
 
 def check_whole(files: Iterable[Path]) -> None:
-    """Raise ModelError unless each of these safetensors is as long as it declares itself to be."""
+    """Raise ModelError unless each of these safetensors can be read and is as long as it declares itself to be."""
     from safetensors import SafetensorError, safe_open
 
     for file in files:
         try:
             with safe_open(file, framework="numpy"):
                 pass  # reads the header, and compares the length that it declares to the file's
+        except PermissionError as error:
+            raise ModelError(f"{file} cannot be read: allow it to be (chmod u+r).") from error
         except (SafetensorError, OSError) as error:
             raise ModelError(f"{file} is corrupt or truncated: get it again.") from error
 

@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING, Any, Final
 from shapefirst.errors import ModelError, first_line
 from shapefirst.machine import find_device
 from shapefirst.quiet import quietly
-from shapefirst.weights_on_disk import check_whole, is_hub_id, no_safetensors, refuse_pickled, unreachable
+from shapefirst.weights_on_disk import (
+    check_configurations,
+    check_keys,
+    check_vocabulary,
+    check_whole,
+    is_hub_id,
+    no_safetensors,
+    refuse_pickled,
+    unreachable,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -24,7 +33,6 @@ _WEIGHTS: Final = "model*.safetensors"
 _WANTED: Final = ("*.json", "*.txt", "*.jinja", "*.model", _WEIGHTS)
 # Hugging Face's converter: it offers weights as safetensors in a pull request where a repository has pickled ones only.
 _CONVERTER: Final = "SFconvertbot"
-_VOCABULARIES: Final = ("tokenizer.json", "vocab.json", "vocab.txt", "tokenizer.model", "spiece.model")
 
 
 def find(name: str | Path) -> Path:
@@ -83,10 +91,8 @@ def load_model(
                 output_loading_info=True,
             )
         except Exception as error:  # whatever transformers makes of a broken folder
-            raise ModelError(f"{name} in {folder} cannot be loaded as {kind}: {first_line(error)}") from error
-        if missing := sorted(info["missing_keys"]):
-            # transformers would go on with random weights in their place.
-            raise ModelError(f"{folder} lacks {len(missing)} of its weights ({missing[0]}, ...): get the model again.")
+            raise ModelError(f"{name} in {folder} cannot be loaded as {kind}: {first_line(error)}.") from error
+        check_keys(folder, info)
         return model.to(place).eval(), folder
 
 
@@ -97,16 +103,15 @@ def load_part(folder: Path, kind: str, what: str) -> Any:
         ModelError: It is not there, or needs a package that is not installed; ``what`` ("processor", "tokenizer" or
             "image processor") names it in the sentence.
     """
-    if what != "image processor" and not any((folder / file).is_file() for file in _VOCABULARIES):
-        # transformers would go on with a tokenizer that knows no word.
-        raise ModelError(f"{folder} has no tokenizer ({_VOCABULARIES[0]}): get the model again.")
+    if what != "image processor":
+        check_vocabulary(folder)
     with quietly():
         import transformers
 
         try:
             return getattr(transformers, kind).from_pretrained(folder, local_files_only=True)
         except Exception as error:
-            raise ModelError(f"The {what} in {folder} cannot be loaded: {first_line(error)}") from error
+            raise ModelError(f"The {what} in {folder} cannot be loaded: {first_line(error)}.") from error
 
 
 def _is_complete(folder: Path) -> bool:
@@ -124,11 +129,7 @@ def _is_complete(folder: Path) -> bool:
 def _check_files(folder: Path) -> None:
     if not (folder / "config.json").is_file():
         raise ModelError(f"{folder} is no transformers model: it has no config.json.")
-    try:
-        if not isinstance(json.loads((folder / "config.json").read_text(encoding="utf-8")), dict):
-            raise ValueError
-    except ValueError as error:
-        raise ModelError(f"{folder / 'config.json'} is corrupt: get the model again.") from error
+    check_configurations(folder)
     if not _is_complete(folder):
         refuse_pickled(folder, "model.save_pretrained(folder)")
         raise ModelError(f"{folder} is incomplete: it lacks weights (model.safetensors).")

@@ -93,6 +93,10 @@ def train(renders: Renders, teacher: Judge, recipe: Recipe, run: Run) -> tuple[C
     The prompt is read at its first [EOS], which is what the pair is pooled at, and at a random one of the padding: the
     denoiser attends to all of them, and those that no loss reaches keep the first noun of a prompt and lose the second.
 
+    Contrast alone leaves out which of two objects is where, as the rest of a batch is told apart without it
+    (Yuksekgonul et al. 2023, arXiv 2210.01936). So both places also answer the judge's questions: what comes first in
+    the image in reading order, and what second.
+
     Identical captions within a batch all count as positives. In every other step all images share their (first)
     attribute: among mixed ones the attribute alone tells most captions apart, and the nouns would be learned last.
     """
@@ -106,6 +110,7 @@ def train(renders: Renders, teacher: Judge, recipe: Recipe, run: Run) -> tuple[C
             "text": clip.text_model,
             "projection": clip.text_projection,
             "seen": nn.Linear(features.shape[1], clip.projection_dim, bias=False),
+            "answers": nn.Linear(WIDTH, sum(teacher.sizes)),
             "scale": nn.ParameterDict({"log": clip.logit_scale}),
         }
     ).to(run.device)
@@ -120,14 +125,19 @@ def train(renders: Renders, teacher: Judge, recipe: Recipe, run: Run) -> tuple[C
         later = first + 1 + (torch.rand(len(first), generator=g).to(run.device) * (POSITIONS - 1 - first)).long()
         with mixed_precision(run.device):
             states = learning["text"](ids).last_hidden_state
-            said = [learning["projection"](states[torch.arange(len(ids)), at]) for at in (first, later)]
+            read = [states[torch.arange(len(ids)), at] for at in (first, later)]
+            said = [learning["projection"](x) for x in read]
             seen = F.normalize(learning["seen"](features[index]).float(), dim=-1)
         scale = learning["scale"]["log"].exp().clamp(max=100)
         same = (ids[:, None] == ids[None]).all(-1).float()
         target = same / same.sum(1, keepdim=True)
         logits, of_padding = (scale * F.normalize(x.float(), dim=-1) @ seen.T for x in said)
         contrast = sum(F.cross_entropy(q, target) + F.cross_entropy(q.T, target) for q in (logits, of_padding)) / 4
-        return {"loss": contrast, "accuracy": (same.gather(1, logits.argmax(1, keepdim=True)) > 0).float().mean()}
+        labels = renders.labels[index.cpu()].to(run.device)
+        answers = [learning["answers"](x).float().split(teacher.sizes, dim=-1) for x in read]
+        placed = [F.cross_entropy(q, labels[:, i]) for a in answers for i, q in enumerate(a)]
+        accuracy = (same.gather(1, logits.argmax(1, keepdim=True)) > 0).float().mean()
+        return {"loss": contrast + torch.stack(placed).mean(), "accuracy": accuracy}
 
     learning.load_state_dict(fit("text", learning, loss, recipe, run))
     return tokenizer, clip.cpu().eval()
