@@ -2,13 +2,19 @@
 
 import json
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
 from shapefirst import models
+from shapefirst.__main__ import main
 from shapefirst.cli import app
+from shapefirst.errors import ShapefirstError
+from shapefirst.prompts import read_prompts
 
 
 @pytest.fixture
@@ -110,6 +116,19 @@ def test_images_of_one_run_never_overwrite_one_another(folder, out):
     assert len(list(out.iterdir())) == 2
 
 
+def test_a_run_replaces_its_own_images_and_no_others(folder, out):
+    command = ("generate", "a cat", "--model", folder, "--out", out, "--steps", 2, "--compare")
+    names = ("a-cat_seed0_full", "a-cat_seed0_text1of2", "a-cat_seed0_text1of2_difference", "comparison_text1of2")
+    for options, numbers in (((), ("",)), ((), ("",)), (("--guidance-scale", 3), ("", "-2"))):
+        assert shapefirst(*command, *options).exit_code == 0
+        assert sorted(file.name for file in out.iterdir()) == sorted(f"{a}{b}.png" for a in names for b in numbers)
+    assert Image.open(out / "a-cat_seed0_full.png").text["guidance_scale"] == "7.5"
+    assert Image.open(out / "a-cat_seed0_full-2.png").text["guidance_scale"] == "3"
+    (out / "a-dog_seed0_text1of2.png").write_text("mine")
+    assert shapefirst("generate", "a dog", "--model", folder, "--out", out, "--steps", 2).exit_code == 0
+    assert (out / "a-dog_seed0_text1of2.png").read_text() == "mine"
+
+
 def test_what_the_text_encoder_cuts_is_said(folder, out):
     prompt = "a" * 75 + " dog"
     result = shapefirst("generate", prompt, "--model", folder, "--out", out, "--steps", 1)
@@ -187,8 +206,8 @@ def test_version_and_help_with_examples():
         (["a cat", "--text-steps", "-1"], "--text-steps"),
         (["a cat", "--text-steps", "51"], "from 0 to 50"),
         (["a cat", "--text-steps", "5", "--text-fraction", "0.5"], "not both"),
-        (["a cat", "--text-fraction", "1.5"], "between 0 and 1"),
-        (["a cat", "--text-fraction", "nan"], "between 0 and 1"),
+        (["a cat", "--text-fraction", "1.5"], "--text-fraction must lie between 0 and 1"),
+        (["a cat", "--text-fraction", "nan"], "--text-fraction must lie between 0 and 1"),
         (["a cat", "--steps", "0"], "--steps"),
         (["a cat", "--guidance-scale", "-1"], "guidance scale"),
         (["a cat", "--guidance-scale", "nan"], "guidance scale"),
@@ -217,6 +236,55 @@ def test_an_unwritable_output_folder_is_refused_before_any_work(command, tmp_pat
     (tmp_path / "file").write_text("")
     for out in (tmp_path / "file", tmp_path / "file" / "below"):
         assert "is not a folder" in one_sentence(shapefirst(*command, "--out", out))
+
+
+def test_names_that_the_system_refuses_get_one_sentence(tmp_path):
+    long = tmp_path / ("x" * 300)
+    assert "xxx" in one_sentence(shapefirst("generate", "a cat", "--out", long / "out"))
+    assert "xxx" in one_sentence(shapefirst("generate", "a cat", "--model", long))
+    assert "xxx" in one_sentence(shapefirst("generate", "--prompts-file", long))
+    assert "xxx" in one_sentence(shapefirst("prompts", "pocket", "--out", long))
+
+
+def test_more_steps_than_the_model_was_trained_for_are_refused(folder, out):
+    message = one_sentence(shapefirst("generate", "a cat", "--model", folder, "--out", out, "--steps", 1001))
+    assert "from 1 to 1000" in message
+    assert "1001" in message
+    assert not out.exists()
+
+
+def test_predictions_that_overflow_are_no_pictures(folder, out):
+    command = ("generate", "a cat", "--model", folder, "--out", out, "--steps", 3, "--guidance-scale", "1e30")
+    assert "overflowed" in one_sentence(shapefirst(*command))
+    assert not out.exists()
+
+
+def test_a_closed_stdin_is_said(monkeypatch, out):
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(ShapefirstError, match="stdin: it is closed"):
+        read_prompts("-")
+
+
+def test_a_full_disk_behind_stdout_gets_one_sentence():
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "shapefirst", "models", "pocket"], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert done.returncode == 2
+    assert done.stderr == "Error: Cannot read or write: No space left on device.\n"
+
+
+def test_an_interrupted_import_ends_with_130(monkeypatch):
+    class Interrupted:
+        def find_spec(self, name, *_):
+            if name == "shapefirst.cli":
+                raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "shapefirst.cli")
+    monkeypatch.setattr("sys.meta_path", [Interrupted()])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 130
 
 
 def test_a_truncated_weight_file_is_refused(folder, out):
@@ -250,6 +318,7 @@ def test_a_pipeline_of_another_layout_is_refused(folder, out, layout):
 def test_only_pocket_has_a_sheet_of_words_and_models_are_known_by_name(tmp_path):
     assert "--sheet" in one_sentence(shapefirst("models", "sd15", "--sheet", tmp_path / "a.png"))
     assert "'nonesuch'" in one_sentence(shapefirst("models", "nonesuch"))
+    assert "folder" in one_sentence(shapefirst("models", "pocket", "--sheet", tmp_path))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from shapefirst.errors import ShapefirstError
@@ -108,6 +109,38 @@ def test_an_unknown_preset_or_stage_is_named(tmp_path):
         training.train(tmp_path, stages=["upscale"])
 
 
+def test_a_stage_without_what_it_reads_is_refused_before_anything_is_written(tmp_path):
+    for stage, lacking in {"export": "'text' and 'autoencoder' and 'denoiser'", "teacher": "'render'"}.items():
+        with pytest.raises(ShapefirstError, match=f"'{stage}' needs what {lacking}"):
+            training.train(tmp_path / "run", preset="smoke", stages=[stage])
+    for seed in (-1, 2**63):
+        with pytest.raises(ShapefirstError, match=f"seed .* not {seed}"):
+            training.train(tmp_path / "run", preset="smoke", seed=seed)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_the_stages_read_is_made_by_earlier_stages():
+    for stage, needs in training.NEEDS.items():
+        earlier = training.STAGES[: training.STAGES.index(stage)]
+        assert set(needs) <= set(earlier) & set(training.MAKES), stage
+
+
+def test_weights_that_are_not_whole_are_not_adopted(tmp_path):
+    weights = tmp_path / "weights"
+    for part in ("clip", "vae", "unet"):
+        (weights / part).mkdir(parents=True)
+        (weights / part / "config.json").write_text("{}")
+        save_file({"x": torch.zeros(100)}, weights / part / "model.safetensors")
+    broken = weights / "vae" / "model.safetensors"
+    broken.write_bytes(broken.read_bytes()[:-10])
+    with pytest.raises(ShapefirstError, match=r"vae/model\.safetensors is corrupt or truncated"):
+        training.train(tmp_path / "out", start_from=weights)
+    broken.unlink()
+    with pytest.raises(ShapefirstError, match="vae has no"):
+        training.train(tmp_path / "out", start_from=weights)
+    assert not (tmp_path / "out").exists()
+
+
 def test_finished_weights_can_be_trained_further(tmp_path):
     from diffusers import UNet2DConditionModel
 
@@ -117,6 +150,7 @@ def test_finished_weights_can_be_trained_further(tmp_path):
     for part in ("clip", "vae"):
         (weights / part).mkdir(parents=True)
         (weights / part / "config.json").write_text("{}")
+        save_file({"x": torch.zeros(1)}, weights / part / "model.safetensors")
     with pytest.raises(ShapefirstError, match="no unet"):
         training.adopt(weights, out)
     torch.manual_seed(1)

@@ -1,5 +1,21 @@
 """``python -m shapefirst`` is the command ``shapefirst``."""
 
-from shapefirst.cli import main
+from __future__ import annotations
 
-main()
+import sys
+
+INTERRUPTED = 130
+
+
+def main() -> None:
+    """The entry point of the command: what interrupts its imports, too, ends it without a traceback."""
+    try:
+        from shapefirst.cli import app
+
+        app()
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+
+
+if __name__ == "__main__":
+    main()

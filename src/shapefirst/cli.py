@@ -11,13 +11,14 @@ import typer
 from typer.core import TyperGroup
 
 from shapefirst import __version__, commands_prompts, commands_study, tables, terminal
+from shapefirst.__main__ import INTERRUPTED
 from shapefirst.errors import ShapefirstError
 from shapefirst.loading import load_quietly
 from shapefirst.schedule import Branch, TextSchedule
 
-__all__ = ["app", "main"]
+__all__ = ["app"]
 
-BAD_INPUT, INTERRUPTED = 2, 130
+BAD_INPUT = 2
 TRAINING_MODULES = ("resvg_py", "material_design_icons_pack", "tokenizers", "matplotlib")
 
 
@@ -26,7 +27,15 @@ class _Commands(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+            return result
+        except BrokenPipeError:  # the reader has seen enough, as `head` does
+            raise
+        except OSError as problem:
+            where = f" {problem.filename!r}" if problem.filename else ""
+            terminal.error(f"Cannot read or write{where}: {problem.strerror or problem}.")
+            raise typer.Exit(BAD_INPUT) from problem
         except (ShapefirstError, typer.TyperException) as problem:
             terminal.error(problem.format_message() if isinstance(problem, typer.TyperException) else str(problem))
             raise typer.Exit(BAD_INPUT) from problem
@@ -46,14 +55,6 @@ app = typer.Typer(
 app.add_typer(commands_prompts.app, name="prompts")
 app.command()(commands_study.study)
 app.command()(commands_study.report)
-
-
-def main() -> None:
-    """The entry point of the command ``shapefirst``."""
-    try:
-        app()
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
 
 
 def _print_version(wanted: bool) -> None:
@@ -145,7 +146,7 @@ def generate(
         from shapefirst.comparison import Comparison
         from shapefirst.generation import Sampling, plan
         from shapefirst.generation import generate as sample
-        from shapefirst.outputs import write_comparison, write_images
+        from shapefirst.outputs import Pictures, write_comparison, write_images
     jobs = plan(texts, num_images, seed)
     sampling = Sampling(scale, steps, negative_prompt)
     pipe = load_quietly(model, sampler)
@@ -173,7 +174,7 @@ def generate(
         tables.written(written)
         terminal.line(f"Side by side: {sheet}")
     else:
-        tables.written(write_images(results[tag], out, tag, settings))
+        tables.written(write_images(results[tag], Pictures(out), tag, settings))
 
 
 @app.command()
@@ -266,9 +267,9 @@ def train_pocket(
 
 
 def _draw_gallery(file: Path) -> None:
-    from shapefirst.writes import check_writable, save_png
+    from shapefirst.writes import check_file, save_png
 
-    check_writable(file.parent)
+    check_file(file)
     with terminal.working("Getting torch and diffusers ready"):
         from shapefirst.gallery import gallery, gallery_prompts
         from shapefirst.models import default_guidance_scale
@@ -306,6 +307,8 @@ def _schedule(text_steps: int | None, text_fraction: float | None, steps: int, k
         raise ShapefirstError(f"--text-steps must be from 0 to {steps} (the number of --steps), not {text_steps}.")
     if text_steps is not None:
         return TextSchedule.until(text_steps, keep=keep)
+    if text_fraction is not None and not 0 <= text_fraction <= 1:
+        raise ShapefirstError(f"--text-fraction must lie between 0 and 1, not {text_fraction:g}.")
     return TextSchedule.until(fraction=0.5 if text_fraction is None else text_fraction, keep=keep)
 
 

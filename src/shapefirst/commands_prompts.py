@@ -150,8 +150,10 @@ def _check(count: int | None) -> None:
 
 def _write(prompts: Sequence[Prompt], pairs: int | None, seed: int, out: Path | None) -> None:
     from shapefirst.prompts import as_lines, make_pairs
-    from shapefirst.writes import save_text
+    from shapefirst.writes import check_file, save_text
 
+    if out is not None:
+        check_file(out)
     items = prompts if pairs is None else make_pairs(prompts, pairs, seed)
     if out is None:
         typer.echo(as_lines(items), nl=False)

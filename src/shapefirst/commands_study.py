@@ -30,6 +30,7 @@ MODULES: Final = ("matplotlib", "pyarrow")
 STEPS: Final = 50
 QUICK_STEPS: Final = 16
 FEWEST_STEPS: Final = 10  # the studies look at tenths of a run
+MOST_IMAGES: Final = 10**6  # image i of a study has the seed of its first plus i
 BATCHES: Final = {"pocket": 32}
 BATCH: Final = 4  # 512 x 512 images of other models, on a GPU of 8 GB
 
@@ -198,14 +199,14 @@ def report(
 
 
 def _check(prompts: int | None, seed: int, steps: int, scale: float, sampler: str, batch_size: int | None) -> None:
+    from shapefirst.checks import check_seed
     from shapefirst.models import SAMPLERS
 
     if prompts is not None and prompts < 2:
         raise ShapefirstError(
             f"--prompts must be at least 2, not {prompts}: an interval over prompts needs more than one."
         )
-    if seed < 0:
-        raise ShapefirstError(f"--seed must be 0 or more, not {seed}.")
+    check_seed(seed, MOST_IMAGES)
     if steps < FEWEST_STEPS:
         raise ShapefirstError(
             f"--steps must be at least {FEWEST_STEPS}, not {steps}: the studies look at tenths of a run, which fewer "

@@ -19,18 +19,20 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 
 from shapefirst.branches import evaluating
+from shapefirst.checks import check_steps
 from shapefirst.errors import ShapefirstError
 from shapefirst.guidance import is_steered
 from shapefirst.layout import denoiser_of
 from shapefirst.schedule import Branch, TextSchedule
 from shapefirst.timeline import steps_of
 
-__all__ = ["Embeddings", "Step", "decode", "denoise", "encode", "generators"]
+__all__ = ["Embeddings", "Step", "as_images", "decode", "denoise", "encode", "generators"]
 
 
 @dataclass(frozen=True)
@@ -162,7 +164,8 @@ def denoise(
 
     Raises:
         UnsupportedPipelineError: A pipeline of an unknown layout.
-        ShapefirstError: A schedule that names a step beyond N, or a denoiser that `guide` is steering already.
+        ShapefirstError: More steps than the model was trained for, a schedule that names a step beyond N, or a
+            denoiser that `guide` is steering already.
     """
     denoiser = denoiser_of(pipe)
     if is_steered(denoiser):
@@ -175,6 +178,7 @@ def denoise(
     )
 
     if start is None:
+        check_steps(num_inference_steps, pipe.scheduler)
         solver = copy.deepcopy(pipe.scheduler)
         solver.set_timesteps(num_inference_steps, device=pipe._execution_device)
         if hasattr(solver, "set_begin_index"):
@@ -210,9 +214,23 @@ def denoise(
 
 @torch.no_grad()
 def decode(pipe: Any, latents: torch.Tensor) -> list[Image.Image]:
-    """Clean latents (B, C, H, W), in the model's own scale, -> B images."""
+    """Clean latents (B, C, H, W), in the model's own scale, -> B images (see `as_images`)."""
     pixels = pipe.vae.decode(latents.to(pipe.vae.dtype) / pipe.vae.config.scaling_factor, return_dict=False)[0]
-    return pipe.image_processor.postprocess(pixels, output_type="pil")
+    return as_images(pipe, pipe.image_processor.postprocess(pixels, output_type="np"))
+
+
+def as_images(pipe: Any, pixels: np.ndarray) -> list[Image.Image]:
+    """Pixels (B, H, W, 3) in [0, 1], as a pipeline's ``output_type="np"``, -> B images.
+
+    Raises:
+        ShapefirstError: Some are not numbers: an overflow, which would pass for a black picture.
+    """
+    if not np.isfinite(pixels).all():
+        raise ShapefirstError(
+            "The model's predictions overflowed, so there is no picture: use a smaller guidance scale, or load the "
+            "model in float32."
+        )
+    return pipe.image_processor.numpy_to_pil(pixels)
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
-from shapefirst.denoising import generators
+from shapefirst.checks import check_seed, check_steps
+from shapefirst.denoising import as_images, generators
 from shapefirst.errors import ShapefirstError
 from shapefirst.guidance import guide
 from shapefirst.schedule import TextSchedule
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from PIL import Image
 
 __all__ = ["Job", "Result", "Sampling", "cut_text", "generate", "plan"]
-
-MAX_SEED: Final = 2**63  # torch seeds are 64-bit; the sign is not worth the trouble
 
 
 @dataclass(frozen=True)
@@ -80,8 +79,7 @@ def plan(prompts: Sequence[str], num_images: int, seed: int) -> list[Job]:
             raise ShapefirstError(f"Prompt {n} is empty: give it words.")
     if num_images < 1:
         raise ShapefirstError(f"The number of images must be at least 1, not {num_images}.")
-    if not 0 <= seed <= MAX_SEED - num_images:
-        raise ShapefirstError(f"The seed must be from 0 to {MAX_SEED - num_images}, not {seed}.")
+    check_seed(seed, num_images)
     return [Job(prompt, seed + i) for prompt in prompts for i in range(num_images)]
 
 
@@ -110,7 +108,9 @@ def generate(
 
     Raises:
         UnsupportedPipelineError: The pipeline has no guidance of a known layout.
+        ShapefirstError: More steps than the model was trained for, or predictions that overflow.
     """
+    check_steps(sampling.steps, pipe.scheduler)
     report = on_progress or (lambda done: None)
     results: dict[str, list[Result]] = {name: [] for name in schedules}
     if len(schedules) > 1:
@@ -145,6 +145,7 @@ def _sample(
         "generator": generators([job.seed for job in batch]),
         "num_inference_steps": sampling.steps,
         "guidance_scale": sampling.guidance_scale,
+        "output_type": "np",
         **_step_callback(pipe, report),
     }
     if "use_resolution_binning" in inspect.signature(pipe.__call__).parameters:
@@ -153,7 +154,7 @@ def _sample(
         arguments["negative_prompt"] = [sampling.negative_prompt] * len(batch)
     start = time.perf_counter()
     with guide(pipe, schedule) as spent:
-        images = pipe(**arguments).images
+        images = as_images(pipe, pipe(**arguments).images)
     seconds = time.perf_counter() - start
     return [
         Result(job.prompt, job.seed, image, spent.rows / len(batch), seconds / len(batch))

@@ -6,15 +6,35 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from PIL import Image
+
 from shapefirst.comparison import Comparison, decibels, percent
 from shapefirst.generation import Result
 from shapefirst.metrics import difference
 from shapefirst.sheets import Cell, contact_sheet
 from shapefirst.writes import Names, save_png, slug
 
-__all__ = ["Written", "write_comparison", "write_images"]
+__all__ = ["Pictures", "Written", "write_comparison", "write_images"]
 
 BRIGHTER = 4  # the sheet shows the difference this many times brighter, or nothing would be seen in it
+
+
+_INCIDENTAL = ("Software", "seconds")  # settings that do not make another picture
+
+
+class Pictures:
+    """The PNGs that one run writes to a folder: none takes the place of another one, but of one with its settings."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._names = Names()
+
+    def save(self, image: Image.Image, stem: str, settings: Mapping[str, object]) -> Path:
+        """Writes ``{stem}.png``, or ``{stem}-2.png``, ``{stem}-3.png``, ... where that is taken. Returns its path."""
+        name = self._names.unique(stem, lambda name: _is_another(self._folder / f"{name}.png", settings))
+        path = self._folder / f"{name}.png"
+        save_png(image, path, settings)
+        return path
 
 
 @dataclass(frozen=True)
@@ -28,24 +48,20 @@ class Written:
 
 
 def write_images(
-    results: Sequence[Result], out: Path, tag: str, settings: Mapping[str, object], names: Names | None = None
+    results: Sequence[Result], pictures: Pictures, tag: str, settings: Mapping[str, object]
 ) -> list[Written]:
-    """Writes each image as ``{prompt}_seed{seed}_{tag}.png``, numbered where two would be alike.
+    """Writes each image as ``{prompt}_seed{seed}_{tag}.png``, numbered where another one has that name.
 
     Args:
         results: The images.
-        out: Folder, made if need be.
+        pictures: Where they go.
         tag: What tells these images from others of the same prompt and seed.
         settings: Goes into every PNG, with the image's own prompt, seed and cost.
-        names: Names already given in this run.
     """
-    names = names or Names()
-    written = []
-    for result in results:
-        path = out / f"{names.unique(f'{slug(result.prompt)}_seed{result.seed}_{tag}')}.png"
-        save_png(result.image, path, {**settings, **_own_settings(result)})
-        written.append(Written(result, path))
-    return written
+    return [
+        Written(result, pictures.save(result.image, _stem(result, tag), {**settings, **_own_settings(result)}))
+        for result in results
+    ]
 
 
 def write_comparison(
@@ -60,16 +76,14 @@ def write_comparison(
     Returns:
         The fully guided and the compared images in turn, and the path of the sheet.
     """
-    names = Names()
-    full = write_images(comparison.reference, out, "full", reference_settings, names)
-    mine = write_images(comparison.results, out, tag, settings, names)
+    pictures = Pictures(out)
+    full = write_images(comparison.reference, pictures, "full", reference_settings)
+    mine = write_images(comparison.results, pictures, tag, settings)
     written, rows = [], []
     for n, (a, b) in enumerate(zip(full, mine, strict=True)):
         change = difference(b.result.image, a.result.image)
-        path = out / f"{names.unique(f'{slug(b.result.prompt)}_seed{b.result.seed}_{tag}_difference')}.png"
-        save_png(
-            change, path, {**settings, **_own_settings(b.result), "content": "absolute difference to full guidance"}
-        )
+        content = {"content": "absolute difference to full guidance"}
+        pictures.save(change, f"{_stem(b.result, tag)}_difference", {**settings, **_own_settings(b.result), **content})
         written += [a, Written(b.result, b.path, comparison.l1[n], comparison.psnr[n])]
         distance = f"L1 {comparison.l1[n]:.4f}, PSNR {decibels(comparison.psnr[n])}"
         rows.append(
@@ -86,9 +100,25 @@ def write_comparison(
         picture_width=288,
         row_title_width=180,
     )
-    path = out / f"comparison_{tag}.png"
-    save_png(sheet, path, settings)
-    return written, path
+    rows_of = {"prompts": "\n".join(f"{a.result.prompt} (seed {a.result.seed})" for a in full)}
+    return written, pictures.save(sheet, f"comparison_{tag}", {**settings, **rows_of})
+
+
+def _stem(result: Result, tag: str) -> str:
+    return f"{slug(result.prompt)}_seed{result.seed}_{tag}"
+
+
+def _is_another(path: Path, settings: Mapping[str, object]) -> bool:
+    """Whether there is a file that these settings would not make again."""
+    if not path.exists():
+        return False
+    try:
+        with Image.open(path) as image:
+            found = getattr(image, "text", {})
+    except OSError:  # no picture at all
+        return True
+    mine = {key: str(value) for key, value in settings.items() if key not in _INCIDENTAL}
+    return mine != {key: value for key, value in found.items() if key not in _INCIDENTAL}
 
 
 def _own_settings(result: Result) -> dict[str, object]:

@@ -6,7 +6,7 @@ import os
 import re
 import tempfile
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ from shapefirst.errors import ShapefirstError
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["Names", "atomic", "check_writable", "save_png", "save_text", "slug"]
+__all__ = ["Names", "atomic", "check_file", "check_writable", "save_png", "save_text", "slug"]
 
 
 @contextmanager
@@ -49,12 +49,26 @@ def check_writable(folder: Path) -> None:
         ShapefirstError: It is a file, or it or the nearest folder above it does not allow writing.
     """
     place = folder.absolute()
-    while not place.exists() and place != place.parent:
-        place = place.parent
+    try:
+        while not place.exists() and place != place.parent:
+            place = place.parent
+    except OSError as error:  # a folder that may not be looked into, a name that is too long
+        raise ShapefirstError(f"Cannot write to {str(folder)!r}: {error.strerror or error}.") from error
     if not place.is_dir():
         raise ShapefirstError(f"Cannot write to {str(folder)!r}: {str(place)!r} is not a folder.")
     if not os.access(place, os.W_OK | os.X_OK):
         raise ShapefirstError(f"Cannot write to {str(folder)!r}: no permission to write in {str(place)!r}.")
+
+
+def check_file(path: Path) -> None:
+    """Makes sure, without touching the disk, that the file ``path`` can later be written.
+
+    Raises:
+        ShapefirstError: It is a folder, or its folder cannot be written to.
+    """
+    if path.is_dir():
+        raise ShapefirstError(f"Cannot write {str(path)!r}: it is a folder, name a file in it.")
+    check_writable(path.parent)
 
 
 def save_png(image: Image.Image, path: Path, settings: Mapping[str, object] | None = None) -> None:
@@ -87,10 +101,10 @@ class Names:
     def __init__(self) -> None:
         self._taken: set[str] = set()
 
-    def unique(self, stem: str) -> str:
-        """``stem``, or ``stem-2``, ``stem-3``, ... where it is taken."""
+    def unique(self, stem: str, is_foreign: Callable[[str], bool] = lambda name: False) -> str:
+        """``stem``, or ``stem-2``, ``stem-3``, ... where it is taken, by this run or by something foreign to it."""
         name, n = stem, 1
-        while name.casefold() in self._taken:
+        while name.casefold() in self._taken or is_foreign(name):
             n += 1
             name = f"{stem}-{n}"
         self._taken.add(name.casefold())

@@ -12,14 +12,16 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ..checks import check_seed
 from ..errors import ShapefirstError
+from ..weights_on_disk import check_configurations, check_whole
 from .loop import Recipe, Run
 
 STAGES = ("render", "teacher", "text", "autoencoder", "encode", "denoiser", "vision", "judge", "export", "card")
@@ -44,7 +46,7 @@ PRESETS = {
     "cpu": Preset(
         renders=48_000,
         teacher=Recipe(steps=1000, batch=64, learning_rate=2e-3, weight_decay=0.05),
-        text=Recipe(steps=200, batch=256, learning_rate=1e-3, weight_decay=0.1),
+        text=Recipe(steps=600, batch=256, learning_rate=1e-3, weight_decay=0.1),
         autoencoder=Recipe(steps=4000, batch=24, learning_rate=1.5e-3, ema=0.995),
         denoiser=Recipe(steps=5500, batch=32, learning_rate=1e-3, ema=0.999),
         vision=Recipe(steps=800, batch=128, learning_rate=1e-3, weight_decay=0.1),
@@ -75,8 +77,35 @@ PRESETS = {
     ),
 }
 
+#: What each stage leaves in the folder: that it lies there shows that the stage is done.
+MAKES = {
+    "render": "renders/scenes.json",
+    "teacher": "teacher/config.json",
+    "text": "clip/config.json",
+    "autoencoder": "vae/config.json",
+    "encode": "encoded.safetensors",
+    "denoiser": "unet/config.json",
+    "vision": "sharp/config.json",
+    "judge": "judge/config.json",
+    "export": "weights/model_index.json",
+}
+#: The stages whose results a stage reads.
+NEEDS = {
+    "teacher": ("render",),
+    "text": ("render", "teacher"),
+    "autoencoder": ("render",),
+    "encode": ("render", "text", "autoencoder"),
+    "denoiser": ("encode",),
+    "vision": ("render", "text"),
+    "judge": ("render",),
+    "export": ("text", "autoencoder", "denoiser", "vision", "judge"),
+    "card": ("render", "export"),
+}
+
 #: The denoiser that training starts from, where it does not start from nothing.
 START = "unet.start"
+#: Parts of finished weights, and where training goes on from them.
+ADOPTED = {"clip": "clip", "vae": "vae", "unet": START}
 
 #: The large activations of a training step are given back to the system and faulted in again at every step unless the
 #: allocator is told to keep them: worth 15% of a step on a 2-core machine (glibc; ignored elsewhere).
@@ -95,15 +124,20 @@ def train(
     kept, and its denoiser is trained further instead of a new one.
 
     Each stage is a process of its own, so that it starts with clean memory and the allocator's settings.
+
+    Raises:
+        ShapefirstError: Bad input, before anything is written; or a stage stopped.
     """
     if preset not in PRESETS:
         raise ShapefirstError(f"unknown preset {preset!r}: choose one of {', '.join(PRESETS)}")
     for stage in stages or STAGES:
         if stage not in STAGES:
             raise ShapefirstError(f"unknown stage {stage!r}: choose from {', '.join(STAGES)}")
-    out.mkdir(parents=True, exist_ok=True)
+    check_seed(seed)
+    _check_order(out, stages or STAGES, adopted=("text", "autoencoder") if start_from else ())
     if start_from is not None:
         adopt(start_from, out)
+    out.mkdir(parents=True, exist_ok=True)
     for stage in stages or STAGES:
         launcher, environment = [sys.executable, "-m"], {**os.environ, **ALLOCATOR}
         if stage == "denoiser" and _device().type == "cpu":
@@ -119,27 +153,39 @@ def train(
 
 
 def adopt(weights: Path, out: Path) -> None:
-    """Put the parts of finished weights where the stages that would make them look for their results."""
-    for part in ("clip", "vae", "unet"):
+    """Put the parts of finished weights where the stages that would make them look for their results.
+
+    Raises:
+        ShapefirstError: A part is missing, or not whole; nothing is copied then.
+    """
+    for part in ADOPTED:
         if not (weights / part / "config.json").is_file():
-            raise ShapefirstError(f"{weights} holds no finished weights: it has no {part}/config.json")
-    for part, target in (("clip", "clip"), ("vae", "vae"), ("unet", START)):
+            raise ShapefirstError(f"{weights} holds no finished weights: it has no {part}/config.json.")
+        check_configurations(weights / part)
+        if not (files := sorted((weights / part).glob("*.safetensors"))):
+            raise ShapefirstError(f"{weights} holds no finished weights: {part} has no *.safetensors.")
+        check_whole(files)
+    for part, target in ADOPTED.items():
         if not (out / target).exists():
             shutil.copytree(weights / part, out / f"{target}.part", dirs_exist_ok=True)
             (out / f"{target}.part").rename(out / target)
 
 
+def _check_order(out: Path, stages: Sequence[str], adopted: Sequence[str]) -> None:
+    """Raise ShapefirstError unless what each stage reads lies in ``out`` or is made by a stage before it."""
+    there = {stage for stage, result in MAKES.items() if (out / result).exists()} | set(adopted)
+    for stage in stages:
+        if lacking := [need for need in NEEDS.get(stage, ()) if need not in there]:
+            raise ShapefirstError(
+                f"The stage {stage!r} needs what {' and '.join(map(repr, lacking))} would have left in {out}: run "
+                "that first, or all stages."
+            )
+        there.add(stage)
+
+
 def run_stage(out: Path, preset_name: str, seed: int, stage: str) -> None:
     """Run one stage in this process, unless its result lies in ``out`` already."""
-    done = {
-        "render": "renders/scenes.json",
-        "teacher": "teacher/config.json",
-        "text": "clip/config.json",
-        "autoencoder": "vae/config.json",
-    }
-    done |= {"encode": "encoded.safetensors"}
-    done |= {"denoiser": "unet/config.json", "vision": "sharp/config.json", "judge": "judge/config.json"}
-    if stage in done and (out / done[stage]).exists():
+    if stage in MAKES and stage != "export" and (out / MAKES[stage]).exists():
         print(f"{stage}: done before, kept")
         return
     preset = PRESETS[preset_name]

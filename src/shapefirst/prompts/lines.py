@@ -66,6 +66,8 @@ def read_text(source: Path | str, what: str) -> str:
     try:
         if str(source) != "-":
             return Path(source).read_text(encoding="utf-8-sig")
+        if sys.stdin is None:
+            raise ShapefirstError(f"Cannot read {what} from stdin: it is closed.")
         # As text, stdin may let pass what is no UTF-8, in a form that no tokenizer takes.
         raw = getattr(sys.stdin, "buffer", None)
         return sys.stdin.read() if raw is None else raw.read().decode("utf-8-sig")
