@@ -152,6 +152,7 @@ def test_words_that_pocket_never_saw_are_named(out):
     assert "'unicorn'" in result.stderr
     assert "models pocket" in result.stderr
     assert shapefirst("generate", "a red car", "--out", out, "--steps", 1).stderr == ""
+    assert "no word" in shapefirst("generate", "?!", "--out", out, "--steps", 1).stderr
 
 
 @pytest.mark.usefixtures("pocket")
@@ -227,8 +228,15 @@ def test_bad_input_gets_one_sentence_and_leaves_nothing(arguments, words, out):
 
 @pytest.mark.parametrize("option", ["--text-steps", "--text-fraction", "--steps", "--guidance-scale", "--keep"])
 def test_what_is_no_number_or_no_choice_is_refused(option, out):
-    assert option in one_sentence(shapefirst("generate", "a cat", option, "many", "--out", out))
+    sentence = one_sentence(shapefirst("generate", "a cat", option, "many", "--out", out))
+    assert option in sentence
+    assert "'many'" in sentence
     assert not out.exists()
+
+
+@pytest.mark.parametrize("words", [["--bogus"], ["bogus"], ["generate", "--bogus"], ["prompts", "bogus"]])
+def test_unknown_commands_and_options_are_named(words):
+    assert words[-1] in one_sentence(shapefirst(*words))
 
 
 @pytest.mark.parametrize("command", [["generate", "a cat"], ["demo"], ["train-pocket"]])

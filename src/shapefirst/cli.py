@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -25,23 +27,43 @@ TRAINING_MODULES = ("resvg_py", "material_design_icons_pack", "tokenizers", "mat
 class _Commands(TyperGroup):
     """Bad input ends a command with one sentence, an interruption with one word; neither with a traceback."""
 
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        if not args:  # the help is shown by way of an exception
+            return super().parse_args(ctx, args)
+        with _one_sentence():
+            return super().parse_args(ctx, args)
+
     def invoke(self, ctx: Any) -> Any:
-        try:
+        with _one_sentence():
             result = super().invoke(ctx)
             sys.stdout.flush()
             return result
-        except BrokenPipeError:  # the reader has seen enough, as `head` does
-            raise
-        except OSError as problem:
-            where = f" {problem.filename!r}" if problem.filename else ""
-            terminal.error(f"Cannot read or write{where}: {problem.strerror or problem}.")
-            raise typer.Exit(BAD_INPUT) from problem
-        except (ShapefirstError, typer.TyperException) as problem:
-            terminal.error(problem.format_message() if isinstance(problem, typer.TyperException) else str(problem))
-            raise typer.Exit(BAD_INPUT) from problem
-        except KeyboardInterrupt as stop:
-            terminal.error("interrupted.")
-            raise typer.Exit(INTERRUPTED) from stop
+
+
+@contextmanager
+def _one_sentence() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:  # the reader has seen enough, as `head` does
+        raise
+    except OSError as problem:
+        where = f" {problem.filename!r}" if problem.filename else ""
+        terminal.error(f"Cannot read or write{where}: {problem.strerror or problem}.")
+        raise typer.Exit(BAD_INPUT) from problem
+    except (ShapefirstError, typer.TyperException) as problem:
+        terminal.error(_sentence(problem) if isinstance(problem, typer.TyperException) else str(problem))
+        raise typer.Exit(BAD_INPUT) from problem
+    except KeyboardInterrupt as stop:
+        terminal.error("interrupted.")
+        raise typer.Exit(INTERRUPTED) from stop
+
+
+def _sentence(problem: typer.TyperException) -> str:
+    """Typer's words, and the value that it leaves out where a number or a choice was expected."""
+    said = problem.format_message().rstrip(".")
+    errors = getattr(problem.__cause__, "errors", None)  # pydantic's
+    given = f", not {errors()[0]['input']!r}" if callable(errors) and "is not one of" not in said else ""
+    return f"{said}{given}."
 
 
 app = typer.Typer(
@@ -318,16 +340,19 @@ def _warn(pipe: Any, model: str, texts: list[str], scale: float) -> None:
     from shapefirst.pocket.vocabulary import unknown_words
 
     for text in dict.fromkeys(texts):
+        short = terminal.shortened(text)
         if cut := cut_text(pipe, text):
-            terminal.warning(f"the prompt {_short(text)!r} is too long for the text encoder; this is cut off: {cut!r}")
-        if model == "pocket" and (unknown := unknown_words(text)):
             terminal.warning(
-                f"pocket never saw {', '.join(map(repr, unknown))} (in {_short(text)!r}). It knows sentences such as "
+                f"the prompt {short!r} is too long for the text encoder; this is cut off: {terminal.shortened(cut)!r}"
+            )
+        if model != "pocket":
+            continue
+        if not any(map(str.isalpha, text)):
+            terminal.warning(f"{short!r} has no word for pocket to draw.")
+        if unknown := unknown_words(text):
+            terminal.warning(
+                f"pocket never saw {terminal.listed(unknown)} (in {short!r}). It knows sentences such as "
                 "'a red car above a wooden house'; `shapefirst models pocket` lists its words."
             )
     if scale <= 1:
         terminal.note(f"at a guidance scale of {scale:g} no guidance runs, so there are no evaluations to save.")
-
-
-def _short(text: str, limit: int = 60) -> str:
-    return text if len(text) <= limit else f"{text[: limit - 3]}..."

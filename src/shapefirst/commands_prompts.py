@@ -159,4 +159,5 @@ def _write(prompts: Sequence[Prompt], pairs: int | None, seed: int, out: Path | 
         typer.echo(as_lines(items), nl=False)
         return
     save_text(as_lines(items), out)
-    terminal.line(f"{len(items)} {'prompts' if pairs is None else 'pairs'}: {out}")
+    what = "prompt" if pairs is None else "pair"
+    terminal.line(f"{len(items)} {what}{'s' * (len(items) != 1)}: {out}")

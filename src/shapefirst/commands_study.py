@@ -85,7 +85,7 @@ def study(
     batch_size: Annotated[
         int | None, typer.Option(metavar="N", help="Images at a time.", show_default="32 with pocket, else 4")
     ] = None,
-    list_them: Annotated[bool, typer.Option("--list", help="Say which studies there are, and stop.")] = False,
+    list_them: Annotated[bool, typer.Option("--list", help="Say what these studies (or all) ask, and stop.")] = False,
 ) -> None:
     """Put findings of the paper to the test on a model: results with intervals and verdicts, and one HTML page.
 
@@ -100,10 +100,10 @@ def study(
     from shapefirst.models import default_guidance_scale, locate
     from shapefirst.studies import chosen
 
+    wanted = chosen(names or (["all"] if list_them else []))
     if list_them:
-        _list(chosen(["all"]))
+        _list(wanted)
         return
-    wanted = chosen(names or ())
     scale = default_guidance_scale(model) if guidance_scale is None else guidance_scale
     if steps is None:
         steps = QUICK_STEPS if quick else STEPS
@@ -246,7 +246,7 @@ def _remark(tasks: Sequence[Task], plan: Plan, given: Source, prompts: int | Non
         )
     if tasks[0].setting.model == "pocket" and (unknown := unknown_words(" ".join(p.text for p in given.prompts))):
         terminal.warning(
-            f"pocket never saw {', '.join(map(repr, unknown[:5]))}{' and others' * (len(unknown) > 5)} "
+            f"pocket never saw {terminal.listed(unknown)} "
             f"(in {given.name}), so its judge scores nothing here. `shapefirst models pocket` lists its words."
         )
     if plan.strangers:
@@ -266,7 +266,7 @@ def _warn_of_cuts(pipe: Any, plan: Plan) -> None:
     if cut := [text for text in sorted(prompts) if cut_text(pipe, text)]:
         terminal.warning(
             f"{len(cut)} of {len(prompts)} prompts are too long for the text encoder, which does not see their ends, "
-            f"the first of them from {cut_text(pipe, cut[0])!r} on: shorten them."
+            f"the first of them from {terminal.shortened(cut_text(pipe, cut[0]))!r} on: shorten them."
         )
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.text import Text
 
-__all__ = ["error", "line", "note", "progress", "remark", "results", "warning", "working"]
+__all__ = ["error", "line", "listed", "note", "progress", "remark", "results", "shortened", "warning", "working"]
 
 _WIDE = 200  # where no terminal sets a width, lines must not break: file names are for other programs to read
 
@@ -37,6 +37,16 @@ def warning(sentence: str) -> None:
 def note(sentence: str) -> None:
     """One line worth knowing."""
     _say("Note", "bold cyan", sentence)
+
+
+def shortened(text: str, limit: int = 60) -> str:
+    """What fits into a sentence of a longer text."""
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
+
+def listed(words: Sequence[str], most: int = 5) -> str:
+    """The first of some words, in quotes."""
+    return ", ".join(map(repr, words[:most])) + " and others" * (len(words) > most)
 
 
 def remark(text: str) -> None:

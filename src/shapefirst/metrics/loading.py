@@ -81,7 +81,10 @@ def load_model(
         config_class = getattr(wanted, "config_class", None)  # the Auto classes check the kind themselves
         model_type = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
         if config_class is not None and model_type != config_class.model_type:
-            raise ModelError(f"{name} is a model of the type {model_type!r}, not {config_class.model_type!r} ({kind}).")
+            what = f"a model of the type {model_type!r}" if model_type else "no transformers model"
+            raise ModelError(
+                f"{name} is {what}, not {config_class.model_type!r} ({kind}): give the id or folder of one."
+            )
         try:
             model, info = wanted.from_pretrained(
                 folder,

@@ -129,10 +129,10 @@ def train(
         ShapefirstError: Bad input, before anything is written; or a stage stopped.
     """
     if preset not in PRESETS:
-        raise ShapefirstError(f"unknown preset {preset!r}: choose one of {', '.join(PRESETS)}")
+        raise ShapefirstError(f"There is no preset {preset!r}: choose one of {', '.join(PRESETS)}.")
     for stage in stages or STAGES:
         if stage not in STAGES:
-            raise ShapefirstError(f"unknown stage {stage!r}: choose from {', '.join(STAGES)}")
+            raise ShapefirstError(f"There is no stage {stage!r}: choose from {', '.join(STAGES)}.")
     check_seed(seed)
     _check_order(out, stages or STAGES, adopted=("text", "autoencoder") if start_from else ())
     if start_from is not None:
