@@ -217,6 +217,7 @@ def test_version_and_help_with_examples():
         (["a cat", "--seed", "-1"], "seed"),
         (["a cat", "--model", "nonesuch"], "'nonesuch'"),
         (["a cat", "--sampler", "nonesuch"], "'nonesuch'"),
+        (["a cat", "--device", "nonesuch"], "'nonesuch'"),
         (["--prompts-file", "/nonesuch.txt"], "/nonesuch.txt"),
         (["-"], "stdin"),
     ],
@@ -345,3 +346,12 @@ def test_training_without_its_extra_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setattr("shapefirst.cli.find_spec", lambda name: None)
     assert "shapefirst[train]" in one_sentence(shapefirst("train-pocket", "--out", tmp_path / "run"))
     assert not (tmp_path / "run").exists()
+
+
+def test_weights_that_train_pocket_made_are_known_as_pocket(folder, out):
+    (folder / "judge").mkdir()
+    (folder / "judge" / "config.json").write_text("{}")
+    assert models.is_pocket(str(folder))
+    result = shapefirst("generate", "a red unicorn", "--model", folder, "--out", out, "--steps", 1)
+    assert "'unicorn'" in result.stderr
+    assert Image.open(next(out.iterdir())).text["guidance_scale"] == "4"

@@ -141,6 +141,9 @@ def generate(
         Literal["null", "text"],
         typer.Option(help="The branch that the steps without text evaluate; null is the paper's."),
     ] = "null",
+    device: Annotated[
+        str | None, typer.Option(metavar="NAME", help="cpu, cuda or mps.", show_default="the best there is")
+    ] = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the PNGs go.")] = Path("out"),
     compare: Annotated[
         bool, typer.Option("--compare", help="Also full guidance, the difference, and a sheet of the three.")
@@ -171,7 +174,7 @@ def generate(
         from shapefirst.outputs import Pictures, write_comparison, write_images
     jobs = plan(texts, num_images, seed)
     sampling = Sampling(scale, steps, negative_prompt)
-    pipe = load_quietly(model, sampler)
+    pipe = load_quietly(model, sampler, device)
     _warn(pipe, model, [*texts, *([negative_prompt] if negative_prompt else [])], scale)
 
     k = schedule.text_steps(steps)
@@ -337,6 +340,7 @@ def _schedule(text_steps: int | None, text_fraction: float | None, steps: int, k
 def _warn(pipe: Any, model: str, texts: list[str], scale: float) -> None:
     """What the user should know before the images are there."""
     from shapefirst.generation import cut_text
+    from shapefirst.models import is_pocket
     from shapefirst.pocket.vocabulary import unknown_words
 
     for text in dict.fromkeys(texts):
@@ -345,7 +349,7 @@ def _warn(pipe: Any, model: str, texts: list[str], scale: float) -> None:
             terminal.warning(
                 f"the prompt {short!r} is too long for the text encoder; this is cut off: {terminal.shortened(cut)!r}"
             )
-        if model != "pocket":
+        if not is_pocket(model):
             continue
         if not any(map(str.isalpha, text)):
             terminal.warning(f"{short!r} has no word for pocket to draw.")

@@ -31,7 +31,7 @@ STEPS: Final = 50
 QUICK_STEPS: Final = 16
 FEWEST_STEPS: Final = 10  # the studies look at tenths of a run
 MOST_IMAGES: Final = 10**6  # image i of a study has the seed of its first plus i
-BATCHES: Final = {"pocket": 32}
+POCKET_BATCH: Final = 32
 BATCH: Final = 4  # 512 x 512 images of other models, on a GPU of 8 GB
 
 
@@ -97,7 +97,7 @@ def study(
       shapefirst study f4 f5 --prompts 128
       shapefirst study all --model sd15 --prompts-file prompts.txt --out out/sd15
     """
-    from shapefirst.models import default_guidance_scale, locate
+    from shapefirst.models import default_guidance_scale, is_pocket, locate
     from shapefirst.studies import chosen
 
     wanted = chosen(names or (["all"] if list_them else []))
@@ -166,7 +166,7 @@ def study(
             steps,
             float(scale),
             sampler,
-            batch_size or BATCHES.get(model, BATCH),
+            batch_size or (POCKET_BATCH if is_pocket(model) else BATCH),
             clip=clip,
             scoring_device=device,
         )
@@ -235,6 +235,7 @@ def _line(context: typer.Context, name: str) -> str:
 
 def _remark(tasks: Sequence[Task], plan: Plan, given: Source, prompts: int | None, out: Path) -> None:
     """What the user should know before the studies run."""
+    from shapefirst.models import is_pocket
     from shapefirst.pocket.vocabulary import unknown_words
 
     short = [task for task in tasks if len(task.items) < task.wanted]
@@ -244,7 +245,7 @@ def _remark(tasks: Sequence[Task], plan: Plan, given: Source, prompts: int | Non
             f"{given.name} gives {len(most.items)} {most.study.needs}, fewer than the {most.wanted} that "
             f"{'you asked for' if prompts else f'{most.study.name} takes by default'}: all are used."
         )
-    if tasks[0].setting.model == "pocket" and (unknown := unknown_words(" ".join(p.text for p in given.prompts))):
+    if is_pocket(tasks[0].setting.model) and (unknown := unknown_words(" ".join(p.text for p in given.prompts))):
         terminal.warning(
             f"pocket never saw {terminal.listed(unknown)} "
             f"(in {given.name}), so its judge scores nothing here. `shapefirst models pocket` lists its words."

@@ -32,7 +32,17 @@ from shapefirst.weights_on_disk import (
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["MODELS", "SAMPLERS", "ModelInfo", "SamplerInfo", "default_guidance_scale", "load", "locate", "make_sampler"]
+__all__ = [
+    "MODELS",
+    "SAMPLERS",
+    "ModelInfo",
+    "SamplerInfo",
+    "default_guidance_scale",
+    "is_pocket",
+    "load",
+    "locate",
+    "make_sampler",
+]
 
 _POCKET = Path(__file__).parent / "pocket" / "weights"
 _PAPERS_SCALE = 7.5  # Yi et al. 2024, for models that `MODELS` does not name
@@ -160,8 +170,15 @@ def locate(name: str) -> Path | None:
     return cached(_hub_id(name))
 
 
+def is_pocket(name: str) -> bool:
+    """Whether this is the embedded model, or a folder that `train-pocket` made: the judge of its world lies in it."""
+    return name == "pocket" or (Path(name).expanduser() / "judge" / "config.json").is_file()
+
+
 def default_guidance_scale(name: str) -> float:
     """The w that suits a model: its own if `MODELS` names it, else the paper's."""
+    if is_pocket(name):
+        name = "pocket"
     return MODELS[name].guidance_scale if name in MODELS else _PAPERS_SCALE
 
 

@@ -24,7 +24,7 @@ from shapefirst.metrics.alignment import Alignment
 from shapefirst.metrics.clip import Clip, ClipScore, ClipSimilarity, load_clip
 from shapefirst.metrics.vlm import load_vlm
 from shapefirst.metrics.vqa import load_vqa
-from shapefirst.models import locate
+from shapefirst.models import is_pocket, locate
 from shapefirst.pocket.alignment import JudgeScore, load_judge
 from shapefirst.pocket.judge import Judge
 
@@ -54,7 +54,7 @@ def alignments_for(
     """Name -> score, in the order in which reports show them.
 
     Args:
-        model_name: The model under study: "pocket", or anything else that ``shapefirst.models.load`` takes.
+        model_name: The model under study: anything that ``shapefirst.models.load`` takes.
         clip: Id or folder of a CLIP; by default pocket's own on pocket and ``CLIP`` elsewhere.
         vqa: Id or folder of a visual-question-answering model (BLIP or ViLT), if that score is wanted.
         vlm: Id or folder of an image-text-to-text model with a chat template, if that score is wanted.
@@ -65,10 +65,10 @@ def alignments_for(
         ModelError: One of the models is not to be had.
     """
     scores: dict[str, Alignment] = {"clipscore": ClipScore(_clip_for(model_name, clip, device))}
-    if model_name == "pocket" and judge:
-        scores["judge"] = JudgeScore(_judge())
-        scores[JUDGE_NOUN] = JudgeScore(_judge(), "noun")
-        scores[JUDGE_ATTRIBUTE] = JudgeScore(_judge(), "attribute")
+    if is_pocket(model_name) and judge:
+        scores["judge"] = JudgeScore(_judge(model_name))
+        scores[JUDGE_NOUN] = JudgeScore(_judge(model_name), "noun")
+        scores[JUDGE_ATTRIBUTE] = JudgeScore(_judge(model_name), "attribute")
     if vqa is not None:
         scores["vqa"] = load_vqa(vqa, device=device)
     if vlm is not None:
@@ -91,8 +91,8 @@ def features_for(
     On pocket the judge's last hidden layer (d = 256) unless a CLIP is named, elsewhere CLIP's projected image features.
     Arguments and errors as in :func:`alignments_for`.
     """
-    if model_name == "pocket" and clip is None:
-        judge = _judge()
+    if is_pocket(model_name) and clip is None:
+        judge = _judge(model_name)
         return "judge's features", lambda images: _hidden(judge, images)
     model = _clip_for(model_name, clip, device)
     return f"CLIP features ({model.name})", lambda images: model.of_images(images).numpy()
@@ -104,8 +104,8 @@ def _hidden(judge: Judge, images: Sequence[Image.Image]) -> np.ndarray:
 
 
 def _clip_for(model_name: str, clip: str | None, device: str | torch.device | None) -> Clip:
-    if clip is None and model_name == "pocket":
-        return _loaded(str(_pocket() / "clip"), device, "pocket's own")
+    if clip is None and is_pocket(model_name):
+        return _loaded(str(_folder(model_name) / "clip"), device, "pocket's own")
     return _loaded(clip or CLIP, device, None)
 
 
@@ -116,12 +116,12 @@ def _loaded(name: str, device: str | torch.device | None, called: str | None) ->
 
 
 @lru_cache(maxsize=1)
-def _judge() -> Judge:
-    return load_judge(_pocket() / "judge")
+def _judge(model_name: str) -> Judge:
+    return load_judge(_folder(model_name) / "judge")
 
 
-def _pocket() -> Path:
-    folder = locate("pocket")
+def _folder(model_name: str) -> Path:
+    folder = locate(model_name)
     if folder is None:
-        raise ModelError("The weights of pocket are missing: reinstall shapefirst.")
+        raise ModelError(f"The weights of {model_name} are missing: reinstall shapefirst.")
     return folder

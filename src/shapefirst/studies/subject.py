@@ -16,6 +16,7 @@ from PIL import Image
 
 from shapefirst.denoising import Embeddings, Step, decode, denoise, encode, generators, preprocessed
 from shapefirst.metrics.alignment import Alignment
+from shapefirst.models import is_pocket
 from shapefirst.prompts import Prompt
 from shapefirst.schedule import TextSchedule
 from shapefirst.studies.finding import DoesNotApply
@@ -88,7 +89,7 @@ class Subject:
     @property
     def is_pocket(self) -> bool:
         """Whether the world that the model draws is known, with the true shapes of things in it."""
-        return self.name == "pocket"
+        return is_pocket(self.name)
 
     @property
     def primary(self) -> str:
