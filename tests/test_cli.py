@@ -7,12 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from commands import one_sentence, shapefirst
 from PIL import Image
-from typer.testing import CliRunner
 
 from shapefirst import models
 from shapefirst.__main__ import main
-from shapefirst.cli import app
 from shapefirst.errors import ShapefirstError
 from shapefirst.prompts import read_prompts
 
@@ -33,19 +32,6 @@ def pocket(folder, monkeypatch):
 @pytest.fixture
 def out(tmp_path):
     return tmp_path / "images"
-
-
-def shapefirst(*arguments, text=None):
-    return CliRunner().invoke(app, [str(argument) for argument in arguments], input=text)
-
-
-def one_sentence(result):
-    """The sentence of a run that ended as bad input should."""
-    assert result.exit_code == 2, result.output
-    assert result.stdout == ""
-    assert result.stderr.count("\n") == 1, result.stderr
-    assert result.stderr.startswith("Error: ")
-    return result.stderr
 
 
 def test_generate_writes_one_png_an_image_with_its_settings(folder, out):

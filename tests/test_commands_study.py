@@ -8,11 +8,10 @@ import subprocess
 import sys
 
 import pytest
+from commands import one_sentence, shapefirst
 from PIL import Image
-from typer.testing import CliRunner
 
 from shapefirst import commands_study, studies
-from shapefirst.cli import app
 from shapefirst.errors import ShapefirstError
 from shapefirst.studies import scores
 from shapefirst.studies.finding import DoesNotApply, Finding, Picture, Study, claim
@@ -66,25 +65,12 @@ def out(tmp_path):
     return tmp_path / "results"
 
 
-def shapefirst(*arguments):
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
 def study(out, *arguments):
     return shapefirst("study", *arguments, "--out", out)
 
 
 def ran():
     return [name for name, _, _ in RAN]
-
-
-def one_sentence(result):
-    """The sentence of a run that ended as bad input should."""
-    assert result.exit_code == 2, result.output
-    assert result.stdout == ""
-    assert result.stderr.count("\n") == 1, result.stderr
-    assert result.stderr.startswith("Error: ")
-    return result.stderr
 
 
 def test_all_studies_make_results_a_table_and_one_page(out):

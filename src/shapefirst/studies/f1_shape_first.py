@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -14,7 +13,7 @@ from shapefirst.shapes import Mask, binarise, f1
 from shapefirst.sheets import Cell, contact_sheet
 from shapefirst.studies import charts
 from shapefirst.studies.conditions import by_kind, dots
-from shapefirst.studies.finding import Chart, Claim, Finding, Picture, Study, Summary, claim
+from shapefirst.studies.finding import Chart, Claim, Finding, Picture, Study, Summary, claim, subject_to
 from shapefirst.studies.maps import (
     EARLY,
     ROLES,
@@ -141,10 +140,8 @@ def _claims(
         if_not="In a small model a word may be attended to around its object rather than on it, or alike everywhere: "
         "the sheet tells which. `shapefirst study f1 --model sd15` draws the same sheet for the paper's own model.",
     )
-    if control.verdict != "replicates":
-        why = "The map is not shown to follow the object here (see below): its course says little of the shape. "
-        claims = [replace(c, verdict="inconclusive", hypothesis=why + c.hypothesis) for c in claims]
-    claims.append(control)
+    why = "The map is not shown to follow the object here (see below): its course says little of the shape."
+    claims = [*(subject_to(control, one, why) for one in claims), control]
     if at in previews:
         claims.append(
             claim(

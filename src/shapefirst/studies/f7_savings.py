@@ -23,7 +23,7 @@ from shapefirst.schedule import TextSchedule
 from shapefirst.sheets import Cell, contact_sheet
 from shapefirst.studies import charts, distances
 from shapefirst.studies.distances import Distances, check_guidance, frechet_of_few, mean_psnr, measure, steps_at
-from shapefirst.studies.finding import Chart, Finding, Picture, Study, Summary, claim
+from shapefirst.studies.finding import Chart, Finding, Picture, Study, Summary, claim, subject_to
 from shapefirst.studies.statistics import Interval, Rule, bootstrap
 from shapefirst.studies.subject import Branch, Subject
 from shapefirst.studies.tables import columns, shown
@@ -181,9 +181,7 @@ def _finding(
         if_not="The Frechet distance of few images is mostly their number: the same study with more prompts would "
         "tell.",
     )
-    if control.verdict != "replicates":
-        why = "The distance does not even tell images without text apart here (see below). "
-        close = replace(close, verdict="inconclusive", hypothesis=why + close.hypothesis)
+    close = subject_to(control, close, "The distance does not even tell images without text apart here (see below).")
     return Finding(
         claims=(
             claim(

@@ -6,7 +6,7 @@ Study.run(subject, prompts or pairs) -> Finding = claims with their tests + tidy
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from shapefirst.errors import ShapefirstError
@@ -15,7 +15,7 @@ from shapefirst.studies.statistics import Interval, Rule, Verdict
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["Chart", "Claim", "DoesNotApply", "Finding", "Picture", "Study", "Summary", "claim"]
+__all__ = ["Chart", "Claim", "DoesNotApply", "Finding", "Picture", "Study", "Summary", "claim", "subject_to"]
 
 
 class DoesNotApply(ShapefirstError):
@@ -49,6 +49,13 @@ def claim(statement: str, *, paper: str, quantity: str, found: Interval, rule: R
     """The claim with its verdict. ``if_not`` becomes its hypothesis unless it replicates."""
     verdict = rule.verdict(found)
     return Claim(statement, paper, quantity, found, rule, verdict, "" if verdict == "replicates" else if_not)
+
+
+def subject_to(control: Claim, found: Claim, why: str) -> Claim:
+    """The claim ``found``; inconclusive, for the reason ``why``, unless its control replicates."""
+    if control.verdict == "replicates":
+        return found
+    return replace(found, verdict="inconclusive", hypothesis=f"{why} {found.hypothesis}".strip())
 
 
 @dataclass(frozen=True)
