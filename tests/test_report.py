@@ -192,11 +192,13 @@ def test_a_verdict_is_told_by_word_and_symbol(page):
 
 def test_a_claim_that_does_not_replicate_shows_its_hypothesis(tmp_path):
     (yes, no, *_) = claims()
-    found = finding(claims=(replace(yes, hypothesis=""), replace(no, hypothesis="It is shallow; A3 would tell.")))
+    found = finding(claims=(replace(yes, hypothesis=""), replace(no, hypothesis="It is < 1; `study a3` would tell.")))
     save(tmp_path, study("f4"), found, SETTING)
-    words = Page(render(load_all(tmp_path))).words
+    html = render(load_all(tmp_path))
+    words = Page(html).words
     assert words.count("what would test it:") == 1
-    assert "what would test it: It is shallow; A3 would tell." in words
+    assert "what would test it: It is < 1; study a3 would tell." in words
+    assert "It is &lt; 1; <code>study a3</code> would tell." in html
 
 
 def test_the_section_says_how_it_was_measured_and_how_to_repeat_it(tmp_path):

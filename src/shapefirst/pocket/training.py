@@ -42,13 +42,13 @@ class Preset:
 
 
 PRESETS = {
-    # About three hours on 2 cores, most of them for the denoiser (just under a second a step).
+    # About two and a half hours on 2 cores, most of them for the denoiser (a second a step).
     "cpu": Preset(
         renders=48_000,
         teacher=Recipe(steps=1000, batch=64, learning_rate=2e-3, weight_decay=0.05),
         text=Recipe(steps=600, batch=256, learning_rate=1e-3, weight_decay=0.1),
         autoencoder=Recipe(steps=4000, batch=24, learning_rate=1.5e-3, ema=0.995),
-        denoiser=Recipe(steps=5500, batch=32, learning_rate=1e-3, ema=0.999),
+        denoiser=Recipe(steps=4200, batch=32, learning_rate=1e-3, ema=0.999),
         vision=Recipe(steps=800, batch=128, learning_rate=1e-3, weight_decay=0.1),
         judge=Recipe(steps=1000, batch=64, learning_rate=2e-3, weight_decay=0.05),
         card_images=512,

@@ -12,7 +12,7 @@ from shapefirst.studies.finding import Chart, Summary
 from shapefirst.studies.statistics import Verdict
 from shapefirst.studies.storage import StoredPicture
 
-__all__ = ["chart_figure", "facts", "paragraphs", "picture_figure", "scroll", "summary_table", "verdict"]
+__all__ = ["chart_figure", "facts", "paragraphs", "picture_figure", "scroll", "summary_table", "verdict", "words"]
 
 #: Verdict -> its symbol and the class of its colours; the word always stands beside the symbol.
 MARKS: Final[Mapping[Verdict, tuple[str, str]]] = {
@@ -36,9 +36,14 @@ def facts(pairs: Mapping[str, str]) -> str:
     return f'<dl class="facts">\n{rows}\n</dl>'
 
 
+def words(text: str) -> str:
+    """Escaped text; what stands between backticks is code."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
+
+
 def paragraphs(text: str) -> str:
-    """Escaped text with its paragraphs, which blank lines part."""
-    return "\n".join(f"<p>{escape(part.strip())}</p>" for part in re.split(r"\n\s*\n", text) if part.strip())
+    """Text with its paragraphs, which blank lines part."""
+    return "\n".join(f"<p>{words(part.strip())}</p>" for part in re.split(r"\n\s*\n", text) if part.strip())
 
 
 def scroll(content: str, name: str) -> str:

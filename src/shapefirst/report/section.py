@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 
 from shapefirst.report.figures import duration, label, number, plural, reach, rule_in_short, strip
-from shapefirst.report.parts import chart_figure, facts, paragraphs, picture_figure, summary_table, verdict
+from shapefirst.report.parts import chart_figure, facts, paragraphs, picture_figure, summary_table, verdict, words
 from shapefirst.studies.finding import Claim
 from shapefirst.studies.storage import Stored
 
@@ -41,7 +41,7 @@ def _claim(study: Stored, n: int, claim: Claim) -> str:
             "Rule": escape(f"replicates if the 95% {rule_in_short(claim.rule)}"),
         }
     )
-    why = f'<p class="why"><b>Why this may be, and what would test it:</b> {escape(claim.hypothesis)}</p>'
+    why = f'<p class="why"><b>Why this may be, and what would test it:</b> {words(claim.hypothesis)}</p>'
     return f"""<div class="claim" id="{escape(study.name)}-claim-{n}">
 <h3>{escape(claim.statement)}</h3>
 <p>{verdict(claim.verdict)}</p>
