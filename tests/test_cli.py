@@ -13,6 +13,7 @@ from PIL import Image
 from shapefirst import models
 from shapefirst.__main__ import main
 from shapefirst.errors import ShapefirstError
+from shapefirst.machine import find_device
 from shapefirst.prompts import read_prompts
 
 
@@ -59,6 +60,7 @@ def test_generate_writes_one_png_an_image_with_its_settings(folder, out):
         "guidance_scale": "3",
         "text_steps": "1",
         "keep": "null",
+        "device": find_device().type,
         "denoiser_evaluations": "5",
     }
     assert str(out / "a-dog_seed5_text1of4.png") in result.stdout
@@ -110,6 +112,8 @@ def test_a_run_replaces_its_own_images_and_no_others(folder, out):
         assert sorted(file.name for file in out.iterdir()) == sorted(f"{a}{b}.png" for a in names for b in numbers)
     assert Image.open(out / "a-cat_seed0_full.png").text["guidance_scale"] == "7.5"
     assert Image.open(out / "a-cat_seed0_full-2.png").text["guidance_scale"] == "3"
+    assert shapefirst(*command, "--keep", "text").exit_code == 0
+    assert not (out / "a-cat_seed0_full-3.png").exists()
     (out / "a-dog_seed0_text1of2.png").write_text("mine")
     assert shapefirst("generate", "a dog", "--model", folder, "--out", out, "--steps", 2).exit_code == 0
     assert (out / "a-dog_seed0_text1of2.png").read_text() == "mine"
@@ -190,6 +194,7 @@ def test_version_and_help_with_examples():
         ([], "no prompt"),
         (["  "], "Prompt 1 is empty"),
         (["a red car", "a r\udce9d car"], "Prompt 2 is not UTF-8 text: 'a r\\udce9d car'"),
+        (["a cat", "--negative-prompt", "r\udce9d"], "--negative-prompt is not UTF-8 text: 'r\\udce9d'"),
         (["a cat", "--text-steps", "-1"], "--text-steps"),
         (["a cat", "--text-steps", "51"], "from 0 to 50"),
         (["a cat", "--text-steps", "5", "--text-fraction", "0.5"], "not both"),

@@ -64,6 +64,7 @@ def test_captions_are_drawn(tmp_path):
         ([], "pocket, compbench, coco or text"),
         (["poetry"], "poetry"),
         (["coco", "absent.csv"], "No such file"),
+        (["pocket", "--nouns", "r\udce9d"], "--nouns is not UTF-8"),
         (["coco", "latin1.txt"], "not UTF-8"),
         (["coco", "empty.txt"], "no caption"),
         (["text", "empty.txt"], "no prompt"),

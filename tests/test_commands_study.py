@@ -234,6 +234,9 @@ def test_a_file_with_fewer_prompts_is_used_whole_and_that_is_said(out, tmp_path)
     assert "pocket never saw 'dragon'" in result.stderr
     assert RAN[-1][1].alignments["judge"][1]["judge"] is False
     assert {prompt.text for prompt in RAN[0][2]} == {"a red car", "a glass cat", "a blue dragon"}
+    file.write_text("a red car\nthe glass cat\n")  # words that it knows, in a form that the judge does not read
+    result = study(out.with_name("other"), "f1", "--prompts-file", file)
+    assert "judge scores nothing here because of prompts such as 'the glass cat'" in result.stderr
     assert "you asked for" in study(tmp_path / "b", "f1", "--prompts-file", file, "--prompts", 4).stderr
 
 

@@ -1,5 +1,6 @@
 """The embedded model as it ships: it draws what it is told, keeps its picture without the late text, and is small."""
 
+import itertools
 import json
 
 import pytest
@@ -88,3 +89,24 @@ def test_the_card_states_the_measured_figures():
     card = (WEIGHTS / "MODEL_CARD.md").read_text()
     for row in table_rows([Figure(**f) for f in record["figures"]]):
         assert row in card
+
+
+def test_its_padding_says_which_of_two_objects_is_where(pocket):
+    """A linear map from the state at the last position to the noun that is first in reading order, on other prompts."""
+    nouns, relations = NOUNS[:4], ("on the left of", "on the right of", "above", "below")
+    prompts, first = [], []
+    for a, b in itertools.permutations(range(4), 2):
+        for relation, (i, j) in itertools.product(relations, itertools.permutations(range(0, 18, 3), 2)):
+            prompts.append(f"a {ATTRIBUTES[i]} {nouns[a]} {relation} a {ATTRIBUTES[j]} {nouns[b]}")
+            first.append(a if relation in ("on the left of", "above") else b)
+    some = torch.randperm(len(prompts), generator=torch.Generator().manual_seed(0))[:320]
+    tokens = pocket.tokenizer([prompts[i] for i in some], padding="max_length", return_tensors="pt").input_ids
+    with torch.no_grad():
+        states = pocket.text_encoder(tokens).last_hidden_state[:, -1]
+    states = torch.cat([(states - states.mean(0)) / states.std(0), torch.ones(len(some), 1)], 1)
+    answers = torch.nn.functional.one_hot(torch.tensor(first)[some], 4).float()
+    penalty = 10 * torch.eye(states.shape[1])
+    known, fresh = slice(0, 256), slice(256, None)
+    weights = torch.linalg.solve(states[known].T @ states[known] + penalty, states[known].T @ answers[known])
+    right = (states[fresh] @ weights).argmax(1) == answers[fresh].argmax(1)
+    assert right.float().mean() > 0.95

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shapefirst.errors import ShapefirstError
+from shapefirst.studies import charts
 from shapefirst.studies.statistics import Interval, Rule, bootstrap, hardest, ratio_of_means
 
 
@@ -106,3 +107,15 @@ def test_a_verdict_needs_the_whole_interval_on_one_side(low, width, threshold):
 
 def test_a_rule_says_what_it_is():
     assert str(Rule("below", 0.9)) == "replicates if the 95% interval lies below 0.9"
+
+
+@pytest.mark.parametrize("n", [2, 5, 40])
+def test_bands_in_charts_are_the_intervals_of_the_claims(n):
+    values = np.random.default_rng(n).normal(size=(n, 3))
+    with charts.figure() as (_, (axis,)):
+        charts.band(axis, [0, 1, 2], values, style=0, label="values")
+        drawn = axis.collections[0].get_paths()[0].vertices
+    for place in range(3):
+        at = drawn[drawn[:, 0] == place, 1]
+        found = bootstrap(values[:, place])
+        assert (at.min(), at.max()) == pytest.approx((found.low, found.high), abs=0.2 * (found.high - found.low))

@@ -16,6 +16,7 @@ from shapefirst import __version__, commands_prompts, commands_study, tables, te
 from shapefirst.__main__ import INTERRUPTED
 from shapefirst.errors import ShapefirstError
 from shapefirst.loading import load_quietly
+from shapefirst.options import Device, GuidanceScale, Model, Sampler
 from shapefirst.schedule import Branch, TextSchedule
 
 __all__ = ["app"]
@@ -36,7 +37,8 @@ class _Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         with _one_sentence():
             result = super().invoke(ctx)
-            sys.stdout.flush()
+            if sys.stdout is not None:  # closed from the start
+                sys.stdout.flush()
             return result
 
 
@@ -112,9 +114,7 @@ def generate(
         Path | None,
         typer.Option(metavar="FILE", help="More prompts, one a line; lines that start with # do not count."),
     ] = None,
-    model: Annotated[
-        str, typer.Option(metavar="NAME", help="A name of `shapefirst models`, a hub id or a local folder.")
-    ] = "pocket",
+    model: Model = "pocket",
     text_steps: Annotated[
         int | None,
         typer.Option(metavar="K", show_default="half of the steps", help="Use the text in the first K steps only."),
@@ -124,13 +124,8 @@ def generate(
         typer.Option(metavar="F", help="The same as a fraction of the steps, from 0 to 1."),
     ] = None,
     steps: Annotated[int, typer.Option(metavar="N", help="Denoising steps.")] = 50,
-    sampler: Annotated[
-        str, typer.Option(metavar="NAME", help="ddim, dpm-solver, dpm-solver-singlestep, euler, unipc or heun.")
-    ] = "ddim",
-    guidance_scale: Annotated[
-        float | None,
-        typer.Option(metavar="W", show_default="the model's own", help="Strength of the text."),
-    ] = None,
+    sampler: Sampler = "ddim",
+    guidance_scale: GuidanceScale = None,
     negative_prompt: Annotated[
         str | None,
         typer.Option(metavar="P", help="What not to draw."),
@@ -141,9 +136,7 @@ def generate(
         Literal["null", "text"],
         typer.Option(help="The branch that the steps without text evaluate; null is the paper's."),
     ] = "null",
-    device: Annotated[
-        str | None, typer.Option(metavar="NAME", help="cpu, cuda or mps.", show_default="the best there is")
-    ] = None,
+    device: Device = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the PNGs go.")] = Path("out"),
     compare: Annotated[
         bool, typer.Option("--compare", help="Also full guidance, the difference, and a sheet of the three.")
@@ -160,10 +153,12 @@ def generate(
       echo "a blue butterfly" | shapefirst generate -
       shapefirst generate "a horse on the moon" --model sd15 --out horses
     """
+    from shapefirst.checks import check_text
     from shapefirst.models import default_guidance_scale
     from shapefirst.writes import check_writable
 
     texts = _all_prompts(prompts or [], prompts_file)
+    check_text(negative_prompt or "", "--negative-prompt")
     schedule = _schedule(text_steps, text_fraction, steps, keep)
     check_writable(out)
     scale = default_guidance_scale(model) if guidance_scale is None else guidance_scale
@@ -190,11 +185,12 @@ def generate(
         "num_inference_steps": steps,
         "guidance_scale": f"{scale:g}",
         "negative_prompt": negative_prompt or "",
+        "device": pipe.device.type,
     }
     settings = {**common, "text_steps": k, "keep": keep}
     if compare:
         comparison = Comparison(f"Text in the first {k} of {steps} steps", results[tag], results["full"])
-        full_settings = {**common, "text_steps": steps, "keep": keep}
+        full_settings = {**common, "text_steps": steps}
         written, sheet = write_comparison(comparison, out, tag, settings, full_settings)
         tables.written(written)
         terminal.line(f"Side by side: {sheet}")
@@ -308,6 +304,7 @@ def _draw_gallery(file: Path) -> None:
 
 def _all_prompts(prompts: list[str], prompts_file: Path | None) -> list[str]:
     """The prompts of the command line, of stdin where it says "-", and of the file."""
+    from shapefirst.checks import check_text
     from shapefirst.prompts import read_prompts
 
     texts = [text for prompt in prompts for text in (read_prompts("-") if prompt == "-" else [prompt])]
@@ -316,10 +313,7 @@ def _all_prompts(prompts: list[str], prompts_file: Path | None) -> list[str]:
     if not texts:
         raise ShapefirstError('There is no prompt: give one or more, as in: shapefirst generate "a red mushroom".')
     for n, text in enumerate(texts, start=1):
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:  # bytes of a command line that are no UTF-8
-            raise ShapefirstError(f"Prompt {n} is not UTF-8 text: {text!a}; write it in UTF-8.") from error
+        check_text(text, f"Prompt {n}")
     return texts
 
 

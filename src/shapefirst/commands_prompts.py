@@ -58,10 +58,13 @@ def pocket(
       shapefirst prompts pocket --count 64 --out prompts.txt
       shapefirst prompts pocket --attributes red,glass --nouns car,cat,key
     """
+    from shapefirst.checks import check_text
     from shapefirst.pocket.vocabulary import ATTRIBUTES, NOUNS
     from shapefirst.prompts import every_phrase, sample
 
     _check(count)
+    for option, words in {"--attributes": attributes, "--nouns": nouns}.items():
+        check_text(words or "", option)
     everything = every_phrase(
         ATTRIBUTES if attributes is None else attributes.split(","), NOUNS if nouns is None else nouns.split(",")
     )

@@ -16,6 +16,7 @@ from rich.text import Text
 from shapefirst import __version__, terminal
 from shapefirst.errors import ShapefirstError
 from shapefirst.loading import load_quietly
+from shapefirst.options import Device, GuidanceScale, Model, Sampler
 
 if TYPE_CHECKING:
     from shapefirst.studies.runner import Plan, Task
@@ -40,9 +41,7 @@ def study(
     names: Annotated[
         list[str] | None, typer.Argument(metavar="NAME", help="Studies of `shapefirst study --list`, or all.")
     ] = None,
-    model: Annotated[
-        str, typer.Option(metavar="NAME", help="A name of `shapefirst models`, a hub id or a local folder.")
-    ] = "pocket",
+    model: Model = "pocket",
     prompts_file: Annotated[
         Path | None,
         typer.Option(
@@ -61,12 +60,8 @@ def study(
         int | None,
         typer.Option(metavar="N", help="Denoising steps.", show_default=f"{STEPS}, or {QUICK_STEPS} with --quick"),
     ] = None,
-    sampler: Annotated[
-        str, typer.Option(metavar="NAME", help="ddim, dpm-solver, dpm-solver-singlestep, euler, unipc or heun.")
-    ] = "ddim",
-    guidance_scale: Annotated[
-        float | None, typer.Option(metavar="W", show_default="the model's own", help="Strength of the text.")
-    ] = None,
+    sampler: Sampler = "ddim",
+    guidance_scale: GuidanceScale = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the results and report.html go.")] = OUT,
     quick: Annotated[bool, typer.Option("--quick", help="A few prompts and steps: to see it work.")] = False,
     force: Annotated[
@@ -79,9 +74,7 @@ def study(
         str | None, typer.Option(metavar="ID", help="A visual-question-answering model to score images by.")
     ] = None,
     vlm: Annotated[str | None, typer.Option(metavar="ID", help="A vision-language model to score images by.")] = None,
-    device: Annotated[
-        str | None, typer.Option(metavar="NAME", help="cpu, cuda or mps.", show_default="the best there is")
-    ] = None,
+    device: Device = None,
     batch_size: Annotated[
         int | None, typer.Option(metavar="N", help="Images at a time.", show_default="32 with pocket, else 4")
     ] = None,
@@ -145,19 +138,20 @@ def study(
         count=0,
         prompts="",
         command="",
-        machine=hardware(),
+        machine=hardware(device),
         seconds=0.0,
     )
     tasks = make_tasks(studies, given, setting, prompts, lambda name: _line(context, name))
     plan = make_plan(tasks, out, force=force)
-    _remark(tasks, plan, given, prompts, out)
+    unjudged = next((p.text for p in given.prompts if not can_judge(p)), None)
+    _remark(tasks, plan, given, prompts, out, unjudged)
     for stored in plan.kept:
         terminal.remark(f"{_outcome(stored)} (kept from an earlier run)")
     if plan.tasks:
         pipe = pipe or load_quietly(model, sampler, device)
         _warn_of_cuts(pipe, plan)
         with terminal.working("Loading what scores the images"):
-            alignments = alignments_for(model, **scorers, device=device, judge=all(map(can_judge, given.prompts)))
+            alignments = alignments_for(model, **scorers, device=device, judge=unjudged is None)
         subject = Subject(
             model,
             pipe,
@@ -200,7 +194,7 @@ def report(
 
 def _check(prompts: int | None, seed: int, steps: int, scale: float, sampler: str, batch_size: int | None) -> None:
     from shapefirst.checks import check_seed
-    from shapefirst.models import SAMPLERS
+    from shapefirst.models import sampler_info
 
     if prompts is not None and prompts < 2:
         raise ShapefirstError(
@@ -216,8 +210,7 @@ def _check(prompts: int | None, seed: int, steps: int, scale: float, sampler: st
         raise ShapefirstError(
             f"--guidance-scale must be above 1, not {scale:g}: without guidance the text has one branch."
         )
-    if sampler not in SAMPLERS:
-        raise ShapefirstError(f"There is no sampler {sampler!r}; there are {', '.join(SAMPLERS)}.")
+    sampler_info(sampler)
     if batch_size is not None and batch_size < 1:
         raise ShapefirstError(f"--batch-size must be at least 1, not {batch_size}.")
 
@@ -233,7 +226,9 @@ def _line(context: typer.Context, name: str) -> str:
     return shlex.join(words)
 
 
-def _remark(tasks: Sequence[Task], plan: Plan, given: Source, prompts: int | None, out: Path) -> None:
+def _remark(
+    tasks: Sequence[Task], plan: Plan, given: Source, prompts: int | None, out: Path, unjudged: str | None
+) -> None:
     """What the user should know before the studies run."""
     from shapefirst.models import is_pocket
     from shapefirst.pocket.vocabulary import unknown_words
@@ -245,10 +240,12 @@ def _remark(tasks: Sequence[Task], plan: Plan, given: Source, prompts: int | Non
             f"{given.name} gives {len(most.items)} {most.study.needs}, fewer than the {most.wanted} that "
             f"{'you asked for' if prompts else f'{most.study.name} takes by default'}: all are used."
         )
-    if is_pocket(tasks[0].setting.model) and (unknown := unknown_words(" ".join(p.text for p in given.prompts))):
+    if is_pocket(tasks[0].setting.model) and unjudged is not None:
+        unknown = unknown_words(" ".join(p.text for p in given.prompts))
+        why = f"pocket never saw {terminal.listed(unknown)}" if unknown else "it reads 'a red car' or two such phrases"
         terminal.warning(
-            f"pocket never saw {terminal.listed(unknown)} "
-            f"(in {given.name}), so its judge scores nothing here. `shapefirst models pocket` lists its words."
+            f"pocket's judge scores nothing here because of prompts such as {terminal.shortened(unjudged)!r} (in "
+            f"{given.name}): {why}. `shapefirst models pocket` lists its words."
         )
     if plan.strangers:
         terminal.note(

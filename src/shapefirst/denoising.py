@@ -32,7 +32,7 @@ from shapefirst.layout import denoiser_of
 from shapefirst.schedule import Branch, TextSchedule
 from shapefirst.timeline import steps_of
 
-__all__ = ["Embeddings", "Step", "as_images", "decode", "denoise", "encode", "generators"]
+__all__ = ["Embeddings", "Step", "as_images", "decode", "denoise", "encode", "generators", "preprocessed"]
 
 
 @dataclass(frozen=True)
@@ -83,9 +83,9 @@ class Step:
     solver: Any = field(repr=False)
 
 
-def generators(seeds: Sequence[int], device: str | torch.device = "cpu") -> list[torch.Generator]:
-    """One generator per image, so that a seed gives the same image in any batch."""
-    return [torch.Generator(device).manual_seed(seed) for seed in seeds]
+def generators(seeds: Sequence[int]) -> list[torch.Generator]:
+    """One generator per image, so that a seed gives the same image in any batch; the CPU's, so also on any device."""
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
 @torch.no_grad()
@@ -228,7 +228,7 @@ def as_images(pipe: Any, pixels: np.ndarray) -> list[Image.Image]:
     if not np.isfinite(pixels).all():
         raise ShapefirstError(
             "The model's predictions overflowed, so there is no picture: use a smaller guidance scale, or load the "
-            "model in float32."
+            "model in float32 (which is what it has on --device cpu)."
         )
     return pipe.image_processor.numpy_to_pil(pixels)
 

@@ -26,4 +26,5 @@ def first_line(error: Exception, limit: int = 200) -> str:
     said = lines[0]
     if said.endswith(":") and len(lines) > 1:
         said += f" {lines[1]}"
-    return (said if len(said) <= limit else f"{said[: limit - 3]}...").rstrip(".:")
+    said = said.rstrip(".:")
+    return said if len(said) <= limit else f"{said[: limit - 3]}..."

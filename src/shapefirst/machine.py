@@ -33,12 +33,13 @@ def find_device(device: str | torch.device | None = None) -> torch.device:
         ) from error
 
 
-def hardware() -> str:
-    """The GPU where torch has one, else the number and name of the CPU's cores; and the version of torch."""
+def hardware(device: str | torch.device | None = None) -> str:
+    """The name of the device (by default that of ``find_device``) or the CPU, its cores; the version of torch."""
     import torch
 
-    if torch.cuda.is_available():
-        return f"{torch.cuda.get_device_name()}, torch {torch.__version__}"
+    place = find_device(device)
+    if place.type == "cuda":
+        return f"{torch.cuda.get_device_name(place)}, torch {torch.__version__}"
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():

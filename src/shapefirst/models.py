@@ -42,6 +42,7 @@ __all__ = [
     "load",
     "locate",
     "make_sampler",
+    "sampler_info",
 ]
 
 _POCKET = Path(__file__).parent / "pocket" / "weights"
@@ -122,7 +123,7 @@ def load(
         UnsupportedPipelineError: It is no text-to-image pipeline with guidance that shapefirst can steer.
         ShapefirstError: Unknown sampler or device.
     """
-    _sampler(sampler)
+    sampler_info(sampler)
     name = str(name_or_path)
     folder = locate(name) or _downloaded(name)
     index = read_index(folder)
@@ -184,7 +185,7 @@ def default_guidance_scale(name: str) -> float:
 
 def make_sampler(name: str, config: Any) -> Any:
     """The scheduler called `name` in `SAMPLERS`, for a model with the scheduler configuration `config`."""
-    info = _sampler(name)
+    info = sampler_info(name)
     with quietly():
         import diffusers
 
@@ -203,7 +204,8 @@ def _network(folder: Path, library: str, class_name: str, **options: Any) -> Any
     return network
 
 
-def _sampler(name: str) -> SamplerInfo:
+def sampler_info(name: str) -> SamplerInfo:
+    """The sampler called `name`. Raises ShapefirstError if there is none."""
     if name not in SAMPLERS:
         raise ShapefirstError(f"There is no sampler {name!r}; there are {', '.join(SAMPLERS)}.")
     return SAMPLERS[name]

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from shapefirst.errors import ModelError, ShapefirstError
+from shapefirst.errors import ModelError, ShapefirstError, first_line
 from shapefirst.metrics.alignment import check_pairs
 from shapefirst.prompts import Prompt, parse_phrases
 
@@ -31,7 +31,6 @@ __all__ = ["JudgeScore", "can_judge", "load_judge"]
 Part = Literal["both", "noun", "attribute"]
 
 _TITLES: Final[dict[str, str]] = {"both": "Judge", "noun": "Judge: noun", "attribute": "Judge: attribute"}
-_BATCH: Final = 128
 
 
 class JudgeScore:
@@ -58,30 +57,18 @@ class JudgeScore:
         """
         check_pairs(images, prompts)
         wanted = [_classes(prompt) for prompt in prompts]
+        parts = zip(*(logits for logits, _ in self._judge.see(images)), strict=True)
+        seen = [torch.cat(question).double().softmax(-1).numpy() for question in parts]
         scores = np.empty(len(images))
-        for start in range(0, len(images), _BATCH):
-            seen = self._look(images[start : start + _BATCH])
-            for i, phrases in enumerate(wanted[start : start + _BATCH]):
-                right = np.array(
-                    [[self._probability(seen, place, i, phrase) for phrase in phrases] for place in (0, 1)]
-                )
-                scores[start + i] = (
-                    right[0, 0] if len(phrases) == 1 else max(np.trace(right), np.trace(right[::-1])) / 2
-                )
+        for i, phrases in enumerate(wanted):
+            right = np.array([[self._probability(seen, place, i, phrase) for phrase in phrases] for place in (0, 1)])
+            scores[i] = right[0, 0] if len(phrases) == 1 else max(np.trace(right), np.trace(right[::-1])) / 2
         return scores
 
     def _probability(self, seen: list[np.ndarray], place: int, i: int, phrase: tuple[int, int]) -> float:
         attribute, noun = phrase
         of_noun, of_attribute = seen[2 * place][i, noun], seen[2 * place + 1][i, attribute]
         return float({"both": of_noun * of_attribute, "noun": of_noun, "attribute": of_attribute}[self._part])
-
-    @torch.no_grad()
-    def _look(self, images: Sequence[Image.Image]) -> list[np.ndarray]:
-        """Probabilities (b, classes) of noun, attribute, second noun, second attribute."""
-        small = [np.asarray(im.convert("RGB").resize((64, 64), Image.Resampling.BOX)) for im in images]
-        x = torch.from_numpy(np.stack(small)).permute(0, 3, 1, 2).float() / 127.5 - 1
-        logits, _ = self._judge(x.to(next(self._judge.parameters()).device))
-        return [question.double().softmax(dim=-1).cpu().numpy() for question in logits]
 
 
 def _classes(prompt: Prompt) -> list[tuple[int, int]]:
@@ -115,4 +102,6 @@ def load_judge(folder: Path) -> Judge:
     try:
         return Judge.load(folder)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        raise ModelError(f"The judge in {folder} cannot be loaded: {error}; reinstall shapefirst.") from error
+        raise ModelError(
+            f"The judge in {folder} cannot be loaded: {first_line(error)}. Get or train that model again."
+        ) from error

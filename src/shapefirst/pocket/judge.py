@@ -7,7 +7,7 @@ the second (right, lower, or none).
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from .loop import Recipe, Run, fit, mixed_precision
 from .vocabulary import ATTRIBUTES, NOUNS
 
 WIDTHS = (32, 64, 128, 160)
+BATCH = 128
 
 
 @dataclass(frozen=True)
@@ -54,13 +55,18 @@ class Judge(nn.Module):
         return self.head(features).split(self.sizes, dim=-1), features
 
     @torch.no_grad()
-    def look(self, images: Sequence[Image.Image]) -> list[Verdict]:
-        """The verdict on each image; images of another size are brought to 64 x 64."""
-        out: list[Verdict] = []
-        for start in range(0, len(images), 128):
-            part = [im.convert("RGB").resize((64, 64), Image.Resampling.BOX) for im in images[start : start + 128]]
+    def see(self, images: Sequence[Image.Image]) -> Iterator[tuple[tuple[Tensor, ...], Tensor]]:
+        """What ``forward`` returns, on the CPU, for ``BATCH`` images after the other; they are brought to 64 x 64."""
+        for start in range(0, len(images), BATCH):
+            part = [im.convert("RGB").resize((64, 64), Image.Resampling.BOX) for im in images[start : start + BATCH]]
             x = torch.from_numpy(np.stack([np.asarray(im) for im in part])).permute(0, 3, 1, 2).float() / 127.5 - 1
-            logits, features = self(x)
+            logits, features = self(x.to(self.head.weight.device))
+            yield tuple(q.cpu() for q in logits), features.cpu()
+
+    def look(self, images: Sequence[Image.Image]) -> list[Verdict]:
+        """The verdict on each image."""
+        out: list[Verdict] = []
+        for logits, features in self.see(images):
             for n1, a1, n2, a2, f in zip(*(q.argmax(-1).tolist() for q in logits), features, strict=True):
                 objects = [(ATTRIBUTES[a1], NOUNS[n1])]
                 if n2 < len(NOUNS):
@@ -100,6 +106,14 @@ def augment(x: Tensor, g: torch.Generator) -> Tensor:
     return x + 0.08 * torch.rand(len(x), 1, 1, 1, generator=g) * torch.randn(x.shape, generator=g)
 
 
+def answered(logits: Sequence[Tensor], labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Answers to the four questions against labels (b, 4): the sum of their cross-entropies, and the share of images
+    of which all four are right."""
+    errors = [F.cross_entropy(q.float(), labels[:, i]) for i, q in enumerate(logits)]
+    right = torch.stack([q.argmax(-1) == labels[:, i] for i, q in enumerate(logits)]).all(0).float().mean()
+    return torch.stack(errors).sum(), right
+
+
 def train(renders: Renders, recipe: Recipe, run: Run, stage: str = "judge") -> Judge:
     """Cross-entropy on the four questions."""
     torch.manual_seed(run.seed)
@@ -110,9 +124,8 @@ def train(renders: Renders, recipe: Recipe, run: Run, stage: str = "judge") -> J
         labels = renders.labels[index].to(run.device)
         with mixed_precision(run.device):
             logits, _ = model(augment(renders.batch(index), g).to(run.device))
-        errors = [F.cross_entropy(q.float(), labels[:, i]) for i, q in enumerate(logits)]
-        right = torch.stack([q.argmax(-1) == labels[:, i] for i, q in enumerate(logits)]).all(0).float().mean()
-        return {"loss": torch.stack(errors).sum(), "all_right": right}
+        error, right = answered(logits, labels)
+        return {"loss": error, "all_right": right}
 
     model.load_state_dict(fit(stage, model, loss, recipe, run))
     return model.cpu().eval()

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from .data import Renders
-from .judge import Judge
+from .judge import Judge, answered
 from .loop import Recipe, Run, fit, mixed_precision
 from .vocabulary import ATTRIBUTES, NOUNS, RELATIONS
 
@@ -137,11 +137,10 @@ def train(renders: Renders, teacher: Judge, recipe: Recipe, run: Run) -> tuple[C
         target = same / same.sum(1, keepdim=True)
         logits, of_padding = (scale * F.normalize(x.float(), dim=-1) @ seen.T for x in said)
         contrast = sum(F.cross_entropy(q, target) + F.cross_entropy(q.T, target) for q in (logits, of_padding)) / 4
-        answers = [learning["answers"](x).float().split(teacher.sizes, dim=-1) for x in read]
-        wrong = torch.stack([F.cross_entropy(q, labels[index, i]) for answer in answers for i, q in enumerate(answer)])
-        right = torch.stack([q.argmax(-1) == labels[index, i] for i, q in enumerate(answers[1])]).all(0).float().mean()
+        answers = [learning["answers"](x).split(teacher.sizes, dim=-1) for x in read]
+        (at_first, _), (at_later, right) = (answered(answer, labels[index]) for answer in answers)
         accuracy = (same.gather(1, logits.argmax(1, keepdim=True)) > 0).float().mean()
-        return {"loss": contrast + wrong.sum() / len(answers), "accuracy": accuracy, "all_right": right}
+        return {"loss": contrast + (at_first + at_later) / 2, "accuracy": accuracy, "all_right": right}
 
     learning.load_state_dict(fit("text", learning, loss, recipe, run))
     return tokenizer, clip.cpu().eval()

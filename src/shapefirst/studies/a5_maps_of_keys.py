@@ -17,7 +17,7 @@ from shapefirst.studies import charts
 from shapefirst.studies.conditions import by_kind
 from shapefirst.studies.finding import Chart, Finding, Study, Summary, claim
 from shapefirst.studies.maps import SIZE
-from shapefirst.studies.statistics import Rule, bootstrap, ratio_of_means
+from shapefirst.studies.statistics import Rule, bootstrap, measured, ratio_of_means
 from shapefirst.studies.subject import Subject, part
 from shapefirst.studies.switching import cost, described, encode_pairs
 from shapefirst.studies.tables import columns, shown
@@ -151,7 +151,7 @@ def _rows(subject: Subject, pairs: Sequence[Pair], kl: Mapping[str, np.ndarray])
 def _by_measure(kl: Mapping[str, np.ndarray], per_pair: Mapping[str, np.ndarray]) -> Summary:
     rows = []
     for name, title in OVER.items():
-        known = per_pair[name][~np.isnan(per_pair[name]).any(1)]
+        known = measured(per_pair[name])
         if len(known) < 2:
             continue
         lower = kl[name].mean(1) if len(known) == len(per_pair[name]) else np.nanmean(kl[name], 1)

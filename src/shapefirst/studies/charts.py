@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from shapefirst.errors import ShapefirstError
+from shapefirst.studies.statistics import LEVEL, widening
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["COLOURS", "STYLES", "band", "figure", "svg"]
 
+_RESAMPLES: Final = 500
 COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 STYLES: Final = tuple(zip(COLOURS, cycle(("-", "--", "-.", ":")), ("o", "s", "^", "D", "v", "P", "x"), strict=False))
 
@@ -70,14 +72,13 @@ def svg(drawn: Figure) -> str:
     return re.sub(r'(<svg[^>]*?) width="[^"]*"| height="[^"]*pt"', r"\1", text[text.index("<svg") :], count=2)
 
 
-def band(
-    axis: Axes, x: Sequence[float], values: Any, *, style: int, label: str, every: int = 5, resamples: int = 500
-) -> None:
-    """The mean over prompts of ``values`` (n, len(x)) with its 95% bootstrap band, in the ``style``-th colour."""
+def band(axis: Axes, x: Sequence[float], values: Any, *, style: int, label: str, every: int = 5) -> None:
+    """The mean over prompts of ``values`` (n, len(x)) with its 95% band, as ``bootstrap`` makes intervals."""
     v = np.asarray(values, dtype=np.float64)
     colour, line, marker = STYLES[style % len(STYLES)]
-    index = np.random.default_rng(0).integers(len(v), size=(resamples, len(v)))
+    mean, tail = v.mean(0), (1 - LEVEL) / 2
+    index = np.random.default_rng(0).integers(len(v), size=(_RESAMPLES, len(v)))
     means = np.stack([v[rows].mean(0) for rows in index])
-    low, high = np.quantile(means, [0.025, 0.975], axis=0)
+    low, high = mean + widening(len(v), LEVEL) * (np.quantile(means, [tail, 1 - tail], axis=0) - mean)
     axis.fill_between(x, low, high, color=colour, alpha=0.18, linewidth=0)
-    axis.plot(x, v.mean(0), color=colour, linestyle=line, marker=marker, markevery=every, label=label)
+    axis.plot(x, mean, color=colour, linestyle=line, marker=marker, markevery=every, label=label)

@@ -70,7 +70,7 @@ def measure(
 def scored(subject: Subject) -> str:
     """What verdicts go by, for a study's method, and what a reader has to know of it."""
     words = f"Verdicts go by {subject.alignments[subject.primary].title}."
-    if not subject.is_pocket or subject.primary != "clipscore":
+    if not subject.is_pocket or subject.clip is not None:
         return words
     return words + (
         " Its text encoder is the one that pocket's denoiser reads: what an [EOS] fails to say is neither drawn nor "
@@ -194,17 +194,15 @@ def picture(
     labels: Sequence[str],
     caption: str,
     few: int = 4,
-    of: int | None = None,
 ) -> Picture:
     """The first few images of each condition: a row for each label, a column for each condition.
 
     Args:
         name: Of the picture.
-        images: Condition -> images, beside their labels.
+        images: Condition -> images, of the first few labels or of all.
         labels: Of the rows.
         caption: What is shown.
         few: So many rows at most.
-        of: How many there were, where the labels are a part of them.
     """
     few = min(few, len(labels))
     sheet = contact_sheet(
@@ -217,6 +215,6 @@ def picture(
     return Picture(
         name,
         sheet,
-        f"{caption} The first {few} of {of or len(labels)}, one seed each, none selected.",
+        f"{caption} The first {few} of {len(labels)}, one seed each, none selected.",
         f"{few} rows of pictures ({first_lines}) in {len(images)} columns: {', '.join(images)}.",
     )

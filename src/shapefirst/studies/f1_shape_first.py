@@ -29,7 +29,7 @@ from shapefirst.studies.maps import (
     step_at,
     words_of,
 )
-from shapefirst.studies.statistics import Rule, bootstrap, ratio_of_means
+from shapefirst.studies.statistics import Rule, bootstrap, measured, ratio_of_means
 from shapefirst.studies.subject import Subject
 from shapefirst.studies.switching import cost
 from shapefirst.studies.tables import columns, shown
@@ -232,8 +232,7 @@ def _settled(subject: Subject, mine: Sequence[Course], role: str) -> float:
 def _by_word(subject: Subject, courses: Sequence[Sequence[Course]]) -> Summary:
     rows = []
     for role in ROLES:
-        values = np.array([_settled(subject, mine, role) for mine in courses])
-        values = values[~np.isnan(values)]
+        values = measured([_settled(subject, mine, role) for mine in courses])
         if len(values) > 1:
             rows.append((role, str(len(values)), shown(bootstrap(values), 0)))
     return Summary(
@@ -273,8 +272,8 @@ def _chart(subject: Subject, last: np.ndarray, final: np.ndarray, other: np.ndar
 
 
 def _chart_of_words(subject: Subject, courses: Sequence[Sequence[Course]]) -> Chart:
-    values = {role: np.array([_settled(subject, mine, role) for mine in courses]) for role in ROLES}
-    found = {role: bootstrap(v[~np.isnan(v)]) for role, v in values.items() if (~np.isnan(v)).sum() > 1}
+    values = {role: measured([_settled(subject, mine, role) for mine in courses]) for role in ROLES}
+    found = {role: bootstrap(v) for role, v in values.items() if len(v) > 1}
     with charts.figure(height=2.6) as (drawn, (axis,)):
         for place, one in enumerate(found.values()):
             dots(axis, [one], [place], style=place)

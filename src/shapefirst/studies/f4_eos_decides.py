@@ -78,11 +78,10 @@ def run(subject: Subject, pairs: Sequence[Pair]) -> Finding:
         pictures=(
             picture(
                 "switched",
-                {"Source A": plain[0], MIXED: images[few], "Target B": plain[1]},
-                [label(pair) for pair in pairs[few]],
+                {"Source A": plain[0], MIXED: images, "Target B": plain[1]},
+                [label(pair) for pair in pairs],
                 "The plain prompts on both sides of the switched one, all of one seed.",
                 few=SHOWN,
-                of=len(pairs),
             ),
         ),
         method=f"{described(pairs)}, one image each. The [EOS] and all padding "

@@ -19,6 +19,7 @@ from PIL import Image
 from shapefirst.prompts import Pair
 from shapefirst.studies import charts
 from shapefirst.studies.conditions import Scores, by_kind, picture, scored, tidy
+from shapefirst.studies.distances import steps_at
 from shapefirst.studies.finding import Chart, DoesNotApply, Finding, Study, Summary, claim
 from shapefirst.studies.statistics import Rule, bootstrap
 from shapefirst.studies.subject import Branch, Subject
@@ -33,7 +34,7 @@ EARLY, LATE = "early", "late"
 
 def grid(steps: int) -> list[int]:
     """0, 10%, ..., 100% of the steps, rounded half up, each once; (N + 1) // 2 is one of them."""
-    return sorted({(tenth * steps + 5) // 10 for tenth in range(11)})
+    return steps_at((tenth / 10 for tenth in range(11)), steps)
 
 
 def window(family: str, a: int, steps: int) -> str:

@@ -78,7 +78,6 @@ def measured(values: ArrayLike) -> np.ndarray:
 def bootstrap(
     values: ArrayLike,
     statistic: Callable[[np.ndarray], float] | None = None,
-    seed: int = 0,
     level: float = LEVEL,
 ) -> Interval:
     """The statistic of ``values`` with its bootstrap interval; see the module.
@@ -87,7 +86,6 @@ def bootstrap(
         values: (n, ...), one row for each prompt. Rows with a nan, which is a score that could not be read, do not
             count: they are missing from the interval's n.
         statistic: Of an array like ``values``, rows drawn with replacement; by default the mean of (n,) values.
-        seed: Of the draws.
         level: How often the interval shall hold the truth.
 
     Raises:
@@ -97,7 +95,7 @@ def bootstrap(
     n = len(x)
     if n < 2:
         raise ShapefirstError(f"An interval needs at least 2 measurements, and there is only {n}: give more prompts.")
-    index = np.random.default_rng(seed).integers(n, size=(RESAMPLES, n))
+    index = np.random.default_rng(0).integers(n, size=(RESAMPLES, n))
     if statistic is None:
         estimate, draws = float(x.mean()), x[index].mean(axis=1)
     else:
@@ -105,12 +103,12 @@ def bootstrap(
     if not np.isfinite(estimate):
         raise ShapefirstError(f"The measured values give no finite estimate but {estimate}.")
     tail = (1 - level) / 2
-    low, high = estimate + _widening(n, level) * (np.nanquantile(draws, [tail, 1 - tail]) - estimate)
+    low, high = estimate + widening(n, level) * (np.nanquantile(draws, [tail, 1 - tail]) - estimate)
     return Interval(estimate, float(low), float(high), n)
 
 
 @cache
-def _widening(n: int, level: float) -> float:
+def widening(n: int, level: float) -> float:
     """By how much an interval of n measurements has to be wider than its percentiles."""
     share = (1 + level) / 2
     # Student's distribution with n - 1 degrees of freedom, summed up to beyond any quantile that is asked for.

@@ -202,7 +202,7 @@ def load_all(out: Path) -> list[Stored]:
 def mismatch(stored: Setting, wanted: Setting) -> str:
     """In which respects a stored result is not one of the wanted run, in words; "" where it is.
 
-    Neither machine, time and command matter, nor ``quick``, which shows in the number of prompts.
+    Neither machine, time and command matter, nor ``quick``, which shows in the numbers of prompts and steps.
     """
     values = {
         "model": "model",

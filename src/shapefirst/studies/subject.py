@@ -152,7 +152,7 @@ class Subject:
             schedule=schedule,
             num_inference_steps=num_steps or self.steps,
             guidance_scale=self.guidance_scale if guidance_scale is None else guidance_scale,
-            generator=generators(seeds, self.pipe._execution_device),
+            generator=generators(seeds),
             start=start,
         ):
             self.meter.add(len(seeds) * ((step.eps_null is not None) + (step.eps_text is not None)))

@@ -27,9 +27,9 @@ def columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     return {name: [row[name] for row in rows] for name in names}
 
 
-def cell(values: np.ndarray, statistic: Callable[[np.ndarray], float] | None = None, digits: int = 2) -> str:
+def cell(values: np.ndarray, statistic: Callable[[np.ndarray], float] | None = None) -> str:
     """The statistic with its interval as text; "too few" where fewer than two of the values could be measured."""
-    return shown(bootstrap(values, statistic), digits) if len(measured(values)) > 1 else "too few"
+    return shown(bootstrap(values, statistic)) if len(measured(values)) > 1 else "too few"
 
 
 def shown(found: Interval, digits: int = 2) -> str:

@@ -17,6 +17,7 @@ import numpy as np
 from shapefirst.prompts import Pair, Prompt
 from shapefirst.studies import charts
 from shapefirst.studies.conditions import Scores, by_kind, dots, picture, scored, tidy
+from shapefirst.studies.distances import check_guidance
 from shapefirst.studies.finding import Chart, Claim, DoesNotApply, Finding, Study, Summary, claim
 from shapefirst.studies.settings import (
     DROPPED,
@@ -53,8 +54,7 @@ def run(subject: Subject, pairs: Sequence[Pair]) -> Finding:
     """All settings with single prompts, then the prompts of two objects in the subject's own setting."""
     if subject.steps < 2:
         raise DoesNotApply("A run of 1 step has no first half: take 2 steps or more.")
-    if subject.guidance_scale <= 1:
-        raise DoesNotApply(f"There is no guidance at w = {subject.guidance_scale:g}, so that no text can be dropped.")
+    check_guidance(subject)
     done, apart = evaluations(subject)
     subject.meter.expect(done * len(pairs))
     sides, seeds, every = encode_pairs(subject, pairs), subject.seeds(len(pairs)), settings(subject)
