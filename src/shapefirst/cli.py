@@ -14,6 +14,7 @@ from typer.core import TyperGroup
 
 from shapefirst import __version__, commands_prompts, commands_study, tables, terminal
 from shapefirst.__main__ import INTERRUPTED
+from shapefirst.checks import check_text
 from shapefirst.errors import ShapefirstError
 from shapefirst.loading import load_quietly
 from shapefirst.options import Device, GuidanceScale, Model, Sampler
@@ -153,7 +154,6 @@ def generate(
       echo "a blue butterfly" | shapefirst generate -
       shapefirst generate "a horse on the moon" --model sd15 --out horses
     """
-    from shapefirst.checks import check_text
     from shapefirst.models import default_guidance_scale
     from shapefirst.writes import check_writable
 
@@ -304,7 +304,6 @@ def _draw_gallery(file: Path) -> None:
 
 def _all_prompts(prompts: list[str], prompts_file: Path | None) -> list[str]:
     """The prompts of the command line, of stdin where it says "-", and of the file."""
-    from shapefirst.checks import check_text
     from shapefirst.prompts import read_prompts
 
     texts = [text for prompt in prompts for text in (read_prompts("-") if prompt == "-" else [prompt])]

@@ -9,6 +9,7 @@ from typing import Annotated, TypeAlias
 import typer
 
 from shapefirst import terminal
+from shapefirst.checks import check_text
 from shapefirst.errors import ShapefirstError
 from shapefirst.prompts.prompt import Prompt
 
@@ -58,7 +59,6 @@ def pocket(
       shapefirst prompts pocket --count 64 --out prompts.txt
       shapefirst prompts pocket --attributes red,glass --nouns car,cat,key
     """
-    from shapefirst.checks import check_text
     from shapefirst.pocket.vocabulary import ATTRIBUTES, NOUNS
     from shapefirst.prompts import every_phrase, sample
 

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from shapefirst import __version__, terminal
+from shapefirst.checks import check_seed
 from shapefirst.errors import ShapefirstError
 from shapefirst.loading import load_quietly
 from shapefirst.options import Device, GuidanceScale, Model, Sampler
@@ -193,7 +194,6 @@ def report(
 
 
 def _check(prompts: int | None, seed: int, steps: int, scale: float, sampler: str, batch_size: int | None) -> None:
-    from shapefirst.checks import check_seed
     from shapefirst.models import sampler_info
 
     if prompts is not None and prompts < 2:
