@@ -1,6 +1,8 @@
 """The training loop resumes as if it had not been interrupted; the stages end in a folder that diffusers reads."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -100,6 +102,14 @@ def test_the_stages_make_a_pipeline_that_diffusers_reads(tmp_path, monkeypatch):
     assert {p: p.stat().st_mtime_ns for p in tmp_path.glob("unet/*")} == before
     rows = [json.loads(line) for line in (tmp_path / "denoiser.jsonl").read_text().splitlines()]
     assert rows[-1]["step"] == training.PRESETS["smoke"].denoiser.steps
+
+
+def test_the_tokenizer_is_the_same_in_every_process():
+    """The trainer's hash tables are seeded anew in each process, and ties between pairs of letters fall by them."""
+    code = "from shapefirst.pocket.text import build_tokenizer\nprint(build_tokenizer().backend_tokenizer.to_str())"
+    runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True) for _ in range(3)]
+    assert "butterfly</w>" in runs[0].stdout, runs[0].stderr
+    assert len({run.stdout for run in runs}) == 1
 
 
 def test_an_unknown_preset_or_stage_is_named(tmp_path):

@@ -8,6 +8,7 @@ text encoder, and the pair is kept as a ``CLIPModel``, pocket's CLIPScore.
 from __future__ import annotations
 
 import json
+import random
 
 import torch
 import torch.nn.functional as F
@@ -47,9 +48,13 @@ def build_tokenizer() -> CLIPTokenizer:
     raw.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Whitespace(), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
-    words = " ".join(["a", *NOUNS, *ATTRIBUTES, *RELATIONS])
-    # The world's words come often enough to be merged to the end before any other word is.
-    raw.train_from_iterator([words] * 1000 + [" ".join(EVERYDAY)] * 10, trainer)
+    world = " ".join(["a", *NOUNS, *ATTRIBUTES, *RELATIONS]).split()
+    # The world's words come often enough to be merged to the end before any other word is. No two words come equally
+    # often: the trainer breaks ties between pairs of letters by the order of a hash table, another one in each process.
+    dice = random.Random(0)
+    often = dict(zip(EVERYDAY, dice.sample(range(1, 1000), len(EVERYDAY)), strict=True))
+    often |= dict(zip(world, dice.sample(range(10_000, 20_000), len(world)), strict=True))
+    raw.train_from_iterator(([word] * count for word, count in often.items()), trainer)
     learnt = json.loads(raw.to_str())["model"]
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     # A word's last letter carries the suffix, so each byte needs both of its forms to be spelt out.
