@@ -68,8 +68,9 @@ coarsen. At the paper's 7.5, which the table above has too, pictures are still s
 
 ## Limits
 It draws nothing but its world: words that it never saw move the picture without meaning anything. Objects are flat
-silhouettes, 64 pixels wide. Of two objects in one picture one is often not what the prompt says, and more often the two
-have exchanged their attributes or places (the table has the shares). The judge is a small classifier trained on
+silhouettes, 64 pixels wide. Of two objects in one picture not each has its own attribute (the table has the shares).
+Its text encoder was trained to say at every position of the padding what the image shows where: that padding holds the
+prompt is a design here, not a discovery. The judge is a small classifier trained on
 renders: it forgives smears that a person sees, so look at the samples as well. Nothing here says anything about
 photographs or people.
 
