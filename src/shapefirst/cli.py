@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 from shapefirst import __version__, commands_prompts, commands_study, tables, terminal
 from shapefirst.__main__ import INTERRUPTED
 from shapefirst.checks import check_text
-from shapefirst.errors import ShapefirstError
+from shapefirst.errors import ShapefirstError, shortened
 from shapefirst.loading import load_quietly
 from shapefirst.options import Device, GuidanceScale, Model, Sampler
 from shapefirst.schedule import Branch, TextSchedule
@@ -337,10 +337,10 @@ def _warn(pipe: Any, model: str, texts: list[str], scale: float) -> None:
     from shapefirst.pocket.vocabulary import unknown_words
 
     for text in dict.fromkeys(texts):
-        short = terminal.shortened(text)
+        short = shortened(text)
         if cut := cut_text(pipe, text):
             terminal.warning(
-                f"the prompt {short!r} is too long for the text encoder; this is cut off: {terminal.shortened(cut)!r}"
+                f"the prompt {short!r} is too long for the text encoder; this is cut off: {shortened(cut)!r}"
             )
         if not is_pocket(model):
             continue

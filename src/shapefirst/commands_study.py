@@ -15,7 +15,7 @@ from rich.text import Text
 
 from shapefirst import __version__, terminal
 from shapefirst.checks import check_seed
-from shapefirst.errors import ShapefirstError
+from shapefirst.errors import ShapefirstError, shortened
 from shapefirst.loading import load_quietly
 from shapefirst.options import Device, GuidanceScale, Model, Sampler
 
@@ -244,7 +244,7 @@ def _remark(
         unknown = unknown_words(" ".join(p.text for p in given.prompts))
         why = f"pocket never saw {terminal.listed(unknown)}" if unknown else "it reads 'a red car' or two such phrases"
         terminal.warning(
-            f"pocket's judge scores nothing here because of prompts such as {terminal.shortened(unjudged)!r} (in "
+            f"pocket's judge scores nothing here because of prompts such as {shortened(unjudged)!r} (in "
             f"{given.name}): {why}. `shapefirst models pocket` lists its words."
         )
     if plan.strangers:
@@ -264,7 +264,7 @@ def _warn_of_cuts(pipe: Any, plan: Plan) -> None:
     if cut := [text for text in sorted(prompts) if cut_text(pipe, text)]:
         terminal.warning(
             f"{len(cut)} of {len(prompts)} prompts are too long for the text encoder, which does not see their ends, "
-            f"the first of them from {terminal.shortened(cut_text(pipe, cut[0]))!r} on: shorten them."
+            f"the first of them from {shortened(cut_text(pipe, cut[0]))!r} on: shorten them."
         )
 
 

@@ -5,7 +5,7 @@ The command line prints such an error without a traceback and exits with code 2.
 
 from __future__ import annotations
 
-__all__ = ["ModelError", "ShapefirstError", "UnsupportedPipelineError", "first_line"]
+__all__ = ["ModelError", "ShapefirstError", "UnsupportedPipelineError", "first_line", "shortened"]
 
 
 class ShapefirstError(ValueError):
@@ -20,11 +20,15 @@ class UnsupportedPipelineError(ShapefirstError):
     """A diffusers pipeline whose guidance shapefirst does not know how to steer."""
 
 
-def first_line(error: Exception, limit: int = 200) -> str:
+def shortened(text: str, limit: int = 60) -> str:
+    """What fits into a sentence of a longer text."""
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
+
+def first_line(error: Exception) -> str:
     """What a library's error says first, without a full stop; the name of its class if it says nothing."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     said = lines[0]
     if said.endswith(":") and len(lines) > 1:
         said += f" {lines[1]}"
-    said = said.rstrip(".:")
-    return said if len(said) <= limit else f"{said[: limit - 3]}..."
+    return shortened(said.rstrip(".:"), 200)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.text import Text
 
-__all__ = ["error", "line", "listed", "note", "progress", "remark", "results", "shortened", "warning", "working"]
+__all__ = ["error", "line", "listed", "note", "progress", "remark", "results", "warning", "working"]
 
 _WIDE = 200  # where no terminal sets a width, lines must not break: file names are for other programs to read
 
@@ -37,11 +37,6 @@ def warning(sentence: str) -> None:
 def note(sentence: str) -> None:
     """One line worth knowing."""
     _say("Note", "bold cyan", sentence)
-
-
-def shortened(text: str, limit: int = 60) -> str:
-    """What fits into a sentence of a longer text."""
-    return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 
 def listed(words: Sequence[str], most: int = 5) -> str:
