@@ -2,13 +2,18 @@
 
 eps_hat = eps(t, x, 0) + w (eps(t, x, C) - eps(t, x, 0))      in the guided steps
 eps_hat = eps(t, x, 0)                                        in the others (or eps(t, x, C), to keep the text)
+
+With an order, what is not evaluated is the value at u = log(1 + sigma_t / alpha_t) of the polynomial through the last
+order + 1 guided calls.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 
 
@@ -47,6 +52,7 @@ def sample(
     w: float,
     keep: str = "null",
     negative: str = "",
+    order: int | None = None,
 ) -> torch.Tensor:
     """Final latents (B, 4, H, W) from unit noise of that shape; `guided(i)` says whether step i uses the text."""
     solver = type(pipe.scheduler).from_config(pipe.scheduler.config)
@@ -55,15 +61,42 @@ def sample(
     text, null = encode(pipe, prompts), encode(pipe, [negative] * len(prompts))
 
     x = noise * solver.init_noise_sigma
+    seen: dict[float, tuple[torch.Tensor, torch.Tensor]] = {}  # u -> both predictions
     for call, t in enumerate(solver.timesteps):
         x_in = solver.scale_model_input(x, t)
+        u = math.log(1 + sigma_over_alpha(solver, float(t)))
         if guided(call // calls_a_step):
             eps_null, eps_text = predict(pipe, x_in, t, null), predict(pipe, x_in, t, text)
+            seen.pop(u, None)
+            seen[u] = eps_null, eps_text
             eps_hat = eps_null + w * (eps_text - eps_null)
-        else:
+        elif order is None:
             eps_hat = predict(pipe, x_in, t, null if keep == "null" else text)
+        else:
+            last = list(seen)[-(order + 1) :]
+            d = polynomial(last, [seen[at][1] - seen[at][0] for at in last], u)
+            if keep == "neither":
+                eps_hat = polynomial(last, [seen[at][0] for at in last], u) + w * d
+            elif keep == "null":
+                eps_hat = predict(pipe, x_in, t, null) + w * d
+            else:
+                eps_hat = predict(pipe, x_in, t, text) + (w - 1) * d
         x = solver.step(eps_hat, t, x).prev_sample
     return x
+
+
+def sigma_over_alpha(solver: Any, t: float) -> float:
+    """sqrt((1 - abar_t) / abar_t), linear between whole timesteps."""
+    ratios = ((1 - solver.alphas_cumprod) / solver.alphas_cumprod).sqrt().numpy()
+    return float(np.interp(t, np.arange(len(ratios)), ratios))
+
+
+def polynomial(places: list[float], values: list[torch.Tensor], at: float) -> torch.Tensor:
+    """The value `at` a place of the polynomial through `values` at `places`, by its coefficients."""
+    powers = np.vander(np.array(places, dtype=np.float64), increasing=True)
+    coefficients = np.linalg.solve(powers, np.stack([v.double().numpy().ravel() for v in values]))
+    value = np.array([at**i for i in range(len(places))]) @ coefficients
+    return torch.from_numpy(value).reshape(values[0].shape).float()
 
 
 def noise(seeds: list[int], size: int = 8) -> torch.Tensor:

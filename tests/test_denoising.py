@@ -38,6 +38,24 @@ def test_it_equals_the_pipeline(make_pipe, kind, sampler):
     assert all(step.eps_null is not None for step in steps)
 
 
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("keep", ["null", "text", "neither"])
+@pytest.mark.parametrize("order", [0, 1, 2])
+def test_it_extrapolates_as_the_pipeline_does_and_so_does_a_fork(make_pipe, sampler, keep, order):
+    pipe = make_pipe("sd-v", sampler)
+    options = {**OPTIONS, "num_inference_steps": 6}
+    schedule = TextSchedule.at([0, 1, 2, 4], keep=keep, order=order)
+    steps = list(denoise(pipe, PROMPTS, schedule=schedule, generator=generators(SEEDS), **options))
+    with guide(pipe, schedule):
+        assert naive.error(steps[-1].x_next, generate(pipe, num_inference_steps=6)) < 1e-5
+    assert [step.eps_null is None for step in steps] == [keep != "null" and i in (3, 5) for i in range(6)]
+    assert [step.eps_text is None for step in steps] == [keep != "text" and i in (3, 5) for i in range(6)]
+
+    full = list(denoise(pipe, PROMPTS, generator=generators(SEEDS), **options))
+    forked = list(denoise(pipe, PROMPTS, schedule=schedule, start=full[3], **options))
+    assert naive.error(forked[-1].x_next, steps[-1].x_next) < 1e-5
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("w", [W, 1.0])
 def test_guidance_scale_and_kept_text(make_pipe, kind, w):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import math
 from typing import Any
 
 import naive
@@ -15,7 +16,7 @@ from shapefirst.denoising import generators
 from shapefirst.errors import ShapefirstError, UnsupportedPipelineError
 from shapefirst.guidance import guide, text_until
 from shapefirst.models import SAMPLERS
-from shapefirst.schedule import TextSchedule
+from shapefirst.schedule import Auto, TextSchedule
 
 N, W = 4, 5.0
 PROMPTS = ["a red cat", "two dogs"]
@@ -104,6 +105,135 @@ def test_schedules_of_every_form(make_pipe, kind, keep):
             x = generate(pipe)
         options = {"guided": steps.__contains__, "num_steps": N, "w": W, "keep": keep}
         assert naive.error(x, naive.sample(pipe, PROMPTS, naive.noise(SEEDS), **options)) < 1e-4
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("keep", ["null", "text", "neither"])
+def test_extrapolation_is_the_formula(make_pipe, kind, sampler, keep):
+    pipe, steps = make_pipe(kind, sampler), 7
+    schedules = {
+        TextSchedule.every(2, keep=keep, order=0): {0, 2, 4, 6},
+        TextSchedule.growing(3, 1.5, keep=keep, order=1): {0, 1, 2, 4, 6},
+        TextSchedule.at([0, 1, 2, 3, 6], keep=keep, order=2): {0, 1, 2, 3, 6},
+        TextSchedule.at([0, 1, 2, 3], keep=keep, order=3): {0, 1, 2, 3},
+    }
+    for schedule, guided in schedules.items():
+        with guide(pipe, schedule) as evaluations, Spy(pipe) as spy:
+            x = generate(pipe, num_inference_steps=steps)
+        options = {"guided": guided.__contains__, "num_steps": steps, "w": W, "keep": keep, "order": schedule.order}
+        assert naive.error(x, naive.sample(pipe, PROMPTS, naive.noise(SEEDS), **options)) < 1e-4
+        others = 0 if keep == "neither" else 1
+        calls = [calls_of(sampler, i + 1, steps) - calls_of(sampler, i, steps) for i in range(steps)]
+        rows = sum(n * len(PROMPTS) * (2 if i in guided else others) for i, n in enumerate(calls))
+        assert evaluations.rows == spy.rows == rows
+        assert evaluations.calls == sum(n for i, n in enumerate(calls) if i in guided or others)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_extrapolation_in_half_precision(make_pipe, kind, dtype):
+    """Stays as close to float32 as full guidance in half precision does."""
+    pipe = make_pipe(kind)
+    exact, full = {}, {}
+    with guide(pipe, TextSchedule.every(2)):
+        exact["ours"] = generate(pipe)
+    exact["full"] = generate(pipe)
+    half = copy.deepcopy(pipe).to(dtype)
+    with guide(half, TextSchedule.every(2)):
+        full["ours"] = generate(half)
+    assert full["ours"].dtype == dtype
+    full["full"] = generate(half)
+    assert naive.error(full["ours"].float(), exact["ours"]) < 2 * naive.error(full["full"].float(), exact["full"])
+
+
+@pytest.mark.parametrize("keep", ["null", "text", "neither"])
+def test_extrapolated_guidance_is_rescaled_by_the_extrapolated_text_prediction(make_pipe, keep):
+    """diffusers' rescale, written out: eps_hat takes the standard deviation of eps_text."""
+    pipe = make_pipe("sd-v")
+    phi, seen = 0.7, []
+
+    def rescaled(null, text):
+        eps_hat = null + W * (text - null)
+        ratio = text.std((1, 2, 3), keepdim=True) / eps_hat.std((1, 2, 3), keepdim=True)
+        return phi * eps_hat * ratio + (1 - phi) * eps_hat
+
+    solver = type(pipe.scheduler).from_config(pipe.scheduler.config)
+    solver.set_timesteps(N)
+    text, null = naive.encode(pipe, PROMPTS), naive.encode(pipe, [""] * 2)
+    x = naive.noise(SEEDS)
+    with torch.no_grad():
+        for i, t in enumerate(solver.timesteps):
+            n, c = (naive.predict(pipe, x, t, condition) for condition in (null, text))
+            if i == N - 1:
+                d = seen[-1][1] - seen[-1][0]
+                n, c = {"null": (n, n + d), "text": (c - d, c), "neither": seen[-1]}[keep]
+            seen.append((n, c))
+            x = solver.step(rescaled(n, c), t, x).prev_sample
+    with guide(pipe, TextSchedule.at(range(N - 1), keep=keep, order=0)):
+        assert naive.error(generate(pipe, guidance_rescale=phi), x) < 1e-4
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("keep", ["null", "text", "neither"])
+def test_a_tolerance_of_0_is_the_stock_pipeline_bit_for_bit(make_pipe, kind, sampler, keep):
+    pipe = make_pipe(kind, sampler)
+    stock = generate(pipe)
+    with guide(pipe, Auto(0, keep=keep)):
+        assert torch.equal(generate(pipe), stock)
+
+
+@pytest.mark.parametrize("kind", ["sd-epsilon", "pixart"])
+@pytest.mark.parametrize("keep", ["null", "text", "neither"])
+@pytest.mark.parametrize("sampler", ["ddim", "heun"])
+def test_each_image_decides_for_itself(make_pipe, kind, keep, sampler):
+    """What the rule says, image by image, is what it does in a batch: rows leave it one by one."""
+    pipe, steps = make_pipe(kind, sampler), 12
+    prompts, seeds = ["a cat", "a red dog", "three birds"], [1, 2, 3]
+    policy = Auto(0.35 if kind == "sd-epsilon" else 2, keep=keep)  # random models' predictions are wild
+    with guide(pipe, policy) as evaluations, Spy(pipe) as spy:
+        together = generate(pipe, prompts, seeds, num_inference_steps=steps)
+    alone, rows = [], []
+    for prompt, seed in zip(prompts, seeds, strict=True):
+        with guide(pipe, policy) as one:
+            alone.append(generate(pipe, [prompt], [seed], num_inference_steps=steps))
+        rows.append(one.rows)
+    assert naive.error(together, torch.cat(alone)) < 1e-4
+    assert evaluations.rows == spy.rows == sum(rows)
+    calls = calls_of(sampler, steps, steps)
+    assert (0 if keep == "neither" else calls) < min(rows) < 2 * calls
+
+
+def test_a_tolerance_works_by_the_rule(make_pipe):
+    """The steps that it guides, from the errors of a naive loop."""
+    pipe, steps, tol = make_pipe(), 14, 0.3
+    solver = type(pipe.scheduler).from_config(pipe.scheduler.config)
+    solver.set_timesteps(steps)
+    text, null = naive.encode(pipe, PROMPTS[:1]), naive.encode(pipe, [""])
+    x, seen, due, latest, rows = naive.noise(SEEDS[:1]), {}, 0, 0, 0
+    with torch.no_grad():
+        for i, t in enumerate(solver.timesteps):
+            u = math.log(1 + naive.sigma_over_alpha(solver, float(t)))
+            last = list(seen)[-2:]
+            guess = naive.polynomial(last, [seen[at] for at in last], u) if seen else None
+            if i < due:
+                eps_hat = guess
+            else:
+                n, c = (naive.predict(pipe, x, t, condition) for condition in (null, text))
+                eps_hat = n + W * (c - n)
+                gap = 1
+                if len(seen) >= 2:
+                    error = float((guess - eps_hat).square().mean().sqrt())
+                    since = i - latest
+                    gap = max(1, math.floor(min(since * math.sqrt(tol / error), 2 * since + 1, 8)))
+                seen[u], latest, rows = eps_hat, i, rows + 2
+                due = i + 1 if i >= steps - 2 else min(i + gap, steps - 2)
+            x = solver.step(eps_hat, t, x).prev_sample
+    assert 2 * 5 < rows < 2 * steps
+    with guide(pipe, tol=tol) as evaluations:
+        assert naive.error(generate(pipe, PROMPTS[:1], SEEDS[:1], num_inference_steps=steps), x) < 1e-4
+    assert evaluations.rows == rows
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
@@ -209,12 +339,14 @@ def test_rescaled_guidance_stays_right(make_pipe):
 
 def test_every_batched_argument_is_halved(make_pipe):
     """In lists, tuples and dicts; what is not batched stays."""
-    from shapefirst.guidance import _each_tensor, _has_rows
+    from shapefirst.guidance import _each_tensor, _Taking
 
     pair = torch.arange(4.0)[:, None]
     tree = {"a": [pair, (pair, None)], "scale": 0.5, "t": torch.tensor(3), "other": torch.zeros(1, 4)}
-    half = _each_tensor(tree, lambda x: x[:2] if _has_rows(x, 4) else x)
-    assert half["a"][0].shape == half["a"][1][0].shape == (2, 1)
+    some = _each_tensor(tree, _Taking([1, 3], 4))
+    assert some["a"][0].flatten().tolist() == some["a"][1][0].flatten().tolist() == [1, 3]
+    half = _each_tensor(tree, _Taking([0, 1], 4))
+    assert half["a"][0].flatten().tolist() == half["a"][1][0].flatten().tolist() == [0, 1]
     assert (half["a"][1][1], half["scale"], half["t"].ndim, half["other"].shape) == (None, 0.5, 0, (1, 4))
 
     pipe = make_pipe()
@@ -545,5 +677,5 @@ def test_an_offloaded_denoiser_is_refused(make_pipe):
 
 
 def test_what_is_no_schedule_is_refused(make_pipe):
-    with pytest.raises(ShapefirstError, match="takes a TextSchedule, not int"):
+    with pytest.raises(ShapefirstError, match=r"takes a TextSchedule, an Auto, words .* not a int"):
         guide(make_pipe(), 25)

@@ -12,19 +12,19 @@ Where nobody has said, `says_guided` asks the pipeline, and `halves_agree` the b
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
 import torch
 
-from shapefirst.errors import UnsupportedPipelineError
+from shapefirst.errors import ShapefirstError, UnsupportedPipelineError
 from shapefirst.schedule import Branch
 
-__all__ = ["evaluated", "evaluating", "halves_agree", "says_guided"]
+__all__ = ["evaluated", "evaluating", "evaluating_some", "guidance_scale_of", "halves_agree", "says_guided"]
 
-_evaluated: ContextVar[tuple[Branch, ...]] = ContextVar("shapefirst.branches", default=())
+_evaluated: ContextVar[tuple[Branch, ...] | None] = ContextVar("shapefirst.branches", default=())
 
 
 @contextmanager
@@ -37,9 +37,29 @@ def evaluating(*branches: Branch) -> Iterator[None]:
         _evaluated.reset(token)
 
 
+@contextmanager
+def evaluating_some() -> Iterator[None]:
+    """Within the block, the batch holds the null branch of some images and the text branch of others."""
+    token = _evaluated.set(None)
+    try:
+        yield
+    finally:
+        _evaluated.reset(token)
+
+
 def evaluated() -> tuple[Branch, ...]:
-    """What the innermost `evaluating` block says; empty outside of one."""
-    return _evaluated.get()
+    """What the innermost `evaluating` block says; empty outside of one.
+
+    Raises:
+        ShapefirstError: It says that the branches' rows are those of different images.
+    """
+    branches = _evaluated.get()
+    if branches is None:
+        raise ShapefirstError(
+            "Attention cannot be recorded or changed while each image decides for itself which branches run: use a "
+            "TextSchedule in place of a tolerance, or keep neither branch."
+        )
+    return branches
 
 
 def says_guided(pipe: Any, latents: torch.Tensor) -> bool | None:
@@ -48,7 +68,14 @@ def says_guided(pipe: Any, latents: torch.Tensor) -> bool | None:
     Raises:
         UnsupportedPipelineError: It says that it does, but the batch of `latents` is not the same latents twice.
     """
-    said = _said_guided(pipe)
+    names = _call_in_progress(pipe)
+    if names is None:
+        return None
+    said = bool(
+        names["do_classifier_free_guidance"]
+        if "do_classifier_free_guidance" in names
+        else getattr(pipe, "do_classifier_free_guidance", names["guidance_scale"] > 1)
+    )
     if said and not halves_agree(latents):
         raise UnsupportedPipelineError(
             f"{type(pipe).__name__} gave its denoiser a batch of {len(latents)} rows that is not the latents twice, "
@@ -65,19 +92,32 @@ def halves_agree(latents: torch.Tensor) -> bool:
     return torch.equal(a, b) or torch.equal(a.nan_to_num(), b.nan_to_num())
 
 
-def _said_guided(pipe: Any) -> bool | None:
-    """What the call in progress says.
+def guidance_scale_of(pipe: Any) -> float:
+    """The w of the pipeline's call in progress.
 
-    Stable Diffusion answers through a property, which is stale outside of a call; PixArt-alpha keeps the answer in a
-    local variable of `__call__`. So the call itself is looked for on the stack and asked.
+    Raises:
+        ShapefirstError: No call is in progress.
+    """
+    names = _call_in_progress(pipe)
+    if names is None:
+        raise ShapefirstError(
+            f"A tolerance needs the guidance scale, which only a call of the {type(pipe).__name__} itself tells: use a "
+            "TextSchedule with a loop of your own."
+        )
+    return float(names["guidance_scale"])
+
+
+def _call_in_progress(pipe: Any) -> Mapping[str, Any] | None:
+    """The local variables of the pipeline's `__call__`, if one is running.
+
+    Stable Diffusion tells its settings through properties, which are stale outside of a call; PixArt-alpha keeps them
+    in local variables of `__call__`. So the call itself is looked for on the stack and asked.
     """
     frame = sys._getframe(1)
     while frame is not None:
         if frame.f_code.co_name == "__call__":
             names = frame.f_locals
             if names.get("self") is pipe and "guidance_scale" in names:
-                if "do_classifier_free_guidance" in names:
-                    return bool(names["do_classifier_free_guidance"])
-                return bool(getattr(pipe, "do_classifier_free_guidance", names["guidance_scale"] > 1))
+                return names
         frame = frame.f_back  # type: ignore[assignment]
     return None

@@ -10,7 +10,7 @@ from diffusers.hooks import HookRegistry, ModelHook
 
 from shapefirst.errors import ShapefirstError, UnsupportedPipelineError
 
-__all__ = ["DenoiserHook"]
+__all__ = ["DenoiserHook", "check_unreplaced"]
 
 Kind = TypeVar("Kind", bound="DenoiserHook")
 
@@ -90,3 +90,16 @@ class DenoiserHook(ModelHook):
     def latents(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
         """The latents that the denoiser is called with, (rows, C, H, W)."""
         return self.argument(self._latents, args, kwargs)
+
+
+def check_unreplaced(denoiser: torch.nn.Module) -> None:
+    """Raise UnsupportedPipelineError if another tool has put a forward of its own on the denoiser or a part of it.
+
+    DeepCache and T-GATE do so, and skip parts of the evaluations that are counted and remembered here.
+    """
+    for name, module in denoiser.named_modules():
+        if "forward" in vars(module) and "_diffusers_hook" not in vars(module):
+            raise UnsupportedPipelineError(
+                f"Another tool has replaced the forward method of {name or 'the denoiser'!r} in this "
+                f"{type(denoiser).__name__}, as DeepCache and T-GATE do: switch it off, or load the pipeline again."
+            )

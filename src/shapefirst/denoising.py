@@ -14,10 +14,9 @@ of its scheduler.
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import torch
@@ -27,12 +26,16 @@ from PIL import Image
 from shapefirst.branches import evaluating
 from shapefirst.checks import check_steps
 from shapefirst.errors import ShapefirstError
+from shapefirst.extrapolation import noise_level, scales, weights
 from shapefirst.guidance import is_steered
 from shapefirst.layout import denoiser_of
 from shapefirst.schedule import Branch, TextSchedule
 from shapefirst.timeline import steps_of
 
 __all__ = ["Embeddings", "Step", "as_images", "decode", "denoise", "encode", "generators", "preprocessed"]
+
+
+LONGEST_PAST: Final = 4  # guided calls: what the highest order extrapolates from
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,10 @@ class Embeddings:
     null: torch.Tensor
     text_mask: torch.Tensor | None = None
     null_mask: torch.Tensor | None = None
+
+
+#: u_t of `shapefirst.extrapolation`, and the model's own output of the null and the text branch, the latest last.
+Past: TypeAlias = tuple[tuple[float, torch.Tensor, torch.Tensor], ...]
 
 
 @dataclass(frozen=True)
@@ -70,6 +77,7 @@ class Step:
         x0: (B, C, H, W), the clean latents that eps implies.
         x_next: (B, C, H, W), the latents after the step.
         solver: The solver as it was before the step, for `denoise(start=...)`.
+        past: The guided calls before the step that a schedule may extrapolate from, likewise.
     """
 
     index: int
@@ -81,6 +89,7 @@ class Step:
     x0: torch.Tensor
     x_next: torch.Tensor
     solver: Any = field(repr=False)
+    past: Past = field(repr=False, default=())
 
 
 def generators(seeds: Sequence[int]) -> list[torch.Generator]:
@@ -191,25 +200,37 @@ def denoise(
     schedule.check(num_steps)
     extra = pipe.prepare_extra_step_kwargs(generator, 0.0)
 
+    past = start.past if start else ()
     for index in range(start.index if start else 0, num_steps):
-        branches: tuple[Branch, ...] = (schedule.keep,)
+        branches: tuple[Branch, ...] = () if schedule.keep == "neither" else (schedule.keep,)
         if guidance_scale <= 1:
             branches = ("text",)
         elif schedule.uses_text(index, num_steps):
             branches = ("null", "text")
-        before, x_t = copy.deepcopy(solver), x
+        before, x_t, past_then = copy.deepcopy(solver), x, past
         shown: _Shown | None = None
         for t in (t for t, step in zip(solver.timesteps, steps, strict=True) if step == index):
             x_in = solver.scale_model_input(x, t)
-            with evaluating(*branches):
-                out = _predict(pipe, denoiser, x_in, t, embeddings, branches)
-            guided = out["null"] + guidance_scale * (out["text"] - out["null"]) if len(out) == 2 else out[branches[0]]
+            out: dict[Branch, torch.Tensor] = {}
+            if branches:
+                with evaluating(*branches):
+                    out = _predict(pipe, denoiser, x_in, t, embeddings, branches)
+            both = out
+            if guidance_scale > 1 and (len(out) == 2 or schedule.order is not None):
+                u = noise_level(solver, t)
+                if len(out) == 2:
+                    past = (*(seen for seen in past if seen[0] != u), (u, out["null"], out["text"]))[-LONGEST_PAST:]
+                else:
+                    both = _extrapolated(out, past[-(schedule.order or 0) - 1 :], u)
+            guided = (
+                both["null"] + guidance_scale * (both["text"] - both["null"]) if len(both) == 2 else out[branches[0]]
+            )
             shown = shown or _Shown(t, x_in, out, guided)
             x = solver.step(guided, t, x, **extra, return_dict=False)[0]
         assert shown is not None  # every step has an entry in the list of timesteps
         eps_of = {branch: _eps_and_x0(solver, y, shown.x_in, shown.t)[0] for branch, y in shown.out.items()}
         eps, x0 = _eps_and_x0(solver, shown.guided, shown.x_in, shown.t)
-        yield Step(index, float(shown.t), x_t, eps_of.get("null"), eps_of.get("text"), eps, x0, x, before)
+        yield Step(index, float(shown.t), x_t, eps_of.get("null"), eps_of.get("text"), eps, x0, x, before, past_then)
 
 
 @torch.no_grad()
@@ -311,6 +332,18 @@ def _predict(
     return dict(zip(branches, out.chunk(len(branches)), strict=True))
 
 
+def _extrapolated(out: dict[Branch, torch.Tensor], past: Past, u: float) -> dict[Branch, torch.Tensor]:
+    """Both branches at ``u``: what was evaluated, and the rest from the past (see `shapefirst.extrapolation`)."""
+    shares = weights(tuple(at for at, _, _ in past), u)
+    null = torch.stack([share * seen for share, (_, seen, _) in zip(shares, past, strict=True)]).sum(0)
+    text = torch.stack([share * seen for share, (_, _, seen) in zip(shares, past, strict=True)]).sum(0)
+    if "null" in out:
+        return {"null": out["null"], "text": out["null"] + (text - null)}
+    if "text" in out:
+        return {"null": out["text"] - (text - null), "text": out["text"]}
+    return {"null": null, "text": text}
+
+
 def _eps_and_x0(
     solver: Any, out: torch.Tensor, x_in: torch.Tensor, t: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -318,7 +351,7 @@ def _eps_and_x0(
 
     Here a = sqrt(abar_t) and s = sqrt(1 - abar_t), and v = a eps - s x0 (Salimans & Ho 2022, arXiv 2202.00512).
     """
-    a, s = _scales(solver.alphas_cumprod, float(t))
+    a, s = scales(solver.alphas_cumprod, float(t))
     kind = solver.config.prediction_type
     if kind == "epsilon":
         return out, (x_in - s * out) / a
@@ -327,17 +360,3 @@ def _eps_and_x0(
     if kind == "sample":
         return (x_in - a * out) / s, out
     raise ShapefirstError(f"The model predicts {kind!r}; shapefirst knows epsilon, v_prediction and sample.")
-
-
-def _scales(abar: torch.Tensor, t: float) -> tuple[float, float]:
-    """sqrt(abar_t) and sqrt(1 - abar_t).
-
-    Between whole timesteps s / a is interpolated linearly, as diffusers' Euler and Heun do.
-    """
-    below, above = math.floor(t), math.ceil(t)
-    if below == above:
-        return math.sqrt(abar[below]), math.sqrt(1 - abar[below])
-    low, high = (math.sqrt((1 - abar[i]) / abar[i]) for i in (below, above))
-    ratio = low + (t - below) * (high - low)
-    a = 1 / math.sqrt(1 + ratio**2)
-    return a, ratio * a

@@ -3,30 +3,37 @@
     with text_until(pipe, step=25):
         pipe("a red wooden car", num_inference_steps=50)
 
+    with guide(pipe, budget=0.6):
+        pipe("a red wooden car", num_inference_steps=50)
+
 A guided step of a pipeline evaluates its denoiser on 2B rows, null first, and combines the halves itself:
 
     eps_hat = eps_null + w (eps_text - eps_null)                                    (Yi et al. 2024, eq. 9)
 
-In a step without text the hook below runs the denoiser on the B rows of one branch and returns that prediction twice.
-The pipeline's own formula then gives eps_hat = eps + w (eps - eps) = eps exactly, whatever w is and whatever it does
-with eps_hat afterwards (rescaled guidance, learned sigma).
+In any other step the hook below runs the denoiser on fewer rows, or not at all, and fills in the rest (see
+`shapefirst.steering`). Where one branch stands for both, the pipeline's own formula gives eps + w (eps - eps) = eps
+exactly, whatever w is. Whatever the pipeline does with the two halves besides, it does with what was filled in:
+guidance rescale takes the standard deviation of the extrapolated text prediction, and learned sigmas are extrapolated,
+too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers.utils import BaseOutput
 
-from shapefirst.branches import evaluating, halves_agree, says_guided
-from shapefirst.denoiser_hook import DenoiserHook
-from shapefirst.errors import ShapefirstError
+from shapefirst.branches import evaluating, evaluating_some, guidance_scale_of, halves_agree, says_guided
+from shapefirst.denoiser_hook import DenoiserHook, check_unreplaced
 from shapefirst.layout import denoiser_of
-from shapefirst.schedule import Branch, TextSchedule
+from shapefirst.policies import policy_of
+from shapefirst.schedule import Auto, Branch, Policy, TextSchedule
+from shapefirst.steering import Course
 from shapefirst.timeline import Run, follow
 
 __all__ = ["Evaluations", "guide", "is_steered", "text_until"]
@@ -37,8 +44,8 @@ class Evaluations:
     """What the denoiser has really done since the block was entered.
 
     Attributes:
-        rows: Rows evaluated, over all calls: with B images, 2B for a guided step and B otherwise.
-        calls: Calls of the denoiser.
+        rows: Rows evaluated, over all calls: with B images, 2B for a guided step.
+        calls: Calls of the denoiser, those that evaluated nothing left out.
     """
 
     rows: int = 0
@@ -61,26 +68,36 @@ def text_until(
     return guide(pipe, TextSchedule.until(step, fraction=fraction, keep=keep))
 
 
-def guide(pipe: Any, schedule: TextSchedule) -> AbstractContextManager[Evaluations]:
-    """Within the block, generations of `pipe` follow `schedule`; the block yields an `Evaluations` counter.
+def guide(
+    pipe: Any, policy: Policy | str | Path | None = None, *, budget: float | None = None, tol: float | None = None
+) -> AbstractContextManager[Evaluations]:
+    """Within the block, generations of `pipe` follow a policy; the block yields an `Evaluations` counter.
 
     Any batch size, `num_images_per_prompt`, scheduler and dtype will do. Steps are denoising steps, whatever the number
     of denoiser calls in each (see `shapefirst.timeline`), and are counted from the first one that the call runs: where
     image-to-image with strength 0.6 runs the last 30 of 50 steps, there are 30. With `guidance_scale <= 1` a pipeline
     runs no null branch: there is nothing to drop and nothing changes.
 
-    Blocks nest: the inner schedule holds until its block ends, then the outer one again; an outer counter also counts
+    Blocks nest: the inner policy holds until its block ends, then the outer one again; an outer counter also counts
     the inner block. The pipeline is left as it was found, also if the block raises. A loop of your own over the
-    pipeline's parts works too; its batch is taken for a guided one if both halves of the latents are equal.
+    pipeline's parts works too, except with a tolerance; its batch is taken for a guided one if both halves of the
+    latents are equal.
+
+    Args:
+        pipe: A stock diffusers pipeline with classifier-free guidance.
+        policy: A `TextSchedule`, an `Auto`, words such as "paper:25" (see `shapefirst.policies`), or the path of a
+            policy that `shapefirst tune` wrote.
+        budget: In its place: the share of the evaluations of full guidance that may be spent, above 0 and up to 1. The
+            guided steps are then well placed, and the others extrapolated.
+        tol: In its place: the error that an extrapolation may have, from 0 up; each image decides for itself (`Auto`).
 
     Raises:
-        UnsupportedPipelineError: Here, if the pipeline's guidance is of an unknown layout; in the first step that drops
-            a branch, if its batch turns out to be.
-        ShapefirstError: In the first step of a generation, if the schedule names a step beyond its last one.
+        UnsupportedPipelineError: Here, if the pipeline's guidance is of an unknown layout, or another tool has replaced
+            its denoiser's methods; in the first step that drops a branch, if its batch turns out to be.
+        ShapefirstError: Not exactly one of policy, budget and tol; one that is no policy; a policy file that was made
+            for another model or sampler; in the first step of a generation, a policy that does not fit its steps.
     """
-    if not isinstance(schedule, TextSchedule):
-        raise ShapefirstError(f"guide() takes a TextSchedule, not {type(schedule).__name__}.")
-    return _Guide(pipe, schedule)
+    return _Guide(pipe, policy_of(pipe, policy, budget=budget, tol=tol))
 
 
 def is_steered(denoiser: Any) -> bool:
@@ -91,13 +108,13 @@ def is_steered(denoiser: Any) -> bool:
 class _Guide(AbstractContextManager[Evaluations]):
     """The `with` block. It can be entered again, and within itself."""
 
-    def __init__(self, pipe: Any, schedule: TextSchedule) -> None:
-        self._pipe, self._schedule = pipe, schedule
+    def __init__(self, pipe: Any, policy: Policy) -> None:
+        self._pipe, self._policy = pipe, policy
         self._denoiser = denoiser_of(pipe)
         self._entered: list[tuple[_GuidanceHook, _Block]] = []
 
     def __enter__(self) -> Evaluations:
-        block = _Block(self._schedule, Evaluations())
+        block = _Block(self._policy, Evaluations())
         self._entered.append((_GuidanceHook.enter(self._pipe, self._denoiser, block), block))
         return block.evaluations
 
@@ -108,12 +125,12 @@ class _Guide(AbstractContextManager[Evaluations]):
 
 @dataclass(frozen=True, eq=False)
 class _Block:
-    schedule: TextSchedule
+    policy: Policy
     evaluations: Evaluations
 
 
 class _GuidanceHook(DenoiserHook):
-    """Stands between a pipeline and its denoiser, and runs one half of the batch where the schedule drops the other."""
+    """Stands between a pipeline and its denoiser, and runs the rows that the policy asks for."""
 
     name = "shapefirst.guidance"
     busy = "denoiser is being guided"
@@ -121,44 +138,68 @@ class _GuidanceHook(DenoiserHook):
     def __init__(self, pipe: Any, denoiser: Any) -> None:
         super().__init__(pipe, denoiser)
         self._run: Run | None = None
+        self._course: Course | None = None
+        self._course_of: tuple[Run | None, Policy | None, int] = None, None, 0  # run, policy and rows it was made for
         self._guided = False
         self._guided_for: tuple[Run | None, int] = None, 0  # the run and the rows for which that was found out
+        self._wrap: Callable[[torch.Tensor], Any] = _as_tuple  # a tensor -> the denoiser's kind of output
 
     # A compiled denoiser stays compiled; the bookkeeping around it, which changes with every call, is not traced.
     @torch.compiler.disable(recursive=False)
     def new_forward(self, module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
         forward = self.fn_ref.original_forward
-        schedule = self.blocks[-1].schedule
-        rows = self.latents(args, kwargs).shape[0]
+        latents = self.latents(args, kwargs)
+        course = self._follow(self.argument("timestep", args, kwargs), latents)
+        rows = range(len(latents)) if course is None or course.is_guided else course.rows()
 
-        run = self._follow(self.argument("timestep", args, kwargs))
-        alone = not schedule.uses_text(run.step, run.num_steps) and self._is_guided(run, self.latents(args, kwargs))
-        if alone:
-            half = slice(0, rows // 2) if schedule.keep == "null" else slice(rows // 2, rows)
-            args, kwargs = _each_tensor((args, kwargs), lambda x: x[half] if _has_rows(x, rows) else x)
-            rows //= 2
         # With one image the fixed cost is most of a call; inference mode takes part of it away, where the caller
         # records no gradients anyway. What leaves it is a copy, and so an ordinary tensor again.
         quick = not torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
-        with (
-            evaluating(schedule.keep) if alone else nullcontext(),
-            torch.inference_mode() if quick else nullcontext(),
-        ):
-            prediction = forward(*args, **kwargs)
-        if alone:
-            prediction = _each_tensor(prediction, lambda y: torch.cat([y, y]) if _has_rows(y, rows) else y.clone())
-        elif quick:
+        with _says(course), torch.inference_mode() if quick else nullcontext():
+            prediction = None
+            if rows:
+                if len(rows) < len(latents):
+                    args, kwargs = _each_tensor((args, kwargs), _Taking(rows, len(latents)))
+                prediction = forward(*args, **kwargs)
+            if course is not None:
+                prediction = self._complete(course, prediction)
+        if quick:
             prediction = _each_tensor(prediction, torch.clone)
 
         for block in self.blocks:
-            block.evaluations.rows += rows
-            block.evaluations.calls += 1
+            block.evaluations.rows += len(rows)
+            block.evaluations.calls += bool(rows)
         return prediction
 
     @torch.compiler.disable
-    def _follow(self, t: Any) -> Run:
-        self._run = follow(self._run, t, self.pipe)
-        return self._run
+    def _follow(self, t: Any, latents: torch.Tensor) -> Course | None:
+        """The course of this call's generation, brought up to date; None where its batch is to run as it is."""
+        policy, previous = self.blocks[-1].policy, self._run
+        self._run = run = follow(previous, t, self.pipe)
+        if run is not previous:
+            check_unreplaced(self.denoiser)
+        if isinstance(policy, TextSchedule):
+            policy.check(run.num_steps)
+        if policy == TextSchedule.always() or not self._is_guided(run, latents):
+            return None
+        if self._course is None or self._course_of != (run, policy, len(latents)):
+            scale = guidance_scale_of(self.pipe) if isinstance(policy, Auto) else 1.0
+            self._course = Course(policy, len(latents) // 2, scale)
+            self._course_of = run, policy, len(latents)
+        self._course.begin(run)
+        return self._course
+
+    @torch.compiler.disable
+    def _complete(self, course: Course, prediction: Any) -> Any:
+        """The denoiser's output for all rows, from that of the rows that ran."""
+        if prediction is None:
+            return self._wrap(course.completed(None))
+        if isinstance(prediction, BaseOutput):
+            kind, (first, *_) = type(prediction), prediction
+            self._wrap = lambda out: kind(**{first: out})
+        else:
+            self._wrap = _as_tuple
+        return self._wrap(course.completed(prediction[0]))
 
     @torch.compiler.disable
     def _is_guided(self, run: Run, latents: torch.Tensor) -> bool:
@@ -171,8 +212,32 @@ class _GuidanceHook(DenoiserHook):
         return self._guided
 
 
-def _has_rows(x: torch.Tensor, rows: int) -> bool:
-    return x.ndim > 0 and x.shape[0] == rows
+def _as_tuple(out: torch.Tensor) -> tuple[torch.Tensor]:
+    return (out,)
+
+
+def _says(course: Course | None) -> AbstractContextManager[None]:
+    """Tells whoever listens inside of the denoiser which branches run."""
+    if course is None or course.is_guided:
+        return nullcontext()
+    null, text = len(course.null_images), len(course.text_images)
+    if null and text:
+        return evaluating("null", "text") if null == text else evaluating_some()
+    return evaluating("null" if null else "text")
+
+
+@dataclass(frozen=True)
+class _Taking:
+    """Some of the rows of a batch of `of`; other tensors stay as they are. Neighbouring rows are not copied."""
+
+    rows: Sequence[int]
+    of: int
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        if x.ndim == 0 or len(x) != self.of:
+            return x
+        first, last = self.rows[0], self.rows[-1]
+        return x[first : last + 1] if last - first + 1 == len(self.rows) else x[list(self.rows)]
 
 
 @torch.compiler.disable

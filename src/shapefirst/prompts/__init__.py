@@ -4,7 +4,7 @@ from shapefirst.prompts.captions import PAPER_CAPTIONS, read_captions
 from shapefirst.prompts.lines import as_lines, parse_prompts, read_pairs, read_prompts
 from shapefirst.prompts.pairs import Pair, make_pairs
 from shapefirst.prompts.prompt import Prompt, parse_phrases
-from shapefirst.prompts.promptset import PAPER_SIZES, compbench, every_phrase, sample
+from shapefirst.prompts.promptset import PAPER_SIZES, compbench, every_phrase, mixed, sample
 
 __all__ = [
     "PAPER_CAPTIONS",
@@ -15,6 +15,7 @@ __all__ = [
     "compbench",
     "every_phrase",
     "make_pairs",
+    "mixed",
     "parse_phrases",
     "parse_prompts",
     "read_captions",

@@ -15,11 +15,11 @@ from types import MappingProxyType
 from typing import Final, TypeVar
 
 from shapefirst.errors import ShapefirstError
-from shapefirst.pocket.vocabulary import ATTRIBUTES, NOUNS
+from shapefirst.pocket.vocabulary import ATTRIBUTES, NOUNS, RELATIONS
 from shapefirst.prompts.lines import read_prompts
 from shapefirst.prompts.prompt import COLOUR_WORDS, TEXTURE_WORDS, Phrase, Prompt, parse_phrases
 
-__all__ = ["PAPER_SIZES", "compbench", "every_phrase", "sample"]
+__all__ = ["PAPER_SIZES", "compbench", "every_phrase", "mixed", "sample"]
 
 #: How many prompts of each source the paper's PromptSet has.
 PAPER_SIZES: Final[Mapping[str, int]] = MappingProxyType({"colour": 800, "texture": 800, "complex": 1000})
@@ -78,6 +78,26 @@ def compbench(
         prompts += [Prompt.of(phrase, source) for phrase in chosen]
     lines = dict.fromkeys(" ".join(line.split()) for path in complex for line in read_prompts(path))
     return prompts + [Prompt(line, (), "complex") for line in sample(lines, sizes["complex"], seed)]
+
+
+def mixed(count: int, seed: int) -> list[str]:
+    """Distinct prompts of pocket's world, two thirds of them with one object; fewer are the first of more.
+
+    Raises:
+        ShapefirstError: ``count`` is not from 1 to 10,000.
+    """
+    if not 1 <= count <= 10_000:
+        raise ShapefirstError(f"The number of prompts must be from 1 to 10000, not {count}.")
+    dice = random.Random(seed)
+
+    def phrase() -> str:
+        return f"a {dice.choice(ATTRIBUTES)} {dice.choice(NOUNS)}"
+
+    prompts: dict[str, None] = {}
+    while len(prompts) < count:
+        pair = len(prompts) % 3 == 2
+        prompts[f"{phrase()} {dice.choice(list(RELATIONS))} {phrase()}" if pair else phrase()] = None
+    return list(prompts)
 
 
 def sample(items: Iterable[T], size: int | None, seed: int) -> list[T]:

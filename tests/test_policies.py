@@ -1,0 +1,296 @@
+"""Where guided steps lie, policies by name, and policy files."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from test_guidance import N, generate
+
+from shapefirst.errors import ShapefirstError, UnsupportedPipelineError
+from shapefirst.extrapolation import Memory, noise_level, weights
+from shapefirst.guidance import guide
+from shapefirst.placement import spread
+from shapefirst.policies import parse_policy
+from shapefirst.policy_file import PolicyFile, model_digest, read_policy, sampler_digest, write_policy
+from shapefirst.schedule import Auto, TextSchedule
+
+STEPS = st.integers(1, 80)
+KEEP = st.sampled_from(["null", "text", "neither"])
+
+
+# --- extrapolation ----------------------------------------------------------------------------------------------------
+
+
+@given(st.integers(0, 3), st.data())
+def test_extrapolation_is_exact_on_polynomials_of_its_order(order, data):
+    places = data.draw(st.lists(st.integers(0, 40), min_size=order + 1, max_size=order + 1, unique=True))
+    coefficients = data.draw(st.lists(st.integers(-5, 5), min_size=order + 1, max_size=order + 1))
+    at = data.draw(st.integers(0, 40))
+
+    def value(u: float) -> float:
+        return float(np.polynomial.polynomial.polyval(u / 10, coefficients))
+
+    memory = Memory(2, order)
+    for u in sorted(places):
+        memory.remember([0, 1], u / 10, torch.tensor([[value(u)], [-value(u)]], dtype=torch.float64))
+    found = memory.extrapolate([0, 1], at / 10).flatten().tolist()
+    assert found == pytest.approx([value(at), -value(at)], rel=1e-6, abs=1e-6)
+
+
+@given(st.lists(st.integers(0, 50), min_size=1, max_size=4, unique=True), st.floats(-1, 60))
+def test_weights_add_up_to_one(places, at):
+    assert math.fsum(weights(tuple(map(float, places)), at)) == pytest.approx(1, rel=1e-6, abs=1e-4)
+
+
+def test_each_row_has_a_memory_of_its_own():
+    """Row 0 has two values and is extrapolated linearly; row 1 has one, which is repeated; a place seen again counts
+    once."""
+    memory = Memory(2, 1)
+    memory.remember([0, 1], 1.0, torch.tensor([[1.0], [5.0]]))
+    memory.remember([0], 2.0, torch.tensor([[9.0]]))
+    memory.remember([0], 2.0, torch.tensor([[3.0]]))
+    assert memory.extrapolate([0, 1], 4.0).flatten().tolist() == [7.0, 5.0]
+    assert memory.extrapolate([1], 9.0).flatten().tolist() == [5.0]
+    assert (memory.known(0), memory.known(1)) == (2, 1)
+
+
+def test_the_variable_is_minus_the_log_snr_where_noise_prevails(make_pipe):
+    scheduler = make_pipe().scheduler
+    for t in (1, 500, 999):
+        abar = float(scheduler.alphas_cumprod[t])
+        assert noise_level(scheduler, t) == pytest.approx(math.log(1 + math.sqrt((1 - abar) / abar)))
+
+
+# --- placement --------------------------------------------------------------------------------------------------------
+
+
+@given(STEPS, st.floats(0.01, 1), KEEP)
+def test_a_budget_is_spent_and_kept(num_steps, budget, keep):
+    schedule = TextSchedule.within(budget, keep=keep)
+    try:
+        guided = schedule.guided_steps(num_steps)
+    except ShapefirstError as error:
+        smallest = float(str(error).rsplit("give ", 1)[1].split(" or")[0])
+        assert budget < smallest <= 1
+        TextSchedule.within(smallest, keep=keep).guided_steps(num_steps)  # the remedy works
+        return
+    spent = schedule.evaluations(num_steps) / (2 * num_steps)
+    assert spent <= budget + 1e-6
+    assert budget - spent < 2 / (2 * num_steps) or len(guided) == num_steps  # no further step could be paid for
+    assert {0, num_steps - 1} <= guided
+
+
+@given(st.integers(5, 80), st.data(), st.floats(1, 3))
+def test_spread_gives_that_many_steps_denser_at_the_start(num_steps, data, power):
+    count = data.draw(st.integers(5, num_steps))
+    steps = spread(num_steps, count, 3, 2, power)
+    assert len(steps) == count
+    assert {0, 1, 2, num_steps - 2, num_steps - 1} <= steps <= set(range(num_steps))
+    half = num_steps // 2
+    assert sum(step < half for step in steps) >= sum(step >= num_steps - half for step in steps) - 2
+
+
+@given(STEPS, st.integers(1, 10))
+def test_every_mth_step(num_steps, gap):
+    assert TextSchedule.every(gap).guided_steps(num_steps) == {i for i in range(num_steps) if i % gap == 0}
+
+
+@given(STEPS, st.integers(1, 10), st.floats(1, 3))
+def test_gaps_grow(num_steps, first, ratio):
+    steps = sorted(TextSchedule.growing(first, ratio).guided_steps(num_steps))
+    assert steps[:first] == list(range(min(first, num_steps)))
+    gaps = np.diff(steps[first - 1 :])
+    assert all(b >= a - 1 for a, b in zip(gaps, gaps[1:], strict=False))  # up to rounding
+    assert all(gap <= ratio ** (i + 1) + 1 for i, gap in enumerate(gaps))
+
+
+def test_a_schedule_prints_as_a_strip():
+    assert TextSchedule.until(3).strip(6) == "###nnn"
+    assert TextSchedule.until(3, keep="text").strip(6) == "###ttt"
+    assert TextSchedule.every(2, keep="null").strip(5) == "#N#N#"
+    assert TextSchedule.every(2, keep="text", order=0).strip(5) == "#T#T#"
+    assert TextSchedule.every(3).strip(5) == "#..#."
+    assert str(TextSchedule.until(20)) == "#" * 20 + "n" * 30
+    assert len(str(TextSchedule.until(60))) == 60
+    assert TextSchedule.every(2).evaluations(5) == 6
+
+
+# --- words ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "policy"),
+    [
+        ("full", TextSchedule.always()),
+        ("paper:25", TextSchedule.until(25)),
+        ("paper:0.5", TextSchedule.until(fraction=0.5)),
+        ("text:25", TextSchedule.until(25, keep="text")),
+        ("budget:0.6", TextSchedule.within(0.6)),
+        ("budget:0.7,keep=text,order=2", TextSchedule.within(0.7, keep="text", order=2)),
+        ("every:3", TextSchedule.every(3)),
+        ("every:3,order=none,keep=null", TextSchedule.every(3, keep="null", order=None)),
+        ("growing:5x1.3", TextSchedule.growing(5, 1.3)),
+        ("steps:0-4+7+11", TextSchedule.at([0, 1, 2, 3, 4, 7, 11])),
+        ("tol:0.02", Auto(0.02)),
+        ("tol:0.02,keep=null", Auto(0.02, keep="null")),
+    ],
+)
+def test_words_name_policies(words, policy):
+    assert parse_policy(words) == policy
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("", "no policy ''"),
+        ("paper", "no policy 'paper'"),
+        ("full:1", "no policy 'full:1'"),
+        ("paperr:25", "no policy 'paperr:25'"),
+        ("paper:x", "whole number of steps, not 'x'"),
+        ("paper:1.5", "between 0 and 1, not 1.5"),
+        ("paper:25,keep=text", "paper takes no options"),
+        ("budget:1.5", "above 0 and up to 1, not 1.5"),
+        ("budget:0", "above 0"),
+        ("budget:nan", "above 0"),
+        ("every:0", "from 1 up, not 0"),
+        ("every:3,keep=both", 'must be "null", "text" or "neither"'),
+        ("every:3,order=4", "'order=4' in 'every:3,order=4' is no option"),
+        ("every:3,order=none", "leave|need a prediction"),
+        ("growing:5", "the ratio must be a number"),
+        ("growing:5x0.5", "ratio of 1 or more, not 0.5"),
+        ("growing:0x1.5", "must be 1 or more, not 0"),
+        ("steps:1-x", "whole number of steps, not 'x'"),
+        ("tol:-1", "from 0 up"),
+        ("tol:inf", "finite"),
+        ("tol:0.1,order=none", "needs an order"),
+    ],
+)
+def test_words_that_name_none_are_refused(words, message):
+    with pytest.raises(ShapefirstError, match=message):
+        parse_policy(words)
+
+
+def test_guide_takes_one_of_the_three(make_pipe):
+    pipe = make_pipe()
+    for given_ in ({}, {"policy": "paper:2", "budget": 0.5}, {"budget": 0.5, "tol": 0.1}):
+        with pytest.raises(ShapefirstError, match="Give one of"):
+            guide(pipe, **given_)
+    for bad, message in (({"budget": "x"}, "budget must be a number, not 'x'"), ({"tol": True}, "tol must be")):
+        with pytest.raises(ShapefirstError, match=message):
+            guide(pipe, **bad)
+    with guide(pipe, "paper:2") as by_words:
+        generate(pipe)
+    with guide(pipe, budget=1.0) as by_budget:
+        generate(pipe)
+    assert (by_words.rows, by_budget.rows) == (2 * 2 * 2 + 2 * (N - 2), 2 * 2 * N)
+
+
+@pytest.mark.parametrize(
+    ("policy", "message"),
+    [
+        ("steps:1+2", "needs a guided step to begin with"),
+        ("steps:0+9", "names step 10, but this generation has 4"),
+        ("budget:0.4", "pays for 1 guided steps of 4, too few"),
+    ],
+)
+def test_a_policy_that_does_not_fit_the_steps_is_refused(make_pipe, policy, message):
+    pipe = make_pipe()
+    with guide(pipe, policy), pytest.raises(ShapefirstError, match=message):
+        generate(pipe)
+
+
+def test_a_tolerance_needs_the_pipeline_s_own_call(make_pipe):
+    pipe = make_pipe()
+    pipe.scheduler.set_timesteps(N)
+    with guide(pipe, tol=0.1), torch.no_grad(), pytest.raises(ShapefirstError, match="needs the guidance scale"):
+        pipe.unet(torch.zeros(2, 4, 8, 8), pipe.scheduler.timesteps[0], torch.zeros(2, 77, 16))
+
+
+# --- other tools --------------------------------------------------------------------------------------------------------
+
+
+def test_another_tool_on_the_denoiser_is_refused(make_pipe):
+    """DeepCache and T-GATE put functions of their own in the place of `forward`, before or within the block."""
+    pipe = make_pipe()
+    block = pipe.unet.mid_block
+    kept = block.forward
+    with guide(pipe, "paper:2"):
+        generate(pipe)
+        block.forward = lambda *args, **kwargs: kept(*args, **kwargs)
+        try:
+            with pytest.raises(UnsupportedPipelineError, match="replaced the forward method of 'mid_block'"):
+                generate(pipe)
+        finally:
+            del block.forward
+        generate(pipe)
+
+
+# --- files --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tuned(make_pipe):
+    pipe = make_pipe()
+    return PolicyFile(
+        "tiny", model_digest(pipe), "DDIMScheduler", sampler_digest(pipe.scheduler), 5.0, N, (0, 1, 3), "neither", 1
+    )
+
+
+def test_a_policy_file_does_what_it_says(make_pipe, tuned, tmp_path):
+    path = tmp_path / "policy.json"
+    write_policy(tuned, path)
+    assert read_policy(path) == tuned
+    pipe = make_pipe()
+    with guide(pipe, path) as from_file:
+        x = generate(pipe)
+    with guide(pipe, str(path)), pytest.raises(ShapefirstError, match="made for 4 steps, but this generation has 5"):
+        generate(pipe, num_inference_steps=5)
+    with guide(pipe, TextSchedule.at([0, 1, 3])):
+        assert torch.equal(generate(pipe), x)
+    assert from_file.rows == 2 * 2 * 3
+    for dtype in (torch.float16, torch.bfloat16):
+        assert model_digest(copy.deepcopy(make_pipe()).to(dtype)) == tuned.model_digest
+
+
+def test_a_policy_of_another_model_or_sampler_is_refused(make_pipe, tuned, tmp_path):
+    path = tmp_path / "policy.json"
+    write_policy(tuned, path)
+    with pytest.raises(ShapefirstError, match="tuned on another model, tiny: run `shapefirst tune`"):
+        guide(make_pipe("sd-v"), path)
+    with pytest.raises(ShapefirstError, match="sampler DDIMScheduler, not EulerDiscreteScheduler"):
+        guide(make_pipe("sd-epsilon", "euler"), path)
+    pipe = make_pipe()
+    pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, timestep_spacing="trailing")
+    with pytest.raises(ShapefirstError, match="other settings of the sampler"):
+        guide(pipe, path)
+
+
+def test_a_broken_policy_file_is_refused(tuned, tmp_path):
+    path = tmp_path / "policy.json"
+    with pytest.raises(ShapefirstError, match="no policy file"):
+        read_policy(path)
+    write_policy(tuned, path)
+    text = path.read_text()
+    for broken, message in (
+        ("", "is no JSON"),
+        ("[1, 2]", "is not one that"),
+        ("{}", "is not one that"),
+        (text[: len(text) // 2], "is no JSON"),
+        (text.replace('"steps": 4', '"steps": 5'), "was changed after"),
+        (json.dumps({**json.loads(text), "shapefirst policy": 99}), "the format 99 of another version"),
+    ):
+        path.write_text(broken)
+        with pytest.raises(ShapefirstError, match=message):
+            read_policy(path)
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(ShapefirstError, match="is no JSON"):
+        read_policy(path)
+    with pytest.raises(ShapefirstError, match="cannot be read"):
+        read_policy(tmp_path)
