@@ -13,9 +13,9 @@ from PIL import Image
 
 from shapefirst import commands_study, studies
 from shapefirst.errors import ShapefirstError
+from shapefirst.statistics import Rule, bootstrap
 from shapefirst.studies import scores
 from shapefirst.studies.finding import DoesNotApply, Finding, Picture, Study, claim
-from shapefirst.studies.statistics import Rule, bootstrap
 from shapefirst.studies.storage import load
 
 #: What the fake studies do in their middle, by name.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import math
 
@@ -107,7 +108,7 @@ def test_gaps_grow(num_steps, first, ratio):
     steps = sorted(TextSchedule.growing(first, ratio).guided_steps(num_steps))
     assert steps[:first] == list(range(min(first, num_steps)))
     gaps = np.diff(steps[first - 1 :])
-    assert all(b >= a - 1 for a, b in zip(gaps, gaps[1:], strict=False))  # up to rounding
+    assert all(b >= a - 1 for a, b in itertools.pairwise(gaps))  # up to rounding
     assert all(gap <= ratio ** (i + 1) + 1 for i, gap in enumerate(gaps))
 
 
@@ -213,7 +214,7 @@ def test_a_tolerance_needs_the_pipeline_s_own_call(make_pipe):
         pipe.unet(torch.zeros(2, 4, 8, 8), pipe.scheduler.timesteps[0], torch.zeros(2, 77, 16))
 
 
-# --- other tools --------------------------------------------------------------------------------------------------------
+# --- other tools ------------------------------------------------------------------------------------------------------
 
 
 def test_another_tool_on_the_denoiser_is_refused(make_pipe):
@@ -232,7 +233,7 @@ def test_another_tool_on_the_denoiser_is_refused(make_pipe):
         generate(pipe)
 
 
-# --- files --------------------------------------------------------------------------------------------------------------
+# --- files ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture

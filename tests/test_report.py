@@ -12,8 +12,8 @@ from PIL import Image
 from shapefirst.errors import ShapefirstError
 from shapefirst.report import render, write_report
 from shapefirst.report.figures import duration, number, one_of, plural, reach, strip
+from shapefirst.statistics import Interval, Rule
 from shapefirst.studies.finding import Chart, Claim, Finding, Picture, Study, Summary
-from shapefirst.studies.statistics import Interval, Rule
 from shapefirst.studies.storage import Setting, load_all, save, save_inapplicable
 
 pytest.importorskip("pyarrow")

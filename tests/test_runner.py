@@ -9,12 +9,12 @@ import pytest
 
 from shapefirst.errors import ShapefirstError
 from shapefirst.prompts import as_lines
+from shapefirst.statistics import Rule, bootstrap
 from shapefirst.studies import COSTS, STUDIES, chosen
 from shapefirst.studies.finding import DoesNotApply, Finding, Study, claim
 from shapefirst.studies.fingerprint import fingerprint
 from shapefirst.studies.runner import make_plan, make_tasks, run
 from shapefirst.studies.selection import digest, source
-from shapefirst.studies.statistics import Rule, bootstrap
 from shapefirst.studies.storage import Setting, load
 from shapefirst.studies.subject import Subject
 

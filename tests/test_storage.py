@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from shapefirst.errors import ShapefirstError
+from shapefirst.statistics import Interval, Rule
 from shapefirst.studies.finding import Chart, Finding, Picture, Study, Summary, claim
-from shapefirst.studies.statistics import Interval, Rule
 from shapefirst.studies.storage import Setting, load, load_all, mismatch, save, save_inapplicable
 
 parquet = pytest.importorskip("pyarrow.parquet")

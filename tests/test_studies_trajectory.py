@@ -17,10 +17,10 @@ from shapefirst.guidance import text_until
 from shapefirst.metrics.frechet import frechet_distance
 from shapefirst.prompts import Prompt
 from shapefirst.spectrum import radial_bands, split
+from shapefirst.statistics import bootstrap, settled
 from shapefirst.studies import distances, f2_frequencies, f6_text_dropped, f7_savings
 from shapefirst.studies.bands import correlations, noise, two_bands, without_mean
 from shapefirst.studies.finding import DoesNotApply, Finding
-from shapefirst.studies.statistics import bootstrap, settled
 from shapefirst.studies.subject import Branch, Subject
 
 N, W = 4, 5.0

@@ -17,12 +17,13 @@ from shapefirst.__main__ import INTERRUPTED
 from shapefirst.checks import check_text
 from shapefirst.errors import ShapefirstError, shortened
 from shapefirst.loading import load_quietly
-from shapefirst.options import Device, GuidanceScale, Model, Sampler
-from shapefirst.schedule import Branch, TextSchedule
+from shapefirst.options import Device, GuidanceScale, Model, PolicyWords, Sampler
+from shapefirst.schedule import Branch, Policy, TextSchedule
 
 __all__ = ["app"]
 
 BAD_INPUT = 2
+DEFAULT_STEPS = 50
 TRAINING_MODULES = ("resvg_py", "material_design_icons_pack", "tokenizers", "matplotlib")
 
 
@@ -124,7 +125,9 @@ def generate(
         float | None,
         typer.Option(metavar="F", help="The same as a fraction of the steps, from 0 to 1."),
     ] = None,
-    steps: Annotated[int, typer.Option(metavar="N", help="Denoising steps.")] = 50,
+    steps: Annotated[
+        int | None, typer.Option(metavar="N", show_default="50, or the policy's own", help="Denoising steps.")
+    ] = None,
     sampler: Sampler = "ddim",
     guidance_scale: GuidanceScale = None,
     negative_prompt: Annotated[
@@ -137,13 +140,14 @@ def generate(
         Literal["null", "text"],
         typer.Option(help="The branch that the steps without text evaluate; null is the paper's."),
     ] = "null",
+    policy: PolicyWords = None,
     device: Device = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the PNGs go.")] = Path("out"),
     compare: Annotated[
         bool, typer.Option("--compare", help="Also full guidance, the difference, and a sheet of the three.")
     ] = False,
 ) -> None:
-    """Make images that use the text in the first steps only.
+    """Make images that use the text in the first steps only, or follow another policy.
 
     Every PNG holds its settings. The table shows what each image cost.
 
@@ -151,15 +155,32 @@ def generate(
     Examples:
       shapefirst generate "a red mushroom" "a fluffy rabbit" --text-steps 15
       shapefirst generate "a metallic rocket" --num-images 4 --compare
+      shapefirst generate "a metallic rocket" --policy budget:0.6 --compare
       echo "a blue butterfly" | shapefirst generate -
       shapefirst generate "a horse on the moon" --model sd15 --out horses
     """
     from shapefirst.models import default_guidance_scale
-    from shapefirst.writes import check_writable
+    from shapefirst.writes import check_writable, slug
 
     texts = _all_prompts(prompts or [], prompts_file)
     check_text(negative_prompt or "", "--negative-prompt")
-    schedule = _schedule(text_steps, text_fraction, steps, keep)
+    if policy and (text_steps is not None or text_fraction is not None or keep != "null"):
+        raise ShapefirstError("Give --policy, or --text-steps, --text-fraction and --keep, not both.")
+    if policy and len(policy) > 1:
+        raise ShapefirstError("generate follows one --policy; to see several side by side, say `shapefirst demo`.")
+    words = policy[0] if policy else None
+    if steps is not None and steps < 1:
+        raise ShapefirstError(f"--steps must be at least 1, not {steps}.")
+    schedule: Policy
+    if words is None:
+        steps = DEFAULT_STEPS if steps is None else steps
+        schedule = _schedule(text_steps, text_fraction, steps, keep)
+        tag = f"text{schedule.text_steps(steps)}of{steps}" + ("-keep-text" if keep == "text" else "")
+        own: dict[str, object] = {"text_steps": schedule.text_steps(steps), "keep": keep}
+    else:
+        schedule, steps = _policy(words, steps)
+        tag = f"{slug(Path(words).stem if words.endswith('.json') else words)}-of{steps}"
+        own = {"policy": words, **({"guided": schedule.strip(steps)} if isinstance(schedule, TextSchedule) else {})}
     check_writable(out)
     scale = default_guidance_scale(model) if guidance_scale is None else guidance_scale
     with terminal.working("Getting torch and diffusers ready"):
@@ -167,13 +188,15 @@ def generate(
         from shapefirst.generation import Sampling, plan
         from shapefirst.generation import generate as sample
         from shapefirst.outputs import Pictures, write_comparison, write_images
+        from shapefirst.policies import describe, policy_of
     jobs = plan(texts, num_images, seed)
     sampling = Sampling(scale, steps, negative_prompt)
     pipe = load_quietly(model, sampler, device)
     _warn(pipe, model, [*texts, *([negative_prompt] if negative_prompt else [])], scale)
 
-    k = schedule.text_steps(steps)
-    tag = f"text{k}of{steps}" + ("-keep-text" if keep == "text" else "")
+    if words is not None:
+        policy_of(pipe, words)  # a tuned one is for this model and sampler, or refused here
+        terminal.line("\n".join([f"Policy {words}: {describe(schedule, steps)}", str(own.get("guided", ""))]).rstrip())
     schedules = {tag: schedule, **({"full": TextSchedule.always()} if compare else {})}
     with terminal.progress(f"Sampling with {model}", total=len(jobs) * len(schedules)) as report:
         results = sample(pipe, jobs, schedules, sampling, on_progress=report)
@@ -187,9 +210,10 @@ def generate(
         "negative_prompt": negative_prompt or "",
         "device": pipe.device.type,
     }
-    settings = {**common, "text_steps": k, "keep": keep}
+    settings = {**common, **own}
     if compare:
-        comparison = Comparison(f"Text in the first {k} of {steps} steps", results[tag], results["full"])
+        title = describe(schedule, steps)
+        comparison = Comparison(title[0].upper() + title[1:], results[tag], results["full"])
         full_settings = {**common, "text_steps": steps}
         written, sheet = write_comparison(comparison, out, tag, settings, full_settings)
         tables.written(written)
@@ -202,23 +226,29 @@ def generate(
 def demo(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the sheet and the page go.")] = Path("out/demo"),
     seed: Annotated[int, typer.Option(help="Seed of every image.")] = 0,
+    policy: PolicyWords = None,
 ) -> None:
-    """Show 8 prompts on the embedded model: full guidance, and text in the first 25, 15 and 10 of 50 steps.
+    """Show 8 prompts on the embedded model: full guidance, and what other policies make of it.
 
-    Writes one sheet (PNG) and one HTML page that needs nothing else; opens neither.
+    By default these are text in the first 25 and 10 of 50 steps, and 60% and 40% of the evaluations; --policy, which
+    may be given again, takes their place. Writes one sheet (PNG) and one HTML page that needs nothing else.
     """
     from shapefirst.writes import check_writable
 
     check_writable(out)
+    for words in policy or ():
+        _policy(words, DEFAULT_STEPS)
     with terminal.working("Getting torch and diffusers ready"):
-        from shapefirst.demo import PROMPTS, STEPS, TEXT_STEPS, compare, write_demo
+        from shapefirst.demo import POLICIES, PROMPTS, STEPS, compare, write_demo
         from shapefirst.generation import Sampling
         from shapefirst.models import default_guidance_scale
+        from shapefirst.policies import policy_of
     scale = default_guidance_scale("pocket")
     pipe = load_quietly("pocket", "ddim")
-    total = len(PROMPTS) * (1 + len(TEXT_STEPS))
+    policies = [policy_of(pipe, words) for words in policy or POLICIES]
+    total = len(PROMPTS) * (1 + len(policies))
     with terminal.progress(f"Sampling {total} images", total=total) as report:
-        rows = compare(pipe, PROMPTS, TEXT_STEPS, Sampling(scale, STEPS), seed, on_progress=report)
+        rows = compare(pipe, PROMPTS, policies, Sampling(scale, STEPS), seed, on_progress=report)
     sheet, page = write_demo(rows, out, f"Model pocket, DDIM, {STEPS} steps, guidance scale {scale:g}, seed {seed}.")
     tables.comparisons(rows)
     terminal.line(f"Sheet: {sheet}\nPage:  {page}")
@@ -316,9 +346,21 @@ def _all_prompts(prompts: list[str], prompts_file: Path | None) -> list[str]:
     return texts
 
 
+def _policy(words: str, steps: int | None) -> tuple[Policy, int]:
+    """The policy, before there is a model to check a tuned one against, and the number of steps that go with it."""
+    from shapefirst.policies import find_policy
+    from shapefirst.policy_file import PolicyFile
+
+    found = find_policy(words)
+    own_steps = found.steps if isinstance(found, PolicyFile) else DEFAULT_STEPS
+    policy = found.schedule if isinstance(found, PolicyFile) else found
+    steps = own_steps if steps is None else steps
+    if isinstance(policy, TextSchedule):
+        policy.check(steps)
+    return policy, steps
+
+
 def _schedule(text_steps: int | None, text_fraction: float | None, steps: int, keep: Branch) -> TextSchedule:
-    if steps < 1:
-        raise ShapefirstError(f"--steps must be at least 1, not {steps}.")
     if text_steps is not None and text_fraction is not None:
         raise ShapefirstError("Give --text-steps or --text-fraction, not both.")
     if text_steps is not None and not 0 <= text_steps <= steps:

@@ -1,7 +1,7 @@
-"""What a newcomer sees first: eight prompts, fully guided and with the text in the first 25, 15 and 10 of 50 steps.
+"""What a newcomer sees first: eight prompts, fully guided, with the text in the first steps only, and extrapolated.
 
-One sheet (PNG) and one self-contained HTML page, both with what every schedule cost and how far its images moved,
-measured in the same run, the schedules in alternation.
+One sheet (PNG) and one self-contained HTML page, both with what every policy cost and how far its images moved,
+measured in the same run, the policies in alternation.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from shapefirst.comparison import Comparison, decibels, percent
 from shapefirst.demo_page import demo_page
 from shapefirst.generation import Sampling, generate, plan
 from shapefirst.pocket.vocabulary import HELD_OUT
-from shapefirst.schedule import TextSchedule
+from shapefirst.policies import describe
+from shapefirst.schedule import Policy, TextSchedule
 from shapefirst.sheets import Cell, contact_sheet
 from shapefirst.writes import save_png, save_text
 
-__all__ = ["PROMPTS", "STEPS", "TEXT_STEPS", "compare", "demo_sheet", "label", "write_demo"]
+__all__ = ["POLICIES", "PROMPTS", "STEPS", "compare", "demo_sheet", "label", "write_demo"]
 
 PROMPTS: Final = (
     "a red mushroom",
@@ -32,29 +33,23 @@ PROMPTS: Final = (
     "a purple umbrella above a yellow duck",
 )
 STEPS: Final = 50
-TEXT_STEPS: Final = (25, 15, 10)
+POLICIES: Final = ("paper:25", "paper:10", "budget:0.6", "budget:0.4")  # as `shapefirst.policies` reads them
 
 
 def compare(
     pipe: Any,
     prompts: Sequence[str],
-    text_steps: Sequence[int],
+    policies: Sequence[Policy],
     sampling: Sampling,
     seed: int = 0,
     *,
     on_progress: Callable[[float], None] | None = None,
 ) -> list[Comparison]:
-    """One image of each prompt under full guidance (the first row) and under each number of text steps."""
-    titles = ["full guidance", *(f"text in the first {k} of {sampling.steps} steps" for k in text_steps)]
-    schedules = [TextSchedule.always(), *(TextSchedule.until(k) for k in text_steps)]
-    results = generate(
-        pipe,
-        plan(prompts, 1, seed),
-        dict(zip(titles, schedules, strict=True)),
-        sampling,
-        on_progress=on_progress,
-    )
-    return [Comparison(title, results[title], results[titles[0]]) for title in titles]
+    """One image of each prompt under full guidance (the first row) and under each policy."""
+    rows = {describe(policy, sampling.steps): policy for policy in (TextSchedule.always(), *policies)}
+    results = generate(pipe, plan(prompts, 1, seed), rows, sampling, on_progress=on_progress)
+    reference = next(iter(results.values()))
+    return [Comparison(title, mine, reference) for title, mine in results.items()]
 
 
 def write_demo(rows: Sequence[Comparison], out: Path, setting: str) -> tuple[Path, Path]:
@@ -78,7 +73,7 @@ def demo_sheet(rows: Sequence[Comparison], setting: str) -> Any:
             ]
             for row in rows
         ],
-        title=f"Text guides only the first steps: what changes, what is saved\n{setting}",
+        title=f"Less evaluated: what changes, what is saved\n{setting}",
         column_titles=[label(result.prompt) for result in rows[0].results],
         row_titles=[_row_title(row) for row in rows],
         picture_width=176,

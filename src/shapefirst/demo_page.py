@@ -17,7 +17,7 @@ PAGE = Template("""<!doctype html>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
-<title>shapefirst: text in the first steps only</title>
+<title>shapefirst: what is saved, what changes</title>
 <style>
 $style
 h2 { font-size: 1.1rem; margin: 2rem 0 .6rem; }
@@ -42,16 +42,16 @@ figcaption b { color: var(--ink); font-weight: 600; }
 </head>
 <body>
 <header>
-<h1>Text guides only the first steps: what changes, what is saved</h1>
+<h1>Less evaluated: what changes, what is saved</h1>
 <p>A diffusion model fixes the shapes of its image in its first steps. Below, the same prompts and seeds with the text
-guiding every step, and with the text dropped after some: a step with text costs two denoiser evaluations, a step
-without costs one.</p>
+guiding every step, with the text dropped after some, and with the predictions of some steps extrapolated from those
+before: a guided step costs two denoiser evaluations, a step without text one, an extrapolated one none.</p>
 <p class="quiet">$setting</p>
 </header>
 <main>
 <h2>Measured</h2>
 <table>
-<thead><tr><th scope="col">Schedule</th><th scope="col">Evaluations an image</th><th scope="col">Seconds an image</th>
+<thead><tr><th scope="col">Policy</th><th scope="col">Evaluations an image</th><th scope="col">Seconds an image</th>
 <th scope="col">L1</th><th scope="col">PSNR</th></tr></thead>
 <tbody>
 $table

@@ -19,7 +19,7 @@ from shapefirst.checks import check_seed, check_steps
 from shapefirst.denoising import as_images, generators
 from shapefirst.errors import ShapefirstError
 from shapefirst.guidance import guide
-from shapefirst.schedule import TextSchedule
+from shapefirst.schedule import Policy, TextSchedule
 from shapefirst.tokens import overflow
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ def plan(prompts: Sequence[str], num_images: int, seed: int) -> list[Job]:
 def generate(
     pipe: Any,
     jobs: Sequence[Job],
-    schedules: Mapping[str, TextSchedule],
+    schedules: Mapping[str, Policy],
     sampling: Sampling,
     *,
     batch_size: int = 4,
@@ -97,7 +97,7 @@ def generate(
     Args:
         pipe: A text-to-image pipeline that :func:`shapefirst.guide` supports.
         jobs: What to make. The image of a job does not depend on the jobs around it, to rounding.
-        schedules: Name -> when to use the text.
+        schedules: Name -> policy.
         sampling: The rest of the settings.
         batch_size: Jobs in one call of the pipeline.
         on_progress: Called during sampling with the number of images done so far, fractions included; the last call is
@@ -138,7 +138,7 @@ def _batches(jobs: Sequence[Job], size: int) -> Iterator[Sequence[Job]]:
 
 
 def _sample(
-    pipe: Any, batch: Sequence[Job], schedule: TextSchedule, sampling: Sampling, report: Callable[[float], None]
+    pipe: Any, batch: Sequence[Job], schedule: Policy, sampling: Sampling, report: Callable[[float], None]
 ) -> list[Result]:
     arguments: dict[str, Any] = {
         "prompt": [job.prompt for job in batch],

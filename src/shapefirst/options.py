@@ -6,7 +6,7 @@ from typing import Annotated, TypeAlias
 
 import typer
 
-__all__ = ["Device", "GuidanceScale", "Model", "Sampler"]
+__all__ = ["Device", "GuidanceScale", "Model", "PolicyWords", "Sampler"]
 
 Model: TypeAlias = Annotated[
     str, typer.Option(metavar="NAME", help="A name of `shapefirst models`, a hub id or a local folder.")
@@ -19,4 +19,12 @@ GuidanceScale: TypeAlias = Annotated[
 ]
 Device: TypeAlias = Annotated[
     str | None, typer.Option(metavar="NAME", help="cpu, cuda or mps.", show_default="the best there is")
+]
+PolicyWords: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--policy",
+        metavar="POLICY",
+        help="Such as paper:25, budget:0.6, every:3, tol:0.02, or the path of a tuned policy (.json).",
+    ),
 ]

@@ -23,10 +23,10 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from shapefirst.errors import ShapefirstError, shortened
-from shapefirst.policy_file import read_policy
+from shapefirst.policy_file import PolicyFile, read_policy
 from shapefirst.schedule import Auto, Policy, TextSchedule
 
-__all__ = ["parse_policy", "policy_of"]
+__all__ = ["describe", "find_policy", "parse_policy", "policy_of"]
 
 
 def policy_of(
@@ -41,14 +41,24 @@ def policy_of(
         return Auto(_number(tol, "tol"))
     if isinstance(policy, TextSchedule | Auto):
         return policy
-    if isinstance(policy, Path) or (isinstance(policy, str) and _is_file(policy)):
-        return read_policy(Path(policy)).policy_for(pipe)
-    if isinstance(policy, str):
-        return parse_policy(policy)
+    if isinstance(policy, str | Path):
+        found = find_policy(policy)
+        return found.policy_for(pipe) if isinstance(found, PolicyFile) else found
     raise ShapefirstError(
         'guide() takes a TextSchedule, an Auto, words such as "paper:25" or a policy file, '
         f"not a {type(policy).__name__}."
     )
+
+
+def find_policy(words: str | Path) -> Policy | PolicyFile:
+    """What `words` name, or the tuned policy where they are the path of one.
+
+    Raises:
+        ShapefirstError: They name none, or there is no policy in the file.
+    """
+    if isinstance(words, Path) or words.endswith(".json") or Path(words).is_file():
+        return read_policy(Path(words))
+    return parse_policy(words)
 
 
 def parse_policy(words: str) -> Policy:
@@ -70,8 +80,22 @@ def parse_policy(words: str) -> Policy:
     return _MAKERS[name](value, **given)
 
 
-def _is_file(words: str) -> bool:
-    return words.endswith(".json") or Path(words).is_file()
+def describe(policy: Policy, num_steps: int) -> str:
+    """The policy in words for people, such as "text in the first 25 of 50 steps".
+
+    Raises:
+        ShapefirstError: It does not fit the number of steps.
+    """
+    if isinstance(policy, Auto):
+        return f"tolerance {policy.tol:g}, each image decides"
+    k = policy.text_steps(num_steps)
+    if k == num_steps:
+        return "full guidance"
+    if policy.order is None and policy.guided_steps(num_steps) == set(range(k)):
+        return f"text in the first {k} of {num_steps} steps" + (", text branch kept" if policy.keep == "text" else "")
+    others = {"null": "the null branch in the others", "text": "the text branch in the others"}.get(policy.keep, "")
+    how = "" if policy.order is None else "the last prediction reused" if policy.order == 0 else "extrapolated between"
+    return ", ".join(filter(None, (f"{k} of {num_steps} steps guided", others, how)))
 
 
 def _option(text: str, words: str) -> tuple[str, Any]:

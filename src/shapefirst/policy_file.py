@@ -12,10 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-import torch
-
 from shapefirst.errors import ShapefirstError
-from shapefirst.layout import denoiser_of
 from shapefirst.schedule import TextSchedule
 from shapefirst.writes import save_text
 
@@ -83,6 +80,10 @@ def model_digest(pipe: Any) -> str:
 
     Signs are the same in every precision.
     """
+    import torch
+
+    from shapefirst.layout import denoiser_of
+
     seen = hashlib.sha256()
     for name, weight in denoiser_of(pipe).named_parameters():
         signs = torch.signbit(weight.detach().flatten()[:VALUES]).cpu().numpy().tobytes()

@@ -190,10 +190,12 @@ class TextSchedule:
 class Auto:
     """Each image decides for itself which steps evaluate both branches, by the error of the extrapolation.
 
-    A guided step knows what the extrapolation would have been. Its error e, the root mean square over the latents of
-    eps_hat (which has a variance of about 1), sets the number of steps to the next guided one as in an ODE solver:
+    A guided step knows what the extrapolation would have been: its error in eps_hat, as a root mean square over the
+    latents, times the way since the last guided step, in the u_t of `shapefirst.extrapolation`, is about the error e that
+    the steps between have brought into the latents (which have a variance of about 1). It sets the number of steps to
+    the next guided one, as an ODE solver sets its step size:
 
-        gap' = gap (tol / e)^(1 / (order + 1)),    rounded down; at least 1, at most twice gap + 1 and MAX_GAP
+        gap' = gap (tol / e)^(1 / (order + 2)),    rounded down; at least 1, at most twice gap + 1 and MAX_GAP
 
     The first `order` + 2 steps and the last `LAST` are guided.
 
@@ -225,7 +227,7 @@ class Auto:
         most = min(2 * gap + 1, self.MAX_GAP)
         if error == 0:
             return most if self.tol > 0 else 1
-        return max(1, math.floor(min(gap * (self.tol / error) ** (1 / (self.order + 1)), most)))
+        return max(1, math.floor(min(gap * (self.tol / error) ** (1 / (self.order + 2)), most)))
 
     def due(self, step: int, gap: int, num_steps: int) -> int:
         """The next guided step after `step`: `gap` later, and in any case the last `LAST` of the run."""

@@ -35,7 +35,7 @@ class Course:
         self._memory = None if policy.order is None else Memory(images, policy.order)
         self._guided: list[int] = []
         self._due = [0] * images  # each image's next guided step, for policies with a tolerance
-        self._latest = [0] * images  # and its latest one
+        self._latest = [(0, 0.0)] * images  # and its latest one, with its u
         self._step, self._num_steps, self._measures, self._u = 0, 1, False, 0.0
         self._dtype = torch.float32
 
@@ -128,7 +128,8 @@ class Course:
                 error = error * (self._scale if self.policy.keep == "null" else self._scale - 1)
             sizes = error.flatten(1).square().mean(1).sqrt().tolist()
             for image, size in zip(images, sizes, strict=True):
-                gaps[image] = self.policy.next_gap(self._step - self._latest[image], size)
+                step, u = self._latest[image]
+                gaps[image] = self.policy.next_gap(self._step - step, size * abs(u - self._u))
         for image, gap in gaps.items():
-            self._latest[image] = self._step
+            self._latest[image] = self._step, self._u
             self._due[image] = self.policy.due(self._step, gap, self._num_steps)

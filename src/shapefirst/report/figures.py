@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from html import escape
 
-from shapefirst.studies.statistics import Interval, Rule
+from shapefirst.statistics import Interval, Rule
 
 __all__ = ["duration", "label", "number", "one_of", "plural", "reach", "rule_in_short", "strip"]
 

@@ -8,8 +8,8 @@ from html import escape
 from typing import Final
 
 from shapefirst.pages import data_uri
+from shapefirst.statistics import Verdict
 from shapefirst.studies.finding import Chart, Summary
-from shapefirst.studies.statistics import Verdict
 from shapefirst.studies.storage import StoredPicture
 
 __all__ = ["chart_figure", "facts", "paragraphs", "picture_figure", "scroll", "summary_table", "verdict", "words"]

@@ -8,10 +8,10 @@ from typing import Final
 import numpy as np
 
 from shapefirst.prompts import Pair
+from shapefirst.statistics import Rule, bootstrap
 from shapefirst.studies import charts
 from shapefirst.studies.conditions import Scores, by_alignment, by_kind, picture, scored, tidy
 from shapefirst.studies.finding import Chart, Claim, Finding, Study, claim
-from shapefirst.studies.statistics import Rule, bootstrap
 from shapefirst.studies.subject import Subject
 from shapefirst.studies.switching import (
     SOURCE,

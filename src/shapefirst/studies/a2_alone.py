@@ -8,9 +8,9 @@ from typing import Final
 
 from shapefirst.embeddings import Places, keep_only
 from shapefirst.prompts import Prompt
+from shapefirst.statistics import Rule, bootstrap
 from shapefirst.studies.conditions import Scores, by_alignment, by_kind, chart, measure, picture, scored, tidy
 from shapefirst.studies.finding import Claim, Finding, Study, claim
-from shapefirst.studies.statistics import Rule, bootstrap
 from shapefirst.studies.subject import Subject
 from shapefirst.studies.switching import cost, seen_eos
 from shapefirst.studies.tables import columns

@@ -12,9 +12,9 @@ from PIL import Image
 
 from shapefirst.attention import substitute
 from shapefirst.prompts import Pair
+from shapefirst.statistics import Rule, bootstrap
 from shapefirst.studies.conditions import by_alignment, by_kind, chart, picture, scored, tidy
 from shapefirst.studies.finding import Finding, Study, claim
-from shapefirst.studies.statistics import Rule, bootstrap
 from shapefirst.studies.subject import Subject, part
 from shapefirst.studies.switching import Switched, cost, described, encode_pairs, label, measure_pairs, seen_eos
 from shapefirst.studies.tables import columns

@@ -13,11 +13,11 @@ import torch
 
 from shapefirst.attention import kl_divergence, record, substitute
 from shapefirst.prompts import Pair
+from shapefirst.statistics import Rule, bootstrap, measured, ratio_of_means
 from shapefirst.studies import charts
 from shapefirst.studies.conditions import by_kind
 from shapefirst.studies.finding import Chart, Finding, Study, Summary, claim
 from shapefirst.studies.maps import SIZE
-from shapefirst.studies.statistics import Rule, bootstrap, measured, ratio_of_means
 from shapefirst.studies.subject import Subject, part
 from shapefirst.studies.switching import cost, described, encode_pairs
 from shapefirst.studies.tables import columns, shown

@@ -11,11 +11,11 @@ from PIL import Image
 from shapefirst.prompts import Pair
 from shapefirst.shapes import Mask, iou
 from shapefirst.sheets import Cell, contact_sheet
+from shapefirst.statistics import Rule, bootstrap
 from shapefirst.studies import charts
 from shapefirst.studies.conditions import by_kind
 from shapefirst.studies.finding import Chart, Finding, Picture, Study, Summary, claim
 from shapefirst.studies.maps import Followed, Word, follow, nouns_of, overlay, shape_in, shape_of, words_of
-from shapefirst.studies.statistics import Rule, bootstrap
 from shapefirst.studies.subject import Subject
 from shapefirst.studies.switching import cost, described, encode_pairs, label
 from shapefirst.studies.tables import columns, shown

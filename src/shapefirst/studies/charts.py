@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from shapefirst.errors import ShapefirstError
-from shapefirst.studies.statistics import LEVEL, widening
+from shapefirst.statistics import LEVEL, widening
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -18,9 +18,9 @@ from PIL import Image
 
 from shapefirst.prompts import Prompt
 from shapefirst.sheets import Cell, contact_sheet
+from shapefirst.statistics import Interval, bootstrap, measured
 from shapefirst.studies import charts
 from shapefirst.studies.finding import Chart, Picture, Summary
-from shapefirst.studies.statistics import Interval, bootstrap, measured
 from shapefirst.studies.subject import Subject
 from shapefirst.studies.tables import cell
 

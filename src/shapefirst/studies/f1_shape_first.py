@@ -11,6 +11,7 @@ from PIL import Image
 from shapefirst.prompts import Prompt
 from shapefirst.shapes import Mask, binarise, f1
 from shapefirst.sheets import Cell, contact_sheet
+from shapefirst.statistics import Rule, bootstrap, measured, ratio_of_means
 from shapefirst.studies import charts
 from shapefirst.studies.conditions import by_kind, dots
 from shapefirst.studies.finding import Chart, Claim, Finding, Picture, Study, Summary, claim, subject_to
@@ -29,7 +30,6 @@ from shapefirst.studies.maps import (
     step_at,
     words_of,
 )
-from shapefirst.studies.statistics import Rule, bootstrap, measured, ratio_of_means
 from shapefirst.studies.subject import Subject
 from shapefirst.studies.switching import cost
 from shapefirst.studies.tables import columns, shown

@@ -20,12 +20,12 @@ from shapefirst.denoising import decode
 from shapefirst.prompts import Prompt
 from shapefirst.sheets import Cell, contact_sheet
 from shapefirst.spectrum import pixels, split
+from shapefirst.statistics import Rule, bootstrap, settled
 from shapefirst.studies import charts
 from shapefirst.studies.bands import Trajectories, cutoff_of, followed, joined
 from shapefirst.studies.conditions import by_kind
 from shapefirst.studies.distances import steps_at
 from shapefirst.studies.finding import Chart, Finding, Picture, Study, Summary, claim
-from shapefirst.studies.statistics import Rule, bootstrap, settled
 from shapefirst.studies.subject import Subject, part
 from shapefirst.studies.switching import cost
 from shapefirst.studies.tables import columns, shown

@@ -9,11 +9,11 @@ import numpy as np
 
 from shapefirst.attention import class_weights, record
 from shapefirst.prompts import Prompt
+from shapefirst.statistics import Rule, bootstrap
 from shapefirst.studies import charts
 from shapefirst.studies.conditions import by_kind
 from shapefirst.studies.finding import Chart, Finding, Study, Summary, claim
 from shapefirst.studies.maps import EARLY, SIZE, step_at
-from shapefirst.studies.statistics import Rule, bootstrap
 from shapefirst.studies.subject import Subject, part
 from shapefirst.studies.switching import cost
 from shapefirst.studies.tables import columns, shown

@@ -9,11 +9,11 @@ from typing import Final
 import numpy as np
 
 from shapefirst.prompts import Pair
+from shapefirst.statistics import Rule, bootstrap
 from shapefirst.studies import charts
 from shapefirst.studies.conditions import Scores, by_alignment, by_kind, picture, scored, tidy
 from shapefirst.studies.finding import Chart, Finding, Study, claim
 from shapefirst.studies.scores import JUDGE_ATTRIBUTE, JUDGE_NOUN
-from shapefirst.studies.statistics import Rule, bootstrap
 from shapefirst.studies.subject import Subject, part
 from shapefirst.studies.switching import SOURCE, TARGET, cost, described, encode_pairs, label, measure_pairs
 from shapefirst.studies.tables import columns

@@ -17,11 +17,11 @@ import numpy as np
 from PIL import Image
 
 from shapefirst.prompts import Pair
+from shapefirst.statistics import Rule, bootstrap
 from shapefirst.studies import charts
 from shapefirst.studies.conditions import Scores, by_kind, picture, scored, tidy
 from shapefirst.studies.distances import steps_at
 from shapefirst.studies.finding import Chart, DoesNotApply, Finding, Study, Summary, claim
-from shapefirst.studies.statistics import Rule, bootstrap
 from shapefirst.studies.subject import Branch, Subject
 from shapefirst.studies.switching import SOURCE, TARGET, Switched, cost, described, encode_pairs, label, measure_pairs
 from shapefirst.studies.tables import cell, columns, shown

@@ -22,11 +22,11 @@ from shapefirst.prompts import Prompt
 from shapefirst.schedule import Branch as Kept
 from shapefirst.schedule import TextSchedule
 from shapefirst.sheets import Cell, contact_sheet
+from shapefirst.statistics import Rule, bootstrap, ratio_of_means
 from shapefirst.studies import charts, distances
 from shapefirst.studies.conditions import by_kind
 from shapefirst.studies.distances import Distances, check_guidance, mean_psnr, measure, steps_at
 from shapefirst.studies.finding import Chart, Finding, Picture, Study, Summary, claim
-from shapefirst.studies.statistics import Rule, bootstrap, ratio_of_means
 from shapefirst.studies.subject import Branch, Subject
 from shapefirst.studies.tables import columns, shown
 

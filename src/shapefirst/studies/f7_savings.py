@@ -21,10 +21,10 @@ from shapefirst.models import make_sampler
 from shapefirst.prompts import Prompt
 from shapefirst.schedule import TextSchedule
 from shapefirst.sheets import Cell, contact_sheet
+from shapefirst.statistics import Interval, Rule, bootstrap
 from shapefirst.studies import charts, distances
 from shapefirst.studies.distances import Distances, check_guidance, frechet_of_few, mean_psnr, measure, steps_at
 from shapefirst.studies.finding import Chart, Finding, Picture, Study, Summary, claim, subject_to
-from shapefirst.studies.statistics import Interval, Rule, bootstrap
 from shapefirst.studies.subject import Branch, Subject
 from shapefirst.studies.tables import columns, shown
 

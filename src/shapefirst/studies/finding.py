@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from shapefirst.errors import ShapefirstError
-from shapefirst.studies.statistics import Interval, Rule, Verdict
+from shapefirst.statistics import Interval, Rule, Verdict
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -18,7 +18,7 @@ from shapefirst.denoising import Embeddings, decode
 from shapefirst.errors import ShapefirstError
 from shapefirst.prompts import Prompt
 from shapefirst.shapes import Mask, binarise, f1, iou, resize, silhouette
-from shapefirst.studies.statistics import settled
+from shapefirst.statistics import settled
 from shapefirst.studies.subject import Subject, part
 from shapefirst.tokens import Positions, word_positions
 

@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from shapefirst.errors import ShapefirstError
+from shapefirst.statistics import Interval, Rule
 from shapefirst.studies import STUDIES
 from shapefirst.studies.finding import Chart, Claim, Finding, Study, Summary
-from shapefirst.studies.statistics import Interval, Rule
 from shapefirst.writes import Names, slug
 
 __all__ = [

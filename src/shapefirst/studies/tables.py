@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from shapefirst.errors import ShapefirstError
-from shapefirst.studies.statistics import Interval, bootstrap, measured
+from shapefirst.statistics import Interval, bootstrap, measured
 
 __all__ = ["cell", "columns", "shown"]
 

@@ -15,6 +15,7 @@ from typing import Any, Final
 import numpy as np
 
 from shapefirst.prompts import Pair, Prompt
+from shapefirst.statistics import Rule, bootstrap, hardest, ratio_of_means
 from shapefirst.studies import charts
 from shapefirst.studies.conditions import Scores, by_kind, dots, picture, scored, tidy
 from shapefirst.studies.distances import check_guidance
@@ -32,7 +33,6 @@ from shapefirst.studies.settings import (
     under,
     with_two_objects,
 )
-from shapefirst.studies.statistics import Rule, bootstrap, hardest, ratio_of_means
 from shapefirst.studies.subject import Subject
 from shapefirst.studies.switching import SOURCE, described, encode_pairs, label, measure_pairs
 from shapefirst.studies.tables import cell, columns, shown
