@@ -13,7 +13,11 @@ are fresh scenes of pocket's world, none of them among those that policies are t
 from __future__ import annotations
 
 import argparse
+import json
+import random
 import re
+import statistics
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -26,20 +30,27 @@ import peers
 from rich.progress import track
 
 from shapefirst import TextSchedule, guide, load
+from shapefirst.commands_tune import CALIBRATION_SEED
 from shapefirst.denoising import generators
 from shapefirst.errors import first_line
-from shapefirst.models import default_guidance_scale
+from shapefirst.metrics import l1, psnr, ssim
+from shapefirst.metrics.clip import ClipSimilarity, load_clip
+from shapefirst.models import default_guidance_scale, locate
+from shapefirst.pocket.judge import Judge
 from shapefirst.pocket.quality import fresh_scenes
 from shapefirst.pocket.world import Scene
 from shapefirst.prompts import mixed
+from shapefirst.statistics import Interval, bootstrap
 from shapefirst.writes import atomic, save_text
 
 STEPS = 50
 BATCH = 8
 FIRST_SEED = 70_000
-CALIBRATION_SEED = 1
 REFERENCE = "full guidance"
-FINE_STEPS, FINE_PROMPTS = 200, 64  # a reference without the 50 steps' own error
+FINE, FINE_PROMPTS = "full guidance in 200 steps", 64  # a reference without the 50 steps' own error
+
+BETWEEN = 4  # methods between two calls of the stock pipeline that they are compared with
+SAME = 99.0  # dB, in the place of the infinity of identical images
 
 Block = Callable[[Any], AbstractContextManager[Callable[..., Any]]]
 
@@ -56,7 +67,12 @@ class Method:
 
     @property
     def name(self) -> str:
-        return re.sub(r"[^a-z0-9.]+", "-", f"{self.family} {self.setting}".lower()).strip("-")
+        return named(f"{self.family} {self.setting}")
+
+
+def named(words: str) -> str:
+    """For files."""
+    return re.sub(r"[^a-z0-9.]+", "-", words.lower()).strip("-")
 
 
 @contextmanager
@@ -68,6 +84,9 @@ def stock(pipe: Any) -> Iterator[Callable[..., Any]]:
 def guided(pipe: Any, what: Any = None, **how: Any) -> Iterator[Callable[..., Any]]:
     with guide(pipe, what, **how):
         yield pipe
+
+
+FINE_NAME = named(FINE)
 
 
 def methods() -> list[Method]:
@@ -91,6 +110,21 @@ def methods() -> list[Method]:
         for c in (0.991, 0.9985, 0.999)
     ]
     found += [Method("LinearAG", "", STEPS, fitted_linear_ag)]
+    found += [
+        Method("ours", f"budget {b:g}", STEPS, at(TextSchedule.within(b))) for b in (0.75, 0.67, 0.6, 0.5, 0.4, 0.3)
+    ]
+    found += [
+        Method("ours, by tolerance", f"tol {t:g}", STEPS, partial(guided, tol=t)) for t in (0.003, 0.006, 0.01, 0.02)
+    ]
+    found += [
+        Method("ours, text branch kept", f"budget {b:g}", STEPS, at(TextSchedule.within(b, keep="text")))
+        for b in (0.75, 0.6)
+    ]
+    found += [
+        Method("ours with fewer steps", f"{n} steps, budget {b:g}", n, at(TextSchedule.within(b)))
+        for n, b in ((38, 0.66), (33, 0.6), (25, 0.6))
+    ]
+    found += [Method(FINE, "", 200, stock, FINE_PROMPTS)]
     return found
 
 
@@ -159,6 +193,184 @@ def sample(given: argparse.Namespace) -> None:
             np.savez(stream, images=np.concatenate(images), evaluations=evaluations / len(part))
 
 
+def take_times(given: argparse.Namespace) -> None:
+    """Seconds of one call of every method, round by round; the stock pipeline before every `BETWEEN` of them."""
+    pipe = load("pocket", sampler=given.sampler)
+    pipe.set_progress_bar_config(disable=True)
+    captions = [scene.caption for scene in scenes(given.prompts)][:BATCH]
+    folder = given.out / given.sampler
+    file = folder / "seconds.json"
+    rounds = json.loads(file.read_text()) if file.is_file() else []
+    names = {method.name: method for method in methods() if (folder / f"{method.name}.npz").is_file()}
+    names.pop(FINE_NAME, None)
+    with stock(pipe) as call:
+        draw(call, captions, 0, STEPS)
+    for n in range(len(rounds), given.rounds):
+        order = random.Random(n).sample(sorted(names), len(names))
+        seconds: dict[str, float] = {}
+        for place, name in enumerate(track(order, f"{given.sampler}: round {n + 1} of {given.rounds}")):
+            if place % BETWEEN == 0:
+                seconds[f"stock {place}"] = timed(pipe, stock, captions, STEPS)
+            seconds[name] = timed(pipe, names[name].block, captions, names[name].steps)
+            seconds[f"before {name}"] = seconds[f"stock {place - place % BETWEEN}"]
+        rounds.append(seconds)
+        save_text(json.dumps(rounds, indent=1), file)
+
+
+def timed(pipe: Any, block: Block, captions: Sequence[str], steps: int) -> float:
+    with block(pipe) as call:
+        start = time.perf_counter()
+        draw(call, captions, 0, steps)
+        return time.perf_counter() - start
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was measured of a method."""
+
+    method: Method
+    evaluations: float
+    l1: Interval
+    psnr: Interval
+    ssim: Interval
+    clip: Interval
+    judged: Interval
+    fine: Interval | None
+    time_saved: tuple[float, float, float] | None  # lower quartile, median, upper quartile over the rounds
+
+    @property
+    def evaluations_saved(self) -> float:
+        return 1 - self.evaluations / (2 * STEPS)
+
+
+def rows_of(folder: Path, count: int) -> list[Row]:
+    """Every method's figures, from the images and seconds in a folder."""
+    import torch
+    from PIL import Image
+
+    judge = Judge.load(locate("pocket") / "judge")
+    similarity = ClipSimilarity(load_clip(locate("pocket") / "clip", called="pocket's own"))
+    known = scenes(count)
+    meant = [{(o.attribute, o.noun) for o in scene.objects} for scene in known]
+    seconds = folder / "seconds.json"
+    rounds = json.loads(seconds.read_text()) if seconds.is_file() else []
+
+    def images_of(name: str) -> Any:
+        with np.load(folder / f"{name}.npz") as stored:
+            return stored["images"], float(stored["evaluations"])
+
+    reference, _ = images_of(named(REFERENCE))
+    fine = images_of(FINE_NAME)[0] if (folder / f"{FINE_NAME}.npz").is_file() else None
+    found = []
+    for method in track(methods(), f"comparing {folder.name}"):
+        if not (folder / f"{method.name}.npz").is_file():
+            continue
+        images, evaluations = images_of(method.name)
+        n = len(images)
+        pictures = [Image.fromarray(image) for image in images]
+        with torch.no_grad():
+            right = [set(v.objects) == m for v, m in zip(judge.look(pictures), meant[:n], strict=True)]
+        psnrs = [min(psnr(a, b), SAME) for a, b in zip(images, reference[:n], strict=True)]
+        ratios = [1 - r[method.name] / r[f"before {method.name}"] for r in rounds if method.name in r]
+        found.append(
+            Row(
+                method,
+                evaluations,
+                bootstrap([l1(a, b) for a, b in zip(images, reference[:n], strict=True)]),
+                bootstrap(psnrs),
+                bootstrap([ssim(a, b) for a, b in zip(images, reference[:n], strict=True)]),
+                bootstrap(similarity.score(pictures, [Image.fromarray(b) for b in reference[:n]])),
+                bootstrap([float(hit) for hit in right]),
+                None if fine is None else bootstrap([l1(a, b) for a, b in zip(images, fine, strict=False)]),
+                tuple(statistics.quantiles(ratios, n=4)) if len(ratios) > 1 else None,
+            )
+        )
+    return found
+
+
+def report(given: argparse.Namespace) -> None:
+    """The table, the bars and the plot."""
+    folder = given.out / given.sampler
+    rows = rows_of(folder, given.prompts)
+    failed = [
+        (method.family, file.read_text().strip())
+        for method in methods()
+        if (file := folder / f"{method.name}.error").is_file()
+    ]
+    results = Path(__file__).parent / "results"
+    lines = [*table(rows), "", *(f"{family} failed at batch 16: `{error}`." for family, error in failed)]
+    save_text("\n".join(lines) + "\n", results / f"pareto-{given.sampler}.md")
+    print("\n".join(lines))
+    plot(rows, results / f"pareto-{given.sampler}.png", given.sampler)
+
+
+def table(rows: Sequence[Row]) -> list[str]:
+    names = ("method", "setting", "evaluations saved", "time saved", "L1", "PSNR, dB", "SSIM", "CLIP similarity")
+    lines = [f"| {' | '.join((*names, 'judge: all right', 'L1 to 200 steps'))} |", f"|{'---|' * (len(names) + 2)}"]
+    for row in rows:
+        cells = [row.method.family, row.method.setting, f"{row.evaluations_saved:.0%}"]
+        cells += [
+            f"{row.time_saved[1]:.0%} ({row.time_saved[0]:.0%} to {row.time_saved[2]:.0%})" if row.time_saved else ""
+        ]
+        cells += [form(row.l1, ".5f"), form(row.psnr, ".1f"), form(row.ssim, ".4f"), form(row.clip, ".4f")]
+        cells += [form(row.judged, ".1%"), form(row.fine, ".5f") if row.fine else ""]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
+
+
+def form(found: Interval, how: str) -> str:
+    return f"{found.estimate:{how}} ({found.low:{how}} to {found.high:{how}})"
+
+
+def plot(rows: Sequence[Row], file: Path, sampler: str) -> None:
+    """L1 on a logarithmic axis over the time saved, every family a line with its intervals."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(9, 6), layout="constrained")
+    families: dict[str, list[Row]] = {}
+    for row in rows:
+        if row.l1.estimate > 0 and row.method.family != FINE:
+            families.setdefault(row.method.family, []).append(row)
+    marks = "osD^vP*X<>h"
+    for i, (family, members) in enumerate(families.items()):
+        ours = family.startswith("ours")
+        members = sorted(members, key=saved)
+        x, y = [100 * saved(row) for row in members], [row.l1.estimate for row in members]
+        spread = [
+            [max(row.l1.estimate - row.l1.low, 0) for row in members],
+            [row.l1.high - row.l1.estimate for row in members],
+        ]
+        axes.errorbar(
+            x,
+            y,
+            spread,
+            label=family,
+            marker=marks[i % len(marks)],
+            lw=2.2 if ours else 1.2,
+            ms=6,
+            capsize=2,
+            color=f"C{i}" if i < 10 else "black",
+            ls="-" if ours else "--",
+        )
+    axes.set_yscale("log")
+    by = "time" if all(row.time_saved for row in rows if row.method.name != FINE_NAME) else "evaluations"
+    axes.set_xlabel(f"{by} saved against the stock pipeline with 50 steps (%)")
+    axes.set_ylabel("L1 to the fully guided image of 50 steps (log)")
+    axes.set_title(f"pocket, {sampler}, n = {rows[0].l1.n} prompts, 95% intervals: lower and further right is better")
+    axes.grid(alpha=0.3, which="both")
+    axes.legend(fontsize=8, ncols=2)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, dpi=130)
+    plt.close(figure)
+
+
+def saved(row: Row) -> float:
+    return row.time_saved[1] if row.time_saved else row.evaluations_saved
+
+
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("stage", choices=["sample", "time", "report"])
@@ -168,7 +380,7 @@ def main() -> None:
     arguments.add_argument("--rounds", type=int, default=7)
     arguments.add_argument("--out", type=Path, default=Path("out/pareto"))
     given = arguments.parse_args()
-    {"sample": sample}[given.stage](given)
+    {"sample": sample, "time": take_times, "report": report}[given.stage](given)
 
 
 if __name__ == "__main__":

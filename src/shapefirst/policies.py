@@ -90,7 +90,7 @@ def describe(policy: Policy, num_steps: int) -> str:
         return f"tolerance {policy.tol:g}, each image decides"
     k = policy.text_steps(num_steps)
     if k == num_steps:
-        return "full guidance"
+        return f"full guidance, {num_steps} steps"
     if policy.order is None and policy.guided_steps(num_steps) == set(range(k)):
         return f"text in the first {k} of {num_steps} steps" + (", text branch kept" if policy.keep == "text" else "")
     others = {"null": "the null branch in the others", "text": "the text branch in the others"}.get(policy.keep, "")

@@ -191,9 +191,9 @@ class Auto:
     """Each image decides for itself which steps evaluate both branches, by the error of the extrapolation.
 
     A guided step knows what the extrapolation would have been: its error in eps_hat, as a root mean square over the
-    latents, times the way since the last guided step, in the u_t of `shapefirst.extrapolation`, is about the error e that
-    the steps between have brought into the latents (which have a variance of about 1). It sets the number of steps to
-    the next guided one, as an ODE solver sets its step size:
+    latents, times the way since the last guided step, in the u_t of `shapefirst.extrapolation`, is about the error e
+    that the steps between have brought into the latents (which have a variance of about 1). It sets the number of steps
+    to the next guided one, as an ODE solver sets its step size:
 
         gap' = gap (tol / e)^(1 / (order + 2)),    rounded down; at least 1, at most twice gap + 1 and MAX_GAP
 

@@ -1,0 +1,219 @@
+"""`shapefirst tune`: what it tries, how it scores and chooses, what it writes; and it goes on where it was stopped."""
+
+from __future__ import annotations
+
+import json
+
+import naive
+import numpy as np
+import pytest
+from commands import one_sentence, shapefirst
+from test_guidance import PROMPTS
+
+from shapefirst import commands_tune
+from shapefirst.denoising import decode, denoise, generators
+from shapefirst.errors import ShapefirstError
+from shapefirst.generation import Sampling
+from shapefirst.metrics import l1
+from shapefirst.policy_file import read_policy
+from shapefirst.schedule import TextSchedule
+from shapefirst.tuning import SEED, Candidate, Costs, Found, Tuner, candidates, choose, shortlist
+
+N, W = 12, 3.0
+
+
+@pytest.fixture
+def tuner(make_pipe):
+    return Tuner(make_pipe(), Sampling(W, N), PROMPTS, batch_size=1)
+
+
+def nothing() -> None:
+    pass
+
+
+def test_the_candidates_are_distinct_and_of_all_kinds():
+    found = candidates(50)
+    assert len({c.name for c in found}) == len(found) > 100
+    assert {c.schedule.keep for c in found} == {"null", "text", "neither"}
+    assert {c.schedule.order for c in found} == {None, 0, 1, 2}
+    assert {c.steps for c in found} == {50, 38, 25}
+    for candidate in found:
+        assert 0 < candidate.evaluations < 100
+        if candidate.kind.startswith(("no branch", "one branch")):
+            assert 1 - candidate.evaluations / 100 == pytest.approx(float(candidate.kind.split()[-1]), abs=0.011)
+    runs = shortlist(found, {})
+    assert len({c.kind for c in runs}) == len(runs) == len({c.kind for c in found})
+
+
+def test_the_score_is_the_error_that_the_formula_says(tuner):
+    """A naive loop along the fully guided trajectory."""
+    schedule = TextSchedule.at([0, 1, 2, 5, 8, 11])
+    candidate = Candidate(N, schedule, "mine")
+    scores = tuner.record([candidate], nothing)
+    expected = []
+    for i, prompt in enumerate(PROMPTS):
+        steps = list(
+            denoise(tuner.pipe, [prompt], num_inference_steps=N, guidance_scale=W, generator=generators([SEED + i]))
+        )
+        u = [np.log(1 + naive.sigma_over_alpha(tuner.pipe.scheduler, step.t)) for step in steps] + [0.0]
+        total = 0.0
+        for step in steps:
+            known = [j for j in (0, 1, 2, 5, 8, 11) if j < step.index][-2:]
+            if step.index not in (0, 1, 2, 5, 8, 11):
+                guess = naive.polynomial([u[j] for j in known], [steps[j].eps for j in known], u[step.index])
+                error = float((guess - step.eps).square().mean().sqrt())
+                total += (u[step.index] - u[step.index + 1]) * error
+        expected.append(total)
+    assert scores[candidate.name] == pytest.approx(np.mean(expected), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "candidate",
+    [
+        Candidate(N, TextSchedule.at([0, 1, 2, 5, 11]), "a"),
+        Candidate(N, TextSchedule.at([0, 1, 2, 3, 8], keep="text"), "b"),
+        Candidate(N, TextSchedule.until(4), "c"),
+        Candidate(8, TextSchedule.always(), "d"),
+    ],
+)
+def test_going_on_from_the_recording_is_the_whole_run(tuner, candidate):
+    tuner.record([candidate], nothing)
+    found = tuner.run(candidate, nothing)
+    for i, prompt in enumerate(PROMPTS):
+        options = {"guidance_scale": W, "generator": None}
+        images = []
+        for schedule, steps in ((candidate.schedule, candidate.steps), (TextSchedule.always(), N)):
+            options["generator"] = generators([SEED + i])
+            (*_, last) = denoise(tuner.pipe, [prompt], schedule=schedule, num_inference_steps=steps, **options)
+            images.append(decode(tuner.pipe, last.x_next)[0])
+        assert found[i] == pytest.approx(l1(*images), abs=2e-4)
+
+
+def test_costs_put_a_time_together():
+    costs = Costs(guided=2.0, one=1.5, none=0.25, rest=4.0)
+    assert costs.seconds(Candidate(10, TextSchedule.until(4), "")) == 4 + 4 * 2 + 6 * 1.5
+    assert costs.seconds(Candidate(10, TextSchedule.every(2), "")) == 4 + 5 * 2 + 5 * 0.25
+    assert costs.saved(Candidate(5, TextSchedule.always(), ""), 10) == 1 - 14 / 24
+
+
+def test_costs_are_measured(tuner):
+    costs = tuner.costs(nothing)
+    assert costs.guided > 0
+    assert costs.none < costs.guided
+    assert min(costs.one, costs.none, costs.rest) >= 0
+
+
+def found_with(saved: float, distance: float) -> Found:
+    candidate = Candidate(N, TextSchedule.until(1), str(saved))
+    return Found(candidate, saved, tuple(distance * x for x in (0.9, 1.0, 1.1)))
+
+
+def test_the_choice():
+    several = [found_with(0.2, 0.001), found_with(0.4, 0.002), found_with(0.45, 0.01), found_with(0.6, 0.02)]
+    assert choose(several, save_time=0.4) is several[1]
+    assert choose(several, save_time=0.41) is several[2]
+    assert choose(several, max_l1=0.03) is several[3]
+    assert choose(several, max_l1=0.004) is several[1]
+    with pytest.raises(ShapefirstError, match=r"No policy saves 70% of the time: the fastest saves 60% .* 0.0200"):
+        choose(several, save_time=0.7)
+    with pytest.raises(ShapefirstError, match=r"No policy keeps the L1 below 0.0005: the closest has 0.0010"):
+        choose(several, max_l1=0.0005)
+
+
+@pytest.fixture
+def folder(make_pipe, tmp_path):
+    make_pipe().save_pretrained(tmp_path / "tiny")
+    return tmp_path / "tiny"
+
+
+def command(folder, out, *more):
+    return ("tune", "--model", folder, "--steps", N, "--guidance-scale", 3, "--out", out, "--save-time", 0.05, *more)
+
+
+def test_tune_writes_a_policy_that_generate_takes(folder, tmp_path):
+    out = tmp_path / "policy.json"
+    result = shapefirst(*command(folder, out))
+    assert result.exit_code == 0, result.output
+    assert "On 16 other prompts: L1" in result.output
+    policy = read_policy(out)
+    assert policy.model == str(folder)
+    assert policy.steps <= N
+    assert policy.measured["prompts"] == 16
+    assert 0 < policy.measured["L1"]["estimate"] < 1
+    assert [file.name for file in tmp_path.iterdir() if "policy" in file.name] == ["policy.json"]
+
+    images = tmp_path / "images"
+    made = shapefirst("generate", "a cat", "--model", folder, "--policy", out, "--out", images, "--guidance-scale", 3)
+    assert made.exit_code == 0, made.output
+    assert policy.schedule.strip(policy.steps) in made.output
+    for words, message in ((("--steps", N + 1), "made for"), (("--sampler", "euler"), "tuned with the sampler")):
+        refused = shapefirst("generate", "a cat", "--model", folder, "--policy", out, "--out", tmp_path / "no", *words)
+        assert message in one_sentence(refused)
+    assert not (tmp_path / "no").exists()
+
+
+def test_an_interrupted_search_goes_on(folder, tmp_path, monkeypatch):
+    out = tmp_path / "policy.json"
+    real, ran = Tuner.run, []
+
+    def run(self, candidate, tick):
+        if len(ran) == 4:
+            raise KeyboardInterrupt
+        ran.append(candidate.name)
+        return real(self, candidate, tick)
+
+    monkeypatch.setattr(Tuner, "run", run)
+    assert shapefirst(*command(folder, out)).exit_code == 130
+    assert not out.exists()
+    before, ran = list(ran), []
+    monkeypatch.setattr(Tuner, "run", lambda self, c, tick: (ran.append(c.name), real(self, c, tick))[1])
+    result = shapefirst(*command(folder, out))
+    assert result.exit_code == 0, result.output
+    assert "going on with 4 policies already tried" in result.output
+    assert not set(before) & set(ran)
+    assert ran
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["policy.json", "tiny"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--save-time", 1.5), "above 0 and below 0.95, not 1.5"),
+        (("--save-time", 0), "above 0"),
+        (("--max-l1", 0.1), "not both"),
+        (("--steps", 5), "--steps must be at least 10"),
+        (("--guidance-scale", 1), "nothing to tune"),
+        (("--batch-size", 0), "--batch-size must be at least 1"),
+        (("--steps", 5000), "from 1 to 1000"),
+    ],
+)
+def test_bad_input_is_refused(folder, tmp_path, words, message):
+    out = tmp_path / "policy.json"
+    assert message in one_sentence(shapefirst(*command(folder, out, *words)))
+    assert not out.exists()
+
+
+def test_prompts_of_a_file(folder, tmp_path):
+    file = tmp_path / "prompts.txt"
+    file.write_text("\n".join(f"a cat {i}" for i in range(31)))
+    refused = shapefirst(*command(folder, tmp_path / "policy.json", "--prompts", file))
+    assert "There are 31 different prompts" in one_sentence(refused)
+    file.write_text("\n".join(f"a cat {i}" for i in range(50)))
+    chosen_by, checked_on = commands_tune._halves(file)
+    assert (len(chosen_by), len(checked_on)) == (25, 25)
+    assert not set(chosen_by) & set(checked_on)
+    file.write_text("\n".join(f"a cat {i}" for i in range(500)))
+    assert [len(half) for half in commands_tune._halves(file)] == [64, 64]
+
+
+def test_a_spoilt_remainder_is_written_anew(tmp_path):
+    out = tmp_path / "policy.json"
+    rest = tmp_path / ".policy.json.tuning"
+    for text in (
+        "",
+        "[]",
+        json.dumps({"digest": 3}),
+        json.dumps({"digest": "other", "costs": None, "runs": {"a": []}}),
+    ):
+        rest.write_text(text)
+        assert commands_tune._Kept(out, ["mine"]).runs == {}
