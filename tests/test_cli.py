@@ -148,7 +148,7 @@ def test_words_that_pocket_never_saw_are_named(out):
 @pytest.mark.usefixtures("pocket")
 def test_demo_writes_a_sheet_and_a_page_that_needs_nothing_else(out, monkeypatch):
     monkeypatch.setattr("shapefirst.demo.STEPS", 4)
-    monkeypatch.setattr("shapefirst.demo.TEXT_STEPS", (2, 1))
+    monkeypatch.setattr("shapefirst.demo.POLICIES", ("paper:2", "paper:1"))
     result = shapefirst("demo", "--out", out)
     assert result.exit_code == 0, result.output
     assert sorted(file.name for file in out.iterdir()) == ["index.html", "sheet.png"]
@@ -159,6 +159,30 @@ def test_demo_writes_a_sheet_and_a_page_that_needs_nothing_else(out, monkeypatch
     assert "http" not in page
     assert "<script" not in page
     assert "25%" in result.stdout  # 6 of 8 evaluations
+
+
+@pytest.mark.usefixtures("pocket")
+def test_demo_shows_the_policies_that_are_asked_for(out, monkeypatch):
+    monkeypatch.setattr("shapefirst.demo.STEPS", 6)
+    result = shapefirst("demo", "--out", out, "--policy", "every:2", "--policy", "tol:0.5")
+    assert result.exit_code == 0, result.output
+    page = (out / "index.html").read_text()
+    assert page.count(' alt="a ') == 8 * 3
+    assert "3 of 6 steps guided, extrapolated between" in page
+    assert "tolerance 0.5, each image decides" in page
+
+
+def test_generate_follows_a_policy_and_shows_it(folder, out):
+    options = ("--model", folder, "--out", out, "--steps", 6)
+    result = shapefirst("generate", "a cat", *options, "--policy", "every:3", "--compare")
+    assert result.exit_code == 0, result.output
+    assert "Policy every:3: 2 of 6 steps guided, extrapolated between\n#..#..\n" in result.stdout
+    settings = Image.open(out / "a-cat_seed0_every-3-of6.png").text
+    assert (settings["policy"], settings["guided"], settings["denoiser_evaluations"]) == ("every:3", "#..#..", "4")
+    assert "text_steps" not in settings
+    result = shapefirst("generate", "a cat", *options, "--policy", "tol:0.01")
+    assert result.exit_code == 0, result.output
+    assert (out / "a-cat_seed0_tol-0-01-of6.png").is_file()
 
 
 def test_models_lists_names_sources_and_whether_they_are_there():
@@ -209,6 +233,12 @@ def test_version_and_help_with_examples():
         (["a cat", "--model", "nonesuch"], "'nonesuch'"),
         (["a cat", "--sampler", "nonesuch"], "'nonesuch'"),
         (["a cat", "--device", "nonesuch"], "'nonesuch'"),
+        (["a cat", "--policy", "nonesuch"], "no policy 'nonesuch'"),
+        (["a cat", "--policy", "budget:0.6", "--text-steps", "5"], "--policy, or --text-steps"),
+        (["a cat", "--policy", "budget:0.6", "--policy", "full"], "one --policy"),
+        (["a cat", "--policy", "budget:0.05"], "too few to extrapolate from: give 0.1 or more"),
+        (["a cat", "--policy", "paper:60"], "names step 60"),
+        (["a cat", "--policy", "/nonesuch.json"], "no policy file '/nonesuch.json'"),
         (["--prompts-file", "/nonesuch.txt"], "/nonesuch.txt"),
         (["-"], "stdin"),
     ],
