@@ -7,7 +7,7 @@
 ``sample`` draws the same prompts and seeds with every method and keeps the images; ``time`` takes whole calls of 8
 images with all methods in turn, the stock pipeline before and after every few of them; ``report`` compares. Prompts
 are fresh scenes of pocket's world, none of them among those that policies are tuned on. Peers need
-``pip install tgate==1.0.0 deepcache==0.1.1 --no-deps``; one that fails is listed with its error.
+``pip install '.[bench]'``; one that fails is listed with its error.
 """
 
 from __future__ import annotations

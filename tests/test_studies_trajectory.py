@@ -13,12 +13,15 @@ from conftest import KINDS
 from PIL import Image
 
 from shapefirst.denoising import decode, denoise, encode, generators
+from shapefirst.generation import Job, Sampling, generate
 from shapefirst.guidance import text_until
+from shapefirst.metrics import l1
 from shapefirst.metrics.frechet import frechet_distance
 from shapefirst.prompts import Prompt
+from shapefirst.schedule import TextSchedule
 from shapefirst.spectrum import radial_bands, split
 from shapefirst.statistics import bootstrap, settled
-from shapefirst.studies import distances, f2_frequencies, f6_text_dropped, f7_savings
+from shapefirst.studies import distances, f2_frequencies, f6_text_dropped, f7_savings, x2_policies
 from shapefirst.studies.bands import correlations, noise, two_bands, without_mean
 from shapefirst.studies.finding import DoesNotApply, Finding
 from shapefirst.studies.subject import Branch, Subject
@@ -296,8 +299,6 @@ def test_f7_says_nothing_by_a_distance_that_cannot_tell_images_without_text_apar
 
 
 def test_f7_frechet_distances_are_those_of_the_images(make_subject):
-    from shapefirst.schedule import TextSchedule
-
     subject = make_subject()
     table = f7_savings.STUDY.run(subject, PROMPTS).table
     embeddings = subject.encode(PROMPTS)
@@ -305,6 +306,37 @@ def test_f7_frechet_distances_are_those_of_the_images(make_subject):
     less = features(subject.sample(embeddings, [11, 12, 13], schedule=TextSchedule.until(2)))
     at = next(i for i, row in enumerate(zip(table["sampler"], table["text_steps"], strict=True)) if row == ("ddim", 2))
     assert table["frechet"][at] == pytest.approx(frechet_distance(less, reference), rel=1e-2, abs=1e-6)
+
+
+def measured(found: Finding, way: str, evaluations: int) -> list[float]:
+    """Its L1, prompt by prompt."""
+    rows = zip(found.table["way"], found.table["evaluations"], found.table["l1"], strict=True)
+    return [distance for name, spent, distance in rows if (name, spent) == (way, evaluations)]
+
+
+@pytest.mark.parametrize(("kind", "sampler"), [("sd-v", "ddim"), ("pixart", "dpm-solver")])
+def test_x2(make_subject, kind, sampler):
+    """Every way's images are those of the pipeline's own call, and cost what the table says."""
+    subject = make_subject(kind, sampler, steps=20)
+    found = x2_policies.STUDY.run(subject, PROMPTS)
+    whole(found)
+    ways = x2_policies.ways(20)
+    assert subject.meter.done == subject.meter.expected == found.evaluations * len(PROMPTS)
+    saved = [1 - way.evaluations / 40 for way in ways]
+    assert all(s == pytest.approx(way.saving, abs=0.03) for s, way in zip(saved, ways, strict=True))
+    assert {way.family for way in ways} == {"text dropped", "fewer steps", *x2_policies.FAMILIES[2:]}
+
+    jobs = [Job(prompt.text, 11 + i) for i, prompt in enumerate(PROMPTS)]
+    full = generate(subject.pipe, jobs, {"": TextSchedule.always()}, Sampling(W, 20))[""]
+    for way in ways:
+        made = generate(subject.pipe, jobs, {"": way.schedule}, Sampling(W, way.steps))[""]
+        assert made[0].evaluations == way.evaluations
+        expected = [l1(mine.image, theirs.image) for mine, theirs in zip(made, full, strict=True)]
+        assert measured(found, way.family, way.evaluations) == pytest.approx(expected, abs=1e-3)
+    ours, paper = (np.mean(measured(found, family, 24)) for family in (x2_policies.BOTH, x2_policies.PAPER))
+    assert found.claims[0].found.estimate == pytest.approx(ours / paper)
+    with pytest.raises(DoesNotApply, match="4 steps are too few to compare"):
+        x2_policies.STUDY.run(make_subject(), PROMPTS)
 
 
 # --- distances ------------------------------------------------------------------------------------------------------

@@ -14,15 +14,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["ShapefirstError", "TextSchedule", "__version__", "guide", "load", "text_until"]
+__all__ = ["Auto", "ShapefirstError", "TextSchedule", "__version__", "guide", "load", "text_until"]
 
 if TYPE_CHECKING:
     from shapefirst.errors import ShapefirstError
     from shapefirst.guidance import guide, text_until
     from shapefirst.models import load
-    from shapefirst.schedule import TextSchedule
+    from shapefirst.schedule import Auto, TextSchedule
 
 _ROOMS = {
+    "Auto": "schedule",
     "ShapefirstError": "errors",
     "TextSchedule": "schedule",
     "guide": "guidance",

@@ -28,6 +28,7 @@ STUDIES: Final = {
     "a5": "a5_maps_of_keys",
     "a7": "a7_switched_maps",
     "x1": "x1_conditions",
+    "x2": "x2_policies",
 }
 
 #: About what a study costs at its default count, in images of 50 guided steps: weights of the progress bar, no more.
@@ -46,6 +47,7 @@ COSTS: Final = {
     "a5": 40,
     "a7": 57,
     "x1": 100,
+    "x2": 58,
 }
 
 

@@ -1,0 +1,205 @@
+"""X2: which way to evaluate less keeps the picture? What the paper does not ask.
+
+The paper's rule, fewer steps, and extrapolation (`shapefirst.extrapolation`), each at about the same saving of
+evaluations; distances are to the fully guided image of all N steps, of the same seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from PIL import Image
+
+from shapefirst.errors import ShapefirstError
+from shapefirst.prompts import Prompt
+from shapefirst.schedule import TextSchedule
+from shapefirst.sheets import Cell, contact_sheet
+from shapefirst.statistics import Interval, Rule, bootstrap, ratio_of_means
+from shapefirst.studies import charts, distances
+from shapefirst.studies.distances import Distances, check_guidance, mean_psnr, measure
+from shapefirst.studies.finding import Chart, Claim, DoesNotApply, Finding, Picture, Study, Summary, claim
+from shapefirst.studies.subject import Subject
+from shapefirst.studies.tables import columns, shown
+
+#: L1 of extrapolation over that of another way, at the same saving.
+RULE_PAPER: Final = Rule("below", 1 / 8)
+RULE_FEWER: Final = Rule("below", 1.0)
+
+SAVINGS: Final = (0.25, 0.4, 0.6)
+CLAIMED: Final = 0.4  # the saving that the claims are about
+FAMILIES = "text dropped", "fewer steps", "difference extrapolated", "both branches extrapolated"
+PAPER, FEWER, ONE, BOTH = FAMILIES
+SHOWN: Final = 6
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to save about a share of the evaluations."""
+
+    family: str
+    saving: float
+    steps: int
+    schedule: TextSchedule
+
+    @property
+    def evaluations(self) -> int:
+        return self.schedule.evaluations(self.steps)
+
+
+def ways(steps: int) -> list[Way]:
+    """Those that fit the number of steps."""
+    found = []
+    for saving in SAVINGS:
+        spent = 1 - saving
+        if saving <= 0.5:  # one branch always runs
+            found.append(Way(PAPER, saving, steps, TextSchedule.until(round(steps * (1 - 2 * saving)))))
+            found.append(Way(ONE, saving, steps, TextSchedule.within(spent, keep="text")))
+        found.append(Way(FEWER, saving, max(1, round(steps * spent)), TextSchedule.always()))
+        found.append(Way(BOTH, saving, steps, TextSchedule.within(spent)))
+    return [way for way in found if _fits(way)]
+
+
+def _fits(way: Way) -> bool:
+    try:
+        way.schedule.check(way.steps)
+    except ShapefirstError:
+        return False
+    return True
+
+
+def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
+    """Full guidance, and every way on the same prompts and seeds."""
+    check_guidance(subject)
+    steps, every = subject.steps, ways(subject.steps)
+    if not all(any(w.family == family and w.saving == CLAIMED for w in every) for family in (PAPER, FEWER, BOTH)):
+        raise DoesNotApply(f"{steps} steps are too few to compare ways to save {CLAIMED:.0%}: take 10 or more.")
+    subject.meter.expect(len(prompts) * (2 * steps + sum(way.evaluations for way in every)))
+    similarity = distances.similarity_of(subject)
+    embeddings, seeds = subject.encode(prompts), subject.seeds(len(prompts))
+    whole = subject.sample(embeddings, seeds)
+    images = {way: subject.sample(embeddings, seeds, schedule=way.schedule, num_steps=way.steps) for way in every}
+    found = {way: measure(made, whole, similarity) for way, made in images.items()}
+    ours, paper, fewer = (_at(found, family) for family in (BOTH, PAPER, FEWER))
+    return Finding(
+        claims=(_claim(ours, paper, "dropping the text", RULE_PAPER), _claim(ours, fewer, "fewer steps", RULE_FEWER)),
+        table=columns(_rows(subject, prompts, found)),
+        summaries=(_summary(found, steps, similarity.title),),
+        charts=(_chart(found, steps, len(prompts)),),
+        pictures=(_picture(prompts, whole, images),),
+        method=f"{len(prompts)} prompts, one seed each. Text dropped: the first steps guided, the null branch after. "
+        "Fewer steps: all of them guided. Difference extrapolated: the text branch in every step, the guidance "
+        "difference from the last two guided steps in those between. Both branches extrapolated: nothing is evaluated "
+        "between guided steps. Guided steps are placed as `budget=` places them; the extrapolation is linear in "
+        "log(1 + sigma/alpha). Distances are to the fully guided image of the same seed, which has the error of its "
+        f"own {steps} steps.",
+        evaluations=2 * steps + sum(way.evaluations for way in every),
+    )
+
+
+def _at(found: Mapping[Way, Distances], family: str) -> np.ndarray:
+    return next(d.l1 for way, d in found.items() if way.family == family and way.saving == CLAIMED)
+
+
+def _claim(ours: np.ndarray, other: np.ndarray, name: str, rule: Rule) -> Claim:
+    much = "at least eight times closer" if rule is RULE_PAPER else "closer"
+    return claim(
+        f"Saving {CLAIMED:.0%} of the evaluations, extrapolating both branches stays {much} to the fully guided image "
+        f"than {name}.",
+        paper="not asked",
+        quantity=f"L1 to the fully guided image, over that of {name}",
+        found=bootstrap(np.stack([ours, other], axis=1), _ratio),
+        rule=rule,
+        if_not="The predictions of this model change too fast between its steps, or the steps are few already: the "
+        "same study with more steps would tell.",
+    )
+
+
+def _ratio(x: np.ndarray) -> float:
+    """Of means; 1 where both are 0, as neither is then closer."""
+    return 1.0 if not x.any() else ratio_of_means(x)
+
+
+def _rows(subject: Subject, prompts: Sequence[Prompt], found: Mapping[Way, Distances]) -> list[dict[str, Any]]:
+    return [
+        {
+            "prompt": prompt.text,
+            "kind": prompt.source,
+            "seed": subject.seed + i,
+            "way": way.family,
+            "steps": way.steps,
+            "guided_steps": way.schedule.text_steps(way.steps),
+            "evaluations": way.evaluations,
+            **of.row(i),
+        }
+        for way, of in found.items()
+        for i, prompt in enumerate(prompts)
+    ]
+
+
+def _summary(found: Mapping[Way, Distances], steps: int, similarity: str) -> Summary:
+    rows = []
+    for way in sorted(found, key=lambda way: (way.saving, found[way].l1.mean())):
+        of = found[way]
+        l1: Interval = bootstrap(of.l1)
+        rows.append(
+            (
+                way.family,
+                f"{1 - way.evaluations / (2 * steps):.0%}",
+                f"{way.schedule.text_steps(way.steps)} of {way.steps}",
+                shown(l1, 4),
+                f"{mean_psnr(of.psnr):.1f}",
+                f"{of.ssim.mean():.3f}",
+                shown(bootstrap(of.similarity), 3),
+            )
+        )
+    names = ("way", "evaluations saved", "guided steps", "L1", "PSNR, dB", "SSIM", similarity)
+    return Summary(names, tuple(rows), f"Distances to the fully guided image of {steps} steps, of the same seed.")
+
+
+def _chart(found: Mapping[Way, Distances], steps: int, n: int) -> Chart:
+    told = []
+    with charts.figure(1, width=6.4, height=3.8) as (drawn, (axis,)):
+        for style, family in enumerate(dict.fromkeys(way.family for way in found)):
+            mine = sorted((way for way in found if way.family == family), key=lambda way: -way.evaluations)
+            saved = [100 * (1 - way.evaluations / (2 * steps)) for way in mine]
+            values = np.stack([found[way].l1 for way in mine], axis=1)
+            charts.band(axis, saved, values, style=style, label=family, every=1)
+            told.append(f"{family}: {values[:, -1].mean():.4f} at {saved[-1]:.0f}%")
+        axis.set(xlabel="evaluations saved, %", ylabel="L1 to the guided image", yscale="log")
+        axis.legend()
+        image = charts.svg(drawn)
+    caption = f"How far the picture moves for what is saved; mean and 95% band, n = {n}. Lower is closer."
+    return Chart("kept", image, caption, f"L1 by share of the evaluations saved. {'; '.join(told)}.")
+
+
+def _picture(
+    prompts: Sequence[Prompt], whole: Sequence[Image.Image], images: Mapping[Way, Sequence[Image.Image]]
+) -> Picture:
+    few = prompts[:SHOWN]
+    shown_ways = [way for way in images if way.saving == CLAIMED]
+    return Picture(
+        "kept",
+        contact_sheet(
+            [[Cell(whole[i]), *(Cell(images[way][i]) for way in shown_ways)] for i in range(len(few))],
+            column_titles=["full guidance", *(way.family for way in shown_ways)],
+            row_titles=[prompt.text for prompt in few],
+            picture_width=128,
+        ),
+        f"The first {len(few)} prompts, one seed each, none selected: {CLAIMED:.0%} of the evaluations saved.",
+        "One row for each prompt: the fully guided image, then one for each way.",
+    )
+
+
+STUDY: Final = Study(
+    name="x2",
+    title="Keeping the picture",
+    question="Which way to evaluate less stays closest to the fully guided image?",
+    paper="Not asked: the paper drops the text and compares FID.",
+    needs="prompts",
+    count=8,
+    quick=3,
+    run=run,
+)
