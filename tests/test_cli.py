@@ -237,7 +237,7 @@ def test_version_and_help_with_examples():
         (["a cat", "--policy", "budget:0.6", "--text-steps", "5"], "--policy, or --text-steps"),
         (["a cat", "--policy", "budget:0.6", "--policy", "full"], "one --policy"),
         (["a cat", "--policy", "budget:0.05"], "too few to extrapolate from: give 0.1 or more"),
-        (["a cat", "--policy", "paper:60"], "names step 60"),
+        (["a cat", "--policy", "paper:60"], "guides step 59"),
         (["a cat", "--policy", "/nonesuch.json"], "no policy file '/nonesuch.json'"),
         (["--prompts-file", "/nonesuch.txt"], "/nonesuch.txt"),
         (["-"], "stdin"),

@@ -15,7 +15,7 @@ from shapefirst.denoising import Embeddings, decode, denoise, encode, generators
 from shapefirst.errors import ShapefirstError
 from shapefirst.guidance import guide, text_until
 from shapefirst.models import SAMPLERS
-from shapefirst.schedule import TextSchedule
+from shapefirst.schedule import Auto, TextSchedule
 
 OPTIONS = {"num_inference_steps": N, "guidance_scale": W}
 
@@ -138,11 +138,13 @@ def test_bad_input_is_refused(make_pipe):
     for options, message in {
         "generator": (generators([1]), "2 images but 1 generators"),
         "latents": (naive.noise([1]), "2 images but 1 latents"),
-        "schedule": (TextSchedule.until(60), "names step 60"),
+        "schedule": (TextSchedule.until(60), "guides step 59"),
     }.items():
         value, text = message if isinstance(message, tuple) else (options, message)
         with pytest.raises(ShapefirstError, match=text):
             next(denoise(pipe, PROMPTS, **{options: value}, **OPTIONS))
+    with pytest.raises(ShapefirstError, match="follows a TextSchedule, not Auto"):
+        next(denoise(pipe, PROMPTS, schedule=Auto(0.1), **OPTIONS))
     with pytest.raises(ShapefirstError, match="2 prompts but 1 negative"):
         next(denoise(pipe, PROMPTS, ["blue"], **OPTIONS))
     assert isinstance(encode(pipe, PROMPTS), Embeddings)

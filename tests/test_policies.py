@@ -197,7 +197,7 @@ def test_guide_takes_one_of_the_three(make_pipe):
     ("policy", "message"),
     [
         ("steps:1+2", "needs a guided step to begin with"),
-        ("steps:0+9", "names step 10, but this generation has 4"),
+        ("steps:0+9", "guides step 9, counted from 0, but the last step of this generation of 4 is 3"),
         ("budget:0.4", "pays for 1 guided steps of 4, too few"),
     ],
 )
@@ -231,6 +231,12 @@ def test_another_tool_on_the_denoiser_is_refused(make_pipe):
         finally:
             del block.forward
         generate(pipe)
+    block.forward, block._hf_hook = kept, "accelerate's"  # which changes nothing about what is evaluated
+    try:
+        with guide(pipe, "paper:2"):
+            generate(pipe)
+    finally:
+        del block.forward, block._hf_hook
 
 
 # --- files ------------------------------------------------------------------------------------------------------------

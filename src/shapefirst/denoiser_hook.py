@@ -95,10 +95,11 @@ class DenoiserHook(ModelHook):
 def check_unreplaced(denoiser: torch.nn.Module) -> None:
     """Raise UnsupportedPipelineError if another tool has put a forward of its own on the denoiser or a part of it.
 
-    DeepCache and T-GATE do so, and skip parts of the evaluations that are counted and remembered here.
+    DeepCache and T-GATE do so, and skip parts of the evaluations that are counted and remembered here. The hooks of
+    diffusers and accelerate replace it as well, but change nothing about what is evaluated.
     """
     for name, module in denoiser.named_modules():
-        if "forward" in vars(module) and "_diffusers_hook" not in vars(module):
+        if "forward" in vars(module) and not {"_diffusers_hook", "_hf_hook"} & set(vars(module)):
             raise UnsupportedPipelineError(
                 f"Another tool has replaced the forward method of {name or 'the denoiser'!r} in this "
                 f"{type(denoiser).__name__}, as DeepCache and T-GATE do: switch it off, or load the pipeline again."

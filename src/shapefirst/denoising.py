@@ -180,6 +180,8 @@ def denoise(
     if is_steered(denoiser):
         raise ShapefirstError("denoise() follows its own schedule: call it outside of guide() and text_until().")
     schedule = schedule or TextSchedule.always()
+    if not isinstance(schedule, TextSchedule):
+        raise ShapefirstError(f"denoise() follows a TextSchedule, not {type(schedule).__name__}; guide() takes more.")
     embeddings = (
         prompt
         if isinstance(prompt, Embeddings)

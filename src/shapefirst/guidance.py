@@ -199,7 +199,8 @@ class _GuidanceHook(DenoiserHook):
             self._wrap = lambda out: kind(**{first: out})
         else:
             self._wrap = _as_tuple
-        return self._wrap(course.completed(prediction[0]))
+        out = course.completed(prediction[0])
+        return prediction if course.is_guided else self._wrap(out)
 
     @torch.compiler.disable
     def _is_guided(self, run: Run, latents: torch.Tensor) -> bool:

@@ -264,8 +264,8 @@ def _guided_steps(schedule: TextSchedule, num_steps: int) -> frozenset[int]:
     last = max((bound for window in schedule.windows for bound in window if bound is not None), default=0)
     if last > num_steps:
         raise ShapefirstError(
-            f"The text schedule names step {last}, but this generation has {num_steps} steps: "
-            f"use a step between 0 and {num_steps}."
+            f"The text schedule guides step {last - 1}, counted from 0, but the last step of this generation of "
+            f"{num_steps} is {num_steps - 1}."
         )
     if schedule.fraction is not None:
         guided = frozenset(range(math.floor(schedule.fraction * num_steps + 0.5)))
