@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 
+import naive
 import numpy as np
 import pytest
 import torch
@@ -67,6 +68,81 @@ def test_the_variable_is_minus_the_log_snr_where_noise_prevails(make_pipe):
     for t in (1, 500, 999):
         abar = float(scheduler.alphas_cumprod[t])
         assert noise_level(scheduler, t) == pytest.approx(math.log(1 + math.sqrt((1 - abar) / abar)))
+
+
+def test_flow_matching_models_take_their_own_sigma():
+    """Stable Diffusion 3's pipeline, whose model predicts a velocity: against the loop written out."""
+    from diffusers import (
+        AutoencoderKL,
+        FlowMatchEulerDiscreteScheduler,
+        SD3Transformer2DModel,
+        StableDiffusion3Pipeline,
+    )
+
+    torch.manual_seed(0)
+    transformer = SD3Transformer2DModel(
+        sample_size=8,
+        in_channels=4,
+        out_channels=4,
+        num_layers=2,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=16,
+        caption_projection_dim=16,
+        pooled_projection_dim=16,
+        pos_embed_max_size=8,
+    )
+    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
+    parts = dict.fromkeys(f"{part}{n}" for part in ("text_encoder", "tokenizer") for n in ("", "_2", "_3"))
+    pipe = StableDiffusion3Pipeline(
+        transformer=transformer.eval(),
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+        vae=AutoencoderKL(block_out_channels=(8, 8), norm_num_groups=4, sample_size=16, **blocks),
+        **parts,
+    )
+    pipe.set_progress_bar_config(disable=True)
+    embeddings = {"prompt_embeds": torch.randn(1, 5, 16), "negative_prompt_embeds": torch.randn(1, 5, 16)}
+    pooled = {"pooled_prompt_embeds": torch.randn(1, 16), "negative_pooled_prompt_embeds": torch.randn(1, 16)}
+    noise = torch.randn(1, 4, 8, 8)
+    options = {"num_inference_steps": 6, "guidance_scale": 4.0, "output_type": "latent", "latents": noise}
+
+    scheduler, x, seen = FlowMatchEulerDiscreteScheduler(), noise, {}
+    scheduler.set_timesteps(6)
+    with torch.no_grad():
+        for i, t in enumerate(scheduler.timesteps):
+            sigma = float(scheduler.sigmas[i])
+            if i in (0, 1, 2, 4):
+                null, text = (
+                    transformer(x, e, p, t.expand(1)).sample
+                    for e, p in zip(reversed(embeddings.values()), reversed(pooled.values()), strict=True)
+                )
+                seen[sigma] = null + 4.0 * (text - null)
+                v = seen[sigma]
+            else:
+                last = list(seen)[-2:]
+                v = naive.polynomial(last, [seen[at] for at in last], sigma)
+            x = x + (float(scheduler.sigmas[i + 1]) - sigma) * v
+    with guide(pipe, TextSchedule.at([0, 1, 2, 4])) as evaluations:
+        found = pipe(**embeddings, **pooled, **options).images
+    assert naive.error(found, x) < 1e-4
+    assert evaluations.rows == 8
+
+
+def test_a_block_that_begins_after_the_generation_has_nothing_to_extrapolate_from(make_pipe):
+    pipe = make_pipe()
+
+    def enter(pipe, step, t, kwargs):
+        if step == 0:
+            block = guide(pipe, "steps:0")
+            block.__enter__()
+            entered.append(block)
+        return kwargs
+
+    entered = []
+    refused = pytest.raises(ShapefirstError, match=r"enter guide\(\) before the generation begins")
+    with guide(pipe, "full"), refused:  # the outer block knows that this is the run's second step
+        generate(pipe, callback_on_step_end=enter)
+    entered[0].__exit__()
 
 
 # --- placement --------------------------------------------------------------------------------------------------------

@@ -21,6 +21,8 @@ from typing import Any
 
 import torch
 
+from shapefirst.errors import ShapefirstError
+
 __all__ = ["Memory", "noise_level", "scales", "weights"]
 
 
@@ -92,8 +94,15 @@ class Memory:
         self._values = values
 
     def extrapolate(self, rows: Sequence[int], u: float) -> torch.Tensor:
-        """(len(rows), ...): each row's value at `u`."""
-        assert self._values is not None
+        """(len(rows), ...): each row's value at `u`.
+
+        Raises:
+            ShapefirstError: Nothing is remembered yet.
+        """
+        if self._values is None:
+            raise ShapefirstError(
+                "There is no guided step to extrapolate from: enter guide() before the generation begins."
+            )
         table = torch.zeros(self.order + 1, len(rows), dtype=self._values.dtype)
         for i, row in enumerate(rows):
             table[: self.known(row), i] = torch.tensor(weights(self._places[row], u), dtype=table.dtype)
