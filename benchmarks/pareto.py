@@ -307,8 +307,8 @@ def report(given: argparse.Namespace) -> None:
     lines = [
         f"pocket, {given.sampler}, {STEPS} steps, w = {w:g}, n = {n} prompts, image i of seed {FIRST_SEED} + i.",
         "Distances are to the fully guided image of the same seed, with 95% bootstrap intervals over prompts. Time",
-        f"saved: median and middle half of the rounds, whole calls of {BATCH} images, float32, {os.cpu_count()} cores of",
-        f"{platform.machine()}. DeepCache skips parts of evaluations, which count as whole ones here.",
+        f"saved: median and middle half of the rounds, whole calls of {BATCH} images, float32, {os.cpu_count()} cores",
+        f"of {platform.machine()}. DeepCache skips parts of evaluations, which count as whole ones here.",
         f"L1 to 200 steps: n = {FINE_PROMPTS}.",
         "",
         "L1 at equal time saved, along each method's line (linear in log L1 between its rows; a dash where it does not",
