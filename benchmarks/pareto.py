@@ -5,7 +5,7 @@
     python benchmarks/pareto.py report                                                          (tables and the plot)
 
 ``sample`` draws the same prompts and seeds with every method and keeps the images; ``time`` takes whole calls of 8
-images with all methods in turn, the stock pipeline before every few of them; ``report`` compares, and writes to
+images with all methods in turn, the stock pipeline between every few of them; ``report`` compares, and writes to
 ``benchmarks/results``. Prompts are fresh scenes of pocket's world, none of them among those that policies are tuned
 on. Peers need ``pip install '.[bench]'``; one that fails is listed with its error.
 """
@@ -21,7 +21,7 @@ import random
 import re
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -199,7 +199,7 @@ def sample(given: argparse.Namespace) -> None:
 
 
 def take_times(given: argparse.Namespace) -> None:
-    """Seconds of one call of every method, round by round; the stock pipeline before every `BETWEEN` of them."""
+    """Seconds of one call of every method, round by round; the stock pipeline between every `BETWEEN` of them."""
     pipe = load("pocket", sampler=given.sampler)
     pipe.set_progress_bar_config(disable=True)
     captions = [scene.caption for scene in scenes(given.prompts)][:BATCH]
@@ -217,9 +217,21 @@ def take_times(given: argparse.Namespace) -> None:
             if place % BETWEEN == 0:
                 seconds[f"stock {place}"] = timed(pipe, stock, captions, STEPS)
             seconds[name] = timed(pipe, names[name].block, captions, names[name].steps)
-            seconds[f"before {name}"] = seconds[f"stock {place - place % BETWEEN}"]
+        seconds["stock at the end"] = timed(pipe, stock, captions, STEPS)
         rounds.append(seconds)
         save_text(json.dumps(rounds, indent=1), file)
+
+
+def savings(seconds: Mapping[str, float]) -> dict[str, float]:
+    """The share of the time that each method saved in a round, against the stock calls before and after it."""
+    names = [name for name in seconds if not name.startswith("before ")]
+    stocks = [place for place, name in enumerate(names) if name.startswith("stock ")]
+    found = {}
+    for place, name in enumerate(names):
+        if place not in stocks:
+            around = [max(s for s in stocks if s < place), *(s for s in stocks if s > place)][:2]
+            found[name] = 1 - seconds[name] / statistics.fmean(seconds[names[s]] for s in around)
+    return found
 
 
 def timed(pipe: Any, block: Block, captions: Sequence[str], steps: int) -> float:
@@ -258,7 +270,7 @@ def rows_of(folder: Path, count: int) -> list[Row]:
     known = scenes(count)
     meant = [{(o.attribute, o.noun) for o in scene.objects} for scene in known]
     seconds = folder / "seconds.json"
-    rounds = json.loads(seconds.read_text()) if seconds.is_file() else []
+    rounds = [savings(one) for one in json.loads(seconds.read_text())] if seconds.is_file() else []
 
     def images_of(name: str) -> Any:
         with np.load(folder / f"{name}.npz") as stored:
@@ -276,7 +288,7 @@ def rows_of(folder: Path, count: int) -> list[Row]:
         with torch.no_grad():
             right = [set(v.objects) == m for v, m in zip(judge.look(pictures), meant[:n], strict=True)]
         psnrs = [min(psnr(a, b), SAME) for a, b in zip(images, reference[:n], strict=True)]
-        ratios = [1 - r[method.name] / r[f"before {method.name}"] for r in rounds if method.name in r]
+        ratios = [one[method.name] for one in rounds if method.name in one]
         found.append(
             Row(
                 method,

@@ -99,7 +99,10 @@ def check_unreplaced(denoiser: torch.nn.Module) -> None:
     diffusers and accelerate replace it as well, but change nothing about what is evaluated.
     """
     for name, module in denoiser.named_modules():
-        if "forward" in vars(module) and not {"_diffusers_hook", "_hf_hook"} & set(vars(module)):
+        if "forward" not in vars(module) or {"_diffusers_hook", "_hf_hook"} & set(vars(module)):
+            continue
+        # DeepCache puts a module's own method back when it is switched off.
+        if getattr(module.forward, "__func__", None) is not type(module).forward:
             raise UnsupportedPipelineError(
                 f"Another tool has replaced the forward method of {name or 'the denoiser'!r} in this "
                 f"{type(denoiser).__name__}, as DeepCache and T-GATE do: switch it off, or load the pipeline again."
