@@ -55,6 +55,8 @@ FINE, FINE_PROMPTS = "full guidance in 200 steps", 64  # a reference without the
 BETWEEN = 4  # methods between two calls of the stock pipeline that they are compared with
 SAVINGS = (0.25, 0.33, 0.4, 0.5, 0.6)  # of the time, to compare at
 SLACK = 0.01  # of the time: what counts as getting there
+OURS = {"ours": "black", "ours, by tolerance": "dimgray", "ours, text branch kept": "gray"}
+OURS["ours with fewer steps"] = "navy"
 SAME = 99.0  # dB, in the place of the infinity of identical images
 
 Block = Callable[[Any], AbstractContextManager[Callable[..., Any]]]
@@ -319,8 +321,9 @@ def report(given: argparse.Namespace) -> None:
     lines = [
         f"pocket, {given.sampler}, {STEPS} steps, w = {w:g}, n = {n} prompts, image i of seed {FIRST_SEED} + i.",
         "Distances are to the fully guided image of the same seed, with 95% bootstrap intervals over prompts. Time",
-        f"saved: median and middle half of the rounds, whole calls of {BATCH} images, float32, {os.cpu_count()} cores",
-        f"of {platform.machine()}. DeepCache skips parts of evaluations, which count as whole ones here.",
+        f"saved: median and middle half of {rounds_in(folder)} rounds, whole calls of {BATCH} images, float32,",
+        f"{os.cpu_count()} shared cores of {platform.machine()}. DeepCache skips parts of evaluations, which count as",
+        "whole ones here.",
         f"L1 to 200 steps: n = {FINE_PROMPTS}.",
         "",
         "L1 at equal time saved, along each method's line (linear in log L1 between its rows; a dash where it does not",
@@ -335,6 +338,11 @@ def report(given: argparse.Namespace) -> None:
     save_text("\n".join(lines) + "\n", results / f"pareto-{given.sampler}.md")
     print("\n".join(lines))
     plot(rows, results / f"pareto-{given.sampler}.png", given.sampler)
+
+
+def rounds_in(folder: Path) -> int:
+    file = folder / "seconds.json"
+    return len(json.loads(file.read_text())) if file.is_file() else 0
 
 
 def at_equal_time(rows: Sequence[Row]) -> list[str]:
@@ -407,7 +415,7 @@ def plot(rows: Sequence[Row], file: Path, sampler: str) -> None:
             lw=2.2 if ours else 1.2,
             ms=6,
             capsize=2,
-            color=f"C{i}" if i < 10 else "black",
+            color=OURS.get(family, f"C{i}"),
             ls="-" if ours else "--",
         )
     axes.set_yscale("log")
