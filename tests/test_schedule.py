@@ -68,8 +68,9 @@ def test_the_extremes(num_steps):
 
 @given(STEPS, st.integers(1, 30))
 def test_a_step_beyond_the_last_is_refused(num_steps, beyond):
-    for schedule in (TextSchedule.until(num_steps + beyond), TextSchedule.starting_at(num_steps + beyond)):
-        with pytest.raises(ShapefirstError, match=f"step {num_steps + beyond}, but .* has {num_steps} steps"):
+    bound = num_steps + beyond
+    for schedule, named in ((TextSchedule.until(bound), bound - 1), (TextSchedule.starting_at(bound), bound)):
+        with pytest.raises(ShapefirstError, match=f"guides step {named}, .* of this generation of {num_steps} is"):
             schedule.uses_text(0, num_steps)
 
 

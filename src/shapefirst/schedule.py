@@ -261,10 +261,10 @@ def _guided_steps(schedule: TextSchedule, num_steps: int) -> frozenset[int]:
             f"This policy was made for {schedule.num_steps} steps, but this generation has {num_steps}: sample with "
             f"num_inference_steps={schedule.num_steps}, or tune one for {num_steps}."
         )
-    last = max((bound for window in schedule.windows for bound in window if bound is not None), default=0)
-    if last > num_steps:
+    last = max((start if stop is None else stop - 1 for start, stop in schedule.windows), default=0)
+    if any(bound is not None and bound > num_steps for window in schedule.windows for bound in window):
         raise ShapefirstError(
-            f"The text schedule guides step {last - 1}, counted from 0, but the last step of this generation of "
+            f"The text schedule guides step {last}, counted from 0, but the last step of this generation of "
             f"{num_steps} is {num_steps - 1}."
         )
     if schedule.fraction is not None:
