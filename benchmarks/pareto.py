@@ -324,7 +324,7 @@ def report(given: argparse.Namespace) -> None:
         f"saved: median and middle half of {rounds_in(folder)} rounds, whole calls of {BATCH} images, float32,",
         f"{os.cpu_count()} shared cores of {platform.machine()}. DeepCache skips parts of evaluations, which count as",
         "whole ones here.",
-        f"L1 to 200 steps: n = {FINE_PROMPTS}.",
+        *([f"L1 to 200 steps: n = {FINE_PROMPTS}."] if rows[0].fine else []),
         "",
         "L1 at equal time saved, along each method's line (linear in log L1 between its rows; a dash where it does not",
         "get there):",

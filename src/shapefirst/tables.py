@@ -35,10 +35,10 @@ def written(rows: Sequence[Written]) -> None:
 
 
 def comparisons(rows: Sequence[Comparison]) -> None:
-    """One line a schedule: cost and distances, averaged over the images."""
+    """One line a policy: cost and distances, averaged over the images."""
     from shapefirst.comparison import decibels, percent
 
-    table = Table("schedule")
+    table = Table("policy")
     for name in ("evaluations an image", "saved", "seconds an image", "saved", "L1", "PSNR"):
         table.add_column(name, justify="right")
     for row in rows:
