@@ -55,8 +55,12 @@ FINE, FINE_PROMPTS = "full guidance in 200 steps", 64  # a reference without the
 BETWEEN = 4  # methods between two calls of the stock pipeline that they are compared with
 SAVINGS = (0.25, 0.33, 0.4, 0.5, 0.6)  # of the time, to compare at
 SLACK = 0.01  # of the time: what counts as getting there
-OURS = {"ours": "black", "ours, by tolerance": "dimgray", "ours, text branch kept": "gray"}
-OURS["ours with fewer steps"] = "navy"
+OURS = {
+    "ours": "black",
+    "ours, by tolerance": "dimgray",
+    "ours, text branch kept": "gray",
+    "ours with fewer steps": "navy",
+}
 SAME = 99.0  # dB, in the place of the infinity of identical images
 
 Block = Callable[[Any], AbstractContextManager[Callable[..., Any]]]
@@ -99,8 +103,8 @@ FINE_NAME = named(FINE)
 def methods() -> list[Method]:
     """All of them, the reference first."""
 
-    def at(schedule: TextSchedule, **how: Any) -> Block:
-        return partial(guided, what=schedule, **how)
+    def at(schedule: TextSchedule) -> Block:
+        return partial(guided, what=schedule)
 
     found = [Method(REFERENCE, "", STEPS, stock)]
     found += [Method("fewer steps", f"{n} steps", n, stock) for n in (48, 38, 33, 30, 25, 20, 15)]
@@ -226,7 +230,7 @@ def take_times(given: argparse.Namespace) -> None:
 
 def savings(seconds: Mapping[str, float]) -> dict[str, float]:
     """The share of the time that each method saved in a round, against the stock calls before and after it."""
-    names = [name for name in seconds if not name.startswith("before ")]
+    names = list(seconds)
     stocks = [place for place, name in enumerate(names) if name.startswith("stock ")]
     found = {}
     for place, name in enumerate(names):
@@ -375,14 +379,10 @@ def table(rows: Sequence[Row]) -> list[str]:
         cells += [
             f"{row.time_saved[1]:.0%} ({row.time_saved[0]:.0%} to {row.time_saved[2]:.0%})" if row.time_saved else ""
         ]
-        cells += [form(row.l1, ".5f"), form(row.psnr, ".1f"), form(row.ssim, ".4f"), form(row.clip, ".4f")]
-        cells += [form(row.judged, ".1%"), form(row.fine, ".5f") if row.fine else ""]
+        cells += [f"{row.l1:.5f}", f"{row.psnr:.1f}", f"{row.ssim:.4f}", f"{row.clip:.4f}", f"{row.judged:.1%}"]
+        cells += [f"{row.fine:.5f}" if row.fine else ""]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
-
-
-def form(found: Interval, how: str) -> str:
-    return f"{found.estimate:{how}} ({found.low:{how}} to {found.high:{how}})"
 
 
 def plot(rows: Sequence[Row], file: Path, sampler: str) -> None:

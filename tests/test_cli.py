@@ -164,10 +164,12 @@ def test_demo_writes_a_sheet_and_a_page_that_needs_nothing_else(out, monkeypatch
 @pytest.mark.usefixtures("pocket")
 def test_demo_shows_the_policies_that_are_asked_for(out, monkeypatch):
     monkeypatch.setattr("shapefirst.demo.STEPS", 6)
-    result = shapefirst("demo", "--out", out, "--policy", "every:2", "--policy", "tol:0.5")
+    result = shapefirst(
+        "demo", "--out", out, "--policy", "every:2", "--policy", "tol:0.5", "--policy", "every:2,order=2"
+    )
     assert result.exit_code == 0, result.output
     page = (out / "index.html").read_text()
-    assert page.count(' alt="a ') == 8 * 3
+    assert page.count(' alt="a ') == 8 * 4  # also where two are described alike
     assert "3 of 6 steps guided, extrapolated between" in page
     assert "tolerance 0.5, each image decides" in page
 

@@ -19,7 +19,6 @@ from shapefirst.loading import load_quietly
 from shapefirst.options import Device, GuidanceScale, Model, Sampler
 
 if TYPE_CHECKING:
-    from shapefirst.statistics import Interval
     from shapefirst.tuning import Found
 
 __all__ = ["tune"]
@@ -151,7 +150,7 @@ def tune(
     kept.forget()
     fewer = "" if candidate.steps == steps else f" --steps {candidate.steps}"
     terminal.line(
-        f"On {len(checked_on)} other prompts: L1 {_interval(distance, '.4f')}, time saved {_interval(saved, '.0%')} "
+        f"On {len(checked_on)} other prompts: L1 {distance:.4f}, time saved {saved:.0%} "
         f"(expected: {chosen.distance.estimate:.4f}, {chosen.time_saved:.0%}).\n"
         f'Policy: {out}\nUse it: shapefirst generate "..." --model {model} --sampler {sampler}{fewer} --policy {out}'
     )
@@ -230,7 +229,7 @@ def _print_front(found: Sequence[Found], chosen: Found) -> None:
             describe(one.candidate.schedule, one.candidate.steps) + _order(one.candidate.schedule.order),
             str(one.candidate.evaluations),
             f"{one.time_saved:.0%}",
-            _interval(distance, ".4f"),
+            f"{distance:.4f}",
             style="dim" if beaten else "bold" if one is chosen else "",
         )
     terminal.results().print(table)
@@ -239,7 +238,3 @@ def _print_front(found: Sequence[Found], chosen: Found) -> None:
 
 def _order(order: int | None) -> str:
     return f" (order {order})" if order else ""
-
-
-def _interval(found: Interval, form: str) -> str:
-    return f"{found.estimate:{form}} ({found.low:{form}} to {found.high:{form}})"

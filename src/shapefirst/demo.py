@@ -46,10 +46,9 @@ def compare(
     on_progress: Callable[[float], None] | None = None,
 ) -> list[Comparison]:
     """One image of each prompt under full guidance (the first row) and under each policy."""
-    rows = {describe(policy, sampling.steps): policy for policy in (TextSchedule.always(), *policies)}
+    rows = {str(row): policy for row, policy in enumerate((TextSchedule.always(), *policies))}
     results = generate(pipe, plan(prompts, 1, seed), rows, sampling, on_progress=on_progress)
-    reference = next(iter(results.values()))
-    return [Comparison(title, mine, reference) for title, mine in results.items()]
+    return [Comparison(describe(rows[row], sampling.steps), mine, results["0"]) for row, mine in results.items()]
 
 
 def write_demo(rows: Sequence[Comparison], out: Path, setting: str) -> tuple[Path, Path]:

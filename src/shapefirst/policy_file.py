@@ -8,12 +8,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 from shapefirst.errors import ShapefirstError
-from shapefirst.schedule import TextSchedule
+from shapefirst.schedule import Kept, TextSchedule
 from shapefirst.writes import save_text
 
 __all__ = ["PolicyFile", "model_digest", "read_policy", "sampler_digest", "write_policy"]
@@ -47,7 +47,7 @@ class PolicyFile:
     guidance_scale: float
     steps: int
     guided: tuple[int, ...]
-    keep: str
+    keep: Kept
     order: int | None
     versions: Mapping[str, str] = field(default_factory=dict)
     measured: Mapping[str, Any] = field(default_factory=dict)
@@ -55,8 +55,7 @@ class PolicyFile:
     @property
     def schedule(self) -> TextSchedule:
         """The policy, for runs of `steps` steps only."""
-        windows = tuple((step, step + 1) for step in self.guided)
-        return TextSchedule(windows=windows, keep=self.keep, order=self.order, num_steps=self.steps)  # type: ignore[arg-type]
+        return replace(TextSchedule.at(self.guided, keep=self.keep, order=self.order), num_steps=self.steps)
 
     def policy_for(self, pipe: Any) -> TextSchedule:
         """The policy.

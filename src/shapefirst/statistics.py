@@ -33,12 +33,18 @@ Verdict: TypeAlias = Literal["replicates", "does not replicate", "inconclusive",
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate from n prompts with its 95% interval from ``low`` to ``high``."""
+    """An estimate from n prompts with its 95% interval from ``low`` to ``high``.
+
+    ``f"{found:.2f}"`` is "0.72 (0.61 to 0.83)".
+    """
 
     estimate: float
     low: float
     high: float
     n: int
+
+    def __format__(self, form: str) -> str:
+        return f"{self.estimate:{form}} ({self.low:{form}} to {self.high:{form}})"
 
 
 @dataclass(frozen=True)

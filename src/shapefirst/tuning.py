@@ -33,7 +33,7 @@ from shapefirst.extrapolation import noise_level, weights
 from shapefirst.generation import Job, Result, Sampling, generate
 from shapefirst.guidance import guide
 from shapefirst.metrics import l1
-from shapefirst.placement import spread
+from shapefirst.placement import Budget, spread
 from shapefirst.schedule import Kept, TextSchedule
 from shapefirst.statistics import Interval, bootstrap
 
@@ -44,7 +44,7 @@ PAPERS: Final = (0.25, 0.4)  # the same for the paper's rule, which is there to 
 POWERS: Final = (1.0, 1.25, 1.5, 1.8)
 ORDERS: Final = (0, 1, 2)
 FEWER: Final = (0.75, 0.5)  # of N: numbers of steps that are tried, with and without extrapolation
-FIRST, LAST = 3, 2
+FIRST, LAST = Budget.FIRST, Budget.LAST
 PROBE_STEPS: Final = 10
 PROBE_ROUNDS: Final = 3
 SEED: Final = 1_000_000  # of the first image

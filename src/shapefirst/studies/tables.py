@@ -34,4 +34,4 @@ def cell(values: np.ndarray, statistic: Callable[[np.ndarray], float] | None = N
 
 def shown(found: Interval, digits: int = 2) -> str:
     """ "0.72 (0.61 to 0.83)"."""
-    return f"{found.estimate:.{digits}f} ({found.low:.{digits}f} to {found.high:.{digits}f})"
+    return f"{found:.{digits}f}"
