@@ -16,47 +16,24 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
 from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 
-from shapefirst.branches import evaluating
+from shapefirst.acts import act_at
 from shapefirst.checks import check_steps
 from shapefirst.errors import ShapefirstError
-from shapefirst.extrapolation import noise_level, scales, weights
+from shapefirst.extrapolation import scales
 from shapefirst.guidance import is_steered
-from shapefirst.layout import denoiser_of
-from shapefirst.schedule import Branch, TextSchedule
+from shapefirst.layout import denoiser_of, masks_padding
+from shapefirst.schedule import TextSchedule
+from shapefirst.solving import Embeddings, Past, Run, advance
 from shapefirst.timeline import steps_of
 
 __all__ = ["Embeddings", "Step", "as_images", "decode", "denoise", "encode", "generators", "preprocessed"]
-
-
-LONGEST_PAST: Final = 4  # guided calls: what the highest order extrapolates from
-
-
-@dataclass(frozen=True)
-class Embeddings:
-    """A batch of encoded prompts: L token positions of D channels.
-
-    Attributes:
-        text: (B, L, D), the prompts.
-        null: (B, L, D), the empty or negative prompts.
-        text_mask: (B, L), where the encoder masks its padding (T5), else None.
-        null_mask: (B, L), likewise.
-    """
-
-    text: torch.Tensor
-    null: torch.Tensor
-    text_mask: torch.Tensor | None = None
-    null_mask: torch.Tensor | None = None
-
-
-#: u_t of `shapefirst.extrapolation`, and the model's own output of the null and the text branch, the latest last.
-Past: TypeAlias = tuple[tuple[float, torch.Tensor, torch.Tensor], ...]
 
 
 @dataclass(frozen=True)
@@ -112,7 +89,7 @@ def encode(
         raise ShapefirstError(f"There are {len(prompts)} prompts but {len(negative)} negative prompts.")
     negatives = [negative] * len(prompts) if isinstance(negative, str) else list(negative)
     options: dict[str, Any] = {"device": pipe._execution_device, "num_images_per_prompt": num_images_per_prompt}
-    if not _masks_padding(pipe):
+    if not masks_padding(pipe):
         text, null = pipe.encode_prompt(prompts, negative_prompt=negatives, do_classifier_free_guidance=True, **options)
         return Embeddings(text, null)
     text, text_mask, null, null_mask = pipe.encode_prompt(
@@ -123,7 +100,7 @@ def encode(
 
 def preprocessed(pipe: Any, prompt: str) -> str:
     """The prompt as `encode` hands it to the tokenizer: PixArt's pipeline lowers its case and cleans it."""
-    if not _masks_padding(pipe):
+    if not masks_padding(pipe):
         return prompt
     (text,) = pipe._text_preprocessing(prompt, clean_caption=_cleans_captions())
     return str(text)
@@ -189,12 +166,8 @@ def denoise(
     )
 
     if start is None:
-        check_steps(num_inference_steps, pipe.scheduler)
-        solver = copy.deepcopy(pipe.scheduler)
-        solver.set_timesteps(num_inference_steps, device=pipe._execution_device)
-        if hasattr(solver, "set_begin_index"):
-            solver.set_begin_index(0)
-        x = _noise(pipe, solver, embeddings, generator, latents, height, width)
+        solver = begin(pipe, num_inference_steps)
+        x = first_latents(pipe, solver, embeddings, generator, latents, height, width)
     else:
         solver, x = copy.deepcopy(start.solver), start.x_t
     steps = steps_of(solver)
@@ -202,37 +175,26 @@ def denoise(
     schedule.check(num_steps)
     extra = pipe.prepare_extra_step_kwargs(generator, 0.0)
 
-    past = start.past if start else ()
+    run = Run(x, solver, start.past if start else ())
     for index in range(start.index if start else 0, num_steps):
-        branches: tuple[Branch, ...] = () if schedule.keep == "neither" else (schedule.keep,)
-        if guidance_scale <= 1:
-            branches = ("text",)
-        elif schedule.uses_text(index, num_steps):
-            branches = ("null", "text")
-        before, x_t, past_then = copy.deepcopy(solver), x, past
-        shown: _Shown | None = None
-        for t in (t for t, step in zip(solver.timesteps, steps, strict=True) if step == index):
-            x_in = solver.scale_model_input(x, t)
-            out: dict[Branch, torch.Tensor] = {}
-            if branches:
-                with evaluating(*branches):
-                    out = _predict(pipe, denoiser, x_in, t, embeddings, branches)
-            both = out
-            if guidance_scale > 1 and (len(out) == 2 or schedule.order is not None):
-                u = noise_level(solver, t)
-                if len(out) == 2:
-                    past = (*(seen for seen in past if seen[0] != u), (u, out["null"], out["text"]))[-LONGEST_PAST:]
-                else:
-                    both = _extrapolated(out, past[-(schedule.order or 0) - 1 :], u)
-            guided = (
-                both["null"] + guidance_scale * (both["text"] - both["null"]) if len(both) == 2 else out[branches[0]]
-            )
-            shown = shown or _Shown(t, x_in, out, guided)
-            x = solver.step(guided, t, x, **extra, return_dict=False)[0]
-        assert shown is not None  # every step has an entry in the list of timesteps
-        eps_of = {branch: _eps_and_x0(solver, y, shown.x_in, shown.t)[0] for branch, y in shown.out.items()}
-        eps, x0 = _eps_and_x0(solver, shown.guided, shown.x_in, shown.t)
-        yield Step(index, float(shown.t), x_t, eps_of.get("null"), eps_of.get("text"), eps, x0, x, before, past_then)
+        act = act_at(schedule, index, num_steps, guidance_scale)
+        before = run.fork()
+        timesteps = [t for t, step in zip(solver.timesteps, steps, strict=True) if step == index]
+        (first,) = advance(pipe, denoiser, embeddings, [(run, act)], timesteps, guidance_scale, extra=extra)
+        eps_of = {branch: _eps_and_x0(solver, y, first.x_in, first.t)[0] for branch, y in first.out.items()}
+        eps, x0 = _eps_and_x0(solver, first.guided, first.x_in, first.t)
+        yield Step(
+            index,
+            float(first.t),
+            before.x,
+            eps_of.get("null"),
+            eps_of.get("text"),
+            eps,
+            x0,
+            run.x,
+            before.solver,
+            before.past,
+        )
 
 
 @torch.no_grad()
@@ -256,29 +218,28 @@ def as_images(pipe: Any, pixels: np.ndarray) -> list[Image.Image]:
     return pipe.image_processor.numpy_to_pil(pixels)
 
 
-@dataclass(frozen=True)
-class _Shown:
-    """A step's first evaluation, in the model's own terms."""
+def begin(pipe: Any, num_inference_steps: int) -> Any:
+    """A copy of the pipeline's scheduler, at the start of a run.
 
-    t: torch.Tensor
-    x_in: torch.Tensor
-    out: dict[Branch, torch.Tensor]
-    guided: torch.Tensor
+    Raises:
+        ShapefirstError: More steps than the model was trained for.
+    """
+    check_steps(num_inference_steps, pipe.scheduler)
+    solver = copy.deepcopy(pipe.scheduler)
+    solver.set_timesteps(num_inference_steps, device=pipe._execution_device)
+    if hasattr(solver, "set_begin_index"):
+        solver.set_begin_index(0)
+    return solver
 
 
-def _masks_padding(pipe: Any) -> bool:
-    """PixArt's denoiser takes a mask of the prompt's padding; Stable Diffusion's sees the padding too."""
-    return isinstance(getattr(pipe, "transformer", None), torch.nn.Module)
-
-
-def _noise(
+def first_latents(
     pipe: Any,
     solver: Any,
     embeddings: Embeddings,
     generator: torch.Generator | list[torch.Generator] | None,
-    latents: torch.Tensor | None,
-    height: int | None,
-    width: int | None,
+    latents: torch.Tensor | None = None,
+    height: int | None = None,
+    width: int | None = None,
 ) -> torch.Tensor:
     """The first latents, of the variance that the solver starts from."""
     config = denoiser_of(pipe).config
@@ -299,51 +260,6 @@ def _noise(
     elif len(latents) != shape[0]:
         raise ShapefirstError(f"There are {shape[0]} images but {len(latents)} latents; give one per image.")
     return latents.to(device) * solver.init_noise_sigma
-
-
-def _predict(
-    pipe: Any,
-    denoiser: Any,
-    x_in: torch.Tensor,
-    t: torch.Tensor,
-    embeddings: Embeddings,
-    branches: tuple[Branch, ...],
-) -> dict[Branch, torch.Tensor]:
-    """The model's own output (eps or v) for each branch, evaluated in one batch."""
-    x = torch.cat([x_in] * len(branches))
-    prompts = torch.cat([getattr(embeddings, branch) for branch in branches])
-    if not _masks_padding(pipe):
-        out = denoiser(x, t, encoder_hidden_states=prompts, return_dict=False)[0]
-    else:
-        mask = torch.cat([getattr(embeddings, f"{branch}_mask") for branch in branches])
-        size: dict[str, torch.Tensor | None] = {"resolution": None, "aspect_ratio": None}
-        if denoiser.config.sample_size == 128:  # PixArt's 1024-pixel model is told the picture's size
-            height, width = (pipe.vae_scale_factor * side for side in x.shape[-2:])
-            size["resolution"] = x.new_tensor([[height, width]]).expand(len(x), -1)
-            size["aspect_ratio"] = x.new_tensor([[height / width]]).expand(len(x), -1)
-        out = denoiser(
-            x,
-            encoder_hidden_states=prompts,
-            encoder_attention_mask=mask,
-            timestep=t.expand(len(x)),
-            added_cond_kwargs=size,
-            return_dict=False,
-        )[0]
-        if out.shape[1] == 2 * x.shape[1]:
-            out = out.chunk(2, dim=1)[0]  # the other half is the learned sigma, which these solvers do not use
-    return dict(zip(branches, out.chunk(len(branches)), strict=True))
-
-
-def _extrapolated(out: dict[Branch, torch.Tensor], past: Past, u: float) -> dict[Branch, torch.Tensor]:
-    """Both branches at ``u``: what was evaluated, and the rest from the past (see `shapefirst.extrapolation`)."""
-    shares = weights(tuple(at for at, _, _ in past), u)
-    null = torch.stack([share * seen for share, (_, seen, _) in zip(shares, past, strict=True)]).sum(0)
-    text = torch.stack([share * seen for share, (_, _, seen) in zip(shares, past, strict=True)]).sum(0)
-    if "null" in out:
-        return {"null": out["null"], "text": out["null"] + (text - null)}
-    if "text" in out:
-        return {"null": out["text"] - (text - null), "text": out["text"]}
-    return {"null": null, "text": text}
 
 
 def _eps_and_x0(

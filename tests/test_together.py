@@ -1,0 +1,99 @@
+"""Schedules that run together give what each gives alone, and share what they have in common."""
+
+from __future__ import annotations
+
+import naive
+import pytest
+from conftest import KINDS
+from hypothesis import given
+from hypothesis import strategies as st
+from test_guidance import PROMPTS, SEEDS, W
+
+from shapefirst.acts import evaluations_together
+from shapefirst.denoising import denoise, encode, generators
+from shapefirst.errors import ShapefirstError
+from shapefirst.guidance import guide
+from shapefirst.models import SAMPLERS
+from shapefirst.schedule import TextSchedule
+from shapefirst.together import denoise_together
+
+N = 6
+SCHEDULES = [
+    TextSchedule.until(0),
+    TextSchedule.until(2),
+    TextSchedule.until(2, keep="text"),
+    TextSchedule.until(4),
+    TextSchedule.always(),
+    TextSchedule.starting_at(3),
+    TextSchedule.at([0, 1, 3]),
+    TextSchedule.at([0, 1, 3], keep="null", order=2),
+    TextSchedule.until(2),
+]
+
+
+def rows_of(denoiser, run):
+    """What a run returns, and how many rows it gave the denoiser, call by call."""
+    rows = []
+    handle = denoiser.register_forward_pre_hook(
+        lambda module, args, kwargs: rows.append(len(args[0] if args else kwargs["hidden_states"])), with_kwargs=True
+    )
+    try:
+        return run(), rows
+    finally:
+        handle.remove()
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("batch_size", [None, 3])
+def test_each_is_what_it_is_alone(make_pipe, kind, sampler, batch_size):
+    pipe = make_pipe(kind, sampler)
+    options = {"num_inference_steps": N, "guidance_scale": W}
+    together = denoise_together(
+        pipe, encode(pipe, PROMPTS), SCHEDULES, generator=generators(SEEDS), batch_size=batch_size, **options
+    )
+    for schedule, found in zip(SCHEDULES, together, strict=True):
+        *_, alone = denoise(pipe, PROMPTS, schedule=schedule, generator=generators(SEEDS), **options)
+        assert naive.error(found, alone.x_next) < 1e-5
+
+
+@pytest.mark.parametrize("w", [W, 1.0])
+@pytest.mark.parametrize("sampler", ["ddim", "heun"])
+def test_only_what_is_not_shared_is_evaluated(make_pipe, sampler, w):
+    pipe = make_pipe("sd-epsilon", sampler)
+    told = []
+    options = {"num_inference_steps": N, "guidance_scale": w, "generator": generators(SEEDS)}
+    _, rows = rows_of(
+        pipe.unet,
+        lambda: denoise_together(pipe, encode(pipe, PROMPTS), SCHEDULES, batch_size=5, on_step=told.append, **options),
+    )
+    assert max(rows) <= 5
+    assert sum(rows) == sum(told) * len(PROMPTS)
+    if sampler == "ddim":
+        assert sum(told) == evaluations_together(SCHEDULES, N, w)
+
+
+def test_the_grid_of_the_paper_takes_375_evaluations_in_place_of_825():
+    grid = [TextSchedule.until(k) for k in range(0, 51, 5)]
+    assert evaluations_together(grid, 50, 7.5) == 375
+    assert sum(schedule.evaluations(50) for schedule in grid) == 825
+
+
+@given(st.lists(st.integers(0, 20), min_size=1, max_size=6), st.sampled_from(["null", "text"]))
+def test_together_is_never_more_than_apart(ks, keep):
+    schedules = [TextSchedule.until(k, keep=keep) for k in ks]
+    together = evaluations_together(schedules, 20, 3.0)
+    assert together <= sum(schedule.evaluations(20) for schedule in schedules)
+    assert together == evaluations_together(list(set(schedules)), 20, 3.0)
+    # Closed form: a trunk up to the last text step, and one tail for each other number.
+    assert together == 2 * max(ks) + sum(20 - k for k in set(ks))
+
+
+def test_it_refuses_what_does_not_fit(make_pipe):
+    pipe = make_pipe()
+    prompts = encode(pipe, PROMPTS)
+    with pytest.raises(ShapefirstError, match="guides step"):
+        denoise_together(pipe, prompts, [TextSchedule.until(7)], num_inference_steps=N)
+    with guide(pipe, TextSchedule.until(2)), pytest.raises(ShapefirstError, match="outside of guide"):
+        denoise_together(pipe, prompts, SCHEDULES, num_inference_steps=N)
+    assert denoise_together(pipe, prompts, [], num_inference_steps=N) == []
