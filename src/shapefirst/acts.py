@@ -1,4 +1,4 @@
-"""What a schedule does in a step, and what several schedules cost that do the same for a while: plain data, no torch."""
+"""What a schedule does in a step, and what several cost that do the same for a while: plain data, no torch."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
-from shapefirst import __version__, commands_prompts, commands_study, commands_tune, tables, terminal
+from shapefirst import __version__, commands_prompts, commands_study, commands_sweep, commands_tune, tables, terminal
 from shapefirst.__main__ import INTERRUPTED
 from shapefirst.checks import check_text
 from shapefirst.errors import ShapefirstError, shortened
@@ -79,6 +79,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(commands_prompts.app, name="prompts")
+app.add_typer(commands_sweep.app, name="sweep")
 app.command()(commands_study.study)
 app.command()(commands_study.report)
 app.command()(commands_tune.tune)

@@ -6,21 +6,25 @@ from typing import Any
 
 from shapefirst import terminal
 
-__all__ = ["load_quietly"]
+__all__ = ["load_quietly", "quiet_libraries"]
 
 
 def load_quietly(model: str, sampler: str, device: str | None = None) -> Any:
-    """The pipeline (see ``models.load``); it and its libraries print nothing from now on: the commands have bars of
-    their own."""
+    """The pipeline (see ``models.load``), after ``quiet_libraries``."""
     with terminal.working(f"Loading {model}"):
-        import diffusers
-        import transformers
-
+        quiet_libraries()
         from shapefirst.models import load
 
-        for library in (diffusers, transformers):
-            library.utils.logging.set_verbosity_error()
-            library.utils.logging.disable_progress_bar()
         pipe = load(model, sampler=sampler, device=device)
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def quiet_libraries() -> None:
+    """diffusers and transformers print nothing from now on: the commands have bars of their own."""
+    import diffusers
+    import transformers
+
+    for library in (diffusers, transformers):
+        library.utils.logging.set_verbosity_error()
+        library.utils.logging.disable_progress_bar()

@@ -11,13 +11,28 @@ C_1^(1/2) C_2 C_1^(1/2).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
 from shapefirst.errors import ShapefirstError
 
-__all__ = ["Moments", "frechet_distance"]
+__all__ = ["Gaussian", "Moments", "frechet_distance", "read_gaussian"]
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """What the distance is taken of, where no features are at hand.
+
+    Attributes:
+        mean: (d,) float64.
+        covariance: (d, d) float64.
+    """
+
+    mean: np.ndarray
+    covariance: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -50,7 +65,7 @@ class Moments:
 
     def __add__(self, other: Moments) -> Moments:
         """Of both sets together, as if they had been one from the start."""
-        _check_width(self, other)
+        _check_width(self.total, other.total)
         return Moments(self.count + other.count, self.total + other.total, self.products + other.products)
 
     @property
@@ -74,14 +89,14 @@ def frechet_distance(first: Any, second: Any) -> float:
     """d^2 of the module's equation, at least 0; symmetric.
 
     Args:
-        first: ``Moments``, or (n, d) features.
+        first: ``Moments``, a ``Gaussian``, or (n, d) features.
         second: The same of another set, with the same d.
 
     Raises:
         ShapefirstError: The two differ in d, or one has fewer than two features.
     """
-    a, b = (m if isinstance(m, Moments) else Moments.of(m) for m in (first, second))
-    _check_width(a, b)
+    a, b = (m if isinstance(m, Moments | Gaussian) else Moments.of(m) for m in (first, second))
+    _check_width(a.mean, b.mean)
     c_1, c_2 = a.covariance, b.covariance
     root = _root(c_1)
     # Rounding leaves eigenvalues that should be 0 slightly below it.
@@ -90,14 +105,34 @@ def frechet_distance(first: Any, second: Any) -> float:
     return max(0.0, float(squared))
 
 
+def read_gaussian(path: Path | str) -> Gaussian:
+    """The statistics of a reference set from an .npz with ``mu`` and ``sigma``, as FID programs keep them.
+
+    Raises:
+        ShapefirstError: The file cannot be read, or does not hold them.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            mean, covariance = (np.asarray(stored[name], dtype=np.float64) for name in ("mu", "sigma"))
+    except (OSError, ValueError, KeyError, BadZipFile, EOFError) as error:
+        raise ShapefirstError(
+            f"Cannot read statistics from {str(path)!r} ({error}): give an .npz with mu (d) and sigma (d, d)."
+        ) from error
+    if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
+        raise ShapefirstError(
+            f"The statistics in {str(path)!r} have shapes {mean.shape} and {covariance.shape}, not (d) and (d, d)."
+        )
+    return Gaussian(mean, covariance)
+
+
 def _root(c: np.ndarray) -> np.ndarray:
     """The symmetric root of a covariance."""
     values, vectors = np.linalg.eigh(c)
     return (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
 
 
-def _check_width(a: Moments, b: Moments) -> None:
-    if a.total.shape != b.total.shape:
+def _check_width(a: np.ndarray, b: np.ndarray) -> None:
+    if a.shape != b.shape:
         raise ShapefirstError(
-            f"Features of {len(a.total)} and of {len(b.total)} numbers cannot be compared: use one extractor for both."
+            f"Features of {len(a)} and of {len(b)} numbers cannot be compared: use one extractor for both."
         )

@@ -41,6 +41,7 @@ __all__ = [
 
 FORMAT: Final = 1  # of finding.json; raised when an older shapefirst could not read it
 FACTS: Final = "finding.json"
+SECTIONS: Final = (*STUDIES, "sweep")  # of the report: `sweep report` adds one that is no study
 TABLE: Final = "table.parquet"
 
 
@@ -191,12 +192,12 @@ def load(out: Path, name: str) -> Stored | None:
 
 
 def load_all(out: Path) -> list[Stored]:
-    """What is stored under ``out``, in the order of ``studies.STUDIES``; other files and folders are ignored.
+    """What is stored under ``out``, in the order of ``SECTIONS``; other files and folders are ignored.
 
     Raises:
         ShapefirstError: As ``load``.
     """
-    return [stored for name in STUDIES if (stored := load(out, name)) is not None]
+    return [stored for name in SECTIONS if (stored := load(out, name)) is not None]
 
 
 def mismatch(stored: Setting, wanted: Setting) -> str:

@@ -1,0 +1,507 @@
+"""``shapefirst sweep``: grids of settings, planned, run, reported. Words and wiring only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias
+
+import typer
+from rich.table import Table
+
+from shapefirst import terminal
+from shapefirst.errors import ShapefirstError
+from shapefirst.options import Device
+
+if TYPE_CHECKING:
+    from shapefirst.studies.finding import Finding
+    from shapefirst.sweep.grid import Grid, Setting, Shards
+    from shapefirst.sweep.store import Store
+    from shapefirst.sweep.work import Scores
+
+__all__ = ["app"]
+
+OUT: Final = "out/sweep"
+LATENCIES: Final = "latency.json"
+SOME_FAILED: Final = 1
+PICTURES: Final = (".png", ".jpg", ".jpeg", ".webp")
+
+app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
+
+File: TypeAlias = Annotated[
+    Path | None, typer.Argument(metavar="[GRID.toml]", help="The grid; options take the place of its entries.")
+]
+Models: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option("--model", metavar="NAME", help="May be given again, as all that name a list.", show_default="pocket"),
+]
+Samplers: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option("--sampler", metavar="NAME", help="ddim, dpm-solver, euler, ...", show_default="ddim"),
+]
+Steps: TypeAlias = Annotated[
+    list[int] | None, typer.Option("--steps", metavar="N", help="Denoising steps.", show_default="50")
+]
+TextSteps: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--text-steps", metavar="K", help="Such as 25, 50% or 0:50:5.", show_default="every tenth of the steps"
+    ),
+]
+Keep: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option("--keep", metavar="BRANCH", help="null or text: what the other steps evaluate.", show_default="null"),
+]
+Policies: TypeAlias = Annotated[
+    list[str] | None, typer.Option("--policy", metavar="POLICY", help="One more, such as budget:0.6.")
+]
+Scales: TypeAlias = Annotated[
+    list[float] | None,
+    typer.Option("--guidance-scale", metavar="W", help="Strength of the text.", show_default="the model's own"),
+]
+Prompts: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--prompts", metavar="FILE", help="Text, or captions as CSV or JSON.", show_default="pocket's vocabulary"
+    ),
+]
+Count: TypeAlias = Annotated[
+    int | None, typer.Option("--count", metavar="N", help="Of the prompts.", show_default="all; 1000 of pocket's")
+]
+PerPrompt: TypeAlias = Annotated[
+    int | None, typer.Option("--images-per-prompt", metavar="N", help="With seeds of their own.", show_default="1")
+]
+Seed: TypeAlias = Annotated[int | None, typer.Option("--seed", help="Image i has it plus i.", show_default="0")]
+ShardSize: TypeAlias = Annotated[
+    int | None,
+    typer.Option("--shard-size", metavar="N", help="Images of each policy in one unit of work.", show_default="32"),
+]
+BatchSize: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        "--batch-size", metavar="N", help="Rows in one call of the denoiser.", show_default="64 with pocket, else 8"
+    ),
+]
+Clip: TypeAlias = Annotated[str | None, typer.Option("--clip", metavar="ID", help="A CLIP to score images by.")]
+Vqa: TypeAlias = Annotated[str | None, typer.Option("--vqa", metavar="ID", help="A model of visual questions, too.")]
+Inception: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--inception",
+        metavar="FILE",
+        help="Weights for the FID: a file, or torch-fidelity to download them.",
+        show_default="the Frechet distance of other features",
+    ),
+]
+Folder: TypeAlias = Annotated[str, typer.Argument(metavar="[DIR]", help="Where `sweep run` put its results.")]
+Out: TypeAlias = Annotated[str, typer.Option("--out", metavar="DIR", help="A folder, or any fsspec URL.")]
+
+
+@app.callback()
+def sweep() -> None:
+    """The acceleration table: models, samplers and numbers of text steps, what each saves and what it costs.
+
+    \b
+    Examples:
+      shapefirst sweep plan --sampler ddim --sampler dpm-solver --text-steps 0:50:5
+      shapefirst sweep run grid.toml --out out/sweep
+      shapefirst sweep run --model sd15 --prompts captions.csv --count 30000 --ray auto --gpus 1 --out s3://bucket/sd15
+      shapefirst sweep report out/sweep
+    """
+
+
+@app.command()
+def plan(
+    context: typer.Context,
+    grid: File = None,
+    model: Models = None,
+    sampler: Samplers = None,
+    steps: Steps = None,
+    text_steps: TextSteps = None,
+    keep: Keep = None,
+    policy: Policies = None,
+    guidance_scale: Scales = None,
+    prompts: Prompts = None,
+    count: Count = None,
+    images_per_prompt: PerPrompt = None,
+    seed: Seed = None,
+    shard_size: ShardSize = None,
+    batch_size: BatchSize = None,
+    clip: Clip = None,
+    vqa: Vqa = None,
+    inception: Inception = None,
+    device: Device = None,
+    images: Annotated[Literal["none", "sample", "all"], typer.Option(help="Pictures to keep.")] = "none",
+    probe: Annotated[bool, typer.Option(help="Measure the pace, for the time it will take.")] = True,
+) -> None:
+    """Say what a sweep will take, without running it: images, evaluations, disk, and time by a short probe."""
+    shards = _shards(grid, _entries(context.params))
+    paces = {}
+    if probe:
+        _check_modules()
+        with terminal.working("Getting torch and diffusers ready"):
+            from shapefirst.sweep.probe import probe as measure
+            from shapefirst.sweep.work import Worker
+        worker = Worker(device, _scores(shards, clip, vqa, inception), "none", batch_size)
+        paces = _paces(worker, shards, measure)
+    _print_cost(shards, paces, disk_of=images, inception=inception is not None)
+
+
+@app.command()
+def run(
+    context: typer.Context,
+    grid: File = None,
+    model: Models = None,
+    sampler: Samplers = None,
+    steps: Steps = None,
+    text_steps: TextSteps = None,
+    keep: Keep = None,
+    policy: Policies = None,
+    guidance_scale: Scales = None,
+    prompts: Prompts = None,
+    count: Count = None,
+    images_per_prompt: PerPrompt = None,
+    seed: Seed = None,
+    shard_size: ShardSize = None,
+    batch_size: BatchSize = None,
+    clip: Clip = None,
+    vqa: Vqa = None,
+    inception: Inception = None,
+    device: Device = None,
+    images: Annotated[
+        Literal["none", "sample", "all"], typer.Option(help="Pictures to keep as PNG: of a shard none, 4 or all.")
+    ] = "none",
+    ray: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Run on a Ray cluster: its address, auto, or local to start one here."),
+    ] = None,
+    cores: Annotated[int, typer.Option(metavar="N", help="CPU cores of each Ray task.")] = 1,
+    gpus: Annotated[float, typer.Option(metavar="N", help="GPUs of each Ray task.")] = 0,
+    out: Out = OUT,
+) -> None:
+    """Run a grid. What is done is kept: after an interruption the same command goes on.
+
+    \b
+    Examples:
+      shapefirst sweep run --count 100 --sampler ddim --sampler dpm-solver --text-steps 0:50:5
+      shapefirst sweep run grid.toml --ray local --images sample
+    """
+    _check_modules()
+    shards = _shards(grid, _entries(context.params))
+    with terminal.working("Getting torch and diffusers ready"):
+        from shapefirst.loading import quiet_libraries
+        from shapefirst.models import locate
+        from shapefirst.studies.fingerprint import fingerprint
+        from shapefirst.sweep.run import Resources, missing, run_here, run_on_ray
+        from shapefirst.sweep.work import Worker
+    from dataclasses import asdict
+
+    quiet_libraries()
+    store = _store(out)
+    scores = _scores(shards, clip, vqa, inception)
+    weights = {name: fingerprint(locate(name), {}) for name in shards.grid.models}
+    store.begin(shards, {"weights": weights, "scores": asdict(scores), "images": images})
+    expected = {
+        shard.name: _evaluations(shards, shard.setting) * len(shard.prompts) for shard in missing(shards, store)
+    }
+    if kept := len(shards) - len(expected):
+        terminal.note(f"{kept} of {len(shards)} shards are done already.")
+    failed = {}
+    with terminal.progress(f"{len(expected)} shards", total=max(1, sum(expected.values()))) as progress:
+        done = 0
+
+        def tick(evaluations: int) -> None:
+            nonlocal done
+            done += evaluations
+            progress(done)
+
+        if ray is None:
+            outcomes = run_here(shards, store, Worker(device, scores, images, batch_size), tick)
+        else:
+            options = {"device": device, "scores": scores, "keep_images": images, "batch_size": batch_size}
+            address = None if ray == "local" else ray
+            outcomes = run_on_ray(shards, store, options, address, Resources(cores, gpus))
+        for outcome in outcomes:
+            if outcome.failed:
+                failed[outcome.name] = outcome.failed
+                terminal.warning(f"shard {outcome.name} was given up: {outcome.failed}.")
+            if ray is not None:
+                tick(expected[outcome.name])
+    terminal.line(f"{len(shards) - len(failed)} of {len(shards)} shards in {out}")
+    if failed:
+        terminal.error(
+            f"{len(failed)} shards failed three times each; why is in {out}/failed. The same command tries them again."
+        )
+        raise typer.Exit(SOME_FAILED)
+    terminal.line(f"Now: shapefirst sweep report {out}")
+
+
+@app.command()
+def latency(
+    folder: Folder = OUT,
+    policy: Annotated[
+        list[str] | None,
+        typer.Option(metavar="POLICY", help="May be given again.", show_default="all of the sweep's"),
+    ] = None,
+    batch: Annotated[
+        list[int] | None,
+        typer.Option(metavar="N", help="Images in a call; may be given again.", show_default="1, 2, 4, 8"),
+    ] = None,
+    rounds: Annotated[int, typer.Option(metavar="N", help="Calls of each policy.")] = 5,
+    device: Device = None,
+) -> None:
+    """Measure what the sweep's policies save in seconds, for its report. Best on a machine that does nothing else."""
+    import json
+    from dataclasses import asdict
+
+    from shapefirst.sweep.grid import Shards, followed
+
+    if rounds < 2:
+        raise ShapefirstError(f"--rounds must be at least 2, not {rounds}: a spread needs more than one.")
+    if wrong := [n for n in batch or () if n < 1]:
+        raise ShapefirstError(f"--batch must be at least 1, not {wrong[0]}.")
+    with terminal.working("Getting torch and diffusers ready"):
+        from shapefirst.loading import quiet_libraries
+        from shapefirst.machine import hardware
+        from shapefirst.sweep.latency import BATCHES, Latency, calls, parts_of, time_policies
+        from shapefirst.sweep.work import Worker
+    quiet_libraries()
+    store = _store(folder)
+    shards = Shards(store.grid(), store.prompts())
+    prompts = [prompt.text for prompt in shards.prompts]
+    batches = sorted(set(batch or BATCHES))
+    worker, found = Worker(device), []
+    for setting in shards.settings:
+        schedules = {words: followed(words) for words in policy} if policy else shards.policies(setting)
+        pipe = worker.model(setting.model).with_sampler(setting.sampler)
+        total = len(batches) * calls(len(schedules), rounds)
+        with terminal.progress(f"Timing {setting}", total=total) as progress:
+            done = 0
+
+            def tick() -> None:
+                nonlocal done
+                done += 1
+                progress(done)
+
+            timings = [
+                timing
+                for n in batches
+                for timing in time_policies(
+                    pipe,
+                    prompts,
+                    schedules,
+                    steps=setting.steps,
+                    guidance_scale=setting.guidance_scale,
+                    batch=n,
+                    rounds=rounds,
+                    on_call=tick,
+                )
+            ]
+        parts = [parts_of(pipe, prompts, batch=n) for n in batches]
+        found.append(Latency(setting, hardware(device), tuple(timings), tuple(parts)))
+        file = store.save(LATENCIES, json.dumps([asdict(one) for one in found], indent=1))
+    terminal.line(f"Seconds: {file}\nNow: shapefirst sweep report {folder}")
+
+
+@app.command()
+def report(
+    folder: Folder = OUT,
+    reference: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PATH", help="Images to measure a Frechet distance to: a folder, or an .npz of statistics."
+        ),
+    ] = None,
+    device: Device = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Where report.html and table.md go; with the folder of `shapefirst study`, into its report.",
+            show_default="DIR/report",
+        ),
+    ] = None,
+) -> None:
+    """Tables and plots of what a sweep has found so far: report.html, and table.md to paste.
+
+    \b
+    Examples:
+      shapefirst sweep report out/sweep
+      shapefirst sweep report out/sweep --reference coco-images --out out/studies
+    """
+    store = _store(folder)
+    manifest = store.manifest()
+    if out is None and "://" in folder:
+        raise ShapefirstError(f"{folder!r} is no folder here: say where the report goes, with --out.")
+    out = out or Path(folder) / "report"
+    with terminal.working("Getting numpy and matplotlib ready"):
+        from shapefirst.report import write_report
+        from shapefirst.studies.storage import save
+        from shapefirst.sweep.latency import read_latencies
+        from shapefirst.sweep.report import STUDY, finding_of, markdown, setting_of
+        from shapefirst.sweep.summary import summarise
+        from shapefirst.writes import check_writable, save_text
+
+        check_writable(out)
+    done = store.done()
+    if not done:
+        raise ShapefirstError(f"No shard of {folder!r} is done yet: run `shapefirst sweep run --out {folder}`.")
+    against = _reference(reference, manifest, device) if reference else None
+    with terminal.progress("Reading shards", total=len(done)) as progress:
+        found = summarise(store, against, progress)
+    latencies = read_latencies(store.text(LATENCIES) or "[]")
+    about = store.about(sorted(done)[0])
+    finding = finding_of(
+        found,
+        latencies,
+        features=about["features"],
+        reference=str(reference) if reference else None,
+        unfinished=manifest["shards"] - len(done),
+    )
+    machine = about["machine"]
+    save(out, STUDY, finding, setting_of(manifest, found, f"shapefirst sweep report {folder}", machine))
+    page = write_report(out)
+    table = out / "table.md"
+    save_text(markdown(finding), table)
+    _print_summaries(finding)
+    terminal.line(f"Report: {page}\nTable:  {table}")
+
+
+def _entries(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a command as the grid calls them."""
+    names = {
+        "models": "model",
+        "samplers": "sampler",
+        "steps": "steps",
+        "text_steps": "text_steps",
+        "keep": "keep",
+        "policies": "policy",
+        "guidance_scale": "guidance_scale",
+        "prompts": "prompts",
+        "count": "count",
+        "images_per_prompt": "images_per_prompt",
+        "seed": "seed",
+        "shard_size": "shard_size",
+    }
+    return {entry: given[option] for entry, option in names.items() if given[option] not in (None, [], ())}
+
+
+def _shards(file: Path | None, entries: Mapping[str, Any]) -> Shards:
+    from shapefirst.sweep.grid import Shards, prompts_of, read_grid
+
+    grid: Grid = read_grid(file, entries)
+    return Shards(grid, prompts_of(grid))
+
+
+def _scores(shards: Shards, clip: str | None, vqa: str | None, inception: str | None) -> Scores:
+    from shapefirst.pocket.alignment import can_judge
+    from shapefirst.sweep.work import Scores
+
+    return Scores(clip, vqa, None, inception, judge=all(can_judge(prompt) for prompt in shards.prompts))
+
+
+def _store(place: str) -> Store:
+    """By an absolute path: Ray's workers have folders of their own."""
+    from shapefirst.sweep.store import Store
+
+    return Store(place if "://" in place else str(Path(place).absolute()))
+
+
+def _reference(path: Path, manifest: Mapping[str, Any], device: str | None) -> Callable[[Setting], Any]:
+    """Setting -> statistics of the reference images, in the features of the setting's model."""
+    from functools import cache
+
+    from shapefirst.metrics.frechet import Moments, read_gaussian
+    from shapefirst.sweep.work import Scores, features_of
+
+    if path.is_file():
+        known = read_gaussian(path)
+        return lambda setting: known
+    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in PICTURES) if path.is_dir() else []
+    if len(files) < 2:
+        raise ShapefirstError(
+            f"There are {len(files)} images in {str(path)!r}: give a folder of 2 or more, or an .npz with mu and sigma."
+        )
+    scores = Scores(**manifest["about"]["scores"])
+
+    @cache
+    def statistics(model: str) -> Moments:
+        from PIL import Image
+
+        _, features = features_of(model, scores, device)
+        total: Moments | None = None
+        with terminal.progress(f"Features of {len(files)} reference images", total=len(files)) as progress:
+            for first in range(0, len(files), 32):
+                images = [Image.open(file).convert("RGB") for file in files[first : first + 32]]
+                part = Moments.of(features(images))
+                total = part if total is None else total + part
+                progress(first + len(images))
+        assert total is not None
+        return total
+
+    return lambda setting: statistics(setting.model)
+
+
+def _print_summaries(finding: Finding) -> None:
+    for summary in finding.summaries:
+        table = Table(*summary.columns[:1], title=summary.caption, title_justify="left")
+        for column in summary.columns[1:]:
+            table.add_column(column, justify="right")
+        for row in summary.rows:
+            table.add_row(*row)
+        terminal.results().print(table)
+
+
+def _check_modules() -> None:
+    if find_spec("pyarrow") is None:
+        raise ShapefirstError("Sweeps are stored with pyarrow: pip install 'shapefirst[studies]'.")
+
+
+def _evaluations(shards: Shards, setting: Setting) -> int:
+    """Of one image under all policies of the setting."""
+    from shapefirst.acts import evaluations_together
+
+    return evaluations_together(list(shards.policies(setting).values()), setting.steps, setting.guidance_scale)
+
+
+def _paces(worker: Any, shards: Shards, measure: Any) -> dict[Any, Any]:
+    """Of each model and sampler: guidance and number of steps do not change it."""
+    from shapefirst.loading import quiet_libraries
+
+    quiet_libraries()
+    wanted = {(setting.model, setting.sampler): setting for setting in shards.settings}
+    found = {}
+    with terminal.progress("Measuring the pace", total=len(wanted)) as progress:
+        for n, (key, setting) in enumerate(wanted.items(), start=1):
+            found[key] = measure(worker, shards, setting)
+            progress(n)
+    return found
+
+
+def _print_cost(shards: Shards, paces: Mapping[Any, Any], *, disk_of: str, inception: bool) -> None:
+    from shapefirst.report.figures import duration
+    from shapefirst.sweep.cost import cost_of, disk_bytes
+
+    costs = cost_of(shards)
+    table = Table("setting")
+    names = ("policies", "images", "evaluations", "in separate runs", "of them")
+    for name in (*names, *(("time",) if paces else ())):
+        table.add_column(name, justify="right")
+    for cost in costs:
+        pace = paces.get((cost.setting.model, cost.setting.sampler))
+        time = [duration(cost.seconds(pace))] if pace else []
+        policies = len(shards.policies(cost.setting))
+        share = f"{cost.shared / cost.apart:.0%}"
+        table.add_row(
+            str(cost.setting), str(policies), f"{cost.images:,}", f"{cost.shared:,}", f"{cost.apart:,}", share, *time
+        )
+    terminal.results().print(table)
+    total = sum(cost.images for cost in costs)
+    megabytes = disk_bytes(shards, inception=inception, keep_images=disk_of) / 1e6
+    room = f"{megabytes:,.0f} MB" if megabytes < 1000 else f"{megabytes / 1000:,.1f} GB"
+    lines = [f"{len(shards.prompts):,} prompts, {len(shards):,} shards, {total:,} images, about {room} on the disk"]
+    if paces:
+        whole = sum(cost.seconds(paces[cost.setting.model, cost.setting.sampler]) for cost in costs)
+        lines.append(f"Time on this machine, one worker: about {duration(whole)}")
+    terminal.line("\n".join(lines))

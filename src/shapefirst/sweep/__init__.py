@@ -1,0 +1,10 @@
+"""The grid models x samplers x steps x text steps x prompts x seeds: planned, run here or on Ray, stored, resumed.
+
+grid      what is asked for, from a TOML file or the command line; its units of work, the shards
+cost      what it will take, before it is run
+work      one shard: images of all its policies, which share what they have in common, and their metrics
+store     shards on the disk or behind any fsspec URL, whole or not there
+run       shards one after the other, or as Ray tasks
+latency   seconds and FLOPs of whole calls and of their parts
+report    tables and Pareto plots of what is stored
+"""

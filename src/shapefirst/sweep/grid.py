@@ -1,0 +1,305 @@
+"""What a sweep is asked for, and the units that its work comes in.
+
+    models = ["pocket"]
+    samplers = ["ddim", "dpm-solver"]
+    steps = [50]
+    text_steps = ["0%", "50%", 40]        # in per cent of the steps, or steps; "0:50:5" is 0, 5, ..., 50
+    keep = ["null", "text"]               # the branch that the other steps evaluate
+    policies = ["budget:0.6"]             # more policies, as `shapefirst generate --policy` takes them
+    guidance_scale = [4.0, 7.5]           # by default the model's own
+    prompts = "captions.csv"              # or a text file, or "pocket" for prompts in its vocabulary
+    count = 1000                          # of the prompts
+    images_per_prompt = 1
+    seed = 0
+
+Full guidance is always among the policies: it is what the others are compared with. Image i, counted through the
+prompts once for each image per prompt, has the seed ``seed + i``, the same in every setting.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Final
+
+from shapefirst.checks import check_seed
+from shapefirst.errors import ShapefirstError, first_line
+from shapefirst.models import default_guidance_scale, sampler_info
+from shapefirst.policies import parse_policy
+from shapefirst.prompts import Prompt, mixed, parse_prompts, read_captions, read_prompts, sample
+from shapefirst.schedule import TextSchedule
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+__all__ = ["FULL", "Grid", "Setting", "Shard", "Shards", "followed", "prompts_of", "read_grid"]
+
+FULL: Final = "full"
+POCKET_PROMPTS: Final = 1000
+TENTHS: Final = tuple(f"{10 * i}%" for i in range(11))
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The module's fields; every combination of models, samplers, steps and guidance scales is a setting.
+
+    Raises:
+        ShapefirstError: A field that is empty or not of its kind, an unknown sampler or policy, more text steps than
+            there are steps.
+    """
+
+    models: tuple[str, ...] = ("pocket",)
+    samplers: tuple[str, ...] = ("ddim",)
+    steps: tuple[int, ...] = (50,)
+    text_steps: tuple[str, ...] = TENTHS
+    keep: tuple[str, ...] = ("null",)
+    policies: tuple[str, ...] = ()
+    guidance_scale: tuple[float, ...] = ()
+    prompts: str = "pocket"
+    count: int | None = None
+    images_per_prompt: int = 1
+    seed: int = 0
+    shard_size: int = 32
+
+    def __post_init__(self) -> None:
+        for name in ("models", "samplers", "steps", "keep"):
+            if not getattr(self, name):
+                raise ShapefirstError(f"A sweep needs at least one entry in {name}.")
+        for sampler in self.samplers:
+            sampler_info(sampler)
+        for number in self.steps:
+            if number < 1:
+                raise ShapefirstError(f"The number of steps must be at least 1, not {number}.")
+        for keep in self.keep:
+            if keep not in ("null", "text"):
+                raise ShapefirstError(f'keep must be "null" or "text", not {keep!r}.')
+        for scale in self.guidance_scale:
+            if not 1 < scale < math.inf:
+                raise ShapefirstError(
+                    f"The guidance scale must be above 1, not {scale:g}: without guidance the text has one branch."
+                )
+        for name in ("count", "images_per_prompt", "shard_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ShapefirstError(f"{name} must be at least 1, not {value}.")
+        check_seed(self.seed, 10**9)
+        for number in self.steps:
+            self.schedules(number)
+
+    def schedules(self, steps: int) -> dict[str, TextSchedule]:
+        """Policy's words -> what it does in a run of ``steps`` steps; full guidance first, no schedule twice.
+
+        Raises:
+            ShapefirstError: One is unknown or does not fit.
+        """
+        words = [FULL]
+        for keep in self.keep:
+            head = "paper" if keep == "null" else "text"
+            words += [f"{head}:{k}" for given in self.text_steps for k in _numbers(given, steps)]
+        found: dict[frozenset[int] | tuple[Any, ...], tuple[str, TextSchedule]] = {}
+        for word in (*words, *self.policies):
+            schedule = followed(word)
+            guided = schedule.guided_steps(steps)
+            alike = guided if len(guided) == steps else (guided, schedule.keep, schedule.order)
+            found.setdefault(alike, (word, schedule))
+        return dict(found.values())
+
+    @property
+    def settings(self) -> list[Setting]:
+        """Models outermost, so that a worker loads each once."""
+        return [
+            Setting(model, sampler, steps, float(scale))
+            for model in self.models
+            for sampler in self.samplers
+            for steps in self.steps
+            for scale in self.guidance_scale or (default_guidance_scale(model),)
+        ]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How images are sampled, but for the policy."""
+
+    model: str
+    sampler: str
+    steps: int
+    guidance_scale: float
+
+    def __str__(self) -> str:
+        return f"{self.model}, {self.sampler}, {self.steps} steps, w = {self.guidance_scale:g}"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One unit of work: some images in one setting, under every policy.
+
+    Attributes:
+        name: For files; names sort in the order of the work.
+        setting: How they are sampled.
+        policies: Words -> schedule.
+        prompts: Of each image.
+        first: The number of the first image; image i has the seed ``seed + i``.
+        seed: Of the sweep.
+    """
+
+    name: str
+    setting: Setting
+    policies: Mapping[str, TextSchedule]
+    prompts: tuple[Prompt, ...]
+    first: int
+    seed: int
+
+    @property
+    def seeds(self) -> list[int]:
+        return [self.seed + self.first + i for i in range(len(self.prompts))]
+
+
+class Shards(Sequence[Shard]):
+    """All shards of a grid, made when they are asked for: a plan takes no more memory than its prompts."""
+
+    def __init__(self, grid: Grid, prompts: Sequence[Prompt]) -> None:
+        self.grid, self.prompts = grid, prompts
+        self.settings = grid.settings
+        self.images = len(prompts) * grid.images_per_prompt  # of one policy in one setting
+        self._each = math.ceil(self.images / grid.shard_size)
+        self._policies = {steps: grid.schedules(steps) for steps in grid.steps}
+
+    def __len__(self) -> int:
+        return len(self.settings) * self._each
+
+    def __getitem__(self, index: Any) -> Any:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        setting, part = self.settings[index // self._each], index % self._each
+        first = part * self.grid.shard_size
+        numbers = range(first, min(first + self.grid.shard_size, self.images))
+        return Shard(
+            f"{index:06d}",
+            setting,
+            self._policies[setting.steps],
+            tuple(self.prompts[i % len(self.prompts)] for i in numbers),
+            first,
+            self.grid.seed,
+        )
+
+    def __iter__(self) -> Iterator[Shard]:
+        return (self[i] for i in range(len(self)))
+
+    def policies(self, setting: Setting) -> Mapping[str, TextSchedule]:
+        return self._policies[setting.steps]
+
+    @property
+    def digest(self) -> str:
+        """Tells this plan from others: of the grid, and of the prompts as they were read."""
+        seen = hashlib.sha256(json.dumps(asdict(self.grid), sort_keys=True).encode())
+        for prompt in self.prompts:
+            seen.update(prompt.text.encode() + b"\0")
+        return seen.hexdigest()[:16]
+
+
+def followed(words: str) -> TextSchedule:
+    """The policy of these words, if several of them can run together.
+
+    Raises:
+        ShapefirstError: They name none, or one that decides while sampling.
+    """
+    policy = parse_policy(words)
+    if not isinstance(policy, TextSchedule):
+        raise ShapefirstError(
+            f"A sweep cannot follow {words!r}: with a tolerance each image decides for itself, and shares nothing "
+            "with others. Take a budget."
+        )
+    return policy
+
+
+def read_grid(file: Path | None, given: Mapping[str, Any]) -> Grid:
+    """The grid of a TOML file, and what takes the place of its entries.
+
+    Raises:
+        ShapefirstError: The file cannot be read, is no TOML, or has an entry that is unknown or not of its kind.
+    """
+    entries: dict[str, Any] = {}
+    if file is not None:
+        try:
+            entries = tomllib.loads(file.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise ShapefirstError(
+                f"Cannot read the grid {str(file)!r}: {getattr(error, 'strerror', error)}."
+            ) from error
+        except tomllib.TOMLDecodeError as error:
+            raise ShapefirstError(f"The grid {str(file)!r} is not TOML: {first_line(error)}.") from error
+    place = f" of {str(file)!r}" if file is not None else ""
+    known = {field.name: field for field in fields(Grid)}
+    if unknown := sorted(set(entries) - set(known)):
+        raise ShapefirstError(f"The entry {unknown[0]!r}{place} means nothing to a sweep: it has {', '.join(known)}.")
+    entries |= {name: value for name, value in given.items() if value is not None}
+    return Grid(**{name: _kind(name, value, str(known[name].type), place) for name, value in entries.items()})
+
+
+def prompts_of(grid: Grid) -> list[Prompt]:
+    """The grid's prompts: of a CSV or JSON of captions, of a text file, or in pocket's vocabulary.
+
+    Raises:
+        ShapefirstError: The file cannot be read, or holds fewer than two.
+    """
+    if grid.prompts == "pocket":
+        return parse_prompts(mixed(grid.count or POCKET_PROMPTS, grid.seed))
+    path = Path(grid.prompts)
+    if path.suffix.lower() in (".csv", ".json"):
+        prompts = read_captions(path, grid.count, grid.seed)
+    else:
+        prompts = sample(parse_prompts(read_prompts(path)), grid.count, grid.seed)
+    if len(prompts) < 2:
+        raise ShapefirstError(f"There is only one prompt in {grid.prompts!r}: intervals need at least 2.")
+    if grid.count is not None and len(prompts) < grid.count:
+        raise ShapefirstError(f"There are {len(prompts)} prompts in {grid.prompts!r}, fewer than count = {grid.count}.")
+    return prompts
+
+
+def _numbers(text: str, steps: int) -> list[int]:
+    """ "25", "50%" or "0:50:5" as numbers of steps."""
+    if match := re.fullmatch(r"(\d+(?:\.\d+)?)%", text):
+        share = float(match[1]) / 100
+        if share > 1:
+            raise ShapefirstError(f"The text cannot be used in {text} of the steps: give 0% to 100%.")
+        return [math.floor(share * steps + 0.5)]
+    if match := re.fullmatch(r"(\d+):(\d+):(\d+)", text):
+        start, stop, gap = map(int, match.groups())
+        if gap < 1:
+            raise ShapefirstError(f"The gap in {text!r} must be at least 1.")
+        numbers = list(range(start, stop + 1, gap))
+    elif re.fullmatch(r"\d+", text):
+        numbers = [int(text)]
+    else:
+        raise ShapefirstError(f"{text!r} is no number of text steps: say 25, 50% or 0:50:5.")
+    if numbers and max(numbers) > steps:
+        raise ShapefirstError(
+            f"The text cannot be used in {max(numbers)} of {steps} steps: give at most {steps}, or per cent of them."
+        )
+    return numbers
+
+
+def _kind(name: str, value: Any, kind: str, place: str) -> Any:
+    """An entry as the grid has it; a single value stands for a list of one."""
+    scalar, many = kind.removeprefix("tuple[").split(",")[0].split(" |")[0].rstrip("]"), kind.startswith("tuple")
+    values = list(value) if isinstance(value, list | tuple) else [value]
+    if scalar == "str" and name == "text_steps":
+        values = [str(v) if isinstance(v, int) and not isinstance(v, bool) else v for v in values]
+    if scalar == "float":
+        values = [float(v) if isinstance(v, int) and not isinstance(v, bool) else v for v in values]
+    wanted = {"str": str, "int": int, "float": float}[scalar]
+    wrong = [v for v in values if not isinstance(v, wanted) or isinstance(v, bool)]
+    if wrong or (not many and (isinstance(value, list | tuple) or len(values) != 1)):
+        what = {"str": "text", "int": "a whole number", "float": "a number"}[scalar]
+        raise ShapefirstError(
+            f"The entry {name!r}{place} is {f'a list, each {what}' if many else what}, not {value!r}."
+        )
+    return tuple(values) if many else values[0]

@@ -1,0 +1,61 @@
+"""Seconds of one evaluation and of one image, from a short trial: what a plan's time is projected from."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from typing import Final
+
+from shapefirst.acts import evaluations_together
+from shapefirst.denoising import decode, encode, generators
+from shapefirst.schedule import TextSchedule
+from shapefirst.studies.distances import measure
+from shapefirst.sweep.cost import Pace
+from shapefirst.sweep.grid import Setting, Shards
+from shapefirst.sweep.work import Worker
+from shapefirst.together import denoise_together
+
+__all__ = ["probe"]
+
+IMAGES: Final = 8
+STEPS: Final = 3
+ROUNDS: Final = 4  # the first of which warms up
+
+
+def probe(worker: Worker, shards: Shards, setting: Setting) -> Pace:
+    """The pace of a setting, on the sweep's first prompts: seconds on pocket, more on larger models.
+
+    Raises:
+        ShapefirstError: A model that is not to be had.
+    """
+    model = worker.model(setting.model)
+    pipe = model.with_sampler(setting.sampler)
+    texts = [shards.prompts[i % len(shards.prompts)] for i in range(min(IMAGES, shards.grid.shard_size))]
+    n = len(texts)
+    schedules = [TextSchedule.until(k) for k in range(STEPS + 1)]
+    evaluations = n * evaluations_together(schedules, STEPS, setting.guidance_scale)
+    of_evaluation, of_image = [], []
+    for _ in range(ROUNDS):
+        prompts = encode(pipe, [prompt.text for prompt in texts])
+        start = time.perf_counter()
+        latents = denoise_together(
+            pipe,
+            prompts,
+            schedules,
+            num_inference_steps=STEPS,
+            guidance_scale=setting.guidance_scale,
+            generator=generators(range(n)),
+            batch_size=worker.rows(setting.model),
+        )
+        latents[0].sum().item()  # waits for the device
+        middle = time.perf_counter()
+        full, fewer = decode(pipe, latents[-1]), decode(pipe, latents[0])
+        measure(fewer, full, model.similarity)
+        for alignment in model.alignments.values():
+            alignment.score(full, texts)
+            alignment.score(fewer, texts)
+        model.features(full)
+        model.features(fewer)
+        of_evaluation.append((middle - start) / evaluations)
+        of_image.append((time.perf_counter() - middle) / (2 * n))
+    return Pace(statistics.median(of_evaluation[1:]), statistics.median(of_image[1:]))

@@ -1,0 +1,262 @@
+"""A sweep as a section of the studies' report: tables, Pareto plots, and the same tables as Markdown to paste.
+
+Each setting has a table, one line for each policy, and plots of what the policies cost over what they save: in
+evaluations, and in seconds where `sweep latency` has measured them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from shapefirst import __version__
+from shapefirst.policies import describe, parse_policy
+from shapefirst.statistics import Interval
+from shapefirst.studies import charts
+from shapefirst.studies.finding import Chart, Finding, Study, Summary
+from shapefirst.studies.storage import Setting as StudySetting
+from shapefirst.sweep.grid import FULL, Setting
+from shapefirst.sweep.latency import Latency, Timing
+from shapefirst.sweep.summary import Condition
+
+__all__ = ["STUDY", "finding_of", "markdown", "setting_of", "summary_of"]
+
+STUDY: Final = Study(
+    name="sweep",
+    title="The acceleration table",
+    question="For each model, sampler and policy: what is saved, and what does it cost?",
+    paper="On Stable Diffusion 1.5, 2.1-base and PixArt-alpha, 30,000 MS-COCO captions each, text in half of the steps "
+    "saves a quarter of the time and more at about equal FID.",
+    needs="prompts",
+    count=0,
+    quick=0,
+    run=lambda subject, prompts: NotImplemented,
+)
+#: Columns of the tables: metric, title, digits.
+SHOWN: Final = (
+    ("l1", "L1", 4),
+    ("psnr", "PSNR, dB", 1),
+    ("ssim", "SSIM", 3),
+    ("similarity", "CLIP similarity", 3),
+    ("clipscore", "CLIPScore", 1),
+    ("judge", "Judge", 3),
+    ("vqa", "VQA", 3),
+    ("vlm", "VLM", 2),
+)
+
+
+def finding_of(
+    found: Sequence[Condition], latencies: Sequence[Latency], *, features: str, reference: str | None, unfinished: int
+) -> Finding:
+    """The finding for the report.
+
+    Args:
+        found: Of every setting.
+        latencies: Of some settings or none.
+        features: What the Frechet distance is taken of.
+        reference: The reference set in words, if there was one.
+        unfinished: How many shards are missing.
+    """
+    settings = list(dict.fromkeys(one.setting for one in found))
+    timed = {one.setting: one for one in latencies}
+    drawn, summaries = [], []
+    for setting in settings:
+        mine = [one for one in found if one.setting == setting]
+        summaries.append(summary_of(mine, timed.get(setting), features, reference))
+        if timed.get(setting):
+            summaries += _parts(timed[setting])
+        drawn += [chart for chart in (_chart(mine, timed.get(setting)),) if chart]
+    n = {one.n for one in found}
+    missing = f" {unfinished} shards are not done yet and not counted." if unfinished else ""
+    return Finding(
+        claims=(),
+        table=_table(found, timed),
+        summaries=tuple(summaries),
+        charts=tuple(drawn),
+        method=f"{min(n):,} images of each policy.{missing} All policies of a setting start from the same noise; what "
+        "they have in common is computed once. Distances are to the fully guided image of the same prompt and seed, "
+        "means over images, L1 with its 95% interval, PSNR without images that are identical; the table beside this "
+        "page has all intervals. The Frechet distance is that of "
+        f"the set to the fully guided set of the same seeds ({features}). That to a reference set is biased upwards, "
+        "the more so the fewer images there are: compare equal numbers. Seconds, where they stand, are medians of "
+        "whole calls in turns with the stock pipeline, on the machine that the table names.",
+    )
+
+
+def summary_of(found: Sequence[Condition], timed: Latency | None, features: str, reference: str | None) -> Summary:
+    """One setting's table."""
+    columns = ["policy", "guided steps", "evaluations", "saved"]
+    batches = sorted({timing.batch for timing in timed.timings}) if timed else []
+    columns += [f"time, batch {batch}" for batch in batches]
+    metrics = [one for one in SHOWN if any(one[0] in condition.metrics for condition in found)]
+    columns += [title for _, title, _ in metrics] + ["Frechet to full guidance"]
+    if reference is not None:
+        columns.append(f"to {reference}")
+    rows = []
+    for condition in found:
+        full = condition.policy == FULL
+        cells = [condition.policy, f"{condition.text_steps} of {condition.setting.steps}"]
+        cells += [f"{condition.evaluations:g}", f"{condition.saved:.0%}"]
+        cells += [_time(timed, condition.policy, batch) for batch in batches]
+        for name, _, digits in metrics:
+            value = condition.metrics.get(name)
+            same = full and name in ("l1", "psnr", "ssim", "similarity")
+            shown = value if name == "l1" else value and value.estimate
+            cells.append("–" if same else "" if shown is None else f"{shown:.{digits}f}")
+        cells.append("0" if full else _number(condition.frechet))
+        if reference is not None:
+            cells.append(_number(condition.reference))
+        rows.append(tuple(cells))
+    where = f" Time saved: median of {len(timed.timings[0].seconds)} rounds, {timed.machine}." if timed else ""
+    caption = f"{found[0].setting}, n = {found[0].n:,}. Frechet distance on {features}.{where}"
+    return Summary(tuple(columns), tuple(rows), caption)
+
+
+def markdown(finding: Finding) -> str:
+    """The tables to paste."""
+    blocks = []
+    for summary in finding.summaries:
+        lines = [summary.caption, "", f"| {' | '.join(summary.columns)} |", "|" + "---|" * len(summary.columns)]
+        lines += [f"| {' | '.join(row)} |" for row in summary.rows]
+        blocks.append("\n".join(lines))
+    return "\n\n".join(blocks) + "\n"
+
+
+def setting_of(manifest: Mapping[str, Any], found: Sequence[Condition], command: str, machine: str) -> StudySetting:
+    """What the report says of the run; where settings differ, all of them."""
+    grid, settings = manifest["grid"], [one.setting for one in found]
+    return StudySetting(
+        model=", ".join(dict.fromkeys(s.model for s in settings)),
+        fingerprint=", ".join(dict.fromkeys(manifest["about"]["weights"].values())),
+        version=__version__,
+        seed=grid["seed"],
+        steps=max(s.steps for s in settings),
+        guidance_scale=settings[0].guidance_scale,
+        sampler=", ".join(dict.fromkeys(s.sampler for s in settings)),
+        quick=False,
+        count=manifest["images"],
+        prompts=manifest["plan"],
+        command=command,
+        machine=machine,
+        seconds=0.0,
+    )
+
+
+def _time(timed: Latency | None, policy: str, batch: int) -> str:
+    timing = _timing(timed, policy, batch)
+    if timing is None:
+        return ""
+    return f"{timing.saved[1]:.0%}"
+
+
+def _timing(timed: Latency | None, policy: str, batch: int) -> Timing | None:
+    timings = timed.timings if timed else ()
+    return next((one for one in timings if one.policy == policy and one.batch == batch), None)
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
+
+
+def _parts(timed: Latency) -> list[Summary]:
+    """Where a call's seconds go."""
+    columns = ("batch", "text encoder", "guided step", "step of one branch", "decoder", "GFLOPs of an evaluation")
+    rows = tuple(
+        (
+            str(one.batch),
+            *(f"{1000 * seconds:.1f} ms" for seconds in (one.encoder, one.guided, one.single, one.decoder)),
+            f"{one.flops / 1e9:.3g}",
+        )
+        for one in timed.parts
+    )
+    return [Summary(columns, rows, f"{timed.setting}: seconds of a call's parts, medians, on {timed.machine}.")]
+
+
+def _table(found: Sequence[Condition], timed: Mapping[Setting, Latency]) -> dict[str, list[Any]]:
+    """Tidy: one row for each condition."""
+    rows = []
+    for one in found:
+        row: dict[str, Any] = {
+            "model": one.setting.model,
+            "sampler": one.setting.sampler,
+            "steps": one.setting.steps,
+            "guidance_scale": one.setting.guidance_scale,
+            "policy": one.policy,
+            "text_steps": one.text_steps,
+            "keep": one.keep,
+            "evaluations": one.evaluations,
+            "n": one.n,
+            "frechet": one.frechet,
+            "reference": one.reference,
+        }
+        for name, value in one.metrics.items():
+            row |= {name: value.estimate, f"{name}_low": value.low, f"{name}_high": value.high}
+        latency = timed.get(one.setting)
+        for timing in latency.timings if latency else ():
+            if timing.policy == one.policy:
+                names = (f"time_saved_batch_{timing.batch}{end}" for end in ("_lower_quartile", "", "_upper_quartile"))
+                row |= dict(zip(names, timing.saved, strict=True))
+        rows.append(row)
+    return {name: [row.get(name) for row in rows] for name in dict.fromkeys(key for row in rows for key in row)}
+
+
+def _chart(found: Sequence[Condition], timed: Latency | None) -> Chart | None:
+    """L1 (log), CLIP similarity and Frechet distance over the evaluations saved; L1 over the time saved."""
+    others = [one for one in found if one.policy != FULL and one.metrics["l1"].estimate > 0]
+    if not others:
+        return None
+    families: dict[str, list[Condition]] = {}
+    for one in others:
+        families.setdefault(_family(one), []).append(one)
+    batch = max((timing.batch for timing in timed.timings), default=0) if timed else 0
+    panels = 4 if batch else 3
+    with charts.figure(panels, width=3.2 * panels, height=3.6) as (drawn, axes):
+        for style, (family, members) in enumerate(families.items()):
+            members = sorted(members, key=lambda one: one.saved)
+            x = [100 * one.saved for one in members]
+            colour, line, marker = charts.STYLES[style % len(charts.STYLES)]
+            look: dict[str, Any] = {"color": colour, "linestyle": line, "marker": marker}
+            for axis, name in zip(axes, ("l1", "similarity"), strict=False):
+                values = [one.metrics[name] for one in members]
+                axis.errorbar(x, [v.estimate for v in values], _spread(values), capsize=2, label=family, **look)
+            axes[2].plot(x, [one.frechet if one.frechet is not None else np.nan for one in members], **look)
+            if batch:
+                seconds = [_timing(timed, one.policy, batch) for one in members]
+                there = [(one, t) for one, t in zip(members, seconds, strict=True) if t is not None]
+                axes[3].errorbar(
+                    [100 * t.saved[1] for _, t in there],
+                    [one.metrics["l1"].estimate for one, _ in there],
+                    _spread([one.metrics["l1"] for one, _ in there]),
+                    capsize=2,
+                    **look,
+                )
+        axes[0].set(title="L1 to the guided image", yscale="log")
+        axes[1].set(title="CLIP similarity to it")
+        axes[2].set(title="Frechet distance to the set", ylim=(0, None))
+        axes[0].legend()
+        for axis in axes[:3]:
+            axis.set_xlabel("evaluations saved, %")
+        if batch:
+            axes[3].set(title=f"L1, batch {batch}", yscale="log", xlabel="time saved, %")
+        image = charts.svg(drawn)
+    setting = found[0].setting
+    most = max(others, key=lambda one: one.saved)
+    return Chart(
+        f"pareto {setting.model} {setting.sampler} {setting.steps} {setting.guidance_scale:g}",
+        image,
+        f"{setting}: what each policy costs over what it saves; means with 95% intervals, n = {found[0].n:,}.",
+        f"The most is saved by {describe(parse_policy(most.policy), setting.steps)}: {most.saved:.0%} of the "
+        f"evaluations, at an L1 of {most.metrics['l1']:.4f}.",
+    )
+
+
+def _family(one: Condition) -> str:
+    if one.policy.startswith("paper:"):
+        return "text first, null after"
+    return "text first, text branch kept" if one.policy.startswith("text:") else one.policy.partition(":")[0]
+
+
+def _spread(values: Sequence[Interval]) -> list[list[float]]:
+    return [[max(0.0, v.estimate - v.low) for v in values], [max(0.0, v.high - v.estimate) for v in values]]

@@ -1,0 +1,241 @@
+"""Shards on the disk, on a shared folder or behind any fsspec URL ("s3://bucket/sweep"), whole or not there.
+
+    OUT/manifest.json               the plan's digest and grid, what it was made with
+        prompts.txt                 its prompts, one a line
+        shards/000017.parquet       one row for each image and policy; settings and seconds in the metadata
+        images/000017/25-paper-10.png
+        failed/000017.txt           why a shard was given up
+
+A shard counts as done once its Parquet file has its name, which it gets last, by renaming: whatever was interrupted
+before is done again and takes its own place.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, Final
+
+from shapefirst import __version__
+from shapefirst.errors import ShapefirstError
+from shapefirst.prompts import Prompt, as_lines, parse_prompts
+from shapefirst.sweep.grid import Grid, Shards, read_grid
+
+if TYPE_CHECKING:
+    import pyarrow
+
+__all__ = ["CannotWrite", "Store"]
+
+FORMAT: Final = 1
+MANIFEST: Final = "manifest.json"
+
+
+class CannotWrite(ShapefirstError):
+    """The results' place does not take any more: it is full, read-only or gone."""
+
+
+class Store:
+    """Where a sweep's results are.
+
+    Args:
+        url: A folder or an fsspec URL.
+
+    Raises:
+        ShapefirstError: The URL's kind is unknown, or needs a package that is not installed.
+    """
+
+    def __init__(self, url: str) -> None:
+        from fsspec.core import url_to_fs
+
+        self.url = url
+        try:
+            self._fs, self._root = url_to_fs(url)
+        except (ValueError, ImportError) as error:
+            raise ShapefirstError(f"Cannot use {url!r} for results: {error}.") from error
+        self._is_local = "file" in (self._fs.protocol if isinstance(self._fs.protocol, tuple) else (self._fs.protocol,))
+
+    def begin(self, shards: Shards, about: Mapping[str, Any]) -> None:
+        """Writes the manifest, or makes sure that the one that is there is of the same sweep.
+
+        Args:
+            shards: The plan.
+            about: What else must be the same: fingerprints of the weights, the scores.
+
+        Raises:
+            ShapefirstError: Another sweep's results are there, or it cannot be written.
+        """
+        mine = {
+            "format": FORMAT,
+            "plan": shards.digest,
+            "shapefirst": __version__,
+            "about": dict(about),
+            "shards": len(shards),
+            "images": shards.images,
+            "grid": asdict(shards.grid),
+        }
+        mine = json.loads(json.dumps(mine))  # tuples as JSON has them
+        if self._exists(MANIFEST):
+            there = self.manifest()
+            if difference := [key for key in mine if there.get(key) != mine[key]]:
+                grid = [k for k, v in mine["grid"].items() if there.get("grid", {}).get(k) != v]
+                what = ", ".join(grid) if grid else ", ".join(d for d in difference if d != "plan") or "its prompts"
+                raise ShapefirstError(
+                    f"{self.url!r} holds another sweep, which differs in {what}: choose another --out, or delete it."
+                )
+            for folder in ("shards", "images"):
+                self._tidy(folder)
+            return
+        if not self._is_empty():
+            raise ShapefirstError(f"{self.url!r} holds files that are no sweep: choose another --out.")
+        self._write("prompts.txt", as_lines(shards.prompts).encode())
+        self._write(MANIFEST, (json.dumps(mine, indent=2, ensure_ascii=False) + "\n").encode())
+
+    def manifest(self) -> dict[str, Any]:
+        """What `begin` wrote.
+
+        Raises:
+            ShapefirstError: There is no sweep, or it cannot be read.
+        """
+        try:
+            found = json.loads(self._read(MANIFEST))
+            if found["format"] != FORMAT:
+                raise ValueError(f"its format is {found['format']!r}, and this version reads {FORMAT}")
+            return dict(found)
+        except FileNotFoundError:
+            raise ShapefirstError(
+                f"There is no sweep in {self.url!r}: run `shapefirst sweep run --out` first."
+            ) from None
+        except (ValueError, KeyError, TypeError) as error:
+            raise ShapefirstError(f"Cannot read the manifest of {self.url!r}: {error}.") from error
+
+    def grid(self) -> Grid:
+        """The grid that is stored."""
+        return read_grid(None, self.manifest()["grid"])
+
+    def prompts(self) -> list[Prompt]:
+        """The sweep's prompts."""
+        return parse_prompts(self._read("prompts.txt").decode().splitlines())
+
+    def about(self, name: str) -> dict[str, Any]:
+        """What a finished shard says of how it was made."""
+        return dict(json.loads(self.read(name, ["image"]).schema.metadata[b"shapefirst"]))
+
+    def done(self) -> set[str]:
+        """The names of the shards that are finished."""
+        return {name.removesuffix(".parquet") for name in self._names("shards") if name.endswith(".parquet")}
+
+    def failed(self) -> dict[str, str]:
+        """Shards that were given up -> why."""
+        names = [name for name in self._names("failed") if name.endswith(".txt")]
+        return {name.removesuffix(".txt"): self._read(f"failed/{name}").decode() for name in names}
+
+    def write(self, name: str, table: pyarrow.Table, images: Mapping[str, bytes]) -> None:
+        """A finished shard: the images first, the table last.
+
+        Raises:
+            CannotWrite: It cannot be written.
+        """
+        import pyarrow
+        import pyarrow.parquet
+
+        for file, content in images.items():
+            self._write(f"images/{name}/{file}", content)
+        buffer = pyarrow.BufferOutputStream()
+        pyarrow.parquet.write_table(table, buffer, compression="zstd")
+        self._write(f"shards/{name}.parquet", buffer.getvalue().to_pybytes())
+        self._remove(f"failed/{name}.txt")
+
+    def give_up(self, name: str, why: str) -> None:
+        """Says of a shard why there is none."""
+        self._write(f"failed/{name}.txt", why.encode())
+
+    def read(self, name: str, columns: list[str] | None = None) -> pyarrow.Table:
+        """A finished shard's table, some columns of it or all.
+
+        Raises:
+            ShapefirstError: It is damaged.
+        """
+        import pyarrow
+        import pyarrow.parquet
+
+        try:
+            with self._fs.open(self._path(f"shards/{name}.parquet"), "rb") as stream:
+                return pyarrow.parquet.read_table(stream, columns=columns)
+        except (OSError, pyarrow.ArrowException) as error:
+            raise ShapefirstError(
+                f"Cannot read the shard {name} of {self.url!r} ({error}): delete its file and run the sweep again."
+            ) from error
+
+    def tables(self, columns: list[str] | None = None) -> Iterator[pyarrow.Table]:
+        """All finished shards' tables in order, one at a time."""
+        return (self.read(name, columns) for name in sorted(self.done()))
+
+    def text(self, name: str) -> str | None:
+        """A file of text, or None where there is none."""
+        return self._read(name).decode() if self._exists(name) else None
+
+    def save(self, name: str, text: str) -> str:
+        """A file of text; returns where it is."""
+        self._write(name, text.encode())
+        return self._path(name) if self._is_local else f"{self.url.rstrip('/')}/{name}"
+
+    def _path(self, name: str) -> str:
+        return f"{self._root.rstrip('/')}/{name}"
+
+    def _exists(self, name: str) -> bool:
+        with self._named():
+            return bool(self._fs.exists(self._path(name)))
+
+    def _is_empty(self) -> bool:
+        with self._named():
+            if self._fs.isfile(self._root):
+                raise ShapefirstError(f"Cannot write to {self.url!r}: it is a file.")
+            return not self._fs.exists(self._root) or not self._fs.ls(self._root, detail=False)
+
+    def _names(self, folder: str) -> list[str]:
+        with self._named():
+            self._fs.invalidate_cache()
+            if not self._fs.exists(self._path(folder)):
+                return []
+            return [path.rsplit("/", 1)[-1] for path in self._fs.ls(self._path(folder), detail=False)]
+
+    def _read(self, name: str) -> bytes:
+        return bytes(self._fs.cat_file(self._path(name)))
+
+    def _write(self, name: str, content: bytes) -> None:
+        """A whole file or none: object stores put a file in one go, elsewhere it is renamed."""
+        path = self._path(name)
+        with self._named():
+            if not self._is_local:
+                self._fs.pipe_file(path, content)
+                return
+            from pathlib import Path
+
+            from shapefirst.writes import atomic
+
+            try:
+                with atomic(Path(path)) as part:
+                    part.write_bytes(content)
+            except ShapefirstError as error:
+                raise CannotWrite(str(error)) from error
+
+    def _tidy(self, folder: str) -> None:
+        """Without what a killed run has left half-written."""
+        with self._named():
+            for path in self._fs.find(self._path(folder)) if self._exists(folder) else ():
+                if path.endswith(".part"):
+                    self._fs.rm_file(path)
+
+    def _remove(self, name: str) -> None:
+        with self._named():
+            if self._fs.exists(self._path(name)):
+                self._fs.rm_file(self._path(name))
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise CannotWrite(f"Cannot use {self.url!r} for results: {error.strerror or error}.") from error

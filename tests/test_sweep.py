@@ -1,0 +1,343 @@
+"""Sweeps: what a plan costs, shards that equal separate runs, nothing lost or doubled, and what the table says."""
+
+from __future__ import annotations
+
+import errno
+import json
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+from commands import one_sentence, shapefirst
+from PIL import Image
+
+from shapefirst import load
+from shapefirst.denoising import decode, denoise, generators
+from shapefirst.errors import ShapefirstError
+from shapefirst.metrics import l1
+from shapefirst.metrics.frechet import Moments, frechet_distance
+from shapefirst.prompts import Prompt
+from shapefirst.schedule import TextSchedule
+from shapefirst.sweep import run as running
+from shapefirst.sweep.cost import cost_of
+from shapefirst.sweep.grid import Grid, Shards, prompts_of, read_grid
+from shapefirst.sweep.latency import time_policies
+from shapefirst.sweep.run import missing, run_here
+from shapefirst.sweep.store import CannotWrite, Store
+from shapefirst.sweep.summary import summarise
+from shapefirst.sweep.work import Worker
+
+GRID = Grid(
+    samplers=("ddim", "dpm-solver"), steps=(4,), text_steps=("0", "50%"), policies=("steps:0+2",), count=5, shard_size=2
+)
+
+
+def shards_of(grid=GRID):
+    return Shards(grid, prompts_of(grid))
+
+
+@pytest.fixture(scope="module")
+def worker():
+    """With pocket loaded, which takes a second or two."""
+    return Worker("cpu")
+
+
+@pytest.fixture(scope="module")
+def finished(worker, tmp_path_factory):
+    """The folder of a sweep that ran through."""
+    store = Store(str(tmp_path_factory.mktemp("sweep") / "done"))
+    store.begin(shards_of(), {"weights": {"pocket": "x"}})
+    assert [outcome.failed for outcome in run_here(shards_of(), store, worker)] == [""] * 6
+    return store
+
+
+def test_a_plan_counts_what_is_shared():
+    shards = shards_of()
+    assert len(shards) == 2 * 3
+    assert [len(shard.prompts) for shard in shards] == [2, 2, 1] * 2
+    assert [shard.seeds for shard in shards][:3] == [[0, 1], [2, 3], [4]]
+    assert list(shards[0].policies) == ["full", "paper:0", "paper:2", "steps:0+2"]
+    cost = cost_of(shards)[0]
+    assert cost.images == 5 * 4
+    assert cost.apart == 5 * (8 + 4 + 6 + 4)
+    # 8 for the trunk, 4 and 2 for the tails; "steps:0+2" leaves the trunk at step 1 and evaluates step 2 by itself.
+    assert cost.shared == 5 * (8 + 4 + 2 + 2)
+
+
+def test_the_grid_of_the_issue_takes_less_than_half():
+    cost = cost_of(shards_of(Grid(text_steps=("0:50:5",))))[0]
+    assert (cost.shared, cost.apart) == (375_000, 825_000)
+
+
+def test_thirty_thousand_captions_are_planned_in_little_room(tmp_path):
+    lines = "".join(f'{i},"a caption, number {i}, of a photograph of something"\n' for i in range(30_000))
+    (tmp_path / "captions.csv").write_text("image_id,caption\n" + lines)
+    grid = Grid(models=("pocket", "sd15"), prompts=str(tmp_path / "captions.csv"))
+    tracemalloc.start()
+    shards = shards_of(grid)
+    assert sum(len(shard.prompts) for shard in shards) == 60_000
+    assert cost_of(shards)[1].images == 330_000
+    assert tracemalloc.get_traced_memory()[1] < 100e6
+    tracemalloc.stop()
+
+
+def test_full_guidance_is_there_once_and_first():
+    assert list(Grid(text_steps=("0%", "100%"), keep=("null", "text")).schedules(10)) == ["full", "paper:0", "text:0"]
+    assert list(Grid(text_steps=(), policies=("full", "budget:0.6")).schedules(50)) == ["full", "budget:0.6"]
+    assert Grid(text_steps=("50%", "25", "0:50:25")).schedules(50).keys() == {"full", "paper:25", "paper:0"}
+
+
+def test_images_of_a_prompt_have_seeds_of_their_own():
+    shards = Shards(Grid(images_per_prompt=2, seed=7, shard_size=4), [Prompt("a"), Prompt("b"), Prompt("c")])
+    assert [[p.text for p in shard.prompts] for shard in shards] == [["a", "b", "c", "a"], ["b", "c"]]
+    assert [shard.seeds for shard in shards] == [[7, 8, 9, 10], [11, 12]]
+
+
+def test_a_toml_is_read_and_options_take_its_place(tmp_path):
+    file = tmp_path / "grid.toml"
+    file.write_text('models = "pocket"\nsteps = [10, 20]\ntext_steps = [5, "50%"]\nguidance_scale = 3\ncount = 9\n')
+    grid = read_grid(file, {"count": 4, "samplers": ["euler"]})
+    assert grid == Grid(("pocket",), ("euler",), (10, 20), ("5", "50%"), guidance_scale=(3.0,), count=4)
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ("modles = 'pocket'", "'modles'"),
+        ("steps = 'ten'", "'steps'"),
+        ("steps = [true]", "'steps'"),
+        ("count = [1, 2]", "'count'"),
+        ("count = 0", "count"),
+        ("steps = [", "TOML"),
+        ("samplers = ['plms']", "plms"),
+        ("text_steps = [60]", "60 of 50"),
+        ("text_steps = ['120%']", "120%"),
+        ("text_steps = ['half']", "'half'"),
+        ("text_steps = ['0:50:0']", "0:50:0"),
+        ("keep = 'neither'", "'neither'"),
+        ("policies = ['tol:0.1']", "tol:0.1"),
+        ("guidance_scale = 1", "guidance scale"),
+        ("seed = -1", "seed"),
+        ("models = []", "models"),
+    ],
+)
+def test_a_grid_that_is_wrong_is_refused_in_a_sentence(tmp_path, content, named):
+    file = tmp_path / "grid.toml"
+    file.write_text(content)
+    result = shapefirst("sweep", "plan", file, "--no-probe")
+    assert named in one_sentence(result)
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "dpm-solver"])
+def test_a_shard_has_the_images_of_separate_runs(worker, sampler):
+    grid = Grid(samplers=(sampler,), steps=(4,), text_steps=("0", "2"), keep=("null", "text"), count=2)
+    shard = shards_of(grid)[0]
+    pictures = Worker("cpu", keep_images="all", _models=worker._models).run(shard)
+    pipe = load("pocket", sampler=sampler, device="cpu")
+    rows = pictures.table.drop(["features"]).to_pylist()
+    images = {}
+    for words, schedule in shard.policies.items():
+        texts = [prompt.text for prompt in shard.prompts]
+        options = {"num_inference_steps": 4, "guidance_scale": 4.0, "generator": generators(shard.seeds)}
+        *_, last = denoise(pipe, texts, schedule=schedule, **options)
+        images[words] = decode(pipe, last.x_next)
+    for row in rows:
+        i, words = row["image"], row["policy"]
+        stored = Image.open(io_of(pictures.images[f"{i}-{words.replace(':', '-')}.png"]))
+        assert l1(stored, images[words][i]) < 1e-4
+        assert row["l1"] == pytest.approx(l1(images[words][i], images["full"][i]), abs=2e-4)
+        assert row["evaluations"] == shard.policies[words].evaluations(4)
+        assert row["text_steps"] == shard.policies[words].text_steps(4)
+    assert {(row["policy"], row["image"]) for row in rows} == {(w, i) for w in shard.policies for i in range(2)}
+    assert pictures.evaluations == 2 * (8 + 4 + 4 + 2 + 2)
+
+
+def io_of(content):
+    import io
+
+    return io.BytesIO(content)
+
+
+def test_a_row_is_there_for_every_image_and_the_same_each_time(finished, worker, tmp_path):
+    tables = {name: finished.read(name) for name in sorted(finished.done())}
+    assert len(tables) == 6
+    assert sum(len(table) for table in tables.values()) == 2 * 5 * 4
+    again = worker.run(shards_of()[4]).table
+    assert again.equals(tables["000004"])  # the metadata, with its seconds, is not compared
+    assert finished.about("000004")["seconds"].keys() == {"encoding", "denoising", "decoding", "scoring"}
+
+
+def test_an_interrupted_sweep_goes_on_with_what_is_missing(finished, worker, tmp_path):
+    store = Store(str(tmp_path / "sweep"))
+    store.begin(shards_of(), {})
+    for outcome in run_here(shards_of(), store, worker):
+        if outcome.name == "000001":
+            break
+    (tmp_path / "sweep" / "shards" / ".000002-x.part").write_bytes(b"half")  # what SIGKILL leaves
+    assert [shard.name for shard in missing(shards_of(), store)] == ["000002", "000003", "000004", "000005"]
+    store.begin(shards_of(), {})
+    assert not list((tmp_path / "sweep").rglob("*.part"))
+    assert len(list(run_here(shards_of(), store, worker))) == 4
+    assert all(store.read(name).equals(finished.read(name)) for name in finished.done())
+
+
+def test_a_shard_that_fails_three_times_is_given_up_and_the_others_go_on(tmp_path):
+    tried = []
+
+    class Failing(Worker):
+        def run(self, shard, on_evaluations=lambda count: None):
+            tried.append(shard.name)
+            on_evaluations(10)
+            if shard.name == "000001" or tried.count(shard.name) < 2:
+                raise RuntimeError("out of\nmemory")
+            import pyarrow
+
+            from shapefirst.sweep.work import Work
+
+            return Work(pyarrow.table({"image": [1]}), {}, 10, {})
+
+    store, told = Store(str(tmp_path / "sweep")), []
+    store.begin(shards_of(), {})
+    outcomes = {outcome.name: outcome.failed for outcome in run_here(shards_of(), store, Failing(), told.append)}
+    assert outcomes == {f"{i:06d}": "out of" if i == 1 else "" for i in range(6)}
+    assert tried.count("000001") == 3
+    assert tried.count("000002") == 2
+    assert sum(told) == 5 * 10  # what was done in vain does not count
+    assert "RuntimeError" in store.failed()["000001"]
+    assert [shard.name for shard in missing(shards_of(), store)] == ["000001"]
+
+
+def test_a_full_disk_stops_the_sweep_at_once(tmp_path, worker, monkeypatch):
+    store = Store(str(tmp_path / "sweep"))
+    store.begin(shards_of(), {})
+
+    def full(self, content):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(CannotWrite, match="No space left"):
+        list(run_here(shards_of(), store, worker))
+    assert store.done() == set()
+
+
+def test_another_sweep_s_folder_is_left_alone(finished, tmp_path):
+    with pytest.raises(ShapefirstError, match="differs in count"):
+        finished.begin(shards_of(Grid(**{**vars(GRID), "count": 3})), {"weights": {"pocket": "x"}})
+    with pytest.raises(ShapefirstError, match="differs in about"):
+        finished.begin(shards_of(), {"weights": {"pocket": "y"}})
+    (tmp_path / "mine.txt").write_text("notes")
+    with pytest.raises(ShapefirstError, match="no sweep"):
+        Store(str(tmp_path)).begin(shards_of(), {})
+
+
+def test_results_go_behind_any_url(worker):
+    store = Store("memory://somewhere/sweep")
+    grid = Grid(steps=(2,), text_steps=("1",), count=2, shard_size=1)
+    store.begin(shards_of(grid), {})
+    assert len(list(run_here(shards_of(grid), store, worker))) == 2
+    assert Store("memory://somewhere/sweep").done() == {"000000", "000001"}
+    assert [len(table) for table in store.tables()] == [2, 2]
+    with pytest.raises(ShapefirstError, match="nosuch"):
+        Store("nosuch://x")
+
+
+def test_the_summary_is_that_of_all_rows_in_one_pass(finished):
+    conditions = summarise(finished)
+    assert [(one.setting.sampler, one.policy) for one in conditions] == [
+        (sampler, policy)
+        for sampler in ("ddim", "dpm-solver")
+        for policy in ("paper:0", "steps:0+2", "paper:2", "full")
+    ]
+    rows = [row for table in finished.tables() for row in table.to_pylist()]
+    for one in conditions:
+        mine = [r for r in rows if (r["policy"], r["sampler"]) == (one.policy, one.setting.sampler)]
+        full = [r for r in rows if (r["policy"], r["sampler"]) == ("full", one.setting.sampler)]
+        assert one.n == len(mine) == 5
+        assert one.metrics["l1"].estimate == pytest.approx(np.mean([r["l1"] for r in mine]))
+        whole = frechet_distance(*(np.array([r["features"] for r in part], dtype=np.float64) for part in (mine, full)))
+        assert one.frechet == pytest.approx(whole, rel=1e-6, abs=1e-6)
+        assert one.saved == 1 - mine[0]["evaluations"] / 8
+
+
+def test_sums_of_shards_are_the_sums_of_all():
+    x = np.random.default_rng(0).normal(size=(700, 24)) + 5
+    parts = [Moments.of(x[i : i + 32]) for i in range(0, 700, 32)]
+    merged = parts[0]
+    for part in parts[1:]:
+        merged = merged + part
+    other = Moments.of(np.random.default_rng(1).normal(size=(500, 24)))
+    assert frechet_distance(merged, other) == pytest.approx(frechet_distance(x, other), rel=1e-6)
+
+
+def test_the_commands_plan_run_time_and_report(tmp_path):
+    out = tmp_path / "sweep"
+    options = ("--steps", 4, "--text-steps", "0", "--text-steps", "50%", "--count", 3, "--shard-size", 2)
+    planned = shapefirst("sweep", "plan", *options)
+    assert planned.exit_code == 0, planned.output
+    assert "9" in planned.stdout
+    assert "Time on this machine" in planned.stdout
+    ran = shapefirst("sweep", "run", *options, "--images", "sample", "--out", out)
+    assert ran.exit_code == 0, ran.output
+    assert len(list((out / "images").rglob("*.png"))) == 3 * 3
+    again = shapefirst("sweep", "run", *options, "--images", "sample", "--out", out)
+    assert "2 of 2 shards are done already" in again.stderr
+    timed = shapefirst("sweep", "latency", out, "--batch", 1, "--rounds", 2, "--policy", "paper:2")
+    assert timed.exit_code == 0, timed.output
+    told = shapefirst("sweep", "report", out, "--reference", out / "images")
+    assert told.exit_code == 0, told.output
+    page = (out / "report" / "report.html").read_text()
+    assert "The acceleration table" in page
+    assert "data:image/svg+xml" in page
+    table = (out / "report" / "table.md").read_text()
+    assert "| paper:2 | 2 of 4 | 6 | 25% |" in table
+    assert "| full | 4 of 4 | 8 | 0% |" in table
+    assert "GFLOPs" in table
+    stored = pyarrow.parquet.read_table(out / "report" / "sweep" / "table.parquet").to_pylist()
+    assert {row["policy"] for row in stored} == {"paper:0", "paper:2", "full"}
+    assert all(row["reference"] >= 0 for row in stored)
+
+
+def test_the_commands_refuse_what_is_not_there(tmp_path):
+    assert "There is no sweep" in one_sentence(shapefirst("sweep", "report", tmp_path / "nothing"))
+    assert "There is no sweep" in one_sentence(shapefirst("sweep", "report", "memory://nothing"))
+    (tmp_path / "manifest.json").write_text("{")
+    assert "manifest" in one_sentence(shapefirst("sweep", "report", tmp_path))
+    (tmp_path / "file").write_text("")
+    said = one_sentence(shapefirst("sweep", "run", "--count", 2, "--steps", 20, "--out", tmp_path / "file"))
+    assert "it is a file" in said
+
+
+def test_a_run_with_given_up_shards_says_so(tmp_path, monkeypatch):
+    def outcomes(*arguments):
+        yield running.Outcome("000000", 8)
+        yield running.Outcome("000001", failed="out of memory")
+
+    monkeypatch.setattr(running, "run_here", outcomes)
+    result = shapefirst("sweep", "run", "--steps", 4, "--count", 2, "--shard-size", 1, "--out", tmp_path / "sweep")
+    assert result.exit_code == 1
+    assert "000001 was given up: out of memory" in result.stderr
+
+
+def test_timings_alternate_with_the_stock_pipeline(make_pipe):
+    pipe = make_pipe()
+    said = []
+    timings = time_policies(
+        pipe,
+        ["a cat"],
+        {"paper:1": TextSchedule.until(1), "full": TextSchedule.always()},
+        steps=3,
+        guidance_scale=5.0,
+        batch=2,
+        rounds=2,
+        on_call=lambda: said.append(1),
+    )
+    assert [(t.policy, t.batch, len(t.seconds), len(t.stock)) for t in timings] == [
+        ("paper:1", 2, 2, 2),
+        ("full", 2, 2, 2),
+    ]
+    assert len(said) == 2 + 2 * (2 + 2)
+    assert timings[0].evaluations_saved == pytest.approx(1 / 3)
+    assert all(low <= middle <= high for low, middle, high in (t.saved for t in timings))
+    assert json.dumps(timings[0].seconds)
