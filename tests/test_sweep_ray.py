@@ -1,0 +1,61 @@
+"""A sweep on a real Ray cluster of two nodes: the same rows, also where workers and a node die on the way."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+from test_sweep import shards_of
+
+from shapefirst.sweep.grid import Grid
+from shapefirst.sweep.run import Resources, run_here, run_on_ray
+from shapefirst.sweep.store import Store
+from shapefirst.sweep.work import Scores, Worker
+
+ray = pytest.importorskip("ray")
+cluster_utils = pytest.importorskip("ray.cluster_utils")
+
+GRID = Grid(steps=(4,), text_steps=("0", "2"), count=8, shard_size=1)
+WORKER = {"device": "cpu", "scores": Scores(), "keep_images": "none", "batch_size": None}
+
+
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds workers in /proc")
+
+
+@pytest.fixture
+def cluster():
+    """Two nodes of one core each."""
+    found = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    second = found.add_node(num_cpus=1)
+    found.wait_for_nodes()
+    yield found, second
+    found.shutdown()
+
+
+def test_two_nodes_make_the_rows_of_one_run_though_a_worker_is_killed_and_a_node_lost(cluster, tmp_path):
+    nodes, second = cluster
+    here, there = Store(str(tmp_path / "here")), Store(str(tmp_path / "there"))
+    for store in (here, there):
+        store.begin(shards_of(GRID), {})
+    assert len(list(run_here(shards_of(GRID), here, Worker("cpu")))) == 8
+
+    done = []
+    for outcome in run_on_ray(shards_of(GRID), there, WORKER, nodes.address, Resources(cores=1)):
+        assert outcome.failed == ""
+        done.append(outcome.name)
+        if len(done) == 2:
+            kill_a_worker()
+        if len(done) == 4:
+            nodes.remove_node(second)
+    assert sorted(done) == sorted(here.done()) == sorted(there.done())
+    assert all(there.read(name).equals(here.read(name)) for name in here.done())
+
+
+def kill_a_worker():
+    """SIGKILL to one that is at work, which has the task's name for as long."""
+    busy = [file.parent for file in Path("/proc").glob("[0-9]*/cmdline") if b"ray::_task" in file.read_bytes()]
+    assert busy
+    os.kill(int(busy[0].name), signal.SIGKILL)
