@@ -81,7 +81,8 @@ def compbench(
 
 
 def mixed(count: int, seed: int) -> list[str]:
-    """Distinct prompts of pocket's world, two thirds of them with one object; fewer are the first of more.
+    """Distinct prompts of pocket's world, two thirds of them with one object, while there are such; fewer are the first
+    of more.
 
     Raises:
         ShapefirstError: ``count`` is not from 1 to 10,000.
@@ -94,8 +95,10 @@ def mixed(count: int, seed: int) -> list[str]:
         return f"a {dice.choice(ATTRIBUTES)} {dice.choice(NOUNS)}"
 
     prompts: dict[str, None] = {}
+    singles = len(ATTRIBUTES) * len(NOUNS)
     while len(prompts) < count:
-        pair = len(prompts) % 3 == 2
+        n = len(prompts)
+        pair = n % 3 == 2 or n - n // 3 >= singles
         prompts[f"{phrase()} {dice.choice(list(RELATIONS))} {phrase()}" if pair else phrase()] = None
     return list(prompts)
 
