@@ -17,6 +17,7 @@ from shapefirst.prompts import (
     compbench,
     every_phrase,
     make_pairs,
+    mixed,
     parse_phrases,
     parse_prompts,
     read_captions,
@@ -237,3 +238,14 @@ def test_stdin_is_utf_8_with_or_without_its_mark(monkeypatch, raw, expected):
             read_prompts("-")
     else:
         assert read_prompts("-") == expected
+
+
+@pytest.mark.parametrize("count", [1, 64, 1000, 10_000])
+def test_mixed_prompts_are_distinct_also_when_single_objects_have_run_out(count):
+    prompts = mixed(count, seed=3)
+    assert len(set(prompts)) == len(prompts) == count
+    pairs = [len(parse_phrases(prompt)) == 2 for prompt in prompts]
+    assert sum(pairs) == count // 3 if count <= 1000 else sum(pairs) == count - len(ATTRIBUTES) * len(NOUNS)
+    assert mixed(count // 2 + 1, seed=3) == prompts[: count // 2 + 1]
+    with pytest.raises(ShapefirstError, match="10000"):
+        mixed(10_001, seed=0)

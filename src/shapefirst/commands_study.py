@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,7 +16,7 @@ from shapefirst import __version__, terminal
 from shapefirst.checks import check_seed
 from shapefirst.errors import ShapefirstError, shortened
 from shapefirst.loading import load_quietly
-from shapefirst.options import Device, GuidanceScale, Model, Sampler
+from shapefirst.options import Device, GuidanceScale, Model, Sampler, command_line
 
 if TYPE_CHECKING:
     from shapefirst.studies.runner import Plan, Task
@@ -142,7 +141,9 @@ def study(
         machine=hardware(device),
         seconds=0.0,
     )
-    tasks = make_tasks(studies, given, setting, prompts, lambda name: _line(context, name))
+    tasks = make_tasks(
+        studies, given, setting, prompts, lambda name: command_line(context, ("study", name), NOT_REPEATED)
+    )
     plan = make_plan(tasks, out, force=force)
     unjudged = next((p.text for p in given.prompts if not can_judge(p)), None)
     _remark(tasks, plan, given, prompts, out, unjudged)
@@ -213,17 +214,6 @@ def _check(prompts: int | None, seed: int, steps: int, scale: float, sampler: st
     sampler_info(sampler)
     if batch_size is not None and batch_size < 1:
         raise ShapefirstError(f"--batch-size must be at least 1, not {batch_size}.")
-
-
-def _line(context: typer.Context, name: str) -> str:
-    """What to type to repeat one study with the options of this run."""
-    words = ["shapefirst", "study", name]
-    for parameter in context.command.params:
-        value = context.params.get(str(parameter.name))
-        if parameter.name in NOT_REPEATED or value is None or value == parameter.default:
-            continue
-        words += [parameter.opts[0]] if value is True else [parameter.opts[0], str(value)]
-    return shlex.join(words)
 
 
 def _remark(

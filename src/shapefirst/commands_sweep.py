@@ -12,7 +12,7 @@ from rich.table import Table
 
 from shapefirst import terminal
 from shapefirst.errors import ShapefirstError
-from shapefirst.options import Device
+from shapefirst.options import Device, command_line
 
 if TYPE_CHECKING:
     from shapefirst.studies.finding import Finding
@@ -201,7 +201,8 @@ def run(
     store = _store(out)
     scores = _scores(shards, clip, vqa, inception)
     weights = {name: fingerprint(locate(name), {}) for name in shards.grid.models}
-    store.begin(shards, {"weights": weights, "scores": asdict(scores), "images": images})
+    about = {"weights": weights, "scores": asdict(scores), "images": images}
+    store.begin(shards, about, command_line(context, ("sweep", "run")))
     expected = {
         shard.name: _evaluations(shards, shard.setting) * len(shard.prompts) for shard in missing(shards, store)
     }
@@ -337,6 +338,7 @@ def report(
     out = out or Path(folder) / "report"
     with terminal.working("Getting numpy and matplotlib ready"):
         from shapefirst.report import write_report
+        from shapefirst.report.figures import one_of
         from shapefirst.studies.storage import save
         from shapefirst.sweep.latency import read_latencies
         from shapefirst.sweep.report import STUDY, finding_of, markdown, setting_of
@@ -351,16 +353,16 @@ def report(
     with terminal.progress("Reading shards", total=len(done)) as progress:
         found = summarise(store, against, progress)
     latencies = read_latencies(store.text(LATENCIES) or "[]")
-    about = store.about(sorted(done)[0])
+    abouts = [store.about(name) for name in sorted(done)]
     finding = finding_of(
         found,
         latencies,
-        features=about["features"],
+        features=one_of(about["features"] for about in abouts),
         reference=str(reference) if reference else None,
         unfinished=manifest["shards"] - len(done),
     )
-    machine = about["machine"]
-    save(out, STUDY, finding, setting_of(manifest, found, f"shapefirst sweep report {folder}", machine))
+    seconds = sum(sum(about["seconds"].values()) for about in abouts)
+    save(out, STUDY, finding, setting_of(manifest, found, one_of(about["machine"] for about in abouts), seconds))
     page = write_report(out)
     table = out / "table.md"
     save_text(markdown(finding), table)

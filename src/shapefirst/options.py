@@ -1,12 +1,14 @@
-"""Options that several commands take, with one wording."""
+"""Options that several commands take, with one wording; and a command with the options that it was given."""
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Collection, Sequence
 from typing import Annotated, TypeAlias
 
 import typer
 
-__all__ = ["Device", "GuidanceScale", "Model", "PolicyWords", "Sampler"]
+__all__ = ["Device", "GuidanceScale", "Model", "PolicyWords", "Sampler", "command_line"]
 
 Model: TypeAlias = Annotated[
     str, typer.Option(metavar="NAME", help="A name of `shapefirst models`, a hub id or a local folder.")
@@ -28,3 +30,16 @@ PolicyWords: TypeAlias = Annotated[
         help="Such as paper:25, budget:0.6, every:3, tol:0.02, or the path of a tuned policy (.json).",
     ),
 ]
+
+
+def command_line(context: typer.Context, command: Sequence[str], without: Collection[str] = ()) -> str:
+    """What to type to repeat a command with the options of this run; ``without`` names parameters to leave out."""
+    words = ["shapefirst", *command]
+    for parameter in context.command.params:
+        value = context.params.get(str(parameter.name))
+        if parameter.name in without or value in (None, [], ()) or value == parameter.default:
+            continue
+        for one in value if isinstance(value, list | tuple) else [value]:
+            option = [parameter.opts[0]] if parameter.param_type_name == "option" else []
+            words += option if one is True else [*option, str(one)]
+    return shlex.join(words)

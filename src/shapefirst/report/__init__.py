@@ -53,7 +53,8 @@ def render(stored: Sequence[Stored], title: str = "") -> str:
     """
     if not stored:
         raise ShapefirstError("There is nothing to report: run a study first, say `shapefirst study all`.")
-    title = title or f"How text steers the picture, measured on {one_of(s.setting.model for s in stored)}"
+    subject = "How text steers the picture" if len(stored) > 1 else stored[0].title
+    title = title or f"{subject}, measured on {one_of(s.setting.model for s in stored)}"
     return PAGE.substitute(
         title=escape(title),
         style=f"{STYLE}\n{REPORT_STYLE}",

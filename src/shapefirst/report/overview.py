@@ -27,7 +27,7 @@ def overview(stored: Sequence[Stored], title: str) -> str:
     rows = "\n".join(row for study in stored for row in _rows(study))
     head = "".join(f'<th scope="col">{column}</th>' for column in COLUMNS)
     if not rows:  # nothing but tables
-        return f"<header>\n<h1>{escape(title)}</h1>\n{_setting(stored)}\n{_notes(stored)}\n</header>"
+        return f'<header id="summary">\n<h1>{escape(title)}</h1>\n{_setting(stored)}\n{_notes(stored)}\n</header>'
     return f"""<header>
 <h1>{escape(title)}</h1>
 <p>The claims of {PAPER}, each put to the test by a rule that stood before the result: it replicates if the whole 95%

@@ -12,12 +12,13 @@ from typing import Any, Final
 import numpy as np
 
 from shapefirst import __version__
-from shapefirst.policies import describe, parse_policy
+from shapefirst.acts import evaluations_together
+from shapefirst.policies import describe
 from shapefirst.statistics import Interval
 from shapefirst.studies import charts
 from shapefirst.studies.finding import Chart, Finding, Study, Summary
 from shapefirst.studies.storage import Setting as StudySetting
-from shapefirst.sweep.grid import FULL, Setting
+from shapefirst.sweep.grid import FULL, Setting, followed
 from shapefirst.sweep.latency import Latency, Timing
 from shapefirst.sweep.summary import Condition
 
@@ -82,6 +83,8 @@ def finding_of(
         f"the set to the fully guided set of the same seeds ({features}). That to a reference set is biased upwards, "
         "the more so the fewer images there are: compare equal numbers. Seconds, where they stand, are medians of "
         "whole calls in turns with the stock pipeline, on the machine that the table names.",
+        evaluations=sum(_together(found, setting) for setting in settings),
+        evaluations_apart=sum(one.evaluations for one in found),
     )
 
 
@@ -124,7 +127,7 @@ def markdown(finding: Finding) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
-def setting_of(manifest: Mapping[str, Any], found: Sequence[Condition], command: str, machine: str) -> StudySetting:
+def setting_of(manifest: Mapping[str, Any], found: Sequence[Condition], machine: str, seconds: float) -> StudySetting:
     """What the report says of the run; where settings differ, all of them."""
     grid, settings = manifest["grid"], [one.setting for one in found]
     return StudySetting(
@@ -138,10 +141,15 @@ def setting_of(manifest: Mapping[str, Any], found: Sequence[Condition], command:
         quick=False,
         count=manifest["images"],
         prompts=manifest["plan"],
-        command=command,
+        command=manifest["command"],
         machine=machine,
-        seconds=0.0,
+        seconds=seconds,
     )
+
+
+def _together(found: Sequence[Condition], setting: Setting) -> int:
+    schedules = [followed(one.policy) for one in found if one.setting == setting]
+    return evaluations_together(schedules, setting.steps, setting.guidance_scale)
 
 
 def _time(timed: Latency | None, policy: str, batch: int) -> str:
@@ -247,7 +255,7 @@ def _chart(found: Sequence[Condition], timed: Latency | None) -> Chart | None:
         f"pareto {setting.model} {setting.sampler} {setting.steps} {setting.guidance_scale:g}",
         image,
         f"{setting}: what each policy costs over what it saves; means with 95% intervals, n = {found[0].n:,}.",
-        f"The most is saved by {describe(parse_policy(most.policy), setting.steps)}: {most.saved:.0%} of the "
+        f"The most is saved by {describe(followed(most.policy), setting.steps)}: {most.saved:.0%} of the "
         f"evaluations, at an L1 of {most.metrics['l1']:.4f}.",
     )
 

@@ -56,12 +56,13 @@ class Store:
             raise ShapefirstError(f"Cannot use {url!r} for results: {error}.") from error
         self._is_local = "file" in (self._fs.protocol if isinstance(self._fs.protocol, tuple) else (self._fs.protocol,))
 
-    def begin(self, shards: Shards, about: Mapping[str, Any]) -> None:
+    def begin(self, shards: Shards, about: Mapping[str, Any], command: str = "") -> None:
         """Writes the manifest, or makes sure that the one that is there is of the same sweep.
 
         Args:
             shards: The plan.
             about: What else must be the same: fingerprints of the weights, the scores.
+            command: What repeats it.
 
         Raises:
             ShapefirstError: Another sweep's results are there, or it cannot be written.
@@ -90,6 +91,7 @@ class Store:
         if not self._is_empty():
             raise ShapefirstError(f"{self.url!r} holds files that are no sweep: choose another --out.")
         self._write("prompts.txt", as_lines(shards.prompts).encode())
+        mine["command"] = command
         self._write(MANIFEST, (json.dumps(mine, indent=2, ensure_ascii=False) + "\n").encode())
 
     def manifest(self) -> dict[str, Any]:
