@@ -4,8 +4,9 @@
 
 The denoisers and decoders are built from their published configurations with random weights: speed does not depend on
 the weights, and nothing is downloaded. Prompts are random embeddings of the right shape, so that text encoders, which
-run once in a call, are left out. fp16, DDIM, 50 steps. Stock pipeline, the paper's rule (text in 25 steps) and 60% of
-the evaluations take turns; a ratio is that of the same round. Without a GPU the same runs on pocket, in float32.
+run once in a call, are left out. fp16, DDIM with 50 steps and DPM-Solver++ with 25. The text in all, half and 30% of
+the steps, and 60% of the evaluations, in turns with the stock pipeline (`shapefirst.sweep.latency`). Without a GPU the
+same runs on pocket, in float32.
 """
 
 from __future__ import annotations
@@ -13,24 +14,28 @@ from __future__ import annotations
 import argparse
 import platform
 import statistics
-import time
 from collections.abc import Sequence
-from contextlib import nullcontext
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.progress import track
 
-from shapefirst import guide, load
+from shapefirst import TextSchedule, load
 from shapefirst.denoising import encode, generators
 from shapefirst.layout import denoiser_of
 from shapefirst.models import make_sampler
+from shapefirst.sweep.latency import time_policies
 from shapefirst.writes import save_text
 
-STEPS = 50
-POLICIES = {"the paper, text in 25": "paper:25", "ours, 60% of the evaluations": "budget:0.6"}
-EVALUATIONS_SAVED = {"the paper, text in 25": 0.25, "ours, 60% of the evaluations": 0.4}
+SAMPLERS = {"ddim": 50, "dpm-solver": 25}  # with their numbers of steps
+POLICIES = {
+    "text in all steps": TextSchedule.until(fraction=1),
+    "the paper, text in 50%": TextSchedule.until(fraction=0.5),
+    "the paper, text in 30%": TextSchedule.until(fraction=0.3),
+    "ours, 60% of the evaluations": TextSchedule.within(0.6),
+}
 BLOCKS = ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",)
 STABLE_DIFFUSION = {
     "sample_size": 64,
@@ -107,12 +112,11 @@ def built(name: str, dry: bool) -> Any:
     return pipe
 
 
-def arguments_of(pipe: Any, batch: int) -> dict[str, Any]:
+def arguments_of(pipe: Any, batch: int, steps: int) -> dict[str, Any]:
     """A call's arguments: random embeddings where there is no text encoder."""
     given: dict[str, Any] = {
-        "num_inference_steps": STEPS,
+        "num_inference_steps": steps,
         "guidance_scale": 5.0,
-        "generator": generators(range(batch)),
         "output_type": "np",
     }
     if pipe.text_encoder is not None:
@@ -130,38 +134,23 @@ def arguments_of(pipe: Any, batch: int) -> dict[str, Any]:
     return {**given, "prompt_embeds": embeddings, "negative_prompt_embeds": torch.zeros_like(embeddings)}
 
 
-def seconds_of(pipe: Any, policy: str | None, arguments: dict[str, Any]) -> float:
-    """One whole call."""
-    if pipe.device.type == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    with guide(pipe, policy) if policy else nullcontext():
-        pipe(**arguments)
-    if pipe.device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
+def rows_of(pipe: Any, name: str, sampler: str, batch: int, rounds: int) -> list[str]:
+    """The table's lines for one pipeline, sampler and batch size."""
+    steps = SAMPLERS[sampler]
+    pipe.scheduler = make_sampler(sampler, pipe.scheduler.config)
+    arguments = arguments_of(pipe, batch, steps)
 
+    def sample() -> object:
+        return pipe(**arguments, generator=generators(range(batch)))
 
-def rows_of(pipe: Any, name: str, batch: int, rounds: int) -> list[str]:
-    """The table's lines for one pipeline and batch size."""
-    arguments = arguments_of(pipe, batch)
-    variants: dict[str, str | None] = {"stock": None, **POLICIES}
-    seconds: dict[str, list[float]] = {variant: [] for variant in variants}
-    for variant in variants.values():  # warm-up, and compilation
-        seconds_of(pipe, variant, arguments)
-    for n in track(range(rounds), f"{name}, batch {batch}"):
-        for i in range(len(variants)):
-            variant = list(variants)[(n + i) % len(variants)]
-            seconds[variant].append(seconds_of(pipe, variants[variant], arguments))
     lines = []
-    for variant in POLICIES:
-        saved = [1 - mine / stock for mine, stock in zip(seconds[variant], seconds["stock"], strict=True)]
-        low, middle, high = statistics.quantiles(saved, n=4)
-        ratio = middle / EVALUATIONS_SAVED[variant]
-        stock_s, mine_s = statistics.median(seconds["stock"]), statistics.median(seconds[variant])
+    for timing in time_policies(pipe, sample, POLICIES, steps=steps, batch=batch, rounds=rounds):
+        low, middle, high = timing.saved
+        ratio = f"{middle / timing.evaluations_saved:.2f}" if timing.evaluations_saved else ""
         lines.append(
-            f"| {name} | {batch} | {variant} | {stock_s:.2f} | {mine_s:.2f} | {middle:.1%} ({low:.1%} to {high:.1%}) "
-            f"| {EVALUATIONS_SAVED[variant]:.0%} | {ratio:.2f} |"
+            f"| {name} | {sampler}, {steps} | {batch} | {timing.policy} | {statistics.median(timing.stock):.2f} "
+            f"| {statistics.median(timing.seconds):.2f} | {middle:.1%} ({low:.1%} to {high:.1%}) "
+            f"| {timing.evaluations_saved:.0%} | {ratio} |"
         )
     return lines
 
@@ -187,16 +176,16 @@ def main(words: Sequence[str] | None = None) -> None:
             if compiled:
                 part = "unet" if hasattr(pipe, "unet") else "transformer"
                 setattr(pipe, part, torch.compile(getattr(pipe, part), dynamic=False))
-            for batch in given.batch:
-                lines += rows_of(pipe, f"{name}, compiled" if compiled else name, batch, given.rounds)
+            for sampler, batch in track(list(product(SAMPLERS, given.batch)), name):
+                lines += rows_of(pipe, f"{name}, compiled" if compiled else name, sampler, batch, given.rounds)
     machine = torch.cuda.get_device_name() if cuda else f"{torch.get_num_threads()} CPU threads, {platform.machine()}"
     kind = "trained weights" if names == ["pocket"] else "random weights (speed does not depend on them)"
-    setting = f"torch {torch.__version__}, {'float16' if cuda else 'float32'}, DDIM, {STEPS} steps, {kind}"
+    setting = f"torch {torch.__version__}, {'float16' if cuda else 'float32'}, {kind}"
     head = [
         f"{machine}, {setting}, {given.rounds} rounds in turn; medians, and the middle half of the rounds.",
         "",
-        "| model | batch | policy | stock, s | policy, s | time saved | evaluations saved | time / evaluations |",
-        "|---|---|---|---|---|---|---|---|",
+        "| model | sampler, steps | batch | policy | stock, s | policy, s | time saved | evaluations saved | ratio |",
+        "|" + "---|" * 9,
     ]
     text = "\n".join(head + lines) + "\n"
     print(text)

@@ -23,7 +23,7 @@ from shapefirst.schedule import TextSchedule
 from shapefirst.sweep import run as running
 from shapefirst.sweep.cost import cost_of
 from shapefirst.sweep.grid import Grid, Shards, prompts_of, read_grid
-from shapefirst.sweep.latency import time_policies
+from shapefirst.sweep.latency import time_policies, whole_call
 from shapefirst.sweep.run import missing, run_here
 from shapefirst.sweep.store import CannotWrite, Store
 from shapefirst.sweep.summary import summarise
@@ -325,10 +325,9 @@ def test_timings_alternate_with_the_stock_pipeline(make_pipe):
     said = []
     timings = time_policies(
         pipe,
-        ["a cat"],
+        whole_call(pipe, ["a cat"], steps=3, guidance_scale=5.0, batch=2),
         {"paper:1": TextSchedule.until(1), "full": TextSchedule.always()},
         steps=3,
-        guidance_scale=5.0,
         batch=2,
         rounds=2,
         on_call=lambda: said.append(1),

@@ -265,7 +265,7 @@ def latency(
     with terminal.working("Getting torch and diffusers ready"):
         from shapefirst.loading import quiet_libraries
         from shapefirst.machine import hardware
-        from shapefirst.sweep.latency import BATCHES, Latency, calls, parts_of, time_policies
+        from shapefirst.sweep.latency import BATCHES, Latency, calls, parts_of, time_policies, whole_call
         from shapefirst.sweep.work import Worker
     quiet_libraries()
     store = _store(folder)
@@ -290,10 +290,9 @@ def latency(
                 for n in batches
                 for timing in time_policies(
                     pipe,
-                    prompts,
+                    whole_call(pipe, prompts, steps=setting.steps, guidance_scale=setting.guidance_scale, batch=n),
                     schedules,
                     steps=setting.steps,
-                    guidance_scale=setting.guidance_scale,
                     batch=n,
                     rounds=rounds,
                     on_call=tick,

@@ -127,46 +127,49 @@ def read_latencies(text: str) -> list[Latency]:
         raise ShapefirstError(f"The stored latencies cannot be read ({error}): measure them again.") from error
 
 
+def whole_call(
+    pipe: Any, prompts: Sequence[str], *, steps: int, guidance_scale: float, batch: int
+) -> Callable[[], object]:
+    """A call of the pipeline for ``batch`` images, the prompts repeated as needed; the same images each time."""
+    texts = [prompts[i % len(prompts)] for i in range(batch)]
+    return lambda: pipe(
+        texts,
+        num_inference_steps=steps,
+        guidance_scale=guidance_scale,
+        generator=generators(range(batch)),
+        output_type="np",
+    )
+
+
 def time_policies(
     pipe: Any,
-    prompts: Sequence[str],
+    sample: Callable[[], object],
     policies: Mapping[str, TextSchedule],
     *,
     steps: int,
-    guidance_scale: float,
     batch: int,
     rounds: int,
     on_call: Callable[[], None] = lambda: None,
 ) -> list[Timing]:
-    """Whole calls of ``batch`` images under each policy, ``rounds`` times, in an order that changes.
+    """Whole calls under each policy, ``rounds`` times, in an order that changes.
 
     Args:
         pipe: A pipeline that `shapefirst.guide` supports.
-        prompts: At least one; repeated to fill the batch.
+        sample: Calls it (see `whole_call`).
         policies: Words -> schedule.
-        steps: N.
-        guidance_scale: w.
-        batch: Images in a call.
+        steps: N of those calls.
+        batch: Images in each.
         rounds: How often.
         on_call: Told after each call.
     """
-    texts = [prompts[i % len(prompts)] for i in range(batch)]
 
     def call(schedule: TextSchedule | None) -> float:
         with guide(pipe, schedule) if schedule is not None else nullcontext():
-            seconds = seconds_of(
-                lambda: pipe(
-                    texts,
-                    num_inference_steps=steps,
-                    guidance_scale=guidance_scale,
-                    generator=generators(range(batch)),
-                    output_type="np",
-                )
-            )
+            seconds = seconds_of(sample)
         on_call()
         return seconds
 
-    call(None)  # warm-up, of both batch sizes that the denoiser sees
+    call(None)  # warm-up, and compilation, of both batch sizes that the denoiser sees
     call(TextSchedule.until(steps // 2))
     seconds: dict[str, list[float]] = {words: [] for words in policies}
     around: dict[str, list[float]] = {words: [] for words in policies}
