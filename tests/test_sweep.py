@@ -15,7 +15,7 @@ from PIL import Image
 
 from shapefirst import load
 from shapefirst.denoising import decode, denoise, generators
-from shapefirst.errors import ShapefirstError
+from shapefirst.errors import ModelError, ShapefirstError
 from shapefirst.metrics import l1
 from shapefirst.metrics.frechet import Moments, frechet_distance
 from shapefirst.prompts import Prompt
@@ -209,6 +209,15 @@ def test_a_shard_that_fails_three_times_is_given_up_and_the_others_go_on(tmp_pat
     assert [shard.name for shard in missing(shards_of(), store)] == ["000001"]
 
 
+def test_a_model_that_is_not_to_be_had_stops_the_sweep(tmp_path):
+    shards = shards_of(Grid(models=("nobody/nothing",), steps=(4,), count=4))
+    store = Store(str(tmp_path / "sweep"))
+    store.begin(shards, {})
+    with pytest.raises(ModelError, match="nobody/nothing"):
+        list(run_here(shards, store, Worker("cpu")))
+    assert store.failed() == {}
+
+
 def test_a_full_disk_stops_the_sweep_at_once(tmp_path, worker, monkeypatch):
     store = Store(str(tmp_path / "sweep"))
     store.begin(shards_of(), {})
@@ -225,7 +234,7 @@ def test_a_full_disk_stops_the_sweep_at_once(tmp_path, worker, monkeypatch):
 def test_another_sweep_s_folder_is_left_alone(finished, tmp_path):
     with pytest.raises(ShapefirstError, match="differs in count"):
         finished.begin(shards_of(Grid(**{**vars(GRID), "count": 3})), {"weights": {"pocket": "x"}})
-    with pytest.raises(ShapefirstError, match="differs in about"):
+    with pytest.raises(ShapefirstError, match="differs in weights"):
         finished.begin(shards_of(), {"weights": {"pocket": "y"}})
     (tmp_path / "mine.txt").write_text("notes")
     with pytest.raises(ShapefirstError, match="no sweep"):

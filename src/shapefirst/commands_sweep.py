@@ -85,6 +85,7 @@ BatchSize: TypeAlias = Annotated[
 ]
 Clip: TypeAlias = Annotated[str | None, typer.Option("--clip", metavar="ID", help="A CLIP to score images by.")]
 Vqa: TypeAlias = Annotated[str | None, typer.Option("--vqa", metavar="ID", help="A model of visual questions, too.")]
+Vlm: TypeAlias = Annotated[str | None, typer.Option("--vlm", metavar="ID", help="A vision-language model, too.")]
 Inception: TypeAlias = Annotated[
     str | None,
     typer.Option(
@@ -130,6 +131,7 @@ def plan(
     batch_size: BatchSize = None,
     clip: Clip = None,
     vqa: Vqa = None,
+    vlm: Vlm = None,
     inception: Inception = None,
     device: Device = None,
     images: Annotated[Literal["none", "sample", "all"], typer.Option(help="Pictures to keep.")] = "none",
@@ -143,7 +145,7 @@ def plan(
         with terminal.working("Getting torch and diffusers ready"):
             from shapefirst.sweep.probe import probe as measure
             from shapefirst.sweep.work import Worker
-        worker = Worker(device, _scores(shards, clip, vqa, inception), "none", batch_size)
+        worker = Worker(device, _scores(shards, clip, vqa, vlm, inception), "none", batch_size)
         paces = _paces(worker, shards, measure)
     _print_cost(shards, paces, disk_of=images, inception=inception is not None)
 
@@ -167,6 +169,7 @@ def run(
     batch_size: BatchSize = None,
     clip: Clip = None,
     vqa: Vqa = None,
+    vlm: Vlm = None,
     inception: Inception = None,
     device: Device = None,
     images: Annotated[
@@ -190,7 +193,7 @@ def run(
     _check_modules()
     shards = _shards(grid, _entries(context.params))
     with terminal.working("Getting torch and diffusers ready"):
-        from shapefirst.loading import quiet_libraries
+        from shapefirst.loading import load_quietly, quiet_libraries
         from shapefirst.models import locate
         from shapefirst.studies.fingerprint import fingerprint
         from shapefirst.sweep.run import Resources, missing, run_here, run_on_ray
@@ -199,7 +202,10 @@ def run(
 
     quiet_libraries()
     store = _store(out)
-    scores = _scores(shards, clip, vqa, inception)
+    scores = _scores(shards, clip, vqa, vlm, inception)
+    for name in shards.grid.models:
+        if locate(name) is None:
+            load_quietly(name, shards.grid.samplers[0], device)  # which downloads it, or says that it cannot
     weights = {name: fingerprint(locate(name), {}) for name in shards.grid.models}
     about = {"weights": weights, "scores": asdict(scores), "images": images}
     store.begin(shards, about, command_line(context, ("sweep", "run")))
@@ -395,11 +401,11 @@ def _shards(file: Path | None, entries: Mapping[str, Any]) -> Shards:
     return Shards(grid, prompts_of(grid))
 
 
-def _scores(shards: Shards, clip: str | None, vqa: str | None, inception: str | None) -> Scores:
+def _scores(shards: Shards, clip: str | None, vqa: str | None, vlm: str | None, inception: str | None) -> Scores:
     from shapefirst.pocket.alignment import can_judge
     from shapefirst.sweep.work import Scores
 
-    return Scores(clip, vqa, None, inception, judge=all(can_judge(prompt) for prompt in shards.prompts))
+    return Scores(clip, vqa, vlm, inception, judge=all(can_judge(prompt) for prompt in shards.prompts))
 
 
 def _store(place: str) -> Store:
@@ -498,6 +504,8 @@ def _print_cost(shards: Shards, paces: Mapping[Any, Any], *, disk_of: str, incep
             str(cost.setting), str(policies), f"{cost.images:,}", f"{cost.shared:,}", f"{cost.apart:,}", share, *time
         )
     terminal.results().print(table)
+    if "heun" in shards.grid.samplers:
+        terminal.note("Heun calls the denoiser twice in a step; the counts here take it for one call.")
     total = sum(cost.images for cost in costs)
     megabytes = disk_bytes(shards, inception=inception, keep_images=disk_of) / 1e6
     room = f"{megabytes:,.0f} MB" if megabytes < 1000 else f"{megabytes / 1000:,.1f} GB"

@@ -1,7 +1,8 @@
 """A sweep's shards one after the other, or as Ray tasks: the same function does them, and stores what it made.
 
 What is done stays done: a run begins with what is missing. A shard that fails is tried three times and then given up
-with its reason, and the others go on. Where nothing can be written any more, everything stops.
+with its reason, and the others go on. Where nothing can be written any more, or a model is not to be had, everything
+stops.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from shapefirst.errors import ShapefirstError, first_line
+from shapefirst.errors import ModelError, ShapefirstError, UnsupportedPipelineError, first_line
 from shapefirst.sweep.grid import Shard, Shards
 from shapefirst.sweep.store import CannotWrite, Store
 from shapefirst.sweep.work import Worker, worker_for
@@ -19,6 +20,7 @@ from shapefirst.sweep.work import Worker, worker_for
 __all__ = ["Outcome", "Resources", "missing", "run_here", "run_on_ray"]
 
 TRIES: Final = 3
+STOPPING: Final = (CannotWrite, ModelError, UnsupportedPipelineError)  # the next shard would meet them too
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,8 @@ def run_here(
 
     Raises:
         CannotWrite: The results' place takes no more.
+        ModelError: A model is not to be had.
+        UnsupportedPipelineError: A model that shapefirst cannot steer.
     """
     for shard in missing(shards, store):
         yield _do(shard, store, worker, on_evaluations)
@@ -75,8 +79,7 @@ def run_on_ray(
         resources: Of one task.
 
     Raises:
-        ShapefirstError: Ray is not installed, or there is no such cluster.
-        CannotWrite: The results' place takes no more.
+        ShapefirstError: Ray is not installed, or there is no such cluster; or as `run_here`.
     """
     ray = _ray(address)
     try:
@@ -95,7 +98,7 @@ def run_on_ray(
                 outcome = ray.get(ready)
             except ray.exceptions.RayError as error:
                 cause = getattr(error, "cause", None)
-                if isinstance(cause, CannotWrite):
+                if isinstance(cause, STOPPING):
                     raise cause from error
                 store.give_up(name, traceback.format_exc())
                 outcome = Outcome(name, failed=first_line(error))
@@ -111,7 +114,7 @@ def _task(shard: Shard, url: str, worker: Mapping[str, Any]) -> Outcome:
 def _do(
     shard: Shard, store: Store, worker: Worker, on_evaluations: Callable[[int], None] = lambda count: None
 ) -> Outcome:
-    failed = ""
+    failed = why = ""
     for _ in range(TRIES):
         counted = 0
 
@@ -122,6 +125,8 @@ def _do(
 
         try:
             work = worker.run(shard, count)
+        except STOPPING:
+            raise
         except Exception as error:
             failed = first_line(error)
             why = traceback.format_exc()

@@ -79,11 +79,10 @@ class Store:
         mine = json.loads(json.dumps(mine))  # tuples as JSON has them
         if self._exists(MANIFEST):
             there = self.manifest()
-            if difference := [key for key in mine if there.get(key) != mine[key]]:
-                grid = [k for k, v in mine["grid"].items() if there.get("grid", {}).get(k) != v]
-                what = ", ".join(grid) if grid else ", ".join(d for d in difference if d != "plan") or "its prompts"
+            if what := _differences(mine, there):
                 raise ShapefirstError(
-                    f"{self.url!r} holds another sweep, which differs in {what}: choose another --out, or delete it."
+                    f"{self.url!r} holds another sweep, which differs in {', '.join(what)}: choose another --out, or "
+                    "delete it."
                 )
             for folder in ("shards", "images"):
                 self._tidy(folder)
@@ -241,3 +240,11 @@ class Store:
             yield
         except OSError as error:
             raise CannotWrite(f"Cannot use {self.url!r} for results: {error.strerror or error}.") from error
+
+
+def _differences(mine: Mapping[str, Any], there: Mapping[str, Any]) -> list[str]:
+    """In which respects two manifests are not of the same sweep; the parts of "grid" and "about" by their own names."""
+    found = [key for key in ("format", "shapefirst") if there.get(key) != mine[key]]
+    for part in ("grid", "about"):
+        found += [key for key in mine[part] if there.get(part, {}).get(key) != mine[part][key]]
+    return found or (["its prompts"] if mine["plan"] != there.get("plan") else [])
