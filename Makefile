@@ -12,12 +12,12 @@ help: ## list the targets
 demo: $(VENV)/.installed ## images of 8 prompts with full guidance and with the text in the first steps only
 	@$(BIN)/shapefirst demo
 
-# One thread: the tensors of the tests are tiny, and more threads would only wait for one another.
+# Two processes of one thread: the tensors of the tests are tiny, and more threads would only wait for one another.
 test: $(VENV)/.installed ## format check, lint, type check, tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 format: $(VENV)/.installed ## format the code and mend what the linter can
 	$(BIN)/ruff format .
