@@ -89,13 +89,17 @@ def kills(given: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         whole, killed = f"{folder}/whole", f"{folder}/killed"
         start = time.perf_counter()
-        subprocess.run([*command, whole], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        seconds = time.perf_counter() - start
+        once = subprocess.Popen([*command, whole], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while once.poll() is None and not list(Path(whole).glob("shards/*.parquet")):
+            time.sleep(0.05)
+        first = time.perf_counter() - start
+        assert once.wait() == 0
+        rest = time.perf_counter() - start - first
         done = []
         for _ in track(range(given.times), "killing"):
             run = subprocess.Popen([*command, killed], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-            # Spread over all that is left, of which each run does a part.
-            time.sleep(dice.uniform(0, 0.5 * seconds))
+            # From before the first shard on, and so that all kills together go through about the whole sweep.
+            time.sleep(dice.uniform(0.5 * first, 1.5 * first + 1.5 * rest / given.times))
             run.send_signal(signal.SIGKILL)
             run.wait()
             done.append(len(list(Path(killed).glob("shards/*.parquet"))))
