@@ -116,6 +116,7 @@ def test_a_toml_is_read_and_options_take_its_place(tmp_path):
         ("text_steps = ['120%']", "120%"),
         ("text_steps = ['half']", "'half'"),
         ("text_steps = ['0:50:0']", "0:50:0"),
+        ("text_steps = ['50:0:5']", "50:0:5"),
         ("keep = 'neither'", "'neither'"),
         ("policies = ['tol:0.1']", "tol:0.1"),
         ("guidance_scale = 1", "guidance scale"),
@@ -291,7 +292,7 @@ def test_the_commands_plan_run_time_and_report(tmp_path):
     assert ran.exit_code == 0, ran.output
     assert len(list((out / "images").rglob("*.png"))) == 3 * 3
     again = shapefirst("sweep", "run", *options, "--images", "sample", "--out", out)
-    assert "2 of 2 shards are done already" in again.stderr
+    assert "2 of 2 shards done already" in again.stderr
     timed = shapefirst("sweep", "latency", out, "--batch", 1, "--rounds", 2, "--policy", "paper:2")
     assert timed.exit_code == 0, timed.output
     told = shapefirst("sweep", "report", out, "--reference", out / "images")

@@ -31,6 +31,12 @@ def nothing() -> None:
     pass
 
 
+def recorded(tuner: Tuner, among: list[Candidate]) -> dict[str, float]:
+    for batch in range(tuner.batches):
+        tuner.record(batch, among, nothing)
+    return tuner.scores()
+
+
 def test_the_candidates_are_distinct_and_of_all_kinds():
     found = candidates(50)
     assert len({c.name for c in found}) == len(found) > 100
@@ -49,7 +55,7 @@ def test_the_score_is_the_error_that_the_formula_says(tuner):
     """A naive loop along the fully guided trajectory."""
     schedule = TextSchedule.at([0, 1, 2, 5, 8, 11])
     candidate = Candidate(N, schedule, "mine")
-    scores = tuner.record([candidate], nothing)
+    scores = recorded(tuner, [candidate])
     expected = []
     for i, prompt in enumerate(PROMPTS):
         steps = list(
@@ -77,8 +83,12 @@ def test_the_score_is_the_error_that_the_formula_says(tuner):
     ],
 )
 def test_going_on_from_the_recording_is_the_whole_run(tuner, candidate):
-    tuner.record([candidate], nothing)
+    recorded(tuner, [candidate])
     found = tuner.run(candidate, nothing)
+    again = Tuner(tuner.pipe, tuner.sampling, PROMPTS, tuner.batch_size)  # as after an interruption
+    for batch in range(tuner.batches):
+        again.restore(batch, tuner._recordings[batch])
+    assert again.run(candidate, nothing) == pytest.approx(found, abs=2e-4)
     for i, prompt in enumerate(PROMPTS):
         options = {"guidance_scale": W, "generator": None}
         images = []
@@ -152,26 +162,36 @@ def test_tune_writes_a_policy_that_generate_takes(folder, tmp_path):
     assert not (tmp_path / "no").exists()
 
 
-def test_an_interrupted_search_goes_on(folder, tmp_path, monkeypatch):
+@pytest.mark.parametrize("stage", ["record", "run"])
+def test_an_interrupted_search_goes_on(folder, tmp_path, monkeypatch, stage):
     out = tmp_path / "policy.json"
-    real, ran = Tuner.run, []
+    done = {"record": [], "run": []}
+    real = {name: getattr(Tuner, name) for name in done}
 
-    def run(self, candidate, tick):
-        if len(ran) == 4:
-            raise KeyboardInterrupt
-        ran.append(candidate.name)
-        return real(self, candidate, tick)
+    def counted(name, stop_after):
+        def act(self, what, *rest):
+            if len(done[name]) == stop_after:
+                raise KeyboardInterrupt
+            done[name].append(what if name == "record" else what.name)
+            return real[name](self, what, *rest)
 
-    monkeypatch.setattr(Tuner, "run", run)
+        monkeypatch.setattr(Tuner, name, act)
+
+    for name in done:
+        counted(name, {"record": 1, "run": 4}[name] if name == stage else None)
     assert shapefirst(*command(folder, out)).exit_code == 130
     assert not out.exists()
-    before, ran = list(ran), []
-    monkeypatch.setattr(Tuner, "run", lambda self, c, tick: (ran.append(c.name), real(self, c, tick))[1])
+    before = {name: list(values) for name, values in done.items()}
+    for name in done:
+        done[name].clear()
+        counted(name, None)
     result = shapefirst(*command(folder, out))
     assert result.exit_code == 0, result.output
-    assert "going on with 4 policies already tried" in result.output
-    assert not set(before) & set(ran)
-    assert ran
+    assert f"{len(before['run'])} policies already tried" in result.output
+    for name in done:
+        assert not set(before[name]) & set(done[name])
+    assert done["run"]
+    assert sorted(before["record"] + done["record"]) == [0, 1]
     assert sorted(file.name for file in tmp_path.iterdir()) == ["policy.json", "tiny"]
 
 
@@ -208,12 +228,16 @@ def test_prompts_of_a_file(folder, tmp_path):
 
 def test_a_spoilt_remainder_is_written_anew(tmp_path):
     out = tmp_path / "policy.json"
-    rest = tmp_path / ".policy.json.tuning"
+    rest = tmp_path / ".policy.json.tuning" / "state.json"
     for text in (
         "",
         "[]",
         json.dumps({"digest": 3}),
         json.dumps({"digest": "other", "costs": None, "runs": {"a": []}}),
     ):
+        rest.parent.mkdir()
         rest.write_text(text)
-        assert commands_tune._Kept(out, ["mine"]).runs == {}
+        kept = commands_tune._Kept(out, ["mine"])
+        assert kept.runs == {}
+        assert kept.recording(0) is None
+        assert not rest.parent.exists()

@@ -18,7 +18,7 @@ from shapefirst.checks import check_text
 from shapefirst.errors import ShapefirstError, shortened
 from shapefirst.loading import load_quietly
 from shapefirst.options import Device, GuidanceScale, Model, PolicyWords, Sampler
-from shapefirst.schedule import Branch, Policy, TextSchedule
+from shapefirst.schedule import Auto, Branch, Policy, TextSchedule
 
 __all__ = ["app"]
 
@@ -67,7 +67,7 @@ def _sentence(problem: typer.TyperException) -> str:
     said = problem.format_message().rstrip(".")
     errors = getattr(problem.__cause__, "errors", None)  # pydantic's
     given = f", not {errors()[0]['input']!r}" if callable(errors) and "is not one of" not in said else ""
-    return f"{said}{given}."
+    return f"{said.replace('Value error, ', '')}{given}."
 
 
 app = typer.Typer(
@@ -198,11 +198,14 @@ def generate(
 
     if words is not None:
         policy_of(pipe, words)  # a tuned one is for this model and sampler, or refused here
+        _note_scale(words, scale)
         terminal.line("\n".join([f"Policy {words}: {describe(schedule, steps)}", str(own.get("guided", ""))]).rstrip())
     schedules = {tag: schedule, **({"full": TextSchedule.always()} if compare else {})}
     with terminal.progress(f"Sampling with {model}", total=len(jobs) * len(schedules)) as report:
         results = sample(pipe, jobs, schedules, sampling, on_progress=report)
 
+    if isinstance(schedule, Auto) and all(result.evaluations >= 2 * steps for result in results[tag]):
+        terminal.note(f"a tolerance of {schedule.tol:g} guided every step, so nothing was saved: give a larger one.")
     common = {
         "Software": f"shapefirst {__version__}",
         "model": model,
@@ -360,6 +363,19 @@ def _policy(words: str, steps: int | None) -> tuple[Policy, int]:
     if isinstance(policy, TextSchedule):
         policy.check(steps)
     return policy, steps
+
+
+def _note_scale(words: str, scale: float) -> None:
+    """A policy file does not know the guidance scale that it is used with, which moves the picture too."""
+    from shapefirst.policies import find_policy
+    from shapefirst.policy_file import PolicyFile
+
+    found = find_policy(words)
+    if isinstance(found, PolicyFile) and found.guidance_scale != scale:
+        terminal.note(
+            f"the policy was tuned at guidance scale {found.guidance_scale:g}, not {scale:g}: what it promises was "
+            "measured there."
+        )
 
 
 def _schedule(text_steps: int | None, text_fraction: float | None, steps: int, keep: Branch) -> TextSchedule:

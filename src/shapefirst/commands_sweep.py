@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias
@@ -17,6 +17,7 @@ from shapefirst.options import Device, command_line
 if TYPE_CHECKING:
     from shapefirst.studies.finding import Finding
     from shapefirst.sweep.grid import Grid, Setting, Shards
+    from shapefirst.sweep.latency import Latency
     from shapefirst.sweep.store import Store
     from shapefirst.sweep.work import Scores
 
@@ -25,6 +26,7 @@ __all__ = ["app"]
 OUT: Final = "out/sweep"
 LATENCIES: Final = "latency.json"
 SOME_FAILED: Final = 1
+FEW: Final = 1000  # images, for a Frechet distance
 PICTURES: Final = (".png", ".jpg", ".jpeg", ".webp")
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
@@ -213,7 +215,7 @@ def run(
         shard.name: _evaluations(shards, shard.setting) * len(shard.prompts) for shard in missing(shards, store)
     }
     if kept := len(shards) - len(expected):
-        terminal.note(f"{kept} of {len(shards)} shards are done already.")
+        terminal.note(f"going on: {kept} of {len(shards)} shards done already.")
     failed = {}
     with terminal.progress(f"{len(expected)} shards", total=max(1, sum(expected.values()))) as progress:
         done = 0
@@ -307,6 +309,7 @@ def latency(
         parts = [parts_of(pipe, prompts, batch=n) for n in batches]
         found.append(Latency(setting, hardware(device), tuple(timings), tuple(parts)))
         file = store.save(LATENCIES, json.dumps([asdict(one) for one in found], indent=1))
+    _print_latencies(found)
     terminal.line(f"Seconds: {file}\nNow: shapefirst sweep report {folder}")
 
 
@@ -372,6 +375,8 @@ def report(
     table = out / "table.md"
     save_text(markdown(finding), table)
     _print_summaries(finding)
+    if min(one.n for one in found) < FEW:
+        terminal.note(f"fewer than {FEW} images of a policy: Frechet distances say little beyond their order.")
     terminal.line(f"Report: {page}\nTable:  {table}")
 
 
@@ -422,6 +427,8 @@ def _reference(path: Path, manifest: Mapping[str, Any], device: str | None) -> C
     from shapefirst.metrics.frechet import Moments, read_gaussian
     from shapefirst.sweep.work import Scores, features_of
 
+    if not path.exists():
+        raise ShapefirstError(f"There is nothing at {str(path)!r} to compare with: give a folder of images or an .npz.")
     if path.is_file():
         known = read_gaussian(path)
         return lambda setting: known
@@ -448,6 +455,24 @@ def _reference(path: Path, manifest: Mapping[str, Any], device: str | None) -> C
         return total
 
     return lambda setting: statistics(setting.model)
+
+
+def _print_latencies(found: Sequence[Latency]) -> None:
+    """Time saved: a row for each policy, a column for each batch size."""
+    for one in found:
+        batches = sorted({timing.batch for timing in one.timings})
+        table = Table("policy", title=f"{one.setting}: time saved, median (middle half)", title_justify="left")
+        for name in ("evaluations saved", *(f"batch {batch}" for batch in batches)):
+            table.add_column(name, justify="right")
+        rows: dict[str, list[str]] = {}
+        for timing in sorted(one.timings, key=lambda timing: timing.batch):
+            low, middle, high = timing.saved
+            rows.setdefault(timing.policy, [f"{timing.evaluations_saved:.0%}"]).append(
+                f"{middle:.0%} ({low:.0%} to {high:.0%})"
+            )
+        for policy, cells in rows.items():
+            table.add_row(policy, *cells)
+        terminal.results().print(table)
 
 
 def _print_summaries(finding: Finding) -> None:
@@ -492,7 +517,7 @@ def _print_cost(shards: Shards, paces: Mapping[Any, Any], *, disk_of: str, incep
 
     costs = cost_of(shards)
     table = Table("setting")
-    names = ("policies", "images", "evaluations", "in separate runs", "of them")
+    names = ("policies", "images", "evaluations", "in separate runs", "share")
     for name in (*names, *(("time",) if paces else ())):
         table.add_column(name, justify="right")
     for cost in costs:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
+from zipfile import BadZipFile
 
 import typer
 from rich.table import Table
@@ -19,7 +21,7 @@ from shapefirst.loading import load_quietly
 from shapefirst.options import Device, GuidanceScale, Model, Sampler
 
 if TYPE_CHECKING:
-    from shapefirst.tuning import Found
+    from shapefirst.tuning import Found, Recording
 
 __all__ = ["tune"]
 
@@ -103,8 +105,15 @@ def tune(
             done += cost
             report(min(done, expected))
 
-        scores = tuner.record(among, lambda: tick(record_cost / (steps * tuner.batches)))
-        runs = shortlist(among, scores)
+        for batch in range(tuner.batches):
+            recording = kept.recording(batch)
+            if recording is None:
+                recorded = tuner.record(batch, among, lambda: tick(record_cost / (steps * tuner.batches)))
+                kept.keep_recording(batch, recorded)
+            else:
+                tuner.restore(batch, recording)
+                tick(record_cost / tuner.batches)
+        runs = shortlist(among, tuner.scores())
         costs = kept.costs or kept.keep_costs(tuner.costs(lambda: tick(probe_cost / 16)))
         found = []
         for candidate in runs:
@@ -157,23 +166,47 @@ def tune(
 
 
 class _Kept:
-    """What an interrupted run leaves for the next one with the same settings, in one file beside the policy."""
+    """What an interrupted run leaves for the next one with the same settings, in a hidden folder beside the policy."""
 
     def __init__(self, out: Path, settings: Sequence[Any]) -> None:
         from shapefirst.tuning import Costs
 
-        self._path = out.with_name(f".{out.name}.tuning")
+        self._folder = out.with_name(f".{out.name}.tuning")
         self._digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
         self.costs: Costs | None = None
         self.runs: dict[str, list[float]] = {}
         try:
-            content = json.loads(self._path.read_text(encoding="utf-8"))
-            if content["digest"] == self._digest:
-                self.costs, self.runs = content["costs"] and Costs(**content["costs"]), content["runs"]
-        except (OSError, ValueError, KeyError, TypeError):
-            return  # there is none, or one that cannot be used: it is written anew
-        if self.runs:
-            terminal.note(f"going on with {len(self.runs)} policies already tried.")
+            content = json.loads((self._folder / "state.json").read_text(encoding="utf-8"))
+            if content["digest"] != self._digest:
+                raise ValueError("another run's")
+            self.costs, self.runs = content["costs"] and Costs(**content["costs"]), content["runs"]
+        except (OSError, ValueError, KeyError, TypeError):  # there is none, or one that cannot be used
+            self.forget()
+            return
+        terminal.note(f"going on where it was interrupted, with {len(self.runs)} policies already tried.")
+
+    def recording(self, batch: int) -> Recording | None:
+        """What an earlier run recorded of a batch, or None."""
+        import numpy as np
+
+        from shapefirst.tuning import Recording
+
+        try:
+            with np.load(self._folder / f"recording-{batch}.npz", allow_pickle=False) as stored:
+                scores = dict(zip(stored["names"].tolist(), stored["scores"].tolist(), strict=True))
+                return Recording(stored["references"], scores)
+        except (OSError, ValueError, KeyError, BadZipFile, EOFError):
+            return None
+
+    def keep_recording(self, batch: int, recorded: Recording) -> None:
+        import numpy as np
+
+        from shapefirst.writes import atomic
+
+        self._write()
+        with atomic(self._folder / f"recording-{batch}.npz") as part, part.open("wb") as stream:
+            names, scores = list(recorded.scores), list(recorded.scores.values())
+            np.savez(stream, references=recorded.references, names=np.array(names), scores=np.array(scores))
 
     def keep_costs(self, costs: Any) -> Any:
         self.costs = costs
@@ -186,13 +219,14 @@ class _Kept:
         return distances
 
     def forget(self) -> None:
-        self._path.unlink(missing_ok=True)
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     def _write(self) -> None:
         from shapefirst.writes import save_text
 
         costs = asdict(self.costs) if self.costs else None
-        save_text(json.dumps({"digest": self._digest, "costs": costs, "runs": self.runs}), self._path)
+        content = json.dumps({"digest": self._digest, "costs": costs, "runs": self.runs})
+        save_text(content, self._folder / "state.json")
 
 
 def _halves(file: Path | None) -> tuple[list[str], list[str]]:
@@ -213,12 +247,13 @@ def _halves(file: Path | None) -> tuple[list[str], list[str]]:
 
 
 def _print_front(found: Sequence[Found], chosen: Found) -> None:
-    """What ran, the slowest first; those that another one beats in both time and L1 in grey."""
+    """What ran, the slowest first; those that another one beats in both time and L1 are marked."""
     from shapefirst.policies import describe
 
     table = Table("", "policy")
     for name in ("evaluations", "time saved", "L1 (95% interval)"):
         table.add_column(name, justify="right")
+    table.add_column("")
     for one in sorted(found, key=lambda f: f.time_saved):
         distance = one.distance
         beaten = any(
@@ -230,6 +265,7 @@ def _print_front(found: Sequence[Found], chosen: Found) -> None:
             str(one.candidate.evaluations),
             f"{one.time_saved:.0%}",
             f"{distance:.4f}",
+            "beaten" if beaten else "",
             style="dim" if beaten else "bold" if one is chosen else "",
         )
     terminal.results().print(table)

@@ -27,7 +27,7 @@ PolicyWords: TypeAlias = Annotated[
     typer.Option(
         "--policy",
         metavar="POLICY",
-        help="Such as paper:25, budget:0.6, every:3, tol:0.02, or the path of a tuned policy (.json).",
+        help="Such as paper:25, budget:0.6, every:3, tol:0.006, or the path of a tuned policy (.json).",
     ),
 ]
 

@@ -7,7 +7,7 @@
     every:3                 every 3rd step guided, extrapolated between them
     growing:5x1.3           5 guided steps, then gaps that grow by 1.3
     steps:0-4+7+11+20       these steps guided
-    tol:0.02                each image decides while sampling
+    tol:0.006               each image decides while sampling
     policy.json             what `shapefirst tune` wrote
 
 All but the first three take options, as in "every:3,keep=text,order=2": keep is null, text or neither (the default),
@@ -34,7 +34,7 @@ def policy_of(
 ) -> Policy:
     """The policy that exactly one of the three says; see `shapefirst.guide`."""
     if (policy is not None) + (budget is not None) + (tol is not None) != 1:
-        raise ShapefirstError('Give one of a policy (such as "paper:25"), budget=0.6 and tol=0.02.')
+        raise ShapefirstError('Give one of a policy (such as "paper:25"), budget=0.6 and tol=0.006.')
     if budget is not None:
         return TextSchedule.within(_number(budget, "budget"))
     if tol is not None:
@@ -72,9 +72,12 @@ def parse_policy(words: str) -> Policy:
     if name not in _MAKERS or bool(value) != (name != "full"):
         raise ShapefirstError(
             f"There is no policy {shortened(words)!r}: say full, paper:25, text:25, budget:0.6, every:3, "
-            "growing:5x1.3, steps:0-4+7+11, tol:0.02, or the path of a policy file (.json)."
+            "growing:5x1.3, steps:0-4+7+11, tol:0.006, or the path of a policy file (.json)."
         )
-    given = dict(_option(option, words) for option in options)
+    pairs = [_option(option, words) for option in options]
+    given = dict(pairs)
+    if len(given) < len(pairs):
+        raise ShapefirstError(f"{shortened(words)!r} says the same option twice: say it once.")
     if given and name in ("full", "paper", "text"):
         raise ShapefirstError(f"The policy {name} takes no options, but {shortened(words)!r} has some.")
     return _MAKERS[name](value, **given)
@@ -121,7 +124,7 @@ def _number(value: object, name: str) -> float:
 
 def _whole(value: str, name: str) -> int:
     if not re.fullmatch(r"\d{1,9}", value):
-        raise ShapefirstError(f"{name} must be a whole number of steps, not {value!r}.")
+        raise ShapefirstError(f"{name} must be a whole number of steps, 0 or more, not {value!r}.")
     return int(value)
 
 
@@ -135,7 +138,9 @@ def _until(keep: Any) -> Callable[[str], Policy]:
 
 
 def _growing(value: str, **options: Any) -> Policy:
-    first, _, ratio = value.partition("x")
+    first, cross, ratio = value.partition("x")
+    if not cross:
+        raise ShapefirstError(f"'growing:{value}' lacks the ratio of its gaps: say growing:{value}x1.3.")
     return TextSchedule.growing(_whole(first, "the first steps"), _number(ratio, "the ratio"), **options)
 
 
@@ -144,7 +149,10 @@ def _steps(value: str, **options: Any) -> Policy:
     for part in value.split("+"):
         first, dash, last = part.partition("-")
         start = _whole(first, "a step")
-        steps += range(start, (_whole(last, "a step") if dash else start) + 1)
+        end = _whole(last, "a step") if dash else start
+        if end < start:
+            raise ShapefirstError(f"There are no steps from {start} to {end} in 'steps:{value}': say {end}-{start}.")
+        steps += range(start, end + 1)
     return TextSchedule.at(steps, **options)
 
 

@@ -217,7 +217,7 @@ class Auto:
 
     def __post_init__(self) -> None:
         if not 0 <= self.tol < math.inf:
-            raise ShapefirstError(f"A tolerance is a finite number from 0 up, such as 0.02, not {self.tol:g}.")
+            raise ShapefirstError(f"A tolerance is a finite number from 0 up, such as 0.006, not {self.tol:g}.")
         if self.order is None:
             raise ShapefirstError("Deciding by the extrapolation's error needs an order from 0 to 3, not None.")
         check_kept(self.keep, self.order)

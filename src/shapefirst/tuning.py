@@ -37,7 +37,18 @@ from shapefirst.placement import Budget, spread
 from shapefirst.schedule import Kept, TextSchedule
 from shapefirst.statistics import Interval, bootstrap
 
-__all__ = ["Candidate", "Costs", "Found", "Tuner", "candidates", "check_choice", "choose", "held_out", "shortlist"]
+__all__ = [
+    "Candidate",
+    "Costs",
+    "Found",
+    "Recording",
+    "Tuner",
+    "candidates",
+    "check_choice",
+    "choose",
+    "held_out",
+    "shortlist",
+]
 
 SAVINGS: Final = (0.25, 0.33, 0.4, 0.5, 0.6, 0.7)  # of the evaluations: where the front is looked for
 PAPERS: Final = (0.25, 0.4)  # the same for the paper's rule, which is there to compare with
@@ -175,6 +186,19 @@ def choose(found: Sequence[Found], save_time: float | None = None, max_l1: float
     return min(fit, key=lambda f: f.distance.estimate)
 
 
+@dataclass(frozen=True)
+class Recording:
+    """What stays of a batch's fully guided trajectories.
+
+    Attributes:
+        references: (B, H, W, 3) uint8, the fully guided images.
+        scores: Of each candidate of N steps, by name.
+    """
+
+    references: np.ndarray
+    scores: Mapping[str, float]
+
+
 class Tuner:
     """The parts of the search on one pipeline; the command puts them together and keeps what is done.
 
@@ -188,35 +212,34 @@ class Tuner:
     def __init__(self, pipe: Any, sampling: Sampling, prompts: Sequence[str], batch_size: int = 8) -> None:
         self.pipe, self.sampling, self.batch_size = pipe, sampling, batch_size
         self.prompts = list(prompts)
-        self.references: list[np.ndarray] = []
-        self._forks: list[dict[int, Step]] = []
+        self._recordings: dict[int, Recording] = {}
+        self._forks: dict[int, dict[int, Step]] = {}
 
     @property
     def batches(self) -> int:
         return -(-len(self.prompts) // self.batch_size)
 
-    def record(self, among: Sequence[Candidate], tick: Callable[[], None]) -> dict[str, float]:
-        """Sample every prompt fully guided; the score of each candidate of N steps, by name.
-
-        `tick` is called after every step of every batch.
-        """
+    def record(self, batch: int, among: Sequence[Candidate], tick: Callable[[], None]) -> Recording:
+        """Sample a batch of the prompts fully guided. `tick` is called after every step."""
         replayed = [c for c in among if c.steps == self.sampling.steps and c.schedule.order is not None]
         leave = {min(set(range(c.steps)) - c.schedule.guided_steps(c.steps), default=0) for c in among}
-        totals = dict.fromkeys((c.name for c in replayed), 0.0)
-        self.references, self._forks = [], []
-        for batch in range(self.batches):
-            steps: list[Step] = []
-            forks = {}
-            for step in self._denoise(batch, TextSchedule.always(), self.sampling.steps):
-                steps.append(step)
-                if step.index in leave:
-                    forks[step.index] = step
-                tick()
-            self._forks.append(forks)
-            self.references += [np.asarray(image) for image in decode(self.pipe, steps[-1].x_next)]
-            for name, score in _replay(steps, replayed, self.sampling.guidance_scale).items():
-                totals[name] += score / self.batches
-        return totals
+        steps: list[Step] = []
+        for step in self._denoise(batch, TextSchedule.always(), self.sampling.steps):
+            steps.append(step)
+            tick()
+        self._forks[batch] = {step.index: step for step in steps if step.index in leave}
+        images = np.stack([np.asarray(image) for image in decode(self.pipe, steps[-1].x_next)])
+        return self.restore(batch, Recording(images, _replay(steps, replayed, self.sampling.guidance_scale)))
+
+    def restore(self, batch: int, recording: Recording) -> Recording:
+        """Take a batch's recording from an earlier run; what would go on from its trajectories runs from the noise."""
+        self._recordings[batch] = recording
+        return recording
+
+    def scores(self) -> dict[str, float]:
+        """Of each candidate of N steps, by name: the mean over the recorded batches."""
+        found = list(self._recordings.values())
+        return {name: statistics.fmean(one.scores[name] for one in found) for name in found[0].scores}
 
     def run(self, candidate: Candidate, tick: Callable[[], None]) -> list[float]:
         """L1 of every image under a candidate; `tick` is called after every batch."""
@@ -224,11 +247,10 @@ class Tuner:
         guided = candidate.schedule.guided_steps(candidate.steps)
         leaves = min(set(range(candidate.steps)) - guided, default=0)
         for batch in range(self.batches):
-            start = self._forks[batch].get(leaves) if candidate.steps == self.sampling.steps else None
+            start = self._forks.get(batch, {}).get(leaves) if candidate.steps == self.sampling.steps else None
             (last,) = list(self._denoise(batch, candidate.schedule, candidate.steps, start))[-1:]
             images = decode(self.pipe, last.x_next)
-            first = batch * self.batch_size
-            references = self.references[first : first + len(images)]
+            references = self._recordings[batch].references
             distances += [l1(np.asarray(a), b) for a, b in zip(images, references, strict=True)]
             tick()
         return distances

@@ -116,7 +116,7 @@ def read_gaussian(path: Path | str) -> Gaussian:
             mean, covariance = (np.asarray(stored[name], dtype=np.float64) for name in ("mu", "sigma"))
     except (OSError, ValueError, KeyError, BadZipFile, EOFError) as error:
         raise ShapefirstError(
-            f"Cannot read statistics from {str(path)!r} ({error}): give an .npz with mu (d) and sigma (d, d)."
+            f"Cannot read statistics from {str(path)!r}: give an .npz with mu (d numbers) and sigma (d x d)."
         ) from error
     if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
         raise ShapefirstError(

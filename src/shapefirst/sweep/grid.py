@@ -273,8 +273,8 @@ def _numbers(text: str, steps: int) -> list[int]:
         return [math.floor(share * steps + 0.5)]
     if match := re.fullmatch(r"(\d+):(\d+):(\d+)", text):
         start, stop, gap = map(int, match.groups())
-        if gap < 1:
-            raise ShapefirstError(f"The gap in {text!r} must be at least 1.")
+        if gap < 1 or start > stop:
+            raise ShapefirstError(f"{text!r} holds no number of text steps: say 0:50:5 for 0, 5, ..., 50.")
         numbers = list(range(start, stop + 1, gap))
     elif re.fullmatch(r"\d+", text):
         numbers = [int(text)]
