@@ -50,7 +50,9 @@ STEPS = 50
 BATCH = 8
 FIRST_SEED = 70_000
 REFERENCE = "full guidance"
-FINE, FINE_PROMPTS = "full guidance in 200 steps", 64  # a reference without the 50 steps' own error
+FINE_PROMPTS = 64  # of a reference without the 50 steps' own error
+# diffusers' DPM-Solver++ spaces N "leading" timesteps by floor(1000 / (N + 1)): 200 steps begin at t = 801, 199 at 996.
+FINE_STEPS = {"ddim": 200, "dpm-solver": 199}
 
 BETWEEN = 4  # methods between two calls of the stock pipeline that they are compared with
 SAVINGS = (0.25, 0.33, 0.4, 0.5, 0.6)  # of the time, to compare at
@@ -97,11 +99,14 @@ def guided(pipe: Any, what: Any = None, **how: Any) -> Iterator[Callable[..., An
         yield pipe
 
 
-FINE_NAME = named(FINE)
+def fine(sampler: str) -> Method:
+    """The reference of many steps."""
+    steps = FINE_STEPS[sampler]
+    return Method(REFERENCE, f"in {steps} steps", steps, stock, FINE_PROMPTS)
 
 
-def methods() -> list[Method]:
-    """All of them, the reference first."""
+def methods(sampler: str) -> list[Method]:
+    """All of them, the reference first and the one of many steps last."""
 
     def at(schedule: TextSchedule) -> Block:
         return partial(guided, what=schedule)
@@ -135,8 +140,7 @@ def methods() -> list[Method]:
         Method("ours with fewer steps", f"{n} steps, budget {b:g}", n, at(TextSchedule.within(b)))
         for n, b in ((38, 0.66), (33, 0.6), (25, 0.6))
     ]
-    found += [Method(FINE, "", 200, stock, FINE_PROMPTS)]
-    return found
+    return [*found, fine(sampler)]
 
 
 @contextmanager
@@ -184,7 +188,7 @@ def sample(given: argparse.Namespace) -> None:
     pipe.set_progress_bar_config(disable=True)
     captions = [scene.caption for scene in scenes(given.prompts)]
     folder = given.out / given.sampler
-    for method in methods():
+    for method in methods(given.sampler):
         if given.only and not re.search(given.only, method.name):
             continue
         file = folder / f"{method.name}.npz"
@@ -212,8 +216,8 @@ def take_times(given: argparse.Namespace) -> None:
     folder = given.out / given.sampler
     file = folder / "seconds.json"
     rounds = json.loads(file.read_text()) if file.is_file() else []
-    names = {method.name: method for method in methods() if (folder / f"{method.name}.npz").is_file()}
-    names.pop(FINE_NAME, None)
+    names = {method.name: method for method in methods(given.sampler)[:-1]}
+    names = {name: method for name, method in names.items() if (folder / f"{name}.npz").is_file()}
     with stock(pipe) as call:
         draw(call, captions, 0, STEPS)
     for n in range(len(rounds), given.rounds):
@@ -283,9 +287,10 @@ def rows_of(folder: Path, count: int) -> list[Row]:
             return stored["images"], float(stored["evaluations"])
 
     reference, _ = images_of(named(REFERENCE))
-    fine = images_of(FINE_NAME)[0] if (folder / f"{FINE_NAME}.npz").is_file() else None
+    finer = fine(folder.name).name
+    many = images_of(finer)[0] if (folder / f"{finer}.npz").is_file() else None
     found = []
-    for method in track(methods(), f"comparing {folder.name}"):
+    for method in track(methods(folder.name), f"comparing {folder.name}"):
         if not (folder / f"{method.name}.npz").is_file():
             continue
         images, evaluations = images_of(method.name)
@@ -304,7 +309,7 @@ def rows_of(folder: Path, count: int) -> list[Row]:
                 bootstrap([ssim(a, b) for a, b in zip(images, reference[:n], strict=True)]),
                 bootstrap(similarity.score(pictures, [Image.fromarray(b) for b in reference[:n]])),
                 bootstrap([float(hit) for hit in right]),
-                None if fine is None else bootstrap([l1(a, b) for a, b in zip(images, fine, strict=False)]),
+                None if many is None else bootstrap([l1(a, b) for a, b in zip(images, many, strict=False)]),
                 tuple(statistics.quantiles(ratios, n=4)) if len(ratios) > 1 else None,
             )
         )
@@ -317,7 +322,7 @@ def report(given: argparse.Namespace) -> None:
     rows = rows_of(folder, given.prompts)
     failed = [
         (method.family, file.read_text().strip())
-        for method in methods()
+        for method in methods(given.sampler)
         if (file := folder / f"{method.name}.error").is_file()
     ]
     results = Path(__file__).parent / "results"
@@ -328,7 +333,11 @@ def report(given: argparse.Namespace) -> None:
         f"saved: median and middle half of {rounds_in(folder)} rounds, whole calls of {BATCH} images, float32,",
         f"{os.cpu_count()} shared cores of {platform.machine()}. DeepCache skips parts of evaluations, which count as",
         "whole ones here.",
-        *([f"L1 to 200 steps: n = {FINE_PROMPTS}."] if rows[0].fine else []),
+        *(
+            [f"L1 to many steps: to {FINE_STEPS[given.sampler]} fully guided ones, n = {FINE_PROMPTS}."]
+            if rows[0].fine
+            else []
+        ),
         "",
         "L1 at equal time saved, along each method's line (linear in log L1 between its rows; a dash where it does not",
         "get there):",
@@ -353,7 +362,7 @@ def at_equal_time(rows: Sequence[Row]) -> list[str]:
     """L1 of every method at some savings of time."""
     families: dict[str, list[Row]] = {}
     for row in rows:
-        if row.l1.estimate > 0 and row.method.family != FINE:
+        if row.l1.estimate > 0 and row.method.family != REFERENCE:
             families.setdefault(row.method.family, []).append(row)
     lines = [
         f"| method | {' | '.join(f'{s:.0%}' for s in SAVINGS)} |",
@@ -395,7 +404,7 @@ def plot(rows: Sequence[Row], file: Path, sampler: str) -> None:
     figure, axes = plt.subplots(figsize=(9, 6), layout="constrained")
     families: dict[str, list[Row]] = {}
     for row in rows:
-        if row.l1.estimate > 0 and row.method.family != FINE:
+        if row.l1.estimate > 0 and row.method.family != REFERENCE:
             families.setdefault(row.method.family, []).append(row)
     marks = "osD^vP*X<>h"
     for i, (family, members) in enumerate(families.items()):
@@ -419,7 +428,7 @@ def plot(rows: Sequence[Row], file: Path, sampler: str) -> None:
             ls="-" if ours else "--",
         )
     axes.set_yscale("log")
-    by = "time" if all(row.time_saved for row in rows if row.method.name != FINE_NAME) else "evaluations"
+    by = "time" if all(row.time_saved for row in rows if row.method.family != REFERENCE) else "evaluations"
     axes.set_xlabel(f"{by} saved against the stock pipeline with 50 steps (%)")
     axes.set_ylabel("L1 to the fully guided image of 50 steps (log)")
     axes.set_title(f"pocket, {sampler}, n = {rows[0].l1.n} prompts, 95% intervals: lower and further right is better")
