@@ -185,6 +185,9 @@ def test_generate_follows_a_policy_and_shows_it(folder, out):
     result = shapefirst("generate", "a cat", *options, "--policy", "tol:0.01")
     assert result.exit_code == 0, result.output
     assert (out / "a-cat_seed0_tol-0-01-of6.png").is_file()
+    said = "guided every step, so nothing was saved"
+    assert said in shapefirst("generate", "a cat", *options, "--policy", "tol:0").stderr
+    assert said not in shapefirst("generate", "a cat", *options, "--policy", "tol:1e9").stderr
 
 
 def test_models_lists_names_sources_and_whether_they_are_there():

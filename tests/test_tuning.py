@@ -156,6 +156,9 @@ def test_tune_writes_a_policy_that_generate_takes(folder, tmp_path):
     made = shapefirst("generate", "a cat", "--model", folder, "--policy", out, "--out", images, "--guidance-scale", 3)
     assert made.exit_code == 0, made.output
     assert policy.schedule.strip(policy.steps) in made.output
+    assert "Note" not in made.stderr
+    stronger = shapefirst("generate", "a cat", "--model", folder, "--policy", out, "--out", images)
+    assert "tuned at guidance scale 3, not 7.5" in stronger.stderr
     for words, message in ((("--steps", N + 1), "made for"), (("--sampler", "euler"), "tuned with the sampler")):
         refused = shapefirst("generate", "a cat", "--model", folder, "--policy", out, "--out", tmp_path / "no", *words)
         assert message in one_sentence(refused)
