@@ -319,6 +319,13 @@ def test_the_commands_refuse_what_is_not_there(tmp_path):
     assert "it is a file" in said
 
 
+@pytest.mark.parametrize("option", ["--batch-size", "--cores", "--shard-size", "--count"])
+def test_sizes_below_one_are_refused(option, tmp_path):
+    said = one_sentence(shapefirst("sweep", "run", option, 0, "--out", tmp_path / "sweep"))
+    assert "must be at least 1, not 0" in said
+    assert not (tmp_path / "sweep").exists()
+
+
 def test_a_run_with_given_up_shards_says_so(tmp_path, monkeypatch):
     def outcomes(*arguments):
         yield running.Outcome("000000", 8)

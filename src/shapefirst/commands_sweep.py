@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -140,6 +141,7 @@ def plan(
     probe: Annotated[bool, typer.Option(help="Measure the pace, for the time it will take.")] = True,
 ) -> None:
     """Say what a sweep will take, without running it: images, evaluations, disk, and time by a short probe."""
+    _check_sizes(batch_size)
     shards = _shards(grid, _entries(context.params))
     paces = {}
     if probe:
@@ -192,6 +194,7 @@ def run(
       shapefirst sweep run --count 100 --sampler ddim --sampler dpm-solver --text-steps 0:50:5
       shapefirst sweep run grid.toml --ray local --images sample
     """
+    _check_sizes(batch_size, cores, gpus)
     _check_modules()
     shards = _shards(grid, _entries(context.params))
     with terminal.working("Getting torch and diffusers ready"):
@@ -483,6 +486,15 @@ def _print_summaries(finding: Finding) -> None:
         for row in summary.rows:
             table.add_row(*row)
         terminal.results().print(table)
+
+
+def _check_sizes(batch_size: int | None, cores: int = 1, gpus: float = 0) -> None:
+    if batch_size is not None and batch_size < 1:
+        raise ShapefirstError(f"--batch-size must be at least 1, not {batch_size}.")
+    if cores < 1:
+        raise ShapefirstError(f"--cores must be at least 1, not {cores}.")
+    if not 0 <= gpus < math.inf:
+        raise ShapefirstError(f"--gpus must be 0 or more, not {gpus:g}.")
 
 
 def _check_modules() -> None:

@@ -7,9 +7,11 @@ stops.
 
 from __future__ import annotations
 
+import os
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from shapefirst.errors import ModelError, ShapefirstError, UnsupportedPipelineError, first_line
@@ -89,7 +91,7 @@ def run_on_ray(
         todo = missing(shards, store)
         while True:
             while len(waiting) < 2 * slots and (shard := next(todo, None)) is not None:
-                waiting[task.remote(shard, store.url, dict(worker))] = shard.name
+                waiting[task.remote(shard, store.url, dict(worker), str(Path.cwd()))] = shard.name
             if not waiting:
                 return
             (ready,), _ = ray.wait(list(waiting), num_returns=1)
@@ -107,7 +109,9 @@ def run_on_ray(
         ray.shutdown()
 
 
-def _task(shard: Shard, url: str, worker: Mapping[str, Any]) -> Outcome:
+def _task(shard: Shard, url: str, worker: Mapping[str, Any], folder: str) -> Outcome:
+    if Path(folder).is_dir():  # models and weights may have been named from there
+        os.chdir(folder)
     return _do(shard, Store(url), worker_for(**worker))
 
 
