@@ -174,7 +174,7 @@ def planning(given: argparse.Namespace) -> None:
 
     class Idle(Worker):
         def run(self, shard: Any, on_evaluations: Any = None) -> Work:
-            return Work(pyarrow.table({"features": [[0.5] * 2048] * len(shard.prompts)}), {}, 0, {})
+            return Work(pyarrow.table({"features": [[0.5] * 2048] * len(shard.prompts)}), {}, 0)
 
     shards = plan(count=10_000, shard_size=8)
     with tempfile.TemporaryDirectory() as folder:

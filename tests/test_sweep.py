@@ -197,7 +197,7 @@ def test_a_shard_that_fails_three_times_is_given_up_and_the_others_go_on(tmp_pat
 
             from shapefirst.sweep.work import Work
 
-            return Work(pyarrow.table({"image": [1]}), {}, 10, {})
+            return Work(pyarrow.table({"image": [1]}), {}, 10)
 
     store, told = Store(str(tmp_path / "sweep")), []
     store.begin(shards_of(), {})

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias
 
 import typer
-from rich.table import Table
 
-from shapefirst import terminal
+from shapefirst import tables_sweep, terminal
 from shapefirst.errors import ShapefirstError
 from shapefirst.options import Device, command_line
 
 if TYPE_CHECKING:
-    from shapefirst.studies.finding import Finding
-    from shapefirst.sweep.grid import Grid, Setting, Shards
-    from shapefirst.sweep.latency import Latency
+    from shapefirst.sweep.grid import Grid, Shards
     from shapefirst.sweep.store import Store
     from shapefirst.sweep.work import Scores
 
@@ -28,7 +25,6 @@ OUT: Final = "out/sweep"
 LATENCIES: Final = "latency.json"
 SOME_FAILED: Final = 1
 FEW: Final = 1000  # images, for a Frechet distance
-PICTURES: Final = (".png", ".jpg", ".jpeg", ".webp")
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 
@@ -151,7 +147,7 @@ def plan(
             from shapefirst.sweep.work import Worker
         worker = Worker(device, _scores(shards, clip, vqa, vlm, inception), "none", batch_size)
         paces = _paces(worker, shards, measure)
-    _print_cost(shards, paces, disk_of=images, inception=inception is not None)
+    tables_sweep.costs(shards, paces, disk_of=images, inception=inception is not None)
 
 
 @app.command()
@@ -214,9 +210,8 @@ def run(
     weights = {name: fingerprint(locate(name), {}) for name in shards.grid.models}
     about = {"weights": weights, "scores": asdict(scores), "images": images}
     store.begin(shards, about, command_line(context, ("sweep", "run")))
-    expected = {
-        shard.name: _evaluations(shards, shard.setting) * len(shard.prompts) for shard in missing(shards, store)
-    }
+    each = {setting: shards.evaluations(setting) for setting in shards.settings}
+    expected = {shard.name: each[shard.setting] * len(shard.prompts) for shard in missing(shards, store)}
     if kept := len(shards) - len(expected):
         terminal.note(f"going on: {kept} of {len(shards)} shards done already.")
     failed = {}
@@ -276,6 +271,7 @@ def latency(
     with terminal.working("Getting torch and diffusers ready"):
         from shapefirst.loading import quiet_libraries
         from shapefirst.machine import hardware
+        from shapefirst.models import with_sampler
         from shapefirst.sweep.latency import BATCHES, Latency, calls, parts_of, time_policies, whole_call
         from shapefirst.sweep.work import Worker
     quiet_libraries()
@@ -286,7 +282,7 @@ def latency(
     worker, found = Worker(device), []
     for setting in shards.settings:
         schedules = {words: followed(words) for words in policy} if policy else shards.policies(setting)
-        pipe = worker.model(setting.model).with_sampler(setting.sampler)
+        pipe = with_sampler(worker.model(setting.model).pipe, setting.sampler)
         total = len(batches) * calls(len(schedules), rounds)
         with terminal.progress(f"Timing {setting}", total=total) as progress:
             done = 0
@@ -312,7 +308,7 @@ def latency(
         parts = [parts_of(pipe, prompts, batch=n) for n in batches]
         found.append(Latency(setting, hardware(device), tuple(timings), tuple(parts)))
         file = store.save(LATENCIES, json.dumps([asdict(one) for one in found], indent=1))
-    _print_latencies(found)
+    tables_sweep.latencies(found)
     terminal.line(f"Seconds: {file}\nNow: shapefirst sweep report {folder}")
 
 
@@ -360,7 +356,12 @@ def report(
     done = store.done()
     if not done:
         raise ShapefirstError(f"No shard of {folder!r} is done yet: run `shapefirst sweep run --out {folder}`.")
-    against = _reference(reference, manifest, device) if reference else None
+    against = None
+    if reference is not None:
+        from shapefirst.sweep.reference import reference_from
+        from shapefirst.sweep.work import Scores
+
+        against = reference_from(reference, Scores(**manifest["about"]["scores"]), device, terminal.progress)
     with terminal.progress("Reading shards", total=len(done)) as progress:
         found = summarise(store, against, progress)
     latencies = read_latencies(store.text(LATENCIES) or "[]")
@@ -377,7 +378,7 @@ def report(
     page = write_report(out)
     table = out / "table.md"
     save_text(markdown(finding), table)
-    _print_summaries(finding)
+    tables_sweep.summaries(finding)
     if min(one.n for one in found) < FEW:
         terminal.note(f"fewer than {FEW} images of a policy: Frechet distances say little beyond their order.")
     terminal.line(f"Report: {page}\nTable:  {table}")
@@ -423,71 +424,6 @@ def _store(place: str) -> Store:
     return Store(place if "://" in place else str(Path(place).absolute()))
 
 
-def _reference(path: Path, manifest: Mapping[str, Any], device: str | None) -> Callable[[Setting], Any]:
-    """Setting -> statistics of the reference images, in the features of the setting's model."""
-    from functools import cache
-
-    from shapefirst.metrics.frechet import Moments, read_gaussian
-    from shapefirst.sweep.work import Scores, features_of
-
-    if not path.exists():
-        raise ShapefirstError(f"There is nothing at {str(path)!r} to compare with: give a folder of images or an .npz.")
-    if path.is_file():
-        known = read_gaussian(path)
-        return lambda setting: known
-    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in PICTURES) if path.is_dir() else []
-    if len(files) < 2:
-        raise ShapefirstError(
-            f"There are {len(files)} images in {str(path)!r}: give a folder of 2 or more, or an .npz with mu and sigma."
-        )
-    scores = Scores(**manifest["about"]["scores"])
-
-    @cache
-    def statistics(model: str) -> Moments:
-        from PIL import Image
-
-        _, features = features_of(model, scores, device)
-        total: Moments | None = None
-        with terminal.progress(f"Features of {len(files)} reference images", total=len(files)) as progress:
-            for first in range(0, len(files), 32):
-                images = [Image.open(file).convert("RGB") for file in files[first : first + 32]]
-                part = Moments.of(features(images))
-                total = part if total is None else total + part
-                progress(first + len(images))
-        assert total is not None
-        return total
-
-    return lambda setting: statistics(setting.model)
-
-
-def _print_latencies(found: Sequence[Latency]) -> None:
-    """Time saved: a row for each policy, a column for each batch size."""
-    for one in found:
-        batches = sorted({timing.batch for timing in one.timings})
-        table = Table("policy", title=f"{one.setting}: time saved, median (middle half)", title_justify="left")
-        for name in ("evaluations saved", *(f"batch {batch}" for batch in batches)):
-            table.add_column(name, justify="right")
-        rows: dict[str, list[str]] = {}
-        for timing in sorted(one.timings, key=lambda timing: timing.batch):
-            low, middle, high = timing.saved
-            rows.setdefault(timing.policy, [f"{timing.evaluations_saved:.0%}"]).append(
-                f"{middle:.0%} ({low:.0%} to {high:.0%})"
-            )
-        for policy, cells in rows.items():
-            table.add_row(policy, *cells)
-        terminal.results().print(table)
-
-
-def _print_summaries(finding: Finding) -> None:
-    for summary in finding.summaries:
-        table = Table(*summary.columns[:1], title=summary.caption, title_justify="left")
-        for column in summary.columns[1:]:
-            table.add_column(column, justify="right")
-        for row in summary.rows:
-            table.add_row(*row)
-        terminal.results().print(table)
-
-
 def _check_sizes(batch_size: int | None, cores: int = 1, gpus: float = 0) -> None:
     if batch_size is not None and batch_size < 1:
         raise ShapefirstError(f"--batch-size must be at least 1, not {batch_size}.")
@@ -502,13 +438,6 @@ def _check_modules() -> None:
         raise ShapefirstError("Sweeps are stored with pyarrow: pip install 'shapefirst[studies]'.")
 
 
-def _evaluations(shards: Shards, setting: Setting) -> int:
-    """Of one image under all policies of the setting."""
-    from shapefirst.acts import evaluations_together
-
-    return evaluations_together(list(shards.policies(setting).values()), setting.steps, setting.guidance_scale)
-
-
 def _paces(worker: Any, shards: Shards, measure: Any) -> dict[Any, Any]:
     """Of each model and sampler: guidance and number of steps do not change it."""
     from shapefirst.loading import quiet_libraries
@@ -521,33 +450,3 @@ def _paces(worker: Any, shards: Shards, measure: Any) -> dict[Any, Any]:
             found[key] = measure(worker, shards, setting)
             progress(n)
     return found
-
-
-def _print_cost(shards: Shards, paces: Mapping[Any, Any], *, disk_of: str, inception: bool) -> None:
-    from shapefirst.report.figures import duration
-    from shapefirst.sweep.cost import cost_of, disk_bytes
-
-    costs = cost_of(shards)
-    table = Table("setting")
-    names = ("policies", "images", "evaluations", "in separate runs", "share")
-    for name in (*names, *(("time",) if paces else ())):
-        table.add_column(name, justify="right")
-    for cost in costs:
-        pace = paces.get((cost.setting.model, cost.setting.sampler))
-        time = [duration(cost.seconds(pace))] if pace else []
-        policies = len(shards.policies(cost.setting))
-        share = f"{cost.shared / cost.apart:.0%}"
-        table.add_row(
-            str(cost.setting), str(policies), f"{cost.images:,}", f"{cost.shared:,}", f"{cost.apart:,}", share, *time
-        )
-    terminal.results().print(table)
-    if "heun" in shards.grid.samplers:
-        terminal.note("Heun calls the denoiser twice in a step; the counts here take it for one call.")
-    total = sum(cost.images for cost in costs)
-    megabytes = disk_bytes(shards, inception=inception, keep_images=disk_of) / 1e6
-    room = f"{megabytes:,.0f} MB" if megabytes < 1000 else f"{megabytes / 1000:,.1f} GB"
-    lines = [f"{len(shards.prompts):,} prompts, {len(shards):,} shards, {total:,} images, about {room} on the disk"]
-    if paces:
-        whole = sum(cost.seconds(paces[cost.setting.model, cost.setting.sampler]) for cost in costs)
-        lines.append(f"Time on this machine, one worker: about {duration(whole)}")
-    terminal.line("\n".join(lines))

@@ -9,6 +9,7 @@ Only safetensors are read. Nothing is downloaded unless the name is a hub model 
 
 from __future__ import annotations
 
+import copy
 import importlib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,6 +44,7 @@ __all__ = [
     "locate",
     "make_sampler",
     "sampler_info",
+    "with_sampler",
 ]
 
 _POCKET = Path(__file__).parent / "pocket" / "weights"
@@ -202,6 +204,13 @@ def _network(folder: Path, library: str, class_name: str, **options: Any) -> Any
     network, info = getattr(module, class_name).from_pretrained(folder, output_loading_info=True, **options)
     check_keys(folder, info)
     return network
+
+
+def with_sampler(pipe: Any, name: str) -> Any:
+    """The same weights with another solver; the pipeline's own is left alone."""
+    other = copy.copy(pipe)
+    other.scheduler = make_sampler(name, pipe.scheduler.config)
+    return other
 
 
 def sampler_info(name: str) -> SamplerInfo:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from shapefirst.generation import Job, Sampling, generate
 from shapefirst.metrics.frechet import frechet_distance
-from shapefirst.models import make_sampler
+from shapefirst.models import with_sampler
 from shapefirst.prompts import Prompt
 from shapefirst.schedule import TextSchedule
 from shapefirst.sheets import Cell, contact_sheet
@@ -66,7 +66,11 @@ def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
     steps, n = subject.steps, len(prompts)
     grid, (half,) = steps_at(SHARES, steps), steps_at([0.5], steps)
     each, rounds = evaluations(grid, steps), ROUNDS if n >= FEW else QUICK_ROUNDS
-    subjects = [subject] + [with_sampler(subject, name) for name in PAPER_SAMPLERS if name != subject.sampler]
+    subjects = [subject] + [
+        replace(subject, pipe=with_sampler(subject.pipe, name), sampler=name)
+        for name in PAPER_SAMPLERS
+        if name != subject.sampler
+    ]
     timed = sorted({half, steps})
     calls = len(subjects) * sum(steps + k for k in timed)
     subject.meter.expect((len(subjects) * each + 2 * steps) * n + rounds * BATCH * calls)
@@ -107,13 +111,6 @@ def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
         half,
         (title, similarity.title),
     )
-
-
-def with_sampler(subject: Subject, name: str) -> Subject:
-    """The same weights with another solver; the subject's own pipeline is left alone."""
-    pipe = copy.copy(subject.pipe)
-    pipe.scheduler = make_sampler(name, subject.pipe.scheduler.config)
-    return replace(subject, pipe=pipe, sampler=name)
 
 
 def evaluations(grid: Sequence[int], steps: int) -> int:

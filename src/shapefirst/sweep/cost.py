@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Final
 
-from shapefirst.acts import evaluations_together
 from shapefirst.models import is_pocket
 from shapefirst.sweep.grid import Setting, Shards
 
@@ -57,11 +55,9 @@ def cost_of(shards: Shards) -> list[Cost]:
     """The cost of each setting, for solvers that call the denoiser once a step (Heun calls it twice)."""
     found = []
     for setting in shards.settings:
-        schedules = list(shards.policies(setting).values())
-        together = evaluations_together(schedules, setting.steps, setting.guidance_scale)
+        schedules, n = shards.policies(setting).values(), shards.images
         apart = sum(schedule.evaluations(setting.steps) for schedule in schedules)
-        n = shards.images
-        found.append(Cost(setting, n * len(schedules), n * together, n * apart))
+        found.append(Cost(setting, n * len(schedules), n * shards.evaluations(setting), n * apart))
     return found
 
 
@@ -73,7 +69,10 @@ def disk_bytes(shards: Shards, *, inception: bool = False, keep_images: str = "n
         width = INCEPTION_WIDTH if inception else POCKET_WIDTH if pocket else CLIP_WIDTH
         total += cost.images * (ROW_BYTES + FEATURE_BYTES * width)
         policies = len(shards.policies(cost.setting))
-        parts = math.ceil(shards.images / shards.grid.shard_size)
-        pictures = {"none": 0, "sample": parts * min(SAMPLES, shards.grid.shard_size) * policies, "all": cost.images}
+        pictures = {
+            "none": 0,
+            "sample": shards.parts * min(SAMPLES, shards.grid.shard_size) * policies,
+            "all": cost.images,
+        }
         total += pictures[keep_images] * (POCKET_PNG_BYTES if pocket else PNG_BYTES)
     return total

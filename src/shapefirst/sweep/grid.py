@@ -28,6 +28,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
+from shapefirst.acts import evaluations_together
 from shapefirst.checks import check_seed
 from shapefirst.errors import ShapefirstError, first_line
 from shapefirst.models import default_guidance_scale, sampler_info
@@ -169,16 +170,16 @@ class Shards(Sequence[Shard]):
         self.grid, self.prompts = grid, prompts
         self.settings = grid.settings
         self.images = len(prompts) * grid.images_per_prompt  # of one policy in one setting
-        self._each = math.ceil(self.images / grid.shard_size)
+        self.parts = math.ceil(self.images / grid.shard_size)  # shards of one setting
         self._policies = {steps: grid.schedules(steps) for steps in grid.steps}
 
     def __len__(self) -> int:
-        return len(self.settings) * self._each
+        return len(self.settings) * self.parts
 
     def __getitem__(self, index: Any) -> Any:
         if not 0 <= index < len(self):
             raise IndexError(index)
-        setting, part = self.settings[index // self._each], index % self._each
+        setting, part = self.settings[index // self.parts], index % self.parts
         first = part * self.grid.shard_size
         numbers = range(first, min(first + self.grid.shard_size, self.images))
         return Shard(
@@ -195,6 +196,10 @@ class Shards(Sequence[Shard]):
 
     def policies(self, setting: Setting) -> Mapping[str, TextSchedule]:
         return self._policies[setting.steps]
+
+    def evaluations(self, setting: Setting) -> int:
+        """Of the denoiser, for one image under all policies of the setting, with what they share done once."""
+        return evaluations_together(list(self.policies(setting).values()), setting.steps, setting.guidance_scale)
 
     @property
     def digest(self) -> str:

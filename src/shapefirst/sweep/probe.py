@@ -8,6 +8,7 @@ from typing import Final
 
 from shapefirst.acts import evaluations_together
 from shapefirst.denoising import decode, encode, generators
+from shapefirst.models import with_sampler
 from shapefirst.schedule import TextSchedule
 from shapefirst.studies.distances import measure
 from shapefirst.sweep.cost import Pace
@@ -29,7 +30,7 @@ def probe(worker: Worker, shards: Shards, setting: Setting) -> Pace:
         ShapefirstError: A model that is not to be had.
     """
     model = worker.model(setting.model)
-    pipe = model.with_sampler(setting.sampler)
+    pipe = with_sampler(model.pipe, setting.sampler)
     texts = [shards.prompts[i % len(shards.prompts)] for i in range(min(IMAGES, shards.grid.shard_size))]
     n = len(texts)
     schedules = [TextSchedule.until(k) for k in range(STEPS + 1)]

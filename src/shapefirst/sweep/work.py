@@ -7,7 +7,6 @@ take less room than the sums of products would, and the sums over any part of th
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import io
 import json
@@ -21,7 +20,7 @@ import numpy as np
 
 from shapefirst.denoising import decode, encode, generators
 from shapefirst.machine import hardware
-from shapefirst.models import is_pocket, load, make_sampler
+from shapefirst.models import is_pocket, load, with_sampler
 from shapefirst.studies.distances import measure
 from shapefirst.studies.scores import alignments_for, features_for, similarity_for
 from shapefirst.sweep.cost import SAMPLES
@@ -75,13 +74,11 @@ class Work:
         table: See the module; seconds in its metadata.
         images: File name -> PNG.
         evaluations: Of the denoiser, over all images.
-        seconds: Of each part of the work.
     """
 
     table: pyarrow.Table
     images: Mapping[str, bytes]
     evaluations: int
-    seconds: Mapping[str, float]
 
 
 @dataclass
@@ -117,7 +114,7 @@ class Worker:
             counted += evaluations * n
             on_evaluations(evaluations * n)
 
-        pipe = model.with_sampler(setting.sampler)
+        pipe = with_sampler(model.pipe, setting.sampler)
         prompts = encode(pipe, [prompt.text for prompt in shard.prompts])
         clock.lap("encoding")
         latents = denoise_together(
@@ -149,7 +146,7 @@ class Worker:
             "machine": hardware(self.device),
         }
         files = self._files(shard, images)
-        return Work(_table(columns, about), files, counted, clock.laps)
+        return Work(_table(columns, about), files, counted)
 
     def model(self, name: str) -> Scored:
         """A model with what scores its images, loaded once."""
@@ -224,12 +221,6 @@ class Scored:
             name, clip=scores.clip, vqa=scores.vqa, vlm=scores.vlm, device=device, judge=scores.judge
         )
         return cls(name, pipe, similarity_for(name, scores.clip, device), features, title, alignments)
-
-    def with_sampler(self, sampler: str) -> Any:
-        """The pipeline with another solver; the model's own is left alone."""
-        pipe = copy.copy(self.pipe)
-        pipe.scheduler = make_sampler(sampler, self.pipe.scheduler.config)
-        return pipe
 
 
 def features_of(
