@@ -7,13 +7,15 @@ import json
 import tracemalloc
 from pathlib import Path
 
+import diffusers
 import numpy as np
 import pyarrow.parquet
 import pytest
+import torch
 from commands import one_sentence, shapefirst
 from PIL import Image
 
-from shapefirst import load
+from shapefirst import __version__, load
 from shapefirst.denoising import decode, denoise, generators
 from shapefirst.errors import ModelError, ShapefirstError
 from shapefirst.metrics import l1
@@ -240,6 +242,13 @@ def test_another_sweep_s_folder_is_left_alone(finished, tmp_path):
     (tmp_path / "mine.txt").write_text("notes")
     with pytest.raises(ShapefirstError, match="no sweep"):
         Store(str(tmp_path)).begin(shards_of(), {})
+
+
+def test_the_manifest_says_what_the_sweep_was_begun_with(finished):
+    manifest = finished.manifest()
+    assert manifest["versions"]["torch"] == torch.__version__
+    assert manifest["versions"]["diffusers"] == diffusers.__version__
+    assert manifest["shapefirst"] == __version__
 
 
 def test_results_go_behind_any_url(worker):

@@ -12,7 +12,7 @@ from test_sweep import shards_of
 
 from shapefirst.sweep.grid import Grid
 from shapefirst.sweep.run import Resources, run_here, run_on_ray
-from shapefirst.sweep.store import Store
+from shapefirst.sweep.store import CannotWrite, Store
 from shapefirst.sweep.work import Scores, Worker
 
 ray = pytest.importorskip("ray")
@@ -54,8 +54,25 @@ def test_two_nodes_make_the_rows_of_one_run_though_a_worker_is_killed_and_a_node
     assert all(there.read(name).equals(here.read(name)) for name in here.done())
 
 
+def test_a_place_that_takes_no_more_stops_the_sweep(cluster, tmp_path):
+    nodes, _ = cluster
+    store = Store(str(tmp_path / "there"))
+    store.begin(shards_of(GRID), {})
+    (tmp_path / "there" / "images").write_text("no folder")
+    worker = {**WORKER, "keep_images": "all"}
+    with pytest.raises(CannotWrite, match=r"Cannot write '.*images.*': Not a directory"):
+        list(run_on_ray(shards_of(GRID), store, worker, nodes.address, Resources(cores=1)))
+    assert store.done() == set()
+
+
 def kill_a_worker():
-    """SIGKILL to one that is at work, which has the task's name for as long."""
-    busy = [file.parent for file in Path("/proc").glob("[0-9]*/cmdline") if b"ray::_task" in file.read_bytes()]
+    """SIGKILL to one that is at work, which has the task's name for as long; other people's clusters are left alone."""
+    named = [file.parent.name for file in Path("/proc").glob("[0-9]*/cmdline") if b"ray::_task" in file.read_bytes()]
+    busy = [int(name) for name in named if parent_of(parent_of(int(name))) == os.getpid()]  # its parent is the raylet
     assert busy
-    os.kill(int(busy[0].name), signal.SIGKILL)
+    os.kill(busy[0], signal.SIGKILL)
+
+
+def parent_of(process):
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,10 @@ from shapefirst.errors import ShapefirstError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["find_device", "hardware"]
+__all__ = ["find_device", "hardware", "versions"]
+
+#: Packages whose version may change an image.
+_PACKAGES = ("torch", "diffusers", "transformers", "numpy", "pillow")
 
 
 def find_device(device: str | torch.device | None = None) -> torch.device:
@@ -46,3 +50,14 @@ def hardware(device: str | torch.device | None = None) -> str:
         names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
         cpu = names[0] if names else cpu
     return f"{os.cpu_count()} cores of {cpu}, torch {torch.__version__}"
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the packages that images depend on, as far as they are installed; imports none of them."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,6 +1,6 @@
 """Shards on the disk, on a shared folder or behind any fsspec URL ("s3://bucket/sweep"), whole or not there.
 
-    OUT/manifest.json               the plan's digest and grid, what it was made with
+    OUT/manifest.json               the plan's digest and grid, what it was begun with
         prompts.txt                 its prompts, one a line
         shards/000017.parquet       one row for each image and policy; settings and seconds in the metadata
         images/000017/25-paper-10.png
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from shapefirst import __version__
 from shapefirst.errors import ShapefirstError
+from shapefirst.machine import versions
 from shapefirst.prompts import Prompt, as_lines, parse_prompts
 from shapefirst.sweep.grid import Grid, Shards, read_grid
 
@@ -90,7 +91,7 @@ class Store:
         if not self._is_empty():
             raise ShapefirstError(f"{self.url!r} holds files that are no sweep: choose another --out.")
         self._write("prompts.txt", as_lines(shards.prompts).encode())
-        mine["command"] = command
+        mine |= {"command": command, "versions": versions()}
         self._write(MANIFEST, (json.dumps(mine, indent=2, ensure_ascii=False) + "\n").encode())
 
     def manifest(self) -> dict[str, Any]:
@@ -121,7 +122,7 @@ class Store:
 
     def about(self, name: str) -> dict[str, Any]:
         """What a finished shard says of how it was made."""
-        return dict(json.loads(self.read(name, ["image"]).schema.metadata[b"shapefirst"]))
+        return dict(json.loads(self.read(name, []).schema.metadata[b"shapefirst"]))
 
     def done(self) -> set[str]:
         """The names of the shards that are finished."""
