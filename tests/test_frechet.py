@@ -1,5 +1,8 @@
 """The Frechet distance: exact where it has a closed form, and equal to others' implementations."""
 
+from functools import reduce
+from operator import add
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +11,7 @@ from hypothesis import strategies as st
 
 from shapefirst.errors import ShapefirstError
 from shapefirst.metrics import Moments, frechet_distance
+from shapefirst.statistics import jackknife
 
 
 def with_moments(mean, covariance, count=40, seed=0):
@@ -96,3 +100,16 @@ def test_fewer_images_than_features_still_have_a_distance():
 def test_what_cannot_be_compared_is_refused(first, second, words):
     with pytest.raises(ShapefirstError, match=words):
         frechet_distance(first, second)
+
+
+def test_nineteen_of_twenty_intervals_without_a_group_each_hold_the_distance():
+    dice = np.random.default_rng(0)
+    found = []
+    for _ in range(200):
+        pairs = [(dice.normal(size=(30, 3)), 0.3 + 1.3 * dice.normal(size=(30, 3))) for _ in range(10)]
+        groups = [(Moments.of(a), Moments.of(b)) for a, b in pairs]
+        first, second = (reduce(add, side) for side in zip(*groups, strict=True))
+        without = [frechet_distance(first - a, second - b) for a, b in groups]
+        found.append(jackknife(frechet_distance(first, second), without, 300))
+    expected = np.mean([one.estimate for one in found])  # with the bias that 300 images have
+    assert 0.9 < np.mean([one.low < expected < one.high for one in found]) < 0.99

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shapefirst.errors import ShapefirstError
-from shapefirst.statistics import Interval, Rule, bootstrap, hardest, ratio_of_means
+from shapefirst.statistics import Interval, Rule, bootstrap, hardest, jackknife, ratio_of_means
 from shapefirst.studies import charts
 
 
@@ -107,6 +107,20 @@ def test_a_verdict_needs_the_whole_interval_on_one_side(low, width, threshold):
 
 def test_a_rule_says_what_it_is():
     assert str(Rule("below", 0.9)) == "replicates if the 95% interval lies below 0.9"
+
+
+def test_the_jackknife_of_a_mean_without_one_value_each_is_students_interval():
+    x = np.random.default_rng(3).exponential(size=10)
+    found = jackknife(x.mean(), [np.delete(x, i).mean() for i in range(10)], 10)
+    reach = 2.262157 * x.std(ddof=1) / math.sqrt(10)  # t(9) from a printed table
+    assert (found.low, found.high) == pytest.approx((x.mean() - reach, x.mean() + reach), rel=1e-5)
+
+
+def test_without_groups_there_is_no_interval():
+    found = jackknife(3.0, [], 7)
+    assert (found.estimate, found.n) == (3.0, 7)
+    assert math.isnan(found.low)
+    assert math.isnan(found.high)
 
 
 @pytest.mark.parametrize("n", [2, 5, 40])

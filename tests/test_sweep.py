@@ -276,8 +276,35 @@ def test_the_summary_is_that_of_all_rows_in_one_pass(finished):
         assert one.n == len(mine) == 5
         assert one.metrics["l1"].estimate == pytest.approx(np.mean([r["l1"] for r in mine]))
         whole = frechet_distance(*(np.array([r["features"] for r in part], dtype=np.float64) for part in (mine, full)))
-        assert one.frechet == pytest.approx(whole, rel=1e-6, abs=1e-6)
+        assert one.frechet.estimate == pytest.approx(whole, rel=1e-6, abs=1e-6)
         assert one.saved == 1 - mine[0]["evaluations"] / 8
+
+
+def test_distances_have_the_interval_of_a_jackknife_over_prompts(finished):
+    noise = np.random.default_rng(0).normal(size=(300, 256))
+    conditions = summarise(finished, lambda setting: Moments.of(noise))
+    rows = [row for table in finished.tables() for row in table.to_pylist() if row["sampler"] == "ddim"]
+    features = {
+        policy: np.array([r["features"] for r in sorted(rows, key=lambda r: r["image"]) if r["policy"] == policy])
+        for policy in ("paper:2", "full")
+    }
+
+    def interval(distance):
+        """Written out: five prompts, fewer than the groups, so each is left out once."""
+        without = [distance(*(np.delete(features[p], i, axis=0) for p in ("paper:2", "full"))) for i in range(5)]
+        reach = 2.776445 * np.sqrt(4 / 5 * np.sum((without - np.mean(without)) ** 2))  # t(4) from a printed table
+        whole = distance(features["paper:2"], features["full"])
+        return whole, whole - reach, whole + reach
+
+    found = next(one for one in conditions if (one.setting.sampler, one.policy) == ("ddim", "paper:2"))
+    for got, wanted in (
+        (found.frechet, interval(frechet_distance)),
+        (found.reference, interval(lambda x, full: frechet_distance(x, noise))),
+        (found.over_full, interval(lambda x, full: frechet_distance(x, noise) / frechet_distance(full, noise))),
+    ):
+        assert got.estimate == pytest.approx(wanted[0], rel=1e-6)
+        assert got.low == pytest.approx(max(0, wanted[1]), rel=1e-4)
+        assert got.high == pytest.approx(wanted[2], rel=1e-4)
 
 
 def test_sums_of_shards_are_the_sums_of_all():

@@ -11,6 +11,7 @@ C_1^(1/2) C_2 C_1^(1/2).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -22,8 +23,20 @@ from shapefirst.errors import ShapefirstError
 __all__ = ["Gaussian", "Moments", "frechet_distance", "read_gaussian"]
 
 
+class _Normal:
+    """What both kinds of statistics have."""
+
+    covariance: Any
+
+    @cached_property
+    def root(self) -> np.ndarray:
+        """The symmetric root of the covariance, (d, d)."""
+        values, vectors = np.linalg.eigh(self.covariance)
+        return np.asarray((vectors * np.sqrt(values.clip(min=0))) @ vectors.T)
+
+
 @dataclass(frozen=True)
-class Gaussian:
+class Gaussian(_Normal):
     """What the distance is taken of, where no features are at hand.
 
     Attributes:
@@ -36,7 +49,7 @@ class Gaussian:
 
 
 @dataclass(frozen=True)
-class Moments:
+class Moments(_Normal):
     """Sums over n features of d numbers each, all that the distance needs; those of two sets add up.
 
     Attributes:
@@ -68,6 +81,11 @@ class Moments:
         _check_width(self.total, other.total)
         return Moments(self.count + other.count, self.total + other.total, self.products + other.products)
 
+    def __sub__(self, part: Moments) -> Moments:
+        """Of the set without a part of it."""
+        _check_width(self.total, part.total)
+        return Moments(self.count - part.count, self.total - part.total, self.products - part.products)
+
     @property
     def mean(self) -> np.ndarray:
         """(d,)."""
@@ -89,7 +107,8 @@ def frechet_distance(first: Any, second: Any) -> float:
     """d^2 of the module's equation, at least 0; symmetric.
 
     Args:
-        first: ``Moments``, a ``Gaussian``, or (n, d) features.
+        first: ``Moments``, a ``Gaussian``, or (n, d) features. It remembers its root: of many distances to one set,
+            make that the first.
         second: The same of another set, with the same d.
 
     Raises:
@@ -97,8 +116,7 @@ def frechet_distance(first: Any, second: Any) -> float:
     """
     a, b = (m if isinstance(m, Moments | Gaussian) else Moments.of(m) for m in (first, second))
     _check_width(a.mean, b.mean)
-    c_1, c_2 = a.covariance, b.covariance
-    root = _root(c_1)
+    c_1, c_2, root = a.covariance, b.covariance, a.root
     # Rounding leaves eigenvalues that should be 0 slightly below it.
     eigenvalues = np.linalg.eigvalsh(root @ c_2 @ root).clip(min=0)
     squared = np.square(a.mean - b.mean).sum() + np.trace(c_1) + np.trace(c_2) - 2 * np.sqrt(eigenvalues).sum()
@@ -123,12 +141,6 @@ def read_gaussian(path: Path | str) -> Gaussian:
             f"The statistics in {str(path)!r} have shapes {mean.shape} and {covariance.shape}, not (d) and (d, d)."
         )
     return Gaussian(mean, covariance)
-
-
-def _root(c: np.ndarray) -> np.ndarray:
-    """The symmetric root of a covariance."""
-    values, vectors = np.linalg.eigh(c)
-    return (vectors * np.sqrt(values.clip(min=0))) @ vectors.T
 
 
 def _check_width(a: np.ndarray, b: np.ndarray) -> None:

@@ -1,23 +1,28 @@
-"""From stored shards to one line for each setting and policy: means with intervals, Frechet distances, seconds saved.
+"""From stored shards to one line for each setting and policy: means and Frechet distances with their intervals.
 
 Shards are read one at a time. Features are only ever held as their sums, so that a set of any size takes the same room,
-and the sums over all shards are those of one pass.
+and the sums over all shards are those of one pass. They are kept for ten groups of prompts: a distance that is taken
+without each of them in turn has an interval (the jackknife). All policies of a setting leave out the same prompts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Final
 
 import numpy as np
 
 from shapefirst.metrics.frechet import Gaussian, Moments, frechet_distance
-from shapefirst.statistics import Interval, bootstrap
+from shapefirst.statistics import Interval, bootstrap, jackknife
 from shapefirst.sweep.grid import FULL, Setting
 from shapefirst.sweep.store import Store
 from shapefirst.sweep.work import NOT_MEASURED
 
 __all__ = ["Condition", "summarise"]
+
+GROUPS: Final = 10
+WIDEST: Final = 768  # numbers in a feature; with more, an interval would take minutes and gigabytes
 
 
 @dataclass(frozen=True)
@@ -32,8 +37,10 @@ class Condition:
         evaluations: Of the denoiser for one image, had it been made alone.
         n: Images.
         metrics: Column -> mean with its interval over images. ``psnr`` is that of images that differ at all.
-        frechet: Distance to the fully guided images of the same prompts and seeds.
-        reference: Distance to the reference set, if one was given.
+        frechet: Distance to the fully guided images of the same prompts and seeds; its interval is nan where features
+            are wide.
+        reference: Distance to the reference set, if one was given, which itself is taken as it is.
+        over_full: That distance over the one of the fully guided images.
     """
 
     setting: Setting
@@ -43,8 +50,9 @@ class Condition:
     evaluations: float
     n: int
     metrics: Mapping[str, Interval]
-    frechet: float | None
-    reference: float | None = None
+    frechet: Interval | None
+    reference: Interval | None = None
+    over_full: Interval | None = None
 
     @property
     def saved(self) -> float:
@@ -60,7 +68,22 @@ class _Gathered:
     keep: str
     evaluations: float
     values: dict[str, list[np.ndarray]] = field(default_factory=dict)
-    moments: Moments | None = None
+    groups: dict[int, Moments] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Set:
+    """Sums over a condition's features: of all images, and without each group of prompts."""
+
+    whole: Moments
+    without: tuple[Moments, ...]
+
+    @classmethod
+    def of(cls, groups: Mapping[int, Moments]) -> _Set:
+        first, *rest = (groups[g] for g in sorted(groups))
+        whole = sum(rest, start=first)
+        without = tuple(whole - groups[g] for g in sorted(groups))
+        return cls(whole, without if all(part.count > 1 for part in without) else ())
 
 
 def summarise(
@@ -81,12 +104,13 @@ def summarise(
     found: list[Condition] = []
     here: Setting | None = None
     gathered: dict[str, _Gathered] = {}
+    prompts = len(store.prompts())
     for count, (setting, rows) in enumerate(_shards(store), start=1):
         if here not in (None, setting):
             found += _conditions(here, gathered, reference)
             gathered = {}
         here = setting
-        _gather(rows, gathered)
+        _gather(rows, gathered, prompts)
         on_shard(count)
     if here is not None:
         found += _conditions(here, gathered, reference)
@@ -111,7 +135,9 @@ def _matrix(column: object) -> np.ndarray:
     return np.asarray(chunks.flatten().to_numpy(zero_copy_only=False)).reshape(len(chunks), -1)
 
 
-def _gather(rows: Mapping[str, np.ndarray], gathered: dict[str, _Gathered]) -> None:
+def _gather(rows: Mapping[str, np.ndarray], gathered: dict[str, _Gathered], prompts: int) -> None:
+    features = rows["features"]
+    group = rows["image"] % prompts % (GROUPS if features.shape[1] <= WIDEST else 1)
     for policy in dict.fromkeys(rows["policy"]):
         mine = rows["policy"] == policy
         one = gathered.get(policy)
@@ -123,8 +149,9 @@ def _gather(rows: Mapping[str, np.ndarray], gathered: dict[str, _Gathered]) -> N
         for name, values in rows.items():
             if name not in NOT_MEASURED:
                 one.values.setdefault(name, []).append(np.asarray(values[mine], dtype=np.float64))
-        moments = Moments.of(rows["features"][mine])
-        one.moments = moments if one.moments is None else one.moments + moments
+        for g in map(int, np.unique(group[mine])):
+            part = Moments.of(features[mine & (group == g)])
+            one.groups[g] = one.groups[g] + part if g in one.groups else part
 
 
 def _conditions(
@@ -134,23 +161,36 @@ def _conditions(
 ) -> list[Condition]:
     assert setting is not None
     against = reference(setting) if reference else None
-    full = gathered[FULL].moments if FULL in gathered else None
+    sets = {policy: _Set.of(one.groups) for policy, one in gathered.items()}
+    full = sets.get(FULL)
+    to_full = _to(against, full) if full else []
     found = []
     for policy, one in gathered.items():
         columns = {name: np.concatenate(values) for name, values in one.values.items()}
         metrics = {name: bootstrap(x) for name, x in columns.items() if np.isfinite(x).sum() > 1}
-        enough = one.moments is not None and one.moments.count > 1
-        found.append(
-            Condition(
-                setting,
-                policy,
-                one.text_steps,
-                one.keep,
-                one.evaluations,
-                len(next(iter(columns.values()))),
-                metrics,
-                frechet_distance(one.moments, full) if enough and full is not None else None,
-                frechet_distance(one.moments, against) if enough and against is not None else None,
-            )
-        )
+        mine = sets[policy]
+        n = mine.whole.count
+        condition = Condition(setting, policy, one.text_steps, one.keep, one.evaluations, n, metrics, None)
+        if n > 1 and full is not None:
+            pairs = [(full.whole, mine.whole), *zip(full.without, mine.without, strict=True)]
+            condition = replace(condition, frechet=_distance([frechet_distance(*pair) for pair in pairs], n))
+        if n > 1 and against is not None:
+            to_reference = _to(against, mine)
+            condition = replace(condition, reference=_distance(to_reference, n))
+            if full is not None and all(to_full):
+                ratios = [a / b for a, b in zip(to_reference, to_full, strict=True)]
+                condition = replace(condition, over_full=jackknife(ratios[0], ratios[1:], n))
+        found.append(condition)
     return sorted(found, key=lambda c: (c.evaluations, c.policy))
+
+
+def _to(reference: Moments | Gaussian | None, images: _Set) -> list[float]:
+    """Distances to the reference: of all images, then without each group."""
+    if reference is None or images.whole.count < 2:
+        return []
+    return [frechet_distance(reference, part) for part in (images.whole, *images.without)]
+
+
+def _distance(whole_then_without: list[float], n: int) -> Interval:
+    found = jackknife(whole_then_without[0], whole_then_without[1:], n)
+    return replace(found, low=float(np.maximum(0, found.low)))
