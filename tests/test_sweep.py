@@ -22,13 +22,15 @@ from shapefirst.metrics import l1
 from shapefirst.metrics.frechet import Moments, frechet_distance
 from shapefirst.prompts import Prompt
 from shapefirst.schedule import TextSchedule
+from shapefirst.statistics import Interval
 from shapefirst.sweep import run as running
 from shapefirst.sweep.cost import cost_of
-from shapefirst.sweep.grid import Grid, Shards, prompts_of, read_grid
+from shapefirst.sweep.grid import Grid, Setting, Shards, prompts_of, read_grid
 from shapefirst.sweep.latency import time_policies, whole_call
+from shapefirst.sweep.report import finding_of
 from shapefirst.sweep.run import missing, run_here
 from shapefirst.sweep.store import CannotWrite, Store
-from shapefirst.sweep.summary import summarise
+from shapefirst.sweep.summary import Condition, summarise
 from shapefirst.sweep.work import Worker
 
 GRID = Grid(
@@ -336,6 +338,8 @@ def test_the_commands_plan_run_time_and_report(tmp_path):
     page = (out / "report" / "report.html").read_text()
     assert "The acceleration table" in page
     assert "data:image/svg+xml" in page
+    assert "images with text in 2 steps are about as close to the reference" in page
+    assert "Not run" not in page
     table = (out / "report" / "table.md").read_text()
     assert "| paper:2 | 2 of 4 | 6 | 25% |" in table
     assert "| full | 4 of 4 | 8 | 0% |" in table
@@ -343,6 +347,31 @@ def test_the_commands_plan_run_time_and_report(tmp_path):
     stored = pyarrow.parquet.read_table(out / "report" / "sweep" / "table.parquet").to_pylist()
     assert {row["policy"] for row in stored} == {"paper:0", "paper:2", "full"}
     assert all(row["reference"] >= 0 for row in stored)
+
+
+@pytest.mark.parametrize(
+    ("half", "none", "verdicts"),
+    [
+        ((0.98, 1.05), (4, 6), ["replicates", "replicates"]),
+        ((1.2, 1.4), (4, 6), ["does not replicate", "replicates"]),
+        ((0.98, 1.05), (1.0, 1.3), ["inconclusive", "inconclusive"]),
+        ((np.nan, np.nan), (np.nan, np.nan), []),  # wide features
+    ],
+)
+def test_a_reference_puts_the_paper_s_claim_to_the_test(half, none, verdicts):
+    setting = Setting("pocket", "ddim", 50, 4.0)
+
+    def condition(k, over_full):
+        middle = sum(over_full) / 2
+        interval = Interval(middle, *over_full, 1000)
+        policy = "full" if k == 50 else f"paper:{k}"
+        same = {"l1": Interval(0.1, 0.09, 0.11, 1000), "similarity": Interval(0.9, 0.8, 0.95, 1000)}
+        return Condition(setting, policy, k, "null", 50 + k, 1000, same, interval, interval, interval)
+
+    found = [condition(0, none), condition(25, half), condition(30, (1, 1.01)), condition(50, (1, 1))]
+    finding = finding_of(found, [], features="features", reference="renders", unfinished=0)
+    assert [claim.verdict for claim in finding.claims] == verdicts
+    assert all("25 steps" in claim.statement for claim in finding.claims[:1])
 
 
 def test_the_commands_refuse_what_is_not_there(tmp_path):

@@ -38,6 +38,7 @@ STUDY: Final = Study(
 #: Frechet distance to the reference set, over that of full guidance: with text in half of the steps, and without any.
 RULE_FRECHET: Final = Rule("below", 1.1)
 RULE_CONTROL: Final = Rule("above", 1.1)
+NOTHING: Final = Interval(np.nan, np.nan, np.nan, 0)
 #: Columns of the tables: metric, title, digits.
 SHOWN: Final = (
     ("l1", "L1", 4),
@@ -109,8 +110,8 @@ def _claims(setting: Setting, found: Sequence[Condition], features: str) -> list
         quantity=f"Frechet distance ({features}) to the reference, over that of full guidance",
         found=ratios[half],
         rule=RULE_FRECHET,
-        if_not="Half of the steps are too few here: the rows with more text steps tell from which number on they are "
-        "enough.",
+        if_not="Half of the steps are too few here, which the rows with more text steps would tell, or the prompts are "
+        "too few: the same sweep with more of them has a shorter interval.",
     )
     if 0 not in ratios:
         return [close]
@@ -206,7 +207,8 @@ def _distance(found: Interval | None) -> str:
     if found is None:
         return ""
     reach = found.high - found.estimate
-    return f"{found.estimate:.4g}" + ("" if np.isnan(reach) else f" ± {reach:.2g}")
+    two_digits = float(f"{reach:.2g}")  # 230 rather than 2.3e+02
+    return f"{found.estimate:.4g}" + ("" if np.isnan(reach) else f" ± {two_digits:g}")
 
 
 def _parts(timed: Latency) -> list[Summary]:
@@ -252,13 +254,15 @@ def _table(found: Sequence[Condition], timed: Mapping[Setting, Latency]) -> dict
 
 
 def _chart(found: Sequence[Condition], timed: Latency | None) -> Chart | None:
-    """L1 (log), CLIP similarity and Frechet distance over the evaluations saved; L1 over the time saved."""
+    """L1 (log), CLIP similarity and Frechet distance, to the reference if there is one, over the evaluations saved; L1
+    over the time saved."""
     others = [one for one in found if one.policy != FULL and one.metrics["l1"].estimate > 0]
     if not others:
         return None
     families: dict[str, list[Condition]] = {}
     for one in others:
         families.setdefault(_family(one), []).append(one)
+    of_full = next((one.reference for one in found if one.policy == FULL), None)
     batch = max((timing.batch for timing in timed.timings), default=0) if timed else 0
     panels = 4 if batch else 3
     with charts.figure(panels, width=3.2 * panels, height=3.6) as (drawn, axes):
@@ -270,7 +274,7 @@ def _chart(found: Sequence[Condition], timed: Latency | None) -> Chart | None:
             for axis, name in zip(axes, ("l1", "similarity"), strict=False):
                 values = [one.metrics[name] for one in members]
                 axis.errorbar(x, [v.estimate for v in values], _spread(values), capsize=2, label=family, **look)
-            far = [one.frechet or Interval(np.nan, np.nan, np.nan, one.n) for one in members]
+            far = [(one.reference if of_full else one.frechet) or NOTHING for one in members]
             axes[2].errorbar(x, [v.estimate for v in far], _spread(far), capsize=2, **look)
             if batch:
                 seconds = [_timing(timed, one.policy, batch) for one in members]
@@ -284,7 +288,10 @@ def _chart(found: Sequence[Condition], timed: Latency | None) -> Chart | None:
                 )
         axes[0].set(title="L1 to the guided image", yscale="log")
         axes[1].set(title="CLIP similarity to it")
-        axes[2].set(title="Frechet distance to the set", ylim=(0, None))
+        if of_full:
+            axes[2].axhline(of_full.estimate, color="black", linestyle=":", label="full guidance")
+            axes[2].legend()
+        axes[2].set(title=f"Frechet distance to the {'reference' if of_full else 'guided set'}", ylim=(0, None))
         axes[0].legend()
         for axis in axes[:3]:
             axis.set_xlabel("evaluations saved, %")
