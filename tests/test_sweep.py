@@ -344,6 +344,8 @@ def test_the_commands_plan_run_time_and_report(tmp_path):
     assert "| paper:2 | 2 of 4 | 6 | 25% |" in table
     assert "| full | 4 of 4 | 8 | 0% |" in table
     assert "GFLOPs" in table
+    assert "images with text in 2 steps are about as close to the reference" in " ".join(told.stdout.split())
+    assert "images with text in 2 steps are about as close to the reference" in table
     stored = pyarrow.parquet.read_table(out / "report" / "sweep" / "table.parquet").to_pylist()
     assert {row["policy"] for row in stored} == {"paper:0", "paper:2", "full"}
     assert all(row["reference"] >= 0 for row in stored)

@@ -348,7 +348,7 @@ def report(
         from shapefirst.report.figures import one_of
         from shapefirst.studies.storage import save
         from shapefirst.sweep.latency import read_latencies
-        from shapefirst.sweep.report import STUDY, finding_of, markdown, setting_of
+        from shapefirst.sweep.report import STUDY, finding_of, markdown, setting_of, verdicts
         from shapefirst.sweep.summary import summarise
         from shapefirst.writes import check_writable, save_text
 
@@ -379,6 +379,8 @@ def report(
     table = out / "table.md"
     save_text(markdown(finding), table)
     tables_sweep.summaries(finding)
+    for verdict in verdicts(finding):
+        terminal.line(verdict)
     if min(one.n for one in found) < FEW:
         terminal.note(f"fewer than {FEW} images of a policy: Frechet distances say little beyond their order.")
     terminal.line(f"Report: {page}\nTable:  {table}")

@@ -22,7 +22,7 @@ from shapefirst.sweep.grid import FULL, Setting, followed
 from shapefirst.sweep.latency import Latency, Timing
 from shapefirst.sweep.summary import Condition
 
-__all__ = ["STUDY", "finding_of", "markdown", "setting_of", "summary_of"]
+__all__ = ["STUDY", "finding_of", "markdown", "setting_of", "summary_of", "verdicts"]
 
 STUDY: Final = Study(
     name="sweep",
@@ -155,14 +155,19 @@ def summary_of(found: Sequence[Condition], timed: Latency | None, features: str,
     return Summary(tuple(columns), tuple(rows), caption)
 
 
+def verdicts(finding: Finding) -> list[str]:
+    """A line for each claim."""
+    return [f"{one.verdict}: {one.statement} {one.quantity}: {one.found:.2f}; {one.rule}." for one in finding.claims]
+
+
 def markdown(finding: Finding) -> str:
-    """The tables to paste."""
+    """The tables to paste, and the verdicts."""
     blocks = []
     for summary in finding.summaries:
         lines = [summary.caption, "", f"| {' | '.join(summary.columns)} |", "|" + "---|" * len(summary.columns)]
         lines += [f"| {' | '.join(row)} |" for row in summary.rows]
         blocks.append("\n".join(lines))
-    return "\n\n".join(blocks) + "\n"
+    return "\n\n".join([*blocks, *verdicts(finding)]) + "\n"
 
 
 def setting_of(manifest: Mapping[str, Any], found: Sequence[Condition], machine: str, seconds: float) -> StudySetting:
