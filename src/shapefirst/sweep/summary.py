@@ -71,21 +71,6 @@ class _Gathered:
     groups: dict[int, Moments] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class _Set:
-    """Sums over a condition's features: of all images, and without each group of prompts."""
-
-    whole: Moments
-    without: tuple[Moments, ...]
-
-    @classmethod
-    def of(cls, groups: Mapping[int, Moments]) -> _Set:
-        first, *rest = (groups[g] for g in sorted(groups))
-        whole = sum(rest, start=first)
-        without = tuple(whole - groups[g] for g in sorted(groups))
-        return cls(whole, without if all(part.count > 1 for part in without) else ())
-
-
 def summarise(
     store: Store,
     reference: Callable[[Setting], Moments | Gaussian] | None = None,
@@ -161,36 +146,53 @@ def _conditions(
 ) -> list[Condition]:
     assert setting is not None
     against = reference(setting) if reference else None
-    sets = {policy: _Set.of(one.groups) for policy, one in gathered.items()}
-    full = sets.get(FULL)
-    to_full = _to(against, full) if full else []
+    sums = {policy: _with_each_left_out(one.groups) for policy, one in gathered.items()}
+    to_full: dict[str, list[float]] = {}
+    to_reference: dict[str, list[float]] = {}
+    for policy, mine in sums.items():
+        if mine[0].count < 2:
+            continue
+        if FULL in sums:
+            to_full[policy] = [frechet_distance(full, part) for full, part in zip(sums[FULL], mine, strict=True)]
+        if against is not None:
+            to_reference[policy] = [frechet_distance(against, part) for part in mine]
+    of_full = to_reference.get(FULL, [])
     found = []
     for policy, one in gathered.items():
         columns = {name: np.concatenate(values) for name, values in one.values.items()}
         metrics = {name: bootstrap(x) for name, x in columns.items() if np.isfinite(x).sum() > 1}
-        mine = sets[policy]
-        n = mine.whole.count
-        condition = Condition(setting, policy, one.text_steps, one.keep, one.evaluations, n, metrics, None)
-        if n > 1 and full is not None:
-            pairs = [(full.whole, mine.whole), *zip(full.without, mine.without, strict=True)]
-            condition = replace(condition, frechet=_distance([frechet_distance(*pair) for pair in pairs], n))
-        if n > 1 and against is not None:
-            to_reference = _to(against, mine)
-            condition = replace(condition, reference=_distance(to_reference, n))
-            if full is not None and all(to_full):
-                ratios = [a / b for a, b in zip(to_reference, to_full, strict=True)]
-                condition = replace(condition, over_full=jackknife(ratios[0], ratios[1:], n))
-        found.append(condition)
+        n = sums[policy][0].count
+        over_full = None
+        if of_full and all(of_full):
+            ratios = [mine / full for mine, full in zip(to_reference[policy], of_full, strict=True)]
+            over_full = jackknife(ratios[0], ratios[1:], n)
+        found.append(
+            Condition(
+                setting,
+                policy,
+                one.text_steps,
+                one.keep,
+                one.evaluations,
+                n,
+                metrics,
+                _distance(to_full.get(policy), n),
+                _distance(to_reference.get(policy), n),
+                over_full,
+            )
+        )
     return sorted(found, key=lambda c: (c.evaluations, c.policy))
 
 
-def _to(reference: Moments | Gaussian | None, images: _Set) -> list[float]:
-    """Distances to the reference: of all images, then without each group."""
-    if reference is None or images.whole.count < 2:
-        return []
-    return [frechet_distance(reference, part) for part in (images.whole, *images.without)]
+def _with_each_left_out(groups: Mapping[int, Moments]) -> list[Moments]:
+    """Of all images; then, where enough are left, without each group."""
+    first, *rest = parts = [groups[g] for g in sorted(groups)]
+    whole = sum(rest, start=first)
+    without = [whole - part for part in parts]
+    return [whole, *without] if all(part.count > 1 for part in without) else [whole]
 
 
-def _distance(whole_then_without: list[float], n: int) -> Interval:
+def _distance(whole_then_without: list[float] | None, n: int) -> Interval | None:
+    if whole_then_without is None:
+        return None
     found = jackknife(whole_then_without[0], whole_then_without[1:], n)
     return replace(found, low=float(np.maximum(0, found.low)))
