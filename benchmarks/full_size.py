@@ -5,8 +5,8 @@
 The denoisers and decoders are built from their published configurations with random weights: speed does not depend on
 the weights, and nothing is downloaded. Prompts are random embeddings of the right shape, so that text encoders, which
 run once in a call, are left out. fp16, DDIM with 50 steps and DPM-Solver++ with 25. The text in all, half and 30% of
-the steps, and 60% of the evaluations, in turns with the stock pipeline (`shapefirst.sweep.latency`). Without a GPU the
-same runs on pocket, in float32.
+the steps, and 60% of the evaluations, in turns with the stock pipeline (`shapefirst.sweep.stopwatch`). Without a GPU
+the same runs on pocket, in float32.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from shapefirst import TextSchedule, load
 from shapefirst.denoising import encode, generators
 from shapefirst.layout import denoiser_of
 from shapefirst.models import make_sampler
-from shapefirst.sweep.latency import time_policies
+from shapefirst.sweep.stopwatch import time_policies
 from shapefirst.writes import save_text
 
 SAMPLERS = {"ddim": 50, "dpm-solver": 25}  # with their numbers of steps

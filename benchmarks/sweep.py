@@ -31,9 +31,10 @@ from rich.progress import track
 from shapefirst.loading import quiet_libraries
 from shapefirst.sweep.cost import cost_of
 from shapefirst.sweep.grid import FULL, Grid, Shards, prompts_of
+from shapefirst.sweep.rows import NOT_MEASURED
 from shapefirst.sweep.run import Resources, run_here, run_on_ray
 from shapefirst.sweep.store import Store
-from shapefirst.sweep.work import NOT_MEASURED, Scores, Worker
+from shapefirst.sweep.work import Scores, Worker
 
 GRID = Grid(samplers=("ddim", "dpm-solver"), text_steps=("0:50:5",), count=64)
 

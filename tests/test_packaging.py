@@ -38,6 +38,13 @@ def test_nothing_heavy_is_imported_before_it_is_needed(code):
     assert imported_by(code) == set()
 
 
+def test_a_report_is_written_without_torch():
+    assert imported_by("import shapefirst.report, shapefirst.sweep.report, shapefirst.sweep.summary") <= {
+        "numpy",
+        "PIL",
+    }
+
+
 def test_the_version_is_said_once():
     import shapefirst
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import tracemalloc
 from pathlib import Path
 
@@ -21,13 +20,12 @@ from shapefirst.errors import ModelError, ShapefirstError
 from shapefirst.metrics import l1
 from shapefirst.metrics.frechet import Moments, frechet_distance
 from shapefirst.prompts import Prompt
-from shapefirst.schedule import TextSchedule
 from shapefirst.statistics import Interval
 from shapefirst.sweep import run as running
 from shapefirst.sweep.cost import cost_of
 from shapefirst.sweep.grid import Grid, Setting, Shards, prompts_of, read_grid
-from shapefirst.sweep.latency import time_policies, whole_call
 from shapefirst.sweep.report import finding_of
+from shapefirst.sweep.rows import made
 from shapefirst.sweep.run import missing, run_here
 from shapefirst.sweep.store import CannotWrite, Store
 from shapefirst.sweep.summary import Condition, summarise
@@ -171,7 +169,7 @@ def test_a_row_is_there_for_every_image_and_the_same_each_time(finished, worker,
     assert sum(len(table) for table in tables.values()) == 2 * 5 * 4
     again = worker.run(shards_of()[4]).table
     assert again.equals(tables["000004"])  # the metadata, with its seconds, is not compared
-    assert finished.about("000004")["seconds"].keys() == {"encoding", "denoising", "decoding", "scoring"}
+    assert made(finished.read("000004"))["seconds"].keys() == {"encoding", "denoising", "decoding", "scoring"}
 
 
 def test_an_interrupted_sweep_goes_on_with_what_is_missing(finished, worker, tmp_path):
@@ -265,7 +263,12 @@ def test_results_go_behind_any_url(worker):
 
 
 def test_the_summary_is_that_of_all_rows_in_one_pass(finished):
-    conditions = summarise(finished)
+    stored = summarise(finished)
+    assert (stored.shards, len(stored.conditions)) == (6, 8)
+    assert stored.seconds == pytest.approx(
+        sum(sum(made(table)["seconds"].values()) for table in finished.tables()), rel=1e-9
+    )
+    conditions = stored.conditions
     assert [(one.setting.sampler, one.policy) for one in conditions] == [
         (sampler, policy)
         for sampler in ("ddim", "dpm-solver")
@@ -284,7 +287,7 @@ def test_the_summary_is_that_of_all_rows_in_one_pass(finished):
 
 def test_distances_have_the_interval_of_a_jackknife_over_prompts(finished):
     noise = np.random.default_rng(0).normal(size=(300, 256))
-    conditions = summarise(finished, lambda setting: Moments.of(noise))
+    conditions = summarise(finished, lambda setting: Moments.of(noise)).conditions
     rows = [row for table in finished.tables() for row in table.to_pylist() if row["sampler"] == "ddim"]
     features = {
         policy: np.array([r["features"] for r in sorted(rows, key=lambda r: r["image"]) if r["policy"] == policy])
@@ -368,10 +371,10 @@ def test_a_reference_puts_the_paper_s_claim_to_the_test(half, none, verdicts):
         interval = Interval(middle, *over_full, 1000)
         policy = "full" if k == 50 else f"paper:{k}"
         same = {"l1": Interval(0.1, 0.09, 0.11, 1000), "similarity": Interval(0.9, 0.8, 0.95, 1000)}
-        return Condition(setting, policy, k, "null", 50 + k, 1000, same, interval, interval, interval)
+        return Condition(setting, policy, k, "null", "features", 50 + k, 1000, same, interval, interval, interval)
 
     found = [condition(0, none), condition(25, half), condition(30, (1, 1.01)), condition(50, (1, 1))]
-    finding = finding_of(found, [], features="features", reference="renders", unfinished=0)
+    finding = finding_of(found, [], reference="renders", unfinished=0)
     assert [claim.verdict for claim in finding.claims] == verdicts
     assert all("25 steps" in claim.statement for claim in finding.claims[:1])
 
@@ -402,25 +405,3 @@ def test_a_run_with_given_up_shards_says_so(tmp_path, monkeypatch):
     result = shapefirst("sweep", "run", "--steps", 4, "--count", 2, "--shard-size", 1, "--out", tmp_path / "sweep")
     assert result.exit_code == 1
     assert "000001 was given up: out of memory" in result.stderr
-
-
-def test_timings_alternate_with_the_stock_pipeline(make_pipe):
-    pipe = make_pipe()
-    said = []
-    timings = time_policies(
-        pipe,
-        whole_call(pipe, ["a cat"], steps=3, guidance_scale=5.0, batch=2),
-        {"paper:1": TextSchedule.until(1), "full": TextSchedule.always()},
-        steps=3,
-        batch=2,
-        rounds=2,
-        on_call=lambda: said.append(1),
-    )
-    assert [(t.policy, t.batch, len(t.seconds), len(t.stock)) for t in timings] == [
-        ("paper:1", 2, 2, 2),
-        ("full", 2, 2, 2),
-    ]
-    assert len(said) == 2 + 2 * (2 + 2)
-    assert timings[0].evaluations_saved == pytest.approx(1 / 3)
-    assert all(low <= middle <= high for low, middle, high in (t.saved for t in timings))
-    assert json.dumps(timings[0].seconds)

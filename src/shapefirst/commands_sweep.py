@@ -272,7 +272,8 @@ def latency(
         from shapefirst.loading import quiet_libraries
         from shapefirst.machine import hardware
         from shapefirst.models import with_sampler
-        from shapefirst.sweep.latency import BATCHES, Latency, calls, parts_of, time_policies, whole_call
+        from shapefirst.sweep.latency import Latency, calls_table, parts_table
+        from shapefirst.sweep.stopwatch import BATCHES, calls, parts_of, time_policies, whole_call
         from shapefirst.sweep.work import Worker
     quiet_libraries()
     store = _store(folder)
@@ -308,7 +309,7 @@ def latency(
         parts = [parts_of(pipe, prompts, batch=n) for n in batches]
         found.append(Latency(setting, hardware(device), tuple(timings), tuple(parts)))
         file = store.save(LATENCIES, json.dumps([asdict(one) for one in found], indent=1))
-    tables_sweep.latencies(found)
+    tables_sweep.summaries(table for one in found for table in (calls_table(one), parts_table(one)))
     terminal.line(f"Seconds: {file}\nNow: shapefirst sweep report {folder}")
 
 
@@ -345,7 +346,6 @@ def report(
     out = out or Path(folder) / "report"
     with terminal.working("Getting numpy and matplotlib ready"):
         from shapefirst.report import write_report
-        from shapefirst.report.figures import one_of
         from shapefirst.studies.storage import save
         from shapefirst.sweep.latency import read_latencies
         from shapefirst.sweep.report import STUDY, finding_of, markdown, setting_of, verdicts
@@ -353,35 +353,29 @@ def report(
         from shapefirst.writes import check_writable, save_text
 
         check_writable(out)
-    done = store.done()
-    if not done:
-        raise ShapefirstError(f"No shard of {folder!r} is done yet: run `shapefirst sweep run --out {folder}`.")
     against = None
     if reference is not None:
         from shapefirst.sweep.reference import reference_from
         from shapefirst.sweep.work import Scores
 
         against = reference_from(reference, Scores(**manifest["about"]["scores"]), device, terminal.progress)
-    with terminal.progress("Reading shards", total=len(done)) as progress:
-        found = summarise(store, against, progress)
+    with terminal.progress("Reading shards", total=manifest["shards"]) as progress:
+        stored = summarise(store, against, progress)
     latencies = read_latencies(store.text(LATENCIES) or "[]")
-    abouts = [store.about(name) for name in sorted(done)]
     finding = finding_of(
-        found,
+        stored.conditions,
         latencies,
-        features=one_of(about["features"] for about in abouts),
         reference=str(reference) if reference else None,
-        unfinished=manifest["shards"] - len(done),
+        unfinished=manifest["shards"] - stored.shards,
     )
-    seconds = sum(sum(about["seconds"].values()) for about in abouts)
-    save(out, STUDY, finding, setting_of(manifest, found, one_of(about["machine"] for about in abouts), seconds))
+    save(out, STUDY, finding, setting_of(manifest, stored))
     page = write_report(out)
     table = out / "table.md"
     save_text(markdown(finding), table)
-    tables_sweep.summaries(finding)
+    tables_sweep.summaries(finding.summaries)
     for verdict in verdicts(finding):
         terminal.line(verdict)
-    if min(one.n for one in found) < FEW:
+    if min(one.n for one in stored.conditions) < FEW:
         terminal.note(f"fewer than {FEW} images of a policy: Frechet distances say little beyond their order.")
     terminal.line(f"Report: {page}\nTable:  {table}")
 

@@ -1,8 +1,8 @@
-"""What ``shapefirst sweep`` prints: costs of a plan, time saved, the tables of its report."""
+"""What ``shapefirst sweep`` prints: costs of a plan, and the tables of its report."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from rich.table import Table
@@ -10,12 +10,11 @@ from rich.table import Table
 from shapefirst import terminal
 
 if TYPE_CHECKING:
-    from shapefirst.studies.finding import Finding
+    from shapefirst.studies.finding import Summary
     from shapefirst.sweep.cost import Pace
     from shapefirst.sweep.grid import Shards
-    from shapefirst.sweep.latency import Latency
 
-__all__ = ["costs", "latencies", "summaries"]
+__all__ = ["costs", "summaries"]
 
 
 def costs(shards: Shards, paces: Mapping[tuple[str, str], Pace], *, disk_of: str, inception: bool) -> None:
@@ -49,27 +48,9 @@ def costs(shards: Shards, paces: Mapping[tuple[str, str], Pace], *, disk_of: str
     terminal.line("\n".join(lines))
 
 
-def latencies(found: Sequence[Latency]) -> None:
-    """Time saved: a row for each policy, a column for each batch size."""
-    for one in found:
-        batches = sorted({timing.batch for timing in one.timings})
-        table = Table("policy", title=f"{one.setting}: time saved, median (middle half)", title_justify="left")
-        for name in ("evaluations saved", *(f"batch {batch}" for batch in batches)):
-            table.add_column(name, justify="right")
-        rows: dict[str, list[str]] = {}
-        for timing in sorted(one.timings, key=lambda timing: timing.batch):
-            low, middle, high = timing.saved
-            rows.setdefault(timing.policy, [f"{timing.evaluations_saved:.0%}"]).append(
-                f"{middle:.0%} ({low:.0%} to {high:.0%})"
-            )
-        for policy, cells in rows.items():
-            table.add_row(policy, *cells)
-        terminal.results().print(table)
-
-
-def summaries(finding: Finding) -> None:
-    """Every table of the finding."""
-    for summary in finding.summaries:
+def summaries(tables: Iterable[Summary]) -> None:
+    """Tables as they stand in the report."""
+    for summary in tables:
         table = Table(*summary.columns[:1], title=summary.caption, title_justify="left")
         for column in summary.columns[1:]:
             table.add_column(column, justify="right")

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
+from typing import Final
 
 from rich.console import Console
 from rich.text import Text
 
 __all__ = ["error", "line", "listed", "note", "progress", "remark", "results", "warning", "working"]
 
-_WIDE = 200  # where no terminal sets a width, lines must not break: file names are for other programs to read
+LOGGED_EVERY: Final = 60  # seconds between two lines of progress
+_WIDE: Final = 200  # where no terminal sets a width, lines must not break: file names are for other programs to read
 
 
 def results() -> Console:
@@ -62,14 +66,37 @@ def working(what: str) -> Iterator[None]:
 
 @contextmanager
 def progress(what: str, total: float) -> Iterator[Callable[[float], None]]:
-    """A bar with the time left, on a terminal only. Yields a function that takes how much of ``total`` is done."""
+    """A bar with the time left; where there is no terminal, a line now and then.
+
+    Yields a function that takes how much of ``total`` is done.
+    """
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
     console = _stderr()
+    if not console.is_terminal:
+        yield _logged(what, total)
+        return
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(what, total=total)
         yield lambda done: bar.update(task, completed=done)
+
+
+def _logged(what: str, total: float) -> Callable[[float], None]:
+    """What a log of many hours is read for; nothing of what is done within seconds."""
+    begun = said = time.monotonic()
+
+    def update(done: float) -> None:
+        nonlocal said
+        now = time.monotonic()
+        if now - said < LOGGED_EVERY or not 0 < done < total:
+            return
+        said = now
+        passed = now - begun
+        after, left = (timedelta(seconds=round(seconds)) for seconds in (passed, passed * (total - done) / done))
+        remark(f"{what}: {done / total:.0%} after {after}, about {left} left")
+
+    return update
 
 
 def _say(kind: str, style: str, sentence: str) -> None:

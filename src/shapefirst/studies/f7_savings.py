@@ -22,7 +22,7 @@ from shapefirst.prompts import Prompt
 from shapefirst.schedule import TextSchedule
 from shapefirst.sheets import Cell, contact_sheet
 from shapefirst.statistics import Interval, Rule, bootstrap
-from shapefirst.studies import charts, distances
+from shapefirst.studies import charts, distances, equal_fid
 from shapefirst.studies.distances import Distances, check_guidance, frechet_of_few, mean_psnr, measure, steps_at
 from shapefirst.studies.finding import Chart, Finding, Picture, Study, Summary, claim, subject_to
 from shapefirst.studies.subject import Branch, Subject
@@ -30,10 +30,6 @@ from shapefirst.studies.tables import columns, shown
 
 #: Share of the seconds of fully guided calls that the text in half of the steps saves; of the evaluations it is 0.25.
 RULE_TIME: Final = Rule("above", 0.2)
-#: Frechet distance to fully guided images of other seeds, text in half of the steps over text in all.
-RULE_FRECHET: Final = Rule("below", 1.1)
-#: The same for no text at all: where even that is not told apart, the distance of so few images says nothing.
-RULE_CONTROL: Final = Rule("above", 1.1)
 
 SHARES: Final = (0.0, 0.3, 0.5, 0.7, 1.0)
 PAPER_SAMPLERS: Final = ("ddim", "dpm-solver")
@@ -162,10 +158,10 @@ def _finding(
     close = claim(
         f"The images with text in {half} of {steps} steps are about as close to fully guided ones as those are to each "
         "other.",
-        paper="about equal FID on MS-COCO 30K",
+        paper=equal_fid.PAPER,
         quantity=f"Frechet distance ({features}) to fully guided images of other seeds, over that of full guidance",
         found=ratios[0],
-        rule=RULE_FRECHET,
+        rule=equal_fid.RULE_CLOSE,
         if_not="Half of the steps are too few for this model, or n is too small for its features; the same study with "
         "more prompts, and the row for 70% of the steps, tell the two apart.",
     )
@@ -174,11 +170,11 @@ def _finding(
         paper="not asked: 30,000 images",
         quantity=f"the same ratio with text in {grid[0]} steps",
         found=ratios[1],
-        rule=RULE_CONTROL,
+        rule=equal_fid.RULE_CONTROL,
         if_not="The Frechet distance of few images is mostly their number: the same study with more prompts would "
         "tell.",
     )
-    close = subject_to(control, close, "The distance does not even tell images without text apart here (see below).")
+    close = subject_to(control, close, equal_fid.UNCONTROLLED)
     return Finding(
         claims=(
             claim(

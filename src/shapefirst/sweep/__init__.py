@@ -3,8 +3,10 @@
 grid      what is asked for, from a TOML file or the command line; its units of work, the shards
 cost      what it will take, before it is run
 work      one shard: images of all its policies, which share what they have in common, and their metrics
+rows      a shard's table
 store     shards on the disk or behind any fsspec URL, whole or not there
 run       shards one after the other, or as Ray tasks
-latency   seconds and FLOPs of whole calls and of their parts
-report    tables and Pareto plots of what is stored
+latency   seconds and FLOPs of whole calls and of their parts; `stopwatch` measures them
+summary   what is stored, one line for each policy in each setting
+report    its tables and Pareto plots
 """

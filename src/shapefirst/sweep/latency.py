@@ -1,44 +1,16 @@
-"""Seconds, measured as they should be: warm, in turns with the stock pipeline, waited for, several times.
-
-Each round calls every policy once, some of them between two calls of the stock pipeline; a saving is that of one call
-against the mean of the two stock calls around it, so that a machine which slows down does so for both. Beside it:
-seconds of the parts (text encoder, denoiser, decoder) and the denoiser's FLOPs, counted by torch.
-"""
+"""What `sweep latency` has measured: seconds of whole calls and of their parts, and its tables. No torch."""
 
 from __future__ import annotations
 
 import json
-import random
 import statistics
-import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, Final
 
-import torch
-
-from shapefirst.denoising import decode, encode, generators
 from shapefirst.errors import ShapefirstError
-from shapefirst.guidance import guide
-from shapefirst.layout import denoiser_of
-from shapefirst.schedule import TextSchedule
+from shapefirst.studies.finding import Summary
 from shapefirst.sweep.grid import Setting
 
-__all__ = [
-    "BATCHES",
-    "Latency",
-    "Parts",
-    "Timing",
-    "calls",
-    "parts_of",
-    "read_latencies",
-    "seconds_of",
-    "time_policies",
-]
-
-BATCHES: Final = (1, 2, 4, 8)
-BETWEEN: Final = 3  # policies between two calls of the stock pipeline
+__all__ = ["Latency", "Parts", "Timing", "calls_table", "parts_table", "read_latencies"]
 
 
 @dataclass(frozen=True)
@@ -127,120 +99,53 @@ def read_latencies(text: str) -> list[Latency]:
         raise ShapefirstError(f"The stored latencies cannot be read ({error}): measure them again.") from error
 
 
-def whole_call(
-    pipe: Any, prompts: Sequence[str], *, steps: int, guidance_scale: float, batch: int
-) -> Callable[[], object]:
-    """A call of the pipeline for ``batch`` images, the prompts repeated as needed; the same images each time."""
-    texts = [prompts[i % len(prompts)] for i in range(batch)]
-    return lambda: pipe(
-        texts,
-        num_inference_steps=steps,
-        guidance_scale=guidance_scale,
-        generator=generators(range(batch)),
-        output_type="np",
+def calls_table(latency: Latency) -> Summary:
+    """Whole calls: a row for the stock pipeline and for each policy, a column for each batch size."""
+    batches = sorted({timing.batch for timing in latency.timings})
+    flops = latency.parts[0].flops  # of one image, whatever the batch
+    columns = (
+        "policy",
+        "evaluations",
+        "saved",
+        "GFLOPs an image",
+        *(f"batch {batch}: s an image" for batch in batches),
     )
-
-
-def time_policies(
-    pipe: Any,
-    sample: Callable[[], object],
-    policies: Mapping[str, TextSchedule],
-    *,
-    steps: int,
-    batch: int,
-    rounds: int,
-    on_call: Callable[[], None] = lambda: None,
-) -> list[Timing]:
-    """Whole calls under each policy, ``rounds`` times, in an order that changes.
-
-    Args:
-        pipe: A pipeline that `shapefirst.guide` supports.
-        sample: Calls it (see `whole_call`).
-        policies: Words -> schedule.
-        steps: N of those calls.
-        batch: Images in each.
-        rounds: How often.
-        on_call: Told after each call.
-    """
-
-    def call(schedule: TextSchedule | None) -> float:
-        with guide(pipe, schedule) if schedule is not None else nullcontext():
-            seconds = seconds_of(sample)
-        on_call()
-        return seconds
-
-    call(None)  # warm-up, and compilation, of both batch sizes that the denoiser sees
-    call(TextSchedule.until(steps // 2))
-    seconds: dict[str, list[float]] = {words: [] for words in policies}
-    around: dict[str, list[float]] = {words: [] for words in policies}
-    for n in range(rounds):
-        order = random.Random(n).sample(sorted(policies), len(policies))
-        before = call(None)
-        for start in range(0, len(order), BETWEEN):
-            few = order[start : start + BETWEEN]
-            taken = [call(policies[words]) for words in few]
-            after = call(None)
-            for words, mine in zip(few, taken, strict=True):
-                seconds[words].append(mine)
-                around[words].append((before + after) / 2)
-            before = after
-    return [
-        Timing(batch, words, schedule.saved(steps), tuple(seconds[words]), tuple(around[words]))
-        for words, schedule in policies.items()
-    ]
-
-
-def calls(policies: int, rounds: int) -> int:
-    """How many calls `time_policies` makes."""
-    return 2 + rounds * (policies + 1 + -(-policies // BETWEEN))
-
-
-@torch.no_grad()
-def parts_of(pipe: Any, prompts: Sequence[str], *, batch: int, rounds: int = 5) -> Parts:
-    """The parts of a call, each timed alone after a warm-up."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    from shapefirst.acts import Act
-    from shapefirst.denoising import begin, first_latents
-    from shapefirst.solving import Run, advance
-
-    texts = [prompts[i % len(prompts)] for i in range(batch)]
-    embeddings = encode(pipe, texts)
-    solver = begin(pipe, 4)
-    run = Run(first_latents(pipe, solver, embeddings, generators(range(batch))), solver)
-    denoiser = denoiser_of(pipe)
-
-    def evaluate(act: Act) -> None:
-        advance(pipe, denoiser, embeddings, [(run.fork(), act)], solver.timesteps[:1], 7.5, extra={})
-
-    def median_of(do: Callable[[], object]) -> float:
-        do()
-        return statistics.median(seconds_of(do) for _ in range(rounds))
-
-    both, one = Act(("null", "text")), Act(("null",))
-    counter = FlopCounterMode(display=False)
-    with counter:
-        evaluate(one)
-    return Parts(
-        batch,
-        encoder=median_of(lambda: encode(pipe, texts)),
-        guided=median_of(lambda: evaluate(both)),
-        single=median_of(lambda: evaluate(one)),
-        decoder=median_of(lambda: decode(pipe, torch.zeros_like(run.x))),
-        flops=counter.get_total_flops() / batch,
+    stock = {
+        batch: statistics.median([seconds for one in latency.timings if one.batch == batch for seconds in one.stock])
+        for batch in batches
+    }
+    full = 2 * latency.setting.steps
+    rows = [("stock pipeline", str(full), "–", f"{full * flops / 1e9:.3g}", *(f"{stock[b] / b:.2f}" for b in batches))]
+    policies: dict[str, dict[int, Timing]] = {}
+    for timing in latency.timings:
+        policies.setdefault(timing.policy, {})[timing.batch] = timing
+    for policy, timings in policies.items():
+        saved = next(iter(timings.values())).evaluations_saved
+        evaluations = full * (1 - saved)
+        cells = [f"{evaluations:g}", f"{saved:.0%}", f"{evaluations * flops / 1e9:.3g}"]
+        for batch in batches:
+            low, middle, high = timings[batch].saved
+            seconds = statistics.median(timings[batch].seconds) / batch
+            cells.append(f"{seconds:.2f}, {middle:.0%} saved ({low:.0%} to {high:.0%})")
+        rows.append((policy, *cells))
+    rounds = len(latency.timings[0].seconds)
+    caption = (
+        f"{latency.setting}: seconds of whole calls, medians of {rounds} rounds; what is saved against the stock "
+        f"pipeline's calls before and after, with the middle half of the rounds; FLOPs of the denoiser; on "
+        f"{latency.machine}."
     )
+    return Summary(columns, tuple(rows), caption)
 
 
-def seconds_of(do: Callable[[], object]) -> float:
-    """Seconds until it is done, on the device too: by CUDA's own events where there is CUDA."""
-    if torch.cuda.is_available():
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        torch.cuda.synchronize()
-        start.record()
-        do()
-        end.record()
-        torch.cuda.synchronize()
-        return float(start.elapsed_time(end)) / 1000
-    before = time.perf_counter()
-    do()
-    return time.perf_counter() - before
+def parts_table(latency: Latency) -> Summary:
+    """Where a call's seconds go: a row for each batch size."""
+    columns = ("batch", "text encoder", "guided step", "step of one branch", "decoder", "GFLOPs of an evaluation")
+    rows = tuple(
+        (
+            str(one.batch),
+            *(f"{1000 * seconds:.1f} ms" for seconds in (one.encoder, one.guided, one.single, one.decoder)),
+            f"{one.flops / 1e9:.3g}",
+        )
+        for one in latency.parts
+    )
+    return Summary(columns, rows, f"{latency.setting}: seconds of a call's parts, medians, on {latency.machine}.")

@@ -14,13 +14,13 @@ import numpy as np
 from shapefirst import __version__
 from shapefirst.acts import evaluations_together
 from shapefirst.policies import describe
-from shapefirst.statistics import Interval, Rule
-from shapefirst.studies import charts
+from shapefirst.statistics import Interval
+from shapefirst.studies import charts, equal_fid
 from shapefirst.studies.finding import Chart, Claim, Finding, Study, Summary, claim, subject_to
 from shapefirst.studies.storage import Setting as StudySetting
 from shapefirst.sweep.grid import FULL, Setting, followed
-from shapefirst.sweep.latency import Latency, Timing
-from shapefirst.sweep.summary import Condition
+from shapefirst.sweep.latency import Latency, Timing, calls_table, parts_table
+from shapefirst.sweep.summary import Condition, Stored
 
 __all__ = ["STUDY", "finding_of", "markdown", "setting_of", "summary_of", "verdicts"]
 
@@ -35,9 +35,6 @@ STUDY: Final = Study(
     quick=0,
     run=lambda subject, prompts: NotImplemented,
 )
-#: Frechet distance to the reference set, over that of full guidance: with text in half of the steps, and without any.
-RULE_FRECHET: Final = Rule("below", 1.1)
-RULE_CONTROL: Final = Rule("above", 1.1)
 NOTHING: Final = Interval(np.nan, np.nan, np.nan, 0)
 #: Columns of the tables: metric, title, digits.
 SHOWN: Final = (
@@ -53,14 +50,13 @@ SHOWN: Final = (
 
 
 def finding_of(
-    found: Sequence[Condition], latencies: Sequence[Latency], *, features: str, reference: str | None, unfinished: int
+    found: Sequence[Condition], latencies: Sequence[Latency], *, reference: str | None, unfinished: int
 ) -> Finding:
     """The finding for the report.
 
     Args:
         found: Of every setting.
         latencies: Of some settings or none.
-        features: What the Frechet distance is taken of.
         reference: The reference set in words, if there was one.
         unfinished: How many shards are missing.
     """
@@ -69,14 +65,14 @@ def finding_of(
     drawn, summaries = [], []
     for setting in settings:
         mine = [one for one in found if one.setting == setting]
-        summaries.append(summary_of(mine, timed.get(setting), features, reference))
+        summaries.append(summary_of(mine, timed.get(setting), reference))
         if timed.get(setting):
-            summaries += _parts(timed[setting])
+            summaries += [calls_table(timed[setting]), parts_table(timed[setting])]
         drawn += [chart for chart in (_chart(mine, timed.get(setting)),) if chart]
     n = {one.n for one in found}
     missing = f" {unfinished} shards are not done yet and not counted." if unfinished else ""
     return Finding(
-        claims=tuple(one for setting in settings for one in _claims(setting, found, features)),
+        claims=tuple(one for setting in settings for one in _claims(setting, found)),
         table=_table(found, timed),
         summaries=tuple(summaries),
         charts=tuple(drawn),
@@ -84,7 +80,7 @@ def finding_of(
         "they have in common is computed once. Distances are to the fully guided image of the same prompt and seed, "
         "means over images, L1 with its 95% interval, PSNR without images that are identical; the table beside this "
         "page has all intervals. The Frechet distance is that of "
-        f"the set to the fully guided set of the same seeds ({features}). That to a reference set is biased upwards, "
+        "the set to the fully guided set of the same seeds. That to a reference set is biased upwards, "
         "the more so the fewer images there are: compare equal numbers. After ± stands half of a distance's 95% "
         "interval, by a jackknife over ten groups of prompts, for features of at most 768 numbers. Seconds, where they "
         "stand, are medians of "
@@ -94,22 +90,21 @@ def finding_of(
     )
 
 
-def _claims(setting: Setting, found: Sequence[Condition], features: str) -> list[Claim]:
+def _claims(setting: Setting, found: Sequence[Condition]) -> list[Claim]:
     """The paper's last column, where the sweep has a reference and the policies that it is about."""
+    mine = [one for one in found if one.setting == setting]
     ratios = {
-        one.text_steps: one.over_full
-        for one in found
-        if one.setting == setting and one.policy.startswith("paper:") and one.over_full is not None
+        one.text_steps: one.over_full for one in mine if one.policy.startswith("paper:") and one.over_full is not None
     }
     half = max((k for k in ratios if 0 < k <= setting.steps / 2), default=None)
     if half is None or np.isnan(ratios[half].low):
         return []
     close = claim(
         f"{setting}: images with text in {half} steps are about as close to the reference as fully guided ones.",
-        paper="about equal FID on MS-COCO 30K",
-        quantity=f"Frechet distance ({features}) to the reference, over that of full guidance",
+        paper=equal_fid.PAPER,
+        quantity=f"Frechet distance ({mine[0].features}) to the reference, over that of full guidance",
         found=ratios[half],
-        rule=RULE_FRECHET,
+        rule=equal_fid.RULE_CLOSE,
         if_not="Half of the steps are too few here, which the rows with more text steps would tell, or the prompts are "
         "too few: the same sweep with more of them has a shorter interval.",
     )
@@ -120,13 +115,13 @@ def _claims(setting: Setting, found: Sequence[Condition], features: str) -> list
         paper="not asked",
         quantity="the same ratio without any text",
         found=ratios[0],
-        rule=RULE_CONTROL,
+        rule=equal_fid.RULE_CONTROL,
         if_not="There are too few images, or the reference shows something else than the prompts ask for.",
     )
-    return [subject_to(control, close, "The distance does not even tell images without text apart here."), control]
+    return [subject_to(control, close, equal_fid.UNCONTROLLED), control]
 
 
-def summary_of(found: Sequence[Condition], timed: Latency | None, features: str, reference: str | None) -> Summary:
+def summary_of(found: Sequence[Condition], timed: Latency | None, reference: str | None) -> Summary:
     """One setting's table."""
     columns = ["policy", "guided steps", "evaluations", "saved"]
     batches = sorted({timing.batch for timing in timed.timings}) if timed else []
@@ -151,7 +146,7 @@ def summary_of(found: Sequence[Condition], timed: Latency | None, features: str,
             cells.append(_distance(condition.reference))
         rows.append(tuple(cells))
     where = f" Time saved: median of {len(timed.timings[0].seconds)} rounds, {timed.machine}." if timed else ""
-    caption = f"{found[0].setting}, n = {found[0].n:,}. Frechet distance on {features}.{where}"
+    caption = f"{found[0].setting}, n = {found[0].n:,}. Frechet distance on {found[0].features}.{where}"
     return Summary(tuple(columns), tuple(rows), caption)
 
 
@@ -170,9 +165,9 @@ def markdown(finding: Finding) -> str:
     return "\n\n".join([*blocks, *verdicts(finding)]) + "\n"
 
 
-def setting_of(manifest: Mapping[str, Any], found: Sequence[Condition], machine: str, seconds: float) -> StudySetting:
+def setting_of(manifest: Mapping[str, Any], stored: Stored) -> StudySetting:
     """What the report says of the run; where settings differ, all of them."""
-    grid, settings = manifest["grid"], [one.setting for one in found]
+    grid, settings = manifest["grid"], [one.setting for one in stored.conditions]
     return StudySetting(
         model=", ".join(dict.fromkeys(s.model for s in settings)),
         fingerprint=", ".join(dict.fromkeys(manifest["about"]["weights"].values())),
@@ -185,8 +180,8 @@ def setting_of(manifest: Mapping[str, Any], found: Sequence[Condition], machine:
         count=manifest["images"],
         prompts=manifest["plan"],
         command=manifest["command"],
-        machine=machine,
-        seconds=seconds,
+        machine=stored.machine,
+        seconds=stored.seconds,
     )
 
 
@@ -214,20 +209,6 @@ def _distance(found: Interval | None) -> str:
     reach = found.high - found.estimate
     two_digits = float(f"{reach:.2g}")  # 230 rather than 2.3e+02
     return f"{found.estimate:.4g}" + ("" if np.isnan(reach) else f" ± {two_digits:g}")
-
-
-def _parts(timed: Latency) -> list[Summary]:
-    """Where a call's seconds go."""
-    columns = ("batch", "text encoder", "guided step", "step of one branch", "decoder", "GFLOPs of an evaluation")
-    rows = tuple(
-        (
-            str(one.batch),
-            *(f"{1000 * seconds:.1f} ms" for seconds in (one.encoder, one.guided, one.single, one.decoder)),
-            f"{one.flops / 1e9:.3g}",
-        )
-        for one in timed.parts
-    )
-    return [Summary(columns, rows, f"{timed.setting}: seconds of a call's parts, medians, on {timed.machine}.")]
 
 
 def _table(found: Sequence[Condition], timed: Mapping[Setting, Latency]) -> dict[str, list[Any]]:

@@ -120,10 +120,6 @@ class Store:
         """The sweep's prompts."""
         return parse_prompts(self._read("prompts.txt").decode().splitlines())
 
-    def about(self, name: str) -> dict[str, Any]:
-        """What a finished shard says of how it was made."""
-        return dict(json.loads(self.read(name, []).schema.metadata[b"shapefirst"]))
-
     def done(self) -> set[str]:
         """The names of the shards that are finished."""
         return {name.removesuffix(".parquet") for name in self._names("shards") if name.endswith(".parquet")}

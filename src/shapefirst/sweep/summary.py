@@ -7,19 +7,20 @@ without each of them in turn has an interval (the jackknife). All policies of a 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
+from shapefirst.errors import ShapefirstError
 from shapefirst.metrics.frechet import Gaussian, Moments, frechet_distance
 from shapefirst.statistics import Interval, bootstrap, jackknife
 from shapefirst.sweep.grid import FULL, Setting
+from shapefirst.sweep.rows import FEATURES, NOT_MEASURED, arrays_of, made
 from shapefirst.sweep.store import Store
-from shapefirst.sweep.work import NOT_MEASURED
 
-__all__ = ["Condition", "summarise"]
+__all__ = ["Condition", "Stored", "summarise"]
 
 GROUPS: Final = 10
 WIDEST: Final = 768  # numbers in a feature; with more, an interval would take minutes and gigabytes
@@ -34,6 +35,7 @@ class Condition:
         policy: In words, as a grid has it.
         text_steps: Guided steps.
         keep: What the other steps evaluate.
+        features: What the Frechet distances are taken of.
         evaluations: Of the denoiser for one image, had it been made alone.
         n: Images.
         metrics: Column -> mean with its interval over images. ``psnr`` is that of images that differ at all.
@@ -47,6 +49,7 @@ class Condition:
     policy: str
     text_steps: int
     keep: str
+    features: str
     evaluations: float
     n: int
     metrics: Mapping[str, Interval]
@@ -60,12 +63,30 @@ class Condition:
         return 1 - self.evaluations / (2 * self.setting.steps)
 
 
+@dataclass(frozen=True)
+class Stored:
+    """What is stored of a sweep, finished or not.
+
+    Attributes:
+        conditions: Settings in the plan's order, the most evaluations last.
+        shards: How many.
+        machine: Where they were made.
+        seconds: That they took, added up.
+    """
+
+    conditions: tuple[Condition, ...]
+    shards: int
+    machine: str
+    seconds: float
+
+
 @dataclass
 class _Gathered:
     """What was read of a condition."""
 
     text_steps: int
     keep: str
+    features: str
     evaluations: float
     values: dict[str, list[np.ndarray]] = field(default_factory=dict)
     groups: dict[int, Moments] = field(default_factory=dict)
@@ -75,8 +96,8 @@ def summarise(
     store: Store,
     reference: Callable[[Setting], Moments | Gaussian] | None = None,
     on_shard: Callable[[int], None] = lambda count: None,
-) -> list[Condition]:
-    """Every condition that is stored, settings in the plan's order, the most evaluations last.
+) -> Stored:
+    """Every condition that is stored.
 
     Args:
         store: Of a sweep, finished or not.
@@ -89,39 +110,33 @@ def summarise(
     found: list[Condition] = []
     here: Setting | None = None
     gathered: dict[str, _Gathered] = {}
+    machines: dict[str, None] = {}
+    count, seconds = 0, 0.0
     prompts = len(store.prompts())
-    for count, (setting, rows) in enumerate(_shards(store), start=1):
+    for count, table in enumerate(store.tables(), start=1):
+        rows, how = arrays_of(table), made(table)
+        setting = _setting(rows)
         if here not in (None, setting):
             found += _conditions(here, gathered, reference)
             gathered = {}
         here = setting
-        _gather(rows, gathered, prompts)
+        _gather(rows, how["features"], gathered, prompts)
+        machines[how["machine"]] = None
+        seconds += sum(how["seconds"].values())
         on_shard(count)
-    if here is not None:
-        found += _conditions(here, gathered, reference)
-    return found
+    if here is None:
+        raise ShapefirstError(f"No shard of {store.url!r} is done yet: run `shapefirst sweep run --out {store.url}`.")
+    found += _conditions(here, gathered, reference)
+    return Stored(tuple(found), count, ", ".join(machines), seconds)
 
 
-def _shards(store: Store) -> Iterator[tuple[Setting, Mapping[str, np.ndarray]]]:
-    for table in store.tables():
-        rows = {
-            name: table[name].to_numpy() if name != "features" else _matrix(table[name]) for name in table.column_names
-        }
-        first = {name: rows[name][0] for name in ("model", "sampler", "steps", "guidance_scale")}
-        yield (
-            Setting(str(first["model"]), str(first["sampler"]), int(first["steps"]), float(first["guidance_scale"])),
-            rows,
-        )
+def _setting(rows: Mapping[str, np.ndarray]) -> Setting:
+    first: dict[str, Any] = {name: rows[name][0] for name in ("model", "sampler", "steps", "guidance_scale")}
+    return Setting(str(first["model"]), str(first["sampler"]), int(first["steps"]), float(first["guidance_scale"]))
 
 
-def _matrix(column: object) -> np.ndarray:
-    """(n, d) from a column of lists of d numbers."""
-    chunks = column.combine_chunks()  # type: ignore[attr-defined]
-    return np.asarray(chunks.flatten().to_numpy(zero_copy_only=False)).reshape(len(chunks), -1)
-
-
-def _gather(rows: Mapping[str, np.ndarray], gathered: dict[str, _Gathered], prompts: int) -> None:
-    features = rows["features"]
+def _gather(rows: Mapping[str, np.ndarray], title: str, gathered: dict[str, _Gathered], prompts: int) -> None:
+    features = rows[FEATURES]
     group = rows["image"] % prompts % (GROUPS if features.shape[1] <= WIDEST else 1)
     for policy in dict.fromkeys(rows["policy"]):
         mine = rows["policy"] == policy
@@ -129,7 +144,7 @@ def _gather(rows: Mapping[str, np.ndarray], gathered: dict[str, _Gathered], prom
         if one is None:
             first = int(np.argmax(mine))
             one = gathered[policy] = _Gathered(
-                int(rows["text_steps"][first]), str(rows["keep"][first]), float(rows["evaluations"][first])
+                int(rows["text_steps"][first]), str(rows["keep"][first]), title, float(rows["evaluations"][first])
             )
         for name, values in rows.items():
             if name not in NOT_MEASURED:
@@ -140,11 +155,10 @@ def _gather(rows: Mapping[str, np.ndarray], gathered: dict[str, _Gathered], prom
 
 
 def _conditions(
-    setting: Setting | None,
+    setting: Setting,
     gathered: Mapping[str, _Gathered],
     reference: Callable[[Setting], Moments | Gaussian] | None,
 ) -> list[Condition]:
-    assert setting is not None
     against = reference(setting) if reference else None
     sums = {policy: _with_each_left_out(one.groups) for policy, one in gathered.items()}
     to_full: dict[str, list[float]] = {}
@@ -172,6 +186,7 @@ def _conditions(
                 policy,
                 one.text_steps,
                 one.keep,
+                one.features,
                 one.evaluations,
                 n,
                 metrics,

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -25,6 +24,7 @@ from shapefirst.studies.distances import measure
 from shapefirst.studies.scores import alignments_for, features_for, similarity_for
 from shapefirst.sweep.cost import SAMPLES
 from shapefirst.sweep.grid import FULL, Shard
+from shapefirst.sweep.rows import table_of
 from shapefirst.together import denoise_together
 
 if TYPE_CHECKING:
@@ -34,23 +34,8 @@ if TYPE_CHECKING:
     from shapefirst.metrics.alignment import Alignment
     from shapefirst.studies.distances import Similarity
 
-__all__ = ["NOT_MEASURED", "Scores", "Work", "Worker", "features_of", "worker_for"]
+__all__ = ["Scores", "Work", "Worker", "features_of", "worker_for"]
 
-#: Columns that say what a row is of.
-ABOUT: Final = (
-    "model",
-    "sampler",
-    "steps",
-    "guidance_scale",
-    "policy",
-    "text_steps",
-    "keep",
-    "prompt",
-    "image",
-    "seed",
-)
-#: Columns of a table that are no metric of an image.
-NOT_MEASURED: Final = (*ABOUT, "evaluations", "sha256", "features")
 ROWS: Final = 64  # in one call of pocket's denoiser
 ROWS_ELSEWHERE: Final = 8
 
@@ -71,7 +56,7 @@ class Work:
     """What a shard's run leaves.
 
     Attributes:
-        table: See the module; seconds in its metadata.
+        table: See `rows`; seconds in its metadata.
         images: File name -> PNG.
         evaluations: Of the denoiser, over all images.
     """
@@ -146,7 +131,7 @@ class Worker:
             "machine": hardware(self.device),
         }
         files = self._files(shard, images)
-        return Work(_table(columns, about), files, counted)
+        return Work(table_of(columns, about), files, counted)
 
     def model(self, name: str) -> Scored:
         """A model with what scores its images, loaded once."""
@@ -259,18 +244,3 @@ class _Clock:
 def worker_for(device: str | None, scores: Scores, keep_images: str, batch_size: int | None) -> Worker:
     """The worker of this process."""
     return Worker(device, scores, keep_images, batch_size)
-
-
-def _table(columns: Mapping[str, Sequence[Any]], about: Mapping[str, Any]) -> pyarrow.Table:
-    import pyarrow
-
-    arrays: dict[str, Any] = {}
-    for name, values in columns.items():
-        if name == "features":
-            flat = pyarrow.array(np.concatenate(values))
-            arrays[name] = pyarrow.FixedSizeListArray.from_arrays(flat, len(values[0]))
-        elif isinstance(values[0], float) or None in values:
-            arrays[name] = pyarrow.array(values, pyarrow.float64())
-        else:
-            arrays[name] = pyarrow.array(values)
-    return pyarrow.table(arrays).replace_schema_metadata({"shapefirst": json.dumps(about)})

@@ -1,0 +1,34 @@
+"""Progress: a bar on a terminal, and in a log a line now and then."""
+
+from __future__ import annotations
+
+from shapefirst import terminal
+
+
+def test_a_log_of_hours_has_a_line_now_and_then(monkeypatch, capsys):
+    now = 1000.0
+    monkeypatch.setattr(terminal.time, "monotonic", lambda: now)
+    with terminal.progress("64 shards", total=200) as progress:
+        for done in range(0, 201, 10):
+            progress(done)
+            now += 25
+    lines = capsys.readouterr().err.splitlines()
+    # 25 s for each tenth of a hundred: every third update is more than a minute after the last line
+    assert lines == [
+        f"64 shards: {done / 2:.0f}% after 0:{seconds // 60:02d}:{seconds % 60:02d}, about {left} left"
+        for done, seconds, left in (
+            (30, 75, "0:07:05"),
+            (60, 150, "0:05:50"),
+            (90, 225, "0:04:35"),
+            (120, 300, "0:03:20"),
+            (150, 375, "0:02:05"),
+            (180, 450, "0:00:50"),
+        )
+    ]
+
+
+def test_what_is_done_within_a_minute_says_nothing(capsys):
+    with terminal.progress("images", total=3) as progress:
+        for done in range(4):
+            progress(done)
+    assert capsys.readouterr() == ("", "")
