@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+
 from shapefirst import terminal
 
 
@@ -25,6 +27,20 @@ def test_a_log_of_hours_has_a_line_now_and_then(monkeypatch, capsys):
             (180, 450, "0:00:50"),
         )
     ]
+
+
+def test_what_comes_bit_by_bit_adds_up_to_the_whole_at_most(monkeypatch):
+    told = []
+
+    @contextmanager
+    def progress(what, total):
+        yield told.append
+
+    monkeypatch.setattr(terminal, "progress", progress)
+    with terminal.counting("shards", total=10) as add:
+        for more in (3, 4, -4, 6, 5):
+            add(more)
+    assert told == [3, 7, 3, 9, 10]
 
 
 def test_what_is_done_within_a_minute_says_nothing(capsys):

@@ -215,14 +215,7 @@ def run(
     if kept := len(shards) - len(expected):
         terminal.note(f"going on: {kept} of {len(shards)} shards done already.")
     failed = {}
-    with terminal.progress(f"{len(expected)} shards", total=max(1, sum(expected.values()))) as progress:
-        done = 0
-
-        def tick(evaluations: int) -> None:
-            nonlocal done
-            done += evaluations
-            progress(done)
-
+    with terminal.counting(f"{len(expected)} shards", total=max(1, sum(expected.values()))) as tick:
         if ray is None:
             outcomes = run_here(shards, store, Worker(device, scores, images, batch_size), tick)
         else:
@@ -261,6 +254,7 @@ def latency(
     """Measure what the sweep's policies save in seconds, for its report. Best on a machine that does nothing else."""
     import json
     from dataclasses import asdict
+    from functools import partial
 
     from shapefirst.sweep.grid import Shards, followed
 
@@ -272,7 +266,7 @@ def latency(
         from shapefirst.loading import quiet_libraries
         from shapefirst.machine import hardware
         from shapefirst.models import with_sampler
-        from shapefirst.sweep.latency import Latency, calls_table, parts_table
+        from shapefirst.sweep.latency import Latency, calls_table, parts_table, read_latencies
         from shapefirst.sweep.stopwatch import BATCHES, calls, parts_of, time_policies, whole_call
         from shapefirst.sweep.work import Worker
     quiet_libraries()
@@ -281,18 +275,12 @@ def latency(
     prompts = [prompt.text for prompt in shards.prompts]
     batches = sorted(set(batch or BATCHES))
     worker, found = Worker(device), []
+    kept = {one.setting: one for one in read_latencies(store.text(LATENCIES) or "[]")}
     for setting in shards.settings:
         schedules = {words: followed(words) for words in policy} if policy else shards.policies(setting)
         pipe = with_sampler(worker.model(setting.model).pipe, setting.sampler)
-        total = len(batches) * calls(len(schedules), rounds)
-        with terminal.progress(f"Timing {setting}", total=total) as progress:
-            done = 0
-
-            def tick() -> None:
-                nonlocal done
-                done += 1
-                progress(done)
-
+        total = sum(batches) * calls(len(schedules), rounds)
+        with terminal.counting(f"Timing {setting}", total=total) as tick:
             timings = [
                 timing
                 for n in batches
@@ -303,12 +291,13 @@ def latency(
                     steps=setting.steps,
                     batch=n,
                     rounds=rounds,
-                    on_call=tick,
+                    on_call=partial(tick, n),
                 )
             ]
         parts = [parts_of(pipe, prompts, batch=n) for n in batches]
         found.append(Latency(setting, hardware(device), tuple(timings), tuple(parts)))
-        file = store.save(LATENCIES, json.dumps([asdict(one) for one in found], indent=1))
+        kept[setting] = found[-1]
+        file = store.save(LATENCIES, json.dumps([asdict(one) for one in kept.values()], indent=1))
     tables_sweep.summaries(table for one in found for table in (calls_table(one), parts_table(one)))
     terminal.line(f"Seconds: {file}\nNow: shapefirst sweep report {folder}")
 
@@ -347,6 +336,7 @@ def report(
     with terminal.working("Getting numpy and matplotlib ready"):
         from shapefirst.report import write_report
         from shapefirst.studies.storage import save
+        from shapefirst.sweep.grid import Shards
         from shapefirst.sweep.latency import read_latencies
         from shapefirst.sweep.report import STUDY, finding_of, markdown, setting_of, verdicts
         from shapefirst.sweep.summary import summarise
@@ -359,8 +349,10 @@ def report(
         from shapefirst.sweep.work import Scores
 
         against = reference_from(reference, Scores(**manifest["about"]["scores"]), device, terminal.progress)
-    with terminal.progress("Reading shards", total=manifest["shards"]) as progress:
-        stored = summarise(store, against, progress)
+    shards = Shards(store.grid(), store.prompts())
+    steps = len(store.done()) + sum(len(shards.policies(setting)) for setting in shards.settings)
+    with terminal.counting("Reading shards and taking distances", total=steps) as tick:
+        stored = summarise(store, against, lambda: tick(1))
     latencies = read_latencies(store.text(LATENCIES) or "[]")
     finding = finding_of(
         stored.conditions,

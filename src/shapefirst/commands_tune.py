@@ -97,14 +97,7 @@ def tune(
     images = len(chosen_by)
     record_cost, probe_cost = images * 2 * steps, 30 * batch_size
     expected = record_cost + probe_cost + sum(c.evaluations for c in shortlist(among, {})) * images
-    with terminal.progress(f"Trying policies on {images} prompts", total=expected) as report:
-        done = 0.0
-
-        def tick(cost: float) -> None:
-            nonlocal done
-            done += cost
-            report(min(done, expected))
-
+    with terminal.counting(f"Trying policies on {images} prompts", total=expected) as tick:
         for batch in range(tuner.batches):
             recording = kept.recording(batch)
             if recording is None:

@@ -11,7 +11,7 @@ from typing import Final
 from rich.console import Console
 from rich.text import Text
 
-__all__ = ["error", "line", "listed", "note", "progress", "remark", "results", "warning", "working"]
+__all__ = ["counting", "error", "line", "listed", "note", "progress", "remark", "results", "warning", "working"]
 
 LOGGED_EVERY: Final = 60  # seconds between two lines of progress
 _WIDE: Final = 200  # where no terminal sets a width, lines must not break: file names are for other programs to read
@@ -80,6 +80,20 @@ def progress(what: str, total: float) -> Iterator[Callable[[float], None]]:
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(what, total=total)
         yield lambda done: bar.update(task, completed=done)
+
+
+@contextmanager
+def counting(what: str, total: float) -> Iterator[Callable[[float], None]]:
+    """As `progress`, of what comes bit by bit: yields a function that takes how much more of ``total`` is done."""
+    with progress(what, total) as report:
+        done = 0.0
+
+        def add(more: float) -> None:
+            nonlocal done
+            done += more
+            report(min(done, total))
+
+        yield add
 
 
 def _logged(what: str, total: float) -> Callable[[float], None]:

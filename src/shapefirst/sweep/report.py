@@ -20,7 +20,7 @@ from shapefirst.studies.finding import Chart, Claim, Finding, Study, Summary, cl
 from shapefirst.studies.storage import Setting as StudySetting
 from shapefirst.sweep.grid import FULL, Setting, followed
 from shapefirst.sweep.latency import Latency, Timing, calls_table, parts_table
-from shapefirst.sweep.summary import Condition, Stored
+from shapefirst.sweep.summary import Condition, SweepSummary
 
 __all__ = ["STUDY", "finding_of", "markdown", "setting_of", "summary_of", "verdicts"]
 
@@ -165,7 +165,7 @@ def markdown(finding: Finding) -> str:
     return "\n\n".join([*blocks, *verdicts(finding)]) + "\n"
 
 
-def setting_of(manifest: Mapping[str, Any], stored: Stored) -> StudySetting:
+def setting_of(manifest: Mapping[str, Any], stored: SweepSummary) -> StudySetting:
     """What the report says of the run; where settings differ, all of them."""
     grid, settings = manifest["grid"], [one.setting for one in stored.conditions]
     return StudySetting(

@@ -20,7 +20,7 @@ from shapefirst.sweep.grid import FULL, Setting
 from shapefirst.sweep.rows import FEATURES, NOT_MEASURED, arrays_of, made
 from shapefirst.sweep.store import Store
 
-__all__ = ["Condition", "Stored", "summarise"]
+__all__ = ["Condition", "SweepSummary", "summarise"]
 
 GROUPS: Final = 10
 WIDEST: Final = 768  # numbers in a feature; with more, an interval would take minutes and gigabytes
@@ -64,7 +64,7 @@ class Condition:
 
 
 @dataclass(frozen=True)
-class Stored:
+class SweepSummary:
     """What is stored of a sweep, finished or not.
 
     Attributes:
@@ -95,14 +95,14 @@ class _Gathered:
 def summarise(
     store: Store,
     reference: Callable[[Setting], Moments | Gaussian] | None = None,
-    on_shard: Callable[[int], None] = lambda count: None,
-) -> Stored:
+    on_step: Callable[[], None] = lambda: None,
+) -> SweepSummary:
     """Every condition that is stored.
 
     Args:
         store: Of a sweep, finished or not.
         reference: Setting -> statistics of the images to compare with, in the features of the setting's model.
-        on_shard: Told how many shards were read.
+        on_step: Told of each shard that was read, and of each condition whose distances were taken.
 
     Raises:
         ShapefirstError: Nothing is stored, a shard is damaged, or the reference has other features.
@@ -113,21 +113,22 @@ def summarise(
     machines: dict[str, None] = {}
     count, seconds = 0, 0.0
     prompts = len(store.prompts())
-    for count, table in enumerate(store.tables(), start=1):
+    for table in store.tables():
         rows, how = arrays_of(table), made(table)
         setting = _setting(rows)
         if here not in (None, setting):
-            found += _conditions(here, gathered, reference)
+            found += _conditions(here, gathered, reference, on_step)
             gathered = {}
         here = setting
         _gather(rows, how["features"], gathered, prompts)
         machines[how["machine"]] = None
+        count += 1
         seconds += sum(how["seconds"].values())
-        on_shard(count)
+        on_step()
     if here is None:
         raise ShapefirstError(f"No shard of {store.url!r} is done yet: run `shapefirst sweep run --out {store.url}`.")
-    found += _conditions(here, gathered, reference)
-    return Stored(tuple(found), count, ", ".join(machines), seconds)
+    found += _conditions(here, gathered, reference, on_step)
+    return SweepSummary(tuple(found), count, ", ".join(machines), seconds)
 
 
 def _setting(rows: Mapping[str, np.ndarray]) -> Setting:
@@ -158,12 +159,14 @@ def _conditions(
     setting: Setting,
     gathered: Mapping[str, _Gathered],
     reference: Callable[[Setting], Moments | Gaussian] | None,
+    on_step: Callable[[], None],
 ) -> list[Condition]:
     against = reference(setting) if reference else None
     sums = {policy: _with_each_left_out(one.groups) for policy, one in gathered.items()}
     to_full: dict[str, list[float]] = {}
     to_reference: dict[str, list[float]] = {}
     for policy, mine in sums.items():
+        on_step()
         if mine[0].count < 2:
             continue
         if FULL in sums:
