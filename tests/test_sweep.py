@@ -24,8 +24,9 @@ from shapefirst.statistics import Interval
 from shapefirst.sweep import run as running
 from shapefirst.sweep.cost import cost_of
 from shapefirst.sweep.grid import Grid, Setting, Shards, prompts_of, read_grid
+from shapefirst.sweep.pictures import pictures_of
 from shapefirst.sweep.report import finding_of
-from shapefirst.sweep.rows import made
+from shapefirst.sweep.rows import made, picture_name
 from shapefirst.sweep.run import missing, run_here
 from shapefirst.sweep.store import CannotWrite, Store
 from shapefirst.sweep.summary import Condition, summarise
@@ -148,7 +149,7 @@ def test_a_shard_has_the_images_of_separate_runs(worker, sampler):
         images[words] = decode(pipe, last.x_next)
     for row in rows:
         i, words = row["image"], row["policy"]
-        stored = Image.open(io_of(pictures.images[f"{i}-{words.replace(':', '-')}.png"]))
+        stored = Image.open(io_of(pictures.images[picture_name(i, words)]))
         assert l1(stored, images[words][i]) < 1e-4
         assert row["l1"] == pytest.approx(l1(images[words][i], images["full"][i]), abs=2e-4)
         assert row["evaluations"] == shard.policies[words].evaluations(4)
@@ -343,6 +344,7 @@ def test_the_commands_plan_run_time_and_report(tmp_path):
     assert "data:image/svg+xml" in page
     assert "images with text in 2 steps are about as close to the reference" in page
     assert "Not run" not in page
+    assert "the first prompts, one seed each" in page
     table = (out / "report" / "table.md").read_text()
     assert "| paper:2 | 2 of 4 | 6 | 25% |" in table
     assert "| full | 4 of 4 | 8 | 0% |" in table
@@ -374,7 +376,7 @@ def test_a_reference_puts_the_paper_s_claim_to_the_test(half, none, verdicts):
         return Condition(setting, policy, k, "null", "features", 50 + k, 1000, same, interval, interval, interval)
 
     found = [condition(0, none), condition(25, half), condition(30, (1, 1.01)), condition(50, (1, 1))]
-    finding = finding_of(found, [], reference="renders", unfinished=0)
+    finding = finding_of(found, [], [], reference="renders", unfinished=0)
     assert [claim.verdict for claim in finding.claims] == verdicts
     assert all("25 steps" in claim.statement for claim in finding.claims[:1])
 
@@ -405,3 +407,29 @@ def test_a_run_with_given_up_shards_says_so(tmp_path, monkeypatch):
     result = shapefirst("sweep", "run", "--steps", 4, "--count", 2, "--shard-size", 1, "--out", tmp_path / "sweep")
     assert result.exit_code == 1
     assert "000001 was given up: out of memory" in result.stderr
+
+
+def test_kept_images_stand_side_by_side_in_the_report(worker, tmp_path):
+    grid = Grid(steps=(2,), text_steps=("0", "1"), count=3, shard_size=2)
+    shards, store = shards_of(grid), Store(str(tmp_path / "kept"))
+    store.begin(shards, {})
+    keeping = Worker("cpu", keep_images="sample", _models=worker._models)
+    assert len(list(run_here(shards, store, keeping))) == 2
+    conditions = summarise(store).conditions
+    (picture,) = pictures_of(store, shards, conditions)
+    columns = [one.policy for one in conditions]
+    assert columns == ["paper:0", "paper:1", "full"]
+    # The pictures of the sheet, found by their frames: two prompts of the first shard under three policies.
+    sheet = np.asarray(picture.image).astype(int)
+    frame = (np.abs(sheet - (212, 212, 216)).sum(axis=2) == 0).astype(int)
+    tops = [y for y in range(len(frame)) if frame[y].sum() > 300 and frame[y - 1].sum() < 10]
+    lefts = [x for x in range(frame.shape[1]) if frame[:, x].sum() > 150 and frame[:, x - 1].sum() < 10]
+    assert (len(tops[::2]), len(lefts[::2])) == (2, 3)
+    for row, y in enumerate(tops[::2]):
+        for policy, x in zip(columns, lefts[::2], strict=True):
+            stored = Image.open(io_of(store.picture("000000", picture_name(row, policy)))).resize((112, 112), 1)
+            assert np.array_equal(sheet[y + 1 : y + 113, x + 1 : x + 113], np.asarray(stored))
+
+
+def test_a_sweep_without_images_has_no_sheet(finished):
+    assert pictures_of(finished, shards_of(), summarise(finished).conditions) == []

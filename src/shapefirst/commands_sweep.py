@@ -338,6 +338,7 @@ def report(
         from shapefirst.studies.storage import save
         from shapefirst.sweep.grid import Shards
         from shapefirst.sweep.latency import read_latencies
+        from shapefirst.sweep.pictures import pictures_of
         from shapefirst.sweep.report import STUDY, finding_of, markdown, setting_of, verdicts
         from shapefirst.sweep.summary import summarise
         from shapefirst.writes import check_writable, save_text
@@ -357,6 +358,7 @@ def report(
     finding = finding_of(
         stored.conditions,
         latencies,
+        pictures_of(store, shards, stored.conditions),
         reference=str(reference) if reference else None,
         unfinished=manifest["shards"] - stored.shards,
     )

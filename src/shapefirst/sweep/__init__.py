@@ -8,5 +8,5 @@ store     shards on the disk or behind any fsspec URL, whole or not there
 run       shards one after the other, or as Ray tasks
 latency   seconds and FLOPs of whole calls and of their parts; `stopwatch` measures them
 summary   what is stored, one line for each policy in each setting
-report    its tables and Pareto plots
+report    its tables and Pareto plots; `pictures` its images, side by side
 """

@@ -16,7 +16,7 @@ from shapefirst.acts import evaluations_together
 from shapefirst.policies import describe
 from shapefirst.statistics import Interval
 from shapefirst.studies import charts, equal_fid
-from shapefirst.studies.finding import Chart, Claim, Finding, Study, Summary, claim, subject_to
+from shapefirst.studies.finding import Chart, Claim, Finding, Picture, Study, Summary, claim, subject_to
 from shapefirst.studies.storage import Setting as StudySetting
 from shapefirst.sweep.grid import FULL, Setting, followed
 from shapefirst.sweep.latency import Latency, Timing, calls_table, parts_table
@@ -50,13 +50,19 @@ SHOWN: Final = (
 
 
 def finding_of(
-    found: Sequence[Condition], latencies: Sequence[Latency], *, reference: str | None, unfinished: int
+    found: Sequence[Condition],
+    latencies: Sequence[Latency],
+    pictures: Sequence[Picture],
+    *,
+    reference: str | None,
+    unfinished: int,
 ) -> Finding:
     """The finding for the report.
 
     Args:
         found: Of every setting.
         latencies: Of some settings or none.
+        pictures: Of some settings or none.
         reference: The reference set in words, if there was one.
         unfinished: How many shards are missing.
     """
@@ -76,6 +82,7 @@ def finding_of(
         table=_table(found, timed),
         summaries=tuple(summaries),
         charts=tuple(drawn),
+        pictures=tuple(pictures),
         method=f"{min(n):,} images of each policy.{missing} All policies of a setting start from the same noise; what "
         "they have in common is computed once. Distances are to the fully guided image of the same prompt and seed, "
         "means over images, L1 with its 95% interval, PSNR without images that are identical; the table beside this "

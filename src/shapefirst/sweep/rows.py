@@ -20,7 +20,7 @@ import numpy as np
 if TYPE_CHECKING:
     import pyarrow
 
-__all__ = ["FEATURES", "NOT_MEASURED", "arrays_of", "made", "table_of"]
+__all__ = ["FEATURES", "NOT_MEASURED", "arrays_of", "made", "picture_name", "table_of"]
 
 FEATURES: Final = "features"
 #: Columns that are no metric of an image.
@@ -69,6 +69,11 @@ def arrays_of(table: pyarrow.Table) -> dict[str, np.ndarray]:
         name: table[name].to_numpy() if name != FEATURES else _matrix(table[name].combine_chunks())
         for name in table.column_names
     }
+
+
+def picture_name(image: int, policy: str) -> str:
+    """Of the file that keeps a row's image."""
+    return f"{image}-{policy.replace(':', '-')}.png"
 
 
 def _matrix(lists: Any) -> np.ndarray:

@@ -170,6 +170,11 @@ class Store:
         """All finished shards' tables in order, one at a time."""
         return (self.read(name, columns) for name in sorted(self.done()))
 
+    def picture(self, name: str, file: str) -> bytes | None:
+        """An image that a finished shard has kept, or None where it has not."""
+        path = f"images/{name}/{file}"
+        return self._read(path) if self._exists(path) else None
+
     def text(self, name: str) -> str | None:
         """A file of text, or None where there is none."""
         return self._read(name).decode() if self._exists(name) else None

@@ -24,7 +24,7 @@ from shapefirst.studies.distances import measure
 from shapefirst.studies.scores import alignments_for, features_for, similarity_for
 from shapefirst.sweep.cost import SAMPLES
 from shapefirst.sweep.grid import FULL, Shard
-from shapefirst.sweep.rows import table_of
+from shapefirst.sweep.rows import picture_name, table_of
 from shapefirst.together import denoise_together
 
 if TYPE_CHECKING:
@@ -182,7 +182,7 @@ class Worker:
             for i, image in enumerate(those[: SAMPLES if self.keep_images == "sample" else None]):
                 png = io.BytesIO()
                 image.save(png, format="PNG")
-                found[f"{shard.first + i}-{words.replace(':', '-')}.png"] = png.getvalue()
+                found[picture_name(shard.first + i, words)] = png.getvalue()
         return found
 
 

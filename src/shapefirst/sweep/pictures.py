@@ -1,0 +1,64 @@
+"""Pictures of a sweep for its report: what its policies make of the same noise, where it has kept images."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Final
+
+from PIL import Image
+
+from shapefirst.sheets import Cell, contact_sheet
+from shapefirst.studies.finding import Picture
+from shapefirst.sweep.grid import Shard, Shards
+from shapefirst.sweep.rows import picture_name
+from shapefirst.sweep.store import Store
+from shapefirst.sweep.summary import Condition
+
+__all__ = ["pictures_of"]
+
+SHOWN: Final = 4  # prompts
+WIDTH: Final = 112  # of a picture on the sheet, in pixels
+
+
+def pictures_of(store: Store, shards: Shards, found: Sequence[Condition]) -> list[Picture]:
+    """A sheet for each setting: a row for each of the first prompts, a column for each policy; none without images.
+
+    Args:
+        store: Of the sweep.
+        shards: Its plan.
+        found: Its conditions, in the order of the columns.
+    """
+    done, drawn = store.done(), []
+    for setting in dict.fromkeys(one.setting for one in found):
+        shard = next(shard for shard in shards if shard.setting == setting and shard.name in done)
+        policies = [one for one in found if one.setting == setting and one.policy in shard.policies]
+        sheet = _sheet(store, shard, policies)
+        if sheet is not None:
+            drawn.append(
+                Picture(
+                    f"{setting.model} {setting.sampler} {setting.steps} {setting.guidance_scale:g}",
+                    sheet,
+                    f"{setting}: the first prompts, one seed each, none selected.",
+                    "One row for each prompt: from the policy with the fewest evaluations on the left to full guidance "
+                    "on the right.",
+                )
+            )
+    return drawn
+
+
+def _sheet(store: Store, shard: Shard, policies: Sequence[Condition]) -> Image.Image | None:
+    rows = []
+    for number in range(shard.first, shard.first + min(SHOWN, len(shard.prompts))):
+        contents = [store.picture(shard.name, picture_name(number, one.policy)) for one in policies]
+        if all(contents):
+            rows.append([Cell(Image.open(io.BytesIO(content))) for content in contents if content])
+    if not rows:
+        return None
+    return contact_sheet(
+        rows,
+        column_titles=[f"{one.policy}\n{one.saved:.0%} saved" for one in policies],
+        row_titles=[prompt.text for prompt in shard.prompts[: len(rows)]],
+        picture_width=WIDTH,
+        row_title_width=150,
+    )
