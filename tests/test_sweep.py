@@ -13,14 +13,16 @@ import pytest
 import torch
 from commands import one_sentence, shapefirst
 from PIL import Image
+from rich.console import Console
 
-from shapefirst import __version__, load
+from shapefirst import __version__, load, tables_sweep, terminal
 from shapefirst.denoising import decode, denoise, generators
 from shapefirst.errors import ModelError, ShapefirstError
 from shapefirst.metrics import l1
 from shapefirst.metrics.frechet import Moments, frechet_distance
 from shapefirst.prompts import Prompt
 from shapefirst.statistics import Interval
+from shapefirst.studies.finding import Summary
 from shapefirst.sweep import run as running
 from shapefirst.sweep.cost import cost_of
 from shapefirst.sweep.grid import Grid, Setting, Shards, prompts_of, read_grid
@@ -433,3 +435,18 @@ def test_kept_images_stand_side_by_side_in_the_report(worker, tmp_path):
 
 def test_a_sweep_without_images_has_no_sheet(finished):
     assert pictures_of(finished, shards_of(), summarise(finished).conditions) == []
+
+
+def test_a_wide_table_is_printed_in_parts_that_fit(monkeypatch, capsys):
+    names = [f"metric {i}" for i in range(9)]
+    rows = tuple((f"paper:{k}", *(f"{k}.{i} (0.1 to 0.2)" for i in range(9))) for k in (0, 5))
+    narrow = Console(width=70)
+    monkeypatch.setattr(terminal, "results", lambda: narrow)
+    tables_sweep.summaries([Summary(("policy", *names), rows, "caption")])
+    lines = capsys.readouterr().out.splitlines()
+    assert max(len(line) for line in lines) <= 70
+    assert "caption" in lines[0]
+    text = "\n".join(lines)
+    assert all(text.count(cell) == 1 for row in rows for cell in row[1:])
+    assert all(text.count(name) == 1 for name in names)
+    assert text.count("paper:5") == text.count("policy") == 3

@@ -351,7 +351,9 @@ def report(
 
         against = reference_from(reference, Scores(**manifest["about"]["scores"]), device, terminal.progress)
     shards = Shards(store.grid(), store.prompts())
-    steps = len(store.done()) + sum(len(shards.policies(setting)) for setting in shards.settings)
+    names = store.done()
+    begun = {shard.setting for shard in shards if shard.name in names}
+    steps = len(names) + sum(len(shards.policies(setting)) for setting in begun)
     with terminal.counting("Reading shards and taking distances", total=steps) as tick:
         stored = summarise(store, against, lambda: tick(1))
     latencies = read_latencies(store.text(LATENCIES) or "[]")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
+from rich.cells import cell_len
 from rich.table import Table
 
 from shapefirst import terminal
@@ -20,22 +21,18 @@ __all__ = ["costs", "summaries"]
 def costs(shards: Shards, paces: Mapping[tuple[str, str], Pace], *, disk_of: str, inception: bool) -> None:
     """A row for each setting, and the whole. ``paces`` are those of models and samplers, or none."""
     from shapefirst.report.figures import duration
+    from shapefirst.studies.finding import Summary
     from shapefirst.sweep.cost import cost_of, disk_bytes
 
     found = cost_of(shards)
-    table = Table("setting")
-    names = ("policies", "images", "evaluations", "in separate runs", "share")
-    for name in (*names, *(("time",) if paces else ())):
-        table.add_column(name, justify="right")
+    rows = []
     for cost in found:
         pace = paces.get((cost.setting.model, cost.setting.sampler))
-        time = [duration(cost.seconds(pace))] if pace else []
-        policies = len(shards.policies(cost.setting))
-        share = f"{cost.shared / cost.apart:.0%}"
-        table.add_row(
-            str(cost.setting), str(policies), f"{cost.images:,}", f"{cost.shared:,}", f"{cost.apart:,}", share, *time
-        )
-    terminal.results().print(table)
+        counts = (len(shards.policies(cost.setting)), cost.images, cost.shared, cost.apart)
+        cells = (*(f"{count:,}" for count in counts), f"{cost.shared / cost.apart:.0%}")
+        rows.append((str(cost.setting), *cells, *([duration(cost.seconds(pace))] if pace else [])))
+    names = ("setting", "policies", "images", "evaluations", "in separate runs", "share", *(("time",) if paces else ()))
+    summaries([Summary(names, tuple(rows))])
     if "heun" in shards.grid.samplers:
         terminal.note("Heun calls the denoiser twice in a step; the counts here take it for one call.")
     total = sum(cost.images for cost in found)
@@ -49,11 +46,28 @@ def costs(shards: Shards, paces: Mapping[tuple[str, str], Pace], *, disk_of: str
 
 
 def summaries(tables: Iterable[Summary]) -> None:
-    """Tables as they stand in the report."""
+    """Tables as they stand in the report; one that is wider than the terminal in parts, each with the first column."""
+    console = terminal.results()
     for summary in tables:
-        table = Table(*summary.columns[:1], title=summary.caption, title_justify="left")
-        for column in summary.columns[1:]:
-            table.add_column(column, justify="right")
-        for row in summary.rows:
-            table.add_row(*row)
-        terminal.results().print(table)
+        for n, columns in enumerate(_parts(summary, console.width)):
+            table = Table(title=summary.caption or None if n == 0 else None, title_justify="left")
+            for column in columns:
+                table.add_column(summary.columns[column], justify="right" if column else "left")
+            for row in summary.rows:
+                table.add_row(*(row[column] for column in columns))
+            console.print(table)
+
+
+def _parts(summary: Summary, width: int) -> list[list[int]]:
+    """The columns of each part: as many as fit, the first in all of them."""
+    first, *others = (
+        max(cell_len(cell) for cell in cells) + len("│  ") for cells in zip(summary.columns, *summary.rows, strict=True)
+    )
+    parts, room = [[0]], width - first - 1
+    for column, wide in enumerate(others, start=1):
+        if wide > room and len(parts[-1]) > 1:
+            parts.append([0])
+            room = width - first - 1
+        parts[-1].append(column)
+        room -= wide
+    return parts
