@@ -24,7 +24,7 @@ from shapefirst.prompts import Prompt
 from shapefirst.statistics import Interval
 from shapefirst.studies.finding import Summary
 from shapefirst.sweep import run as running
-from shapefirst.sweep.cost import cost_of
+from shapefirst.sweep.cost import cost_of, disk_bytes
 from shapefirst.sweep.grid import Grid, Setting, Shards, prompts_of, read_grid
 from shapefirst.sweep.pictures import pictures_of
 from shapefirst.sweep.report import finding_of
@@ -92,6 +92,15 @@ def test_full_guidance_is_there_once_and_first():
     assert list(Grid(text_steps=("0%", "100%"), keep=("null", "text")).schedules(10)) == ["full", "paper:0", "text:0"]
     assert list(Grid(text_steps=(), policies=("full", "budget:0.6")).schedules(50)) == ["full", "budget:0.6"]
     assert Grid(text_steps=("50%", "25", "0:50:25")).schedules(50).keys() == {"full", "paper:25", "paper:0"}
+
+
+@pytest.mark.parametrize("images", ["none", "all"])
+def test_a_plan_tells_about_what_its_results_take_on_the_disk(worker, tmp_path, images):
+    shards, store = shards_of(Grid(steps=(2,), text_steps=("0", "1"), count=32)), Store(str(tmp_path / "sweep"))
+    work = Worker("cpu", keep_images=images, _models=worker._models).run(shards[0])
+    store.write(shards[0].name, work.table, work.images)
+    taken = sum(file.stat().st_size for file in tmp_path.rglob("*") if file.is_file())
+    assert disk_bytes(shards, keep_images=images) == pytest.approx(taken, rel=0.3)
 
 
 def test_images_of_a_prompt_have_seeds_of_their_own():

@@ -11,8 +11,8 @@ from shapefirst.sweep.grid import Setting, Shards
 __all__ = ["SAMPLES", "Cost", "Pace", "cost_of", "disk_bytes"]
 
 #: Of a row without its features, compressed, as measured on pocket.
-ROW_BYTES: Final = 350
-FEATURE_BYTES: Final = 3.7
+ROW_BYTES: Final = 120
+FEATURE_BYTES: Final = 3.4
 POCKET_WIDTH, CLIP_WIDTH, INCEPTION_WIDTH = 256, 512, 2048  # numbers in an image's features
 POCKET_PNG_BYTES, PNG_BYTES = 5_000, 400_000  # 64 x 64 and 512 x 512 pixels
 SAMPLES: Final = 4  # images of a shard that "sample" keeps, of each policy

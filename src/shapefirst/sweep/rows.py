@@ -20,7 +20,7 @@ import numpy as np
 if TYPE_CHECKING:
     import pyarrow
 
-__all__ = ["FEATURES", "NOT_MEASURED", "arrays_of", "made", "picture_name", "table_of"]
+__all__ = ["FEATURES", "NOT_MEASURED", "arrays_of", "made", "parquet_of", "picture_name", "table_of"]
 
 FEATURES: Final = "features"
 #: Columns that are no metric of an image.
@@ -56,6 +56,18 @@ def table_of(columns: Mapping[str, Sequence[Any]], made: Mapping[str, Any]) -> p
         else:
             arrays[name] = pyarrow.array(values)
     return pyarrow.table(arrays).replace_schema_metadata({_METADATA: json.dumps(made)})
+
+
+def parquet_of(table: pyarrow.Table) -> bytes:
+    """The table as a file. The features have no dictionary, which would only add to it: hardly two are alike."""
+    import pyarrow
+    import pyarrow.parquet
+
+    others = [name for name in table.column_names if name != FEATURES]
+    split = {f"{FEATURES}.list.element": "BYTE_STREAM_SPLIT"} if FEATURES in table.column_names else None
+    buffer = pyarrow.BufferOutputStream()
+    pyarrow.parquet.write_table(table, buffer, compression="zstd", use_dictionary=others, column_encoding=split)
+    return bytes(buffer.getvalue().to_pybytes())
 
 
 def made(table: pyarrow.Table) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from shapefirst.errors import ShapefirstError
 from shapefirst.machine import versions
 from shapefirst.prompts import Prompt, as_lines, parse_prompts
 from shapefirst.sweep.grid import Grid, Shards, read_grid
+from shapefirst.sweep.rows import parquet_of
 
 if TYPE_CHECKING:
     import pyarrow
@@ -135,14 +136,9 @@ class Store:
         Raises:
             CannotWrite: It cannot be written.
         """
-        import pyarrow
-        import pyarrow.parquet
-
         for file, content in images.items():
             self._write(f"images/{name}/{file}", content)
-        buffer = pyarrow.BufferOutputStream()
-        pyarrow.parquet.write_table(table, buffer, compression="zstd")
-        self._write(f"shards/{name}.parquet", buffer.getvalue().to_pybytes())
+        self._write(f"shards/{name}.parquet", parquet_of(table))
         self._remove(f"failed/{name}.txt")
 
     def give_up(self, name: str, why: str) -> None:
