@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias
 
 import typer
 
+from shapefirst import options_sweep as grid_options
 from shapefirst import tables_sweep, terminal
 from shapefirst.errors import ShapefirstError
 from shapefirst.options import Device, command_line
@@ -28,72 +29,6 @@ FEW: Final = 1000  # images, for a Frechet distance
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 
-File: TypeAlias = Annotated[
-    Path | None, typer.Argument(metavar="[GRID.toml]", help="The grid; options take the place of its entries.")
-]
-Models: TypeAlias = Annotated[
-    list[str] | None,
-    typer.Option("--model", metavar="NAME", help="May be given again, as all that name a list.", show_default="pocket"),
-]
-Samplers: TypeAlias = Annotated[
-    list[str] | None,
-    typer.Option("--sampler", metavar="NAME", help="ddim, dpm-solver, euler, ...", show_default="ddim"),
-]
-Steps: TypeAlias = Annotated[
-    list[int] | None, typer.Option("--steps", metavar="N", help="Denoising steps.", show_default="50")
-]
-TextSteps: TypeAlias = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--text-steps", metavar="K", help="Such as 25, 50% or 0:50:5.", show_default="every tenth of the steps"
-    ),
-]
-Keep: TypeAlias = Annotated[
-    list[str] | None,
-    typer.Option("--keep", metavar="BRANCH", help="null or text: what the other steps evaluate.", show_default="null"),
-]
-Policies: TypeAlias = Annotated[
-    list[str] | None, typer.Option("--policy", metavar="POLICY", help="One more, such as budget:0.6.")
-]
-Scales: TypeAlias = Annotated[
-    list[float] | None,
-    typer.Option("--guidance-scale", metavar="W", help="Strength of the text.", show_default="the model's own"),
-]
-Prompts: TypeAlias = Annotated[
-    str | None,
-    typer.Option(
-        "--prompts", metavar="FILE", help="Text, or captions as CSV or JSON.", show_default="pocket's vocabulary"
-    ),
-]
-Count: TypeAlias = Annotated[
-    int | None, typer.Option("--count", metavar="N", help="Of the prompts.", show_default="all; 1000 of pocket's")
-]
-PerPrompt: TypeAlias = Annotated[
-    int | None, typer.Option("--images-per-prompt", metavar="N", help="With seeds of their own.", show_default="1")
-]
-Seed: TypeAlias = Annotated[int | None, typer.Option("--seed", help="Image i has it plus i.", show_default="0")]
-ShardSize: TypeAlias = Annotated[
-    int | None,
-    typer.Option("--shard-size", metavar="N", help="Images of each policy in one unit of work.", show_default="32"),
-]
-BatchSize: TypeAlias = Annotated[
-    int | None,
-    typer.Option(
-        "--batch-size", metavar="N", help="Rows in one call of the denoiser.", show_default="64 with pocket, else 8"
-    ),
-]
-Clip: TypeAlias = Annotated[str | None, typer.Option("--clip", metavar="ID", help="A CLIP to score images by.")]
-Vqa: TypeAlias = Annotated[str | None, typer.Option("--vqa", metavar="ID", help="A model of visual questions, too.")]
-Vlm: TypeAlias = Annotated[str | None, typer.Option("--vlm", metavar="ID", help="A vision-language model, too.")]
-Inception: TypeAlias = Annotated[
-    str | None,
-    typer.Option(
-        "--inception",
-        metavar="FILE",
-        help="Weights for the FID: a file, or torch-fidelity to download them.",
-        show_default="the Frechet distance of other features",
-    ),
-]
 Folder: TypeAlias = Annotated[str, typer.Argument(metavar="[DIR]", help="Where `sweep run` put its results.")]
 Out: TypeAlias = Annotated[str, typer.Option("--out", metavar="DIR", help="A folder, or any fsspec URL.")]
 
@@ -114,31 +49,31 @@ def sweep() -> None:
 @app.command()
 def plan(
     context: typer.Context,
-    grid: File = None,
-    model: Models = None,
-    sampler: Samplers = None,
-    steps: Steps = None,
-    text_steps: TextSteps = None,
-    keep: Keep = None,
-    policy: Policies = None,
-    guidance_scale: Scales = None,
-    prompts: Prompts = None,
-    count: Count = None,
-    images_per_prompt: PerPrompt = None,
-    seed: Seed = None,
-    shard_size: ShardSize = None,
-    batch_size: BatchSize = None,
-    clip: Clip = None,
-    vqa: Vqa = None,
-    vlm: Vlm = None,
-    inception: Inception = None,
+    grid: grid_options.File = None,
+    model: grid_options.Models = None,
+    sampler: grid_options.Samplers = None,
+    steps: grid_options.Steps = None,
+    text_steps: grid_options.TextSteps = None,
+    keep: grid_options.Keep = None,
+    policy: grid_options.Policies = None,
+    guidance_scale: grid_options.Scales = None,
+    prompts: grid_options.Prompts = None,
+    count: grid_options.Count = None,
+    images_per_prompt: grid_options.PerPrompt = None,
+    seed: grid_options.Seed = None,
+    shard_size: grid_options.ShardSize = None,
+    batch_size: grid_options.BatchSize = None,
+    clip: grid_options.Clip = None,
+    vqa: grid_options.Vqa = None,
+    vlm: grid_options.Vlm = None,
+    inception: grid_options.Inception = None,
     device: Device = None,
     images: Annotated[Literal["none", "sample", "all"], typer.Option(help="Pictures to keep.")] = "none",
     probe: Annotated[bool, typer.Option(help="Measure the pace, for the time it will take.")] = True,
 ) -> None:
     """Say what a sweep will take, without running it: images, evaluations, disk, and time by a short probe."""
     _check_sizes(batch_size)
-    shards = _shards(grid, _entries(context.params))
+    shards = _shards(grid, grid_options.entries(context.params))
     paces = {}
     if probe:
         _check_modules()
@@ -153,24 +88,24 @@ def plan(
 @app.command()
 def run(
     context: typer.Context,
-    grid: File = None,
-    model: Models = None,
-    sampler: Samplers = None,
-    steps: Steps = None,
-    text_steps: TextSteps = None,
-    keep: Keep = None,
-    policy: Policies = None,
-    guidance_scale: Scales = None,
-    prompts: Prompts = None,
-    count: Count = None,
-    images_per_prompt: PerPrompt = None,
-    seed: Seed = None,
-    shard_size: ShardSize = None,
-    batch_size: BatchSize = None,
-    clip: Clip = None,
-    vqa: Vqa = None,
-    vlm: Vlm = None,
-    inception: Inception = None,
+    grid: grid_options.File = None,
+    model: grid_options.Models = None,
+    sampler: grid_options.Samplers = None,
+    steps: grid_options.Steps = None,
+    text_steps: grid_options.TextSteps = None,
+    keep: grid_options.Keep = None,
+    policy: grid_options.Policies = None,
+    guidance_scale: grid_options.Scales = None,
+    prompts: grid_options.Prompts = None,
+    count: grid_options.Count = None,
+    images_per_prompt: grid_options.PerPrompt = None,
+    seed: grid_options.Seed = None,
+    shard_size: grid_options.ShardSize = None,
+    batch_size: grid_options.BatchSize = None,
+    clip: grid_options.Clip = None,
+    vqa: grid_options.Vqa = None,
+    vlm: grid_options.Vlm = None,
+    inception: grid_options.Inception = None,
     device: Device = None,
     images: Annotated[
         Literal["none", "sample", "all"], typer.Option(help="Pictures to keep as PNG: of a shard none, 4 or all.")
@@ -192,7 +127,7 @@ def run(
     """
     _check_sizes(batch_size, cores, gpus)
     _check_modules()
-    shards = _shards(grid, _entries(context.params))
+    shards = _shards(grid, grid_options.entries(context.params))
     with terminal.working("Getting torch and diffusers ready"):
         from shapefirst.loading import load_quietly, quiet_libraries
         from shapefirst.models import locate
@@ -220,8 +155,7 @@ def run(
             outcomes = run_here(shards, store, Worker(device, scores, images, batch_size), tick)
         else:
             options = {"device": device, "scores": scores, "keep_images": images, "batch_size": batch_size}
-            address = None if ray == "local" else ray
-            outcomes = run_on_ray(shards, store, options, address, Resources(cores, gpus))
+            outcomes = run_on_ray(shards, store, options, ray, Resources(cores, gpus))
         for outcome in outcomes:
             if outcome.failed:
                 failed[outcome.name] = outcome.failed
@@ -374,25 +308,6 @@ def report(
     if min(one.n for one in stored.conditions) < FEW:
         terminal.note(f"fewer than {FEW} images of a policy: Frechet distances say little beyond their order.")
     terminal.line(f"Report: {page}\nTable:  {table}")
-
-
-def _entries(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a command as the grid calls them."""
-    names = {
-        "models": "model",
-        "samplers": "sampler",
-        "steps": "steps",
-        "text_steps": "text_steps",
-        "keep": "keep",
-        "policies": "policy",
-        "guidance_scale": "guidance_scale",
-        "prompts": "prompts",
-        "count": "count",
-        "images_per_prompt": "images_per_prompt",
-        "seed": "seed",
-        "shard_size": "shard_size",
-    }
-    return {entry: given[option] for entry, option in names.items() if given[option] not in (None, [], ())}
 
 
 def _shards(file: Path | None, entries: Mapping[str, Any]) -> Shards:

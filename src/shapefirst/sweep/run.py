@@ -69,7 +69,7 @@ def run_here(
 
 
 def run_on_ray(
-    shards: Shards, store: Store, worker: Mapping[str, Any], address: str | None, resources: Resources
+    shards: Shards, store: Store, worker: Mapping[str, Any], address: str, resources: Resources
 ) -> Iterator[Outcome]:
     """The missing shards as Ray tasks; Ray itself repeats those whose worker or node has died.
 
@@ -77,7 +77,7 @@ def run_on_ray(
         shards: The plan.
         store: On a folder that all nodes share, or behind a URL.
         worker: What `worker_for` takes. Each worker process loads a model once.
-        address: Of a running cluster, or "auto" for the one of this machine; None starts one here.
+        address: Of a running cluster; "auto" is the one of this machine, "local" starts one here.
         resources: Of one task.
 
     Raises:
@@ -142,7 +142,7 @@ def _do(
     return Outcome(shard.name, failed=failed)
 
 
-def _ray(address: str | None) -> Any:
+def _ray(address: str) -> Any:
     try:
         import ray
     except ImportError as error:
