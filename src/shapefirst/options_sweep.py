@@ -35,7 +35,12 @@ File: TypeAlias = Annotated[
 ]
 Models: TypeAlias = Annotated[
     list[str] | None,
-    typer.Option("--model", metavar="NAME", help="May be given again, as all that name a list.", show_default="pocket"),
+    typer.Option(
+        "--model",
+        metavar="NAME",
+        help="Name, hub id or folder; may be repeated, as what follows down to --guidance-scale.",
+        show_default="pocket",
+    ),
 ]
 Samplers: TypeAlias = Annotated[
     list[str] | None,
