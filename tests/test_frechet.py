@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from shapefirst.errors import ShapefirstError
 from shapefirst.metrics import Moments, frechet_distance
+from shapefirst.metrics.frechet import read_gaussian
 from shapefirst.statistics import jackknife
 
 
@@ -113,3 +114,9 @@ def test_nineteen_of_twenty_intervals_without_a_group_each_hold_the_distance():
         found.append(jackknife(frechet_distance(first, second), without, 300))
     expected = np.mean([one.estimate for one in found])  # with the bias that 300 images have
     assert 0.9 < np.mean([one.low < expected < one.high for one in found]) < 0.99
+
+
+def test_statistics_that_are_not_finite_are_refused(tmp_path):
+    np.savez(tmp_path / "broken.npz", mu=np.full(3, np.nan), sigma=np.eye(3))
+    with pytest.raises(ShapefirstError, match=r"broken\.npz.*not finite"):
+        read_gaussian(tmp_path / "broken.npz")

@@ -51,6 +51,7 @@ def test_on_a_cpu_the_u_net_is_channels_last(saved):
 def test_samplers_keep_the_model_s_own_noise(saved, sampler):
     pipe = load(saved, sampler=sampler, device="cpu")
     assert type(pipe.scheduler).__name__ == SAMPLERS[sampler].class_name
+    assert pipe.scheduler.order == SAMPLERS[sampler].order
     assert pipe.scheduler.config.beta_end == 0.004
     assert pipe.scheduler.config.get("clip_sample", False) is False
     assert make_sampler("ddim", pipe.scheduler.config).config.prediction_type == "epsilon"

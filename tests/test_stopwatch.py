@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from shapefirst.errors import ShapefirstError
 from shapefirst.layout import denoiser_of
 from shapefirst.schedule import TextSchedule
 from shapefirst.sweep.grid import Setting
-from shapefirst.sweep.latency import Latency, Parts, Timing, calls_table, parts_table, read_latencies
+from shapefirst.sweep.latency import Latency, Parts, Timing, calls_table, parts_table, read_latencies, updated
 from shapefirst.sweep.stopwatch import parts_of, time_policies, whole_call
 
 LATENCY = Latency(
@@ -100,8 +100,8 @@ def test_a_table_has_seconds_evaluations_and_flops_beside_each_other():
         "batch 1: s an image",
         "batch 4: s an image",
     )
-    assert table.rows[0] == ("stock pipeline", "20", "–", "40", "1.00", "1.00")
-    assert table.rows[1] == (
+    assert table.rows[-1] == ("stock pipeline", "20", "–", "40", "1.00", "1.00")
+    assert table.rows[0] == (
         "paper:5",
         "15",
         "25%",
@@ -114,5 +114,18 @@ def test_a_table_has_seconds_evaluations_and_flops_beside_each_other():
 
 def test_latencies_are_read_back_as_they_were_stored():
     assert read_latencies(json.dumps([asdict(LATENCY)])) == [LATENCY]
-    with pytest.raises(ShapefirstError, match="measure them again"):
+    with pytest.raises(ShapefirstError, match="measures them anew"):
         read_latencies('[{"setting": 1}]')
+
+
+def test_what_is_measured_later_stays_beside_what_was_measured_before():
+    again = Timing(4, "paper:5", 0.25, (2.0, 2.0), (4.0, 4.0))
+    other = Timing(2, "paper:3", 0.35, (2.0, 2.0), (4.0, 4.0))
+    later = replace(LATENCY, timings=(again, other), parts=(Parts(2, 0.01, 0.4, 0.2, 0.01, 2e9),))
+    both = updated(LATENCY, later)
+    assert set(both.timings) == {*LATENCY.timings[:1], *LATENCY.timings[2:], again, other}
+    assert [parts.batch for parts in both.parts] == [1, 2, 4]
+    assert updated(replace(LATENCY, machine="another"), later) == later
+    rows = {row[0]: row for row in calls_table(both).rows}
+    assert rows["paper:3"] == ("paper:3", "13", "35%", "26", "–", "1.00, 50% saved (50% to 50%)", "–")
+    assert "medians of 2 to 3 rounds" in calls_table(both).caption

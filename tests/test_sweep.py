@@ -31,7 +31,7 @@ from shapefirst.sweep.report import finding_of
 from shapefirst.sweep.rows import made, picture_name
 from shapefirst.sweep.run import missing, run_here
 from shapefirst.sweep.store import CannotWrite, Store
-from shapefirst.sweep.summary import Condition, summarise
+from shapefirst.sweep.summary import Condition, Reference, summarise
 from shapefirst.sweep.work import Worker
 
 GRID = Grid(
@@ -145,6 +145,21 @@ def test_a_grid_that_is_wrong_is_refused_in_a_sentence(tmp_path, content, named)
     assert named in one_sentence(result)
 
 
+def test_heun_is_counted_with_both_of_its_calls(worker):
+    grid = Grid(samplers=("heun",), steps=(4,), text_steps=("0", "2"), count=2)
+    shards, rows = shards_of(grid), []
+    pipe = load("pocket", sampler="heun", device="cpu")
+    hook = pipe.unet.register_forward_pre_hook(lambda module, given: rows.append(len(given[0])))
+    texts = [prompt.text for prompt in shards.prompts]
+    for schedule in shards[0].policies.values():
+        for _ in denoise(pipe, texts, schedule=schedule, num_inference_steps=4, generator=generators([0, 1])):
+            pass
+    hook.remove()
+    assert cost_of(shards)[0].apart == sum(rows)
+    assert cost_of(shards)[0].shared == worker.run(shards[0]).evaluations < sum(rows)
+    assert shards.settings[0].fully_guided == 2 * (4 + 3)
+
+
 @pytest.mark.parametrize("sampler", ["ddim", "dpm-solver"])
 def test_a_shard_has_the_images_of_separate_runs(worker, sampler):
     grid = Grid(samplers=(sampler,), steps=(4,), text_steps=("0", "2"), keep=("null", "text"), count=2)
@@ -247,13 +262,24 @@ def test_a_full_disk_stops_the_sweep_at_once(tmp_path, worker, monkeypatch):
 
 
 def test_another_sweep_s_folder_is_left_alone(finished, tmp_path):
-    with pytest.raises(ShapefirstError, match="differs in count"):
+    with pytest.raises(ShapefirstError, match=r"differs in count \(5 there, 3 here\)"):
         finished.begin(shards_of(Grid(**{**vars(GRID), "count": 3})), {"weights": {"pocket": "x"}})
     with pytest.raises(ShapefirstError, match="differs in weights"):
         finished.begin(shards_of(), {"weights": {"pocket": "y"}})
     (tmp_path / "mine.txt").write_text("notes")
     with pytest.raises(ShapefirstError, match="no sweep"):
         Store(str(tmp_path)).begin(shards_of(), {})
+
+
+def test_a_sweep_that_finished_no_shard_makes_room_for_another(tmp_path):
+    store = Store(str(tmp_path / "sweep"))
+    store.begin(shards_of(), {"scores": {"inception": "a file that is not there"}})
+    store.give_up("000000", "no such file")
+    other = Grid(**{**vars(GRID), "count": 3})
+    store.begin(shards_of(other), {"scores": {"inception": None}})
+    assert store.grid() == other
+    assert len(store.prompts()) == 3
+    assert store.failed() == {}
 
 
 def test_the_manifest_says_what_the_sweep_was_begun_with(finished):
@@ -299,7 +325,7 @@ def test_the_summary_is_that_of_all_rows_in_one_pass(finished):
 
 def test_distances_have_the_interval_of_a_jackknife_over_prompts(finished):
     noise = np.random.default_rng(0).normal(size=(300, 256))
-    conditions = summarise(finished, lambda setting: Moments.of(noise)).conditions
+    conditions = summarise(finished, Reference("noise", "noise", lambda setting: Moments.of(noise))).conditions
     rows = [row for table in finished.tables() for row in table.to_pylist() if row["sampler"] == "ddim"]
     features = {
         policy: np.array([r["features"] for r in sorted(rows, key=lambda r: r["image"]) if r["policy"] == policy])
@@ -387,12 +413,18 @@ def test_a_reference_puts_the_paper_s_claim_to_the_test(half, none, verdicts):
         return Condition(setting, policy, k, "null", "features", 50 + k, 1000, same, interval, interval, interval)
 
     found = [condition(0, none), condition(25, half), condition(30, (1, 1.01)), condition(50, (1, 1))]
-    finding = finding_of(found, [], [], reference="renders", unfinished=0)
+    finding = finding_of(found, [], [], reference=Reference("renders", "renders", lambda setting: None), unfinished=0)
     assert [claim.verdict for claim in finding.claims] == verdicts
     assert all("25 steps" in claim.statement for claim in finding.claims[:1])
 
 
 def test_the_commands_refuse_what_is_not_there(tmp_path):
+    tiny = ("sweep", "run", "--count", 2, "--steps", 2, "--text-steps", 1, "--out", tmp_path / "none")
+    assert "'tpu'" in one_sentence(shapefirst(*tiny, "--device", "tpu"))
+    assert "--ray" in one_sentence(shapefirst(*tiny, "--cores", 2))
+    assert "count of at least 2" in one_sentence(shapefirst(*tiny, "--count", 1))
+    assert "name a folder" in one_sentence(shapefirst(*tiny[:-1], ""))
+    assert not (tmp_path / "none").exists()
     assert "There is no sweep" in one_sentence(shapefirst("sweep", "report", tmp_path / "nothing"))
     assert "There is no sweep" in one_sentence(shapefirst("sweep", "report", "memory://nothing"))
     (tmp_path / "manifest.json").write_text("{")
@@ -409,6 +441,20 @@ def test_sizes_below_one_are_refused(option, tmp_path):
     assert not (tmp_path / "sweep").exists()
 
 
+def test_a_sweep_alone_shows_its_help_and_no_empty_error():
+    result = shapefirst("sweep")
+    assert "Usage" in result.output
+    assert "Error" not in result.output
+
+
+def test_words_that_pocket_never_saw_are_named_before_they_are_sampled(tmp_path):
+    (tmp_path / "prompts.txt").write_text("a red mushroom\na turquoise wombat\n")
+    tiny = ("--steps", 2, "--text-steps", 1, "--prompts", tmp_path / "prompts.txt", "--out", tmp_path / "sweep")
+    result = shapefirst("sweep", "run", *tiny)
+    assert result.exit_code == 0, result.output
+    assert "pocket never saw 'turquoise', 'wombat'" in result.stderr
+
+
 def test_a_run_with_given_up_shards_says_so(tmp_path, monkeypatch):
     def outcomes(*arguments):
         yield running.Outcome("000000", 8)
@@ -418,6 +464,26 @@ def test_a_run_with_given_up_shards_says_so(tmp_path, monkeypatch):
     result = shapefirst("sweep", "run", "--steps", 4, "--count", 2, "--shard-size", 1, "--out", tmp_path / "sweep")
     assert result.exit_code == 1
     assert "000001 was given up: out of memory" in result.stderr
+
+
+def test_intervals_do_not_leave_what_a_mean_can_be(finished):
+    for one in summarise(finished).conditions:
+        for name in ("l1", "judge", "judge-noun", "similarity"):
+            found = one.metrics[name]
+            assert (-1 if name == "similarity" else 0) <= found.low <= found.estimate <= found.high <= 1 + 1e-9
+
+
+def test_an_unfinished_sweep_says_so_where_it_is_read(worker, tmp_path):
+    grid = Grid(steps=(2,), text_steps=("1",), count=4, shard_size=2)
+    store = Store(str(tmp_path / "sweep"))
+    store.begin(shards_of(grid), {"weights": {"pocket": "x"}, "scores": {}})
+    next(run_here(shards_of(grid), store, worker))
+    told = shapefirst("sweep", "report", tmp_path / "sweep")
+    assert told.exit_code == 0, told.output
+    said = "Shards that are not done yet and not counted: 1."
+    assert said in told.stderr
+    assert said in (tmp_path / "sweep" / "report" / "table.md").read_text()
+    assert said in (tmp_path / "sweep" / "report" / "report.html").read_text()
 
 
 def test_kept_images_stand_side_by_side_in_the_report(worker, tmp_path):
@@ -430,15 +496,18 @@ def test_kept_images_stand_side_by_side_in_the_report(worker, tmp_path):
     (picture,) = pictures_of(store, shards, conditions)
     columns = [one.policy for one in conditions]
     assert columns == ["paper:0", "paper:1", "full"]
-    # The pictures of the sheet, found by their frames: two prompts of the first shard under three policies.
+    # The pictures of the sheet, found by their frames: three prompts of two shards under three policies.
     sheet = np.asarray(picture.image).astype(int)
     frame = (np.abs(sheet - (212, 212, 216)).sum(axis=2) == 0).astype(int)
     tops = [y for y in range(len(frame)) if frame[y].sum() > 300 and frame[y - 1].sum() < 10]
     lefts = [x for x in range(frame.shape[1]) if frame[:, x].sum() > 150 and frame[:, x - 1].sum() < 10]
-    assert (len(tops[::2]), len(lefts[::2])) == (2, 3)
+    assert (len(tops[::2]), len(lefts[::2])) == (3, 3)
     for row, y in enumerate(tops[::2]):
         for policy, x in zip(columns, lefts[::2], strict=True):
-            stored = Image.open(io_of(store.picture("000000", picture_name(row, policy)))).resize((112, 112), 1)
+            stored = Image.open(io_of(store.picture(f"00000{row // 2}", picture_name(row, policy))))
+            assert stored.text["prompt"] == shards.prompts[row].text
+            assert (stored.text["policy"], stored.text["seed"]) == (policy, str(row))
+            stored = stored.resize((112, 112), Image.Resampling.LANCZOS)
             assert np.array_equal(sheet[y + 1 : y + 113, x + 1 : x + 113], np.asarray(stored))
 
 

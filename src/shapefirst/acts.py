@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from shapefirst.schedule import Branch, TextSchedule
+from shapefirst.schedule import Branch, TextSchedule, calls_in
 
 __all__ = ["Act", "act_at", "evaluations_together"]
 
@@ -27,8 +27,10 @@ def act_at(schedule: TextSchedule, step: int, num_steps: int, guidance_scale: fl
     return Act(() if schedule.keep == "neither" else (schedule.keep,), schedule.order)
 
 
-def evaluations_together(schedules: Sequence[TextSchedule], num_steps: int, guidance_scale: float) -> int:
-    """Denoiser evaluations per image of `together.denoise_together`, with a solver that calls the denoiser once a step.
+def evaluations_together(
+    schedules: Sequence[TextSchedule], num_steps: int, guidance_scale: float, solver_order: int = 1
+) -> int:
+    """Denoiser evaluations per image of `together.denoise_together`.
 
     Raises:
         ShapefirstError: A schedule that does not fit the number of steps.
@@ -40,5 +42,5 @@ def evaluations_together(schedules: Sequence[TextSchedule], num_steps: int, guid
             (*before, act_at(schedule, step, num_steps, guidance_scale))
             for before, schedule in zip(told, schedules, strict=True)
         ]
-        count += sum(len(done[-1].branches) for done in set(told))
+        count += calls_in(step, num_steps, solver_order) * sum(len(done[-1].branches) for done in set(told))
     return count

@@ -55,7 +55,9 @@ def _one_sentence() -> Iterator[None]:
         terminal.error(f"Cannot read or write{where}: {problem.strerror or problem}.")
         raise typer.Exit(BAD_INPUT) from problem
     except (ShapefirstError, typer.TyperException) as problem:
-        terminal.error(_sentence(problem) if isinstance(problem, typer.TyperException) else str(problem))
+        said = _sentence(problem) if isinstance(problem, typer.TyperException) else str(problem)
+        if said:
+            terminal.error(said)
         raise typer.Exit(BAD_INPUT) from problem
     except KeyboardInterrupt as stop:
         terminal.error("interrupted.")
@@ -63,8 +65,11 @@ def _one_sentence() -> Iterator[None]:
 
 
 def _sentence(problem: typer.TyperException) -> str:
-    """Typer's words, and the value that it leaves out where a number or a choice was expected."""
+    """Typer's words, and the value that it leaves out where a number or a choice was expected; none where it has shown
+    a command's help instead."""
     said = problem.format_message().rstrip(".")
+    if not said:
+        return ""
     errors = getattr(problem.__cause__, "errors", None)  # pydantic's
     given = f", not {errors()[0]['input']!r}" if callable(errors) and "is not one of" not in said else ""
     return f"{said.replace('Value error, ', '')}{given}."

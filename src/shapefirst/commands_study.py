@@ -19,6 +19,7 @@ from shapefirst.loading import load_quietly
 from shapefirst.options import Device, GuidanceScale, Model, Sampler, command_line
 
 if TYPE_CHECKING:
+    from shapefirst.prompts import Prompt
     from shapefirst.studies.runner import Plan, Task
     from shapefirst.studies.selection import Source
     from shapefirst.studies.storage import Stored
@@ -145,7 +146,7 @@ def study(
         studies, given, setting, prompts, lambda name: command_line(context, ("study", name), NOT_REPEATED)
     )
     plan = make_plan(tasks, out, force=force)
-    unjudged = next((p.text for p in given.prompts if not can_judge(p)), None)
+    unjudged = next((p for p in given.prompts if not can_judge(p)), None)
     _remark(tasks, plan, given, prompts, out, unjudged)
     for stored in plan.kept:
         terminal.remark(f"{_outcome(stored)} (kept from an earlier run)")
@@ -217,11 +218,11 @@ def _check(prompts: int | None, seed: int, steps: int, scale: float, sampler: st
 
 
 def _remark(
-    tasks: Sequence[Task], plan: Plan, given: Source, prompts: int | None, out: Path, unjudged: str | None
+    tasks: Sequence[Task], plan: Plan, given: Source, prompts: int | None, out: Path, unjudged: Prompt | None
 ) -> None:
     """What the user should know before the studies run."""
     from shapefirst.models import is_pocket
-    from shapefirst.pocket.vocabulary import unknown_words
+    from shapefirst.remarks import warn_of_unjudged
 
     short = [task for task in tasks if len(task.items) < task.wanted]
     if short:
@@ -231,12 +232,7 @@ def _remark(
             f"{'you asked for' if prompts else f'{most.study.name} takes by default'}: all are used."
         )
     if is_pocket(tasks[0].setting.model) and unjudged is not None:
-        unknown = unknown_words(" ".join(p.text for p in given.prompts))
-        why = f"pocket never saw {terminal.listed(unknown)}" if unknown else "it reads 'a red car' or two such phrases"
-        terminal.warning(
-            f"pocket's judge scores nothing here because of prompts such as {shortened(unjudged)!r} (in "
-            f"{given.name}): {why}. `shapefirst models pocket` lists its words."
-        )
+        warn_of_unjudged(unjudged, given.prompts, given.name)
     if plan.strangers:
         terminal.note(
             f"the report in {str(out)!r} also shows {', '.join(plan.strangers)}, which are of another setting: run "

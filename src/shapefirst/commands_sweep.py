@@ -16,7 +16,8 @@ from shapefirst.errors import ShapefirstError
 from shapefirst.options import Device, command_line
 
 if TYPE_CHECKING:
-    from shapefirst.sweep.grid import Grid, Shards
+    from shapefirst.sweep.grid import Grid, Setting, Shards
+    from shapefirst.sweep.latency import Latency
     from shapefirst.sweep.store import Store
     from shapefirst.sweep.work import Scores
 
@@ -78,8 +79,11 @@ def plan(
     if probe:
         _check_modules()
         with terminal.working("Getting torch and diffusers ready"):
+            from shapefirst.machine import find_device
             from shapefirst.sweep.probe import probe as measure
             from shapefirst.sweep.work import Worker
+        find_device(device)
+        _warn(shards)
         worker = Worker(device, _scores(shards, clip, vqa, vlm, inception), "none", batch_size)
         paces = _paces(worker, shards, measure)
     tables_sweep.costs(shards, paces, disk_of=images, inception=inception is not None)
@@ -126,18 +130,26 @@ def run(
       shapefirst sweep run grid.toml --ray local --images sample
     """
     _check_sizes(batch_size, cores, gpus)
+    if ray is None and (cores != 1 or gpus):
+        raise ShapefirstError("--cores and --gpus are what a Ray task takes: add --ray auto, or leave them out.")
     _check_modules()
     shards = _shards(grid, grid_options.entries(context.params))
     with terminal.working("Getting torch and diffusers ready"):
         from shapefirst.loading import load_quietly, quiet_libraries
+        from shapefirst.machine import find_device
         from shapefirst.models import locate
         from shapefirst.studies.fingerprint import fingerprint
         from shapefirst.sweep.run import Resources, missing, run_here, run_on_ray
         from shapefirst.sweep.work import Worker
     from dataclasses import asdict
 
+    from shapefirst.report.figures import plural
+
     quiet_libraries()
+    if ray is None:
+        find_device(device)
     store = _store(out)
+    _warn(shards)
     scores = _scores(shards, clip, vqa, vlm, inception)
     for name in shards.grid.models:
         if locate(name) is None:
@@ -148,24 +160,29 @@ def run(
     each = {setting: shards.evaluations(setting) for setting in shards.settings}
     expected = {shard.name: each[shard.setting] * len(shard.prompts) for shard in missing(shards, store)}
     if kept := len(shards) - len(expected):
-        terminal.note(f"going on: {kept} of {len(shards)} shards done already.")
+        terminal.note(f"{'going on: ' if expected else ''}{kept} of {len(shards)} shards done already.")
     failed = {}
-    with terminal.counting(f"{len(expected)} shards", total=max(1, sum(expected.values()))) as tick:
+    with terminal.counting(plural(len(expected), "shard"), total=max(1, sum(expected.values()))) as tick:
         if ray is None:
             outcomes = run_here(shards, store, Worker(device, scores, images, batch_size), tick)
         else:
             options = {"device": device, "scores": scores, "keep_images": images, "batch_size": batch_size}
             outcomes = run_on_ray(shards, store, options, ray, Resources(cores, gpus))
-        for outcome in outcomes:
-            if outcome.failed:
-                failed[outcome.name] = outcome.failed
-                terminal.warning(f"shard {outcome.name} was given up: {outcome.failed}.")
-            if ray is not None:
-                tick(expected[outcome.name])
+        try:
+            for outcome in outcomes:
+                if outcome.failed:
+                    failed[outcome.name] = outcome.failed
+                    terminal.warning(f"shard {outcome.name} was given up: {outcome.failed}.")
+                if ray is not None:
+                    tick(expected[outcome.name])
+        except KeyboardInterrupt:
+            terminal.note("finished shards are kept: the same command goes on.")
+            raise
     terminal.line(f"{len(shards) - len(failed)} of {len(shards)} shards in {out}")
     if failed:
         terminal.error(
-            f"{len(failed)} shards failed three times each; why is in {out}/failed. The same command tries them again."
+            f"{plural(len(failed), 'shard')} failed three times each; why is in {out}/failed. The same command tries "
+            "again."
         )
         raise typer.Exit(SOME_FAILED)
     terminal.line(f"Now: shapefirst sweep report {out}")
@@ -198,18 +215,20 @@ def latency(
         raise ShapefirstError(f"--batch must be at least 1, not {wrong[0]}.")
     with terminal.working("Getting torch and diffusers ready"):
         from shapefirst.loading import quiet_libraries
-        from shapefirst.machine import hardware
+        from shapefirst.machine import find_device, hardware
         from shapefirst.models import with_sampler
-        from shapefirst.sweep.latency import Latency, calls_table, parts_table, read_latencies
+        from shapefirst.sweep.latency import Latency, calls_table, parts_table, updated
         from shapefirst.sweep.stopwatch import BATCHES, calls, parts_of, time_policies, whole_call
         from shapefirst.sweep.work import Worker
     quiet_libraries()
+    find_device(device)
     store = _store(folder)
     shards = Shards(store.grid(), store.prompts())
+    known = _known_latencies(store)
+    store.save(LATENCIES, json.dumps([asdict(one) for one in known.values()], indent=1))  # it can be written
     prompts = [prompt.text for prompt in shards.prompts]
     batches = sorted(set(batch or BATCHES))
     worker, found = Worker(device), []
-    kept = {one.setting: one for one in read_latencies(store.text(LATENCIES) or "[]")}
     for setting in shards.settings:
         schedules = {words: followed(words) for words in policy} if policy else shards.policies(setting)
         pipe = with_sampler(worker.model(setting.model).pipe, setting.sampler)
@@ -230,14 +249,15 @@ def latency(
             ]
         parts = [parts_of(pipe, prompts, batch=n) for n in batches]
         found.append(Latency(setting, hardware(device), tuple(timings), tuple(parts)))
-        kept[setting] = found[-1]
-        file = store.save(LATENCIES, json.dumps([asdict(one) for one in kept.values()], indent=1))
+        known[setting] = updated(known.get(setting), found[-1])
+        file = store.save(LATENCIES, json.dumps([asdict(one) for one in known.values()], indent=1))
     tables_sweep.summaries(table for one in found for table in (calls_table(one), parts_table(one)))
     terminal.line(f"Seconds: {file}\nNow: shapefirst sweep report {folder}")
 
 
 @app.command()
 def report(
+    context: typer.Context,
     folder: Folder = OUT,
     reference: Annotated[
         Path | None,
@@ -273,16 +293,18 @@ def report(
         from shapefirst.sweep.grid import Shards
         from shapefirst.sweep.latency import read_latencies
         from shapefirst.sweep.pictures import pictures_of
-        from shapefirst.sweep.report import STUDY, finding_of, markdown, setting_of, verdicts
+        from shapefirst.sweep.report import STUDY, finding_of, markdown, missing, setting_of, verdicts
         from shapefirst.sweep.summary import summarise
         from shapefirst.writes import check_writable, save_text
 
         check_writable(out)
     against = None
     if reference is not None:
+        from shapefirst.machine import find_device
         from shapefirst.sweep.reference import reference_from
         from shapefirst.sweep.work import Scores
 
+        find_device(device)
         against = reference_from(reference, Scores(**manifest["about"]["scores"]), device, terminal.progress)
     shards = Shards(store.grid(), store.prompts())
     names = store.done()
@@ -290,21 +312,24 @@ def report(
     steps = len(names) + sum(len(shards.policies(setting)) for setting in begun)
     with terminal.counting("Reading shards and taking distances", total=steps) as tick:
         stored = summarise(store, against, lambda: tick(1))
+    unfinished = manifest["shards"] - stored.shards
     latencies = read_latencies(store.text(LATENCIES) or "[]")
     finding = finding_of(
         stored.conditions,
         latencies,
         pictures_of(store, shards, stored.conditions),
-        reference=str(reference) if reference else None,
-        unfinished=manifest["shards"] - stored.shards,
+        reference=against,
+        unfinished=unfinished,
     )
-    save(out, STUDY, finding, setting_of(manifest, stored))
+    save(out, STUDY, finding, setting_of(manifest, stored, command_line(context, ("sweep", "report"))))
     page = write_report(out)
     table = out / "table.md"
-    save_text(markdown(finding), table)
+    save_text(markdown(finding, unfinished), table)
     tables_sweep.summaries(finding.summaries)
     for verdict in verdicts(finding):
         terminal.line(verdict)
+    if unfinished:
+        terminal.note(missing(unfinished))
     if min(one.n for one in stored.conditions) < FEW:
         terminal.note(f"fewer than {FEW} images of a policy: Frechet distances say little beyond their order.")
     terminal.line(f"Report: {page}\nTable:  {table}")
@@ -324,10 +349,34 @@ def _scores(shards: Shards, clip: str | None, vqa: str | None, vlm: str | None, 
     return Scores(clip, vqa, vlm, inception, judge=all(can_judge(prompt) for prompt in shards.prompts))
 
 
+def _warn(shards: Shards) -> None:
+    """What the user should know of the prompts before they are sampled."""
+    from shapefirst.models import is_pocket
+    from shapefirst.pocket.alignment import can_judge
+    from shapefirst.remarks import warn_of_unjudged
+
+    if any(map(is_pocket, shards.grid.models)):
+        unjudged = next((prompt for prompt in shards.prompts if not can_judge(prompt)), None)
+        if unjudged is not None:
+            warn_of_unjudged(unjudged, shards.prompts, shards.grid.prompts)
+
+
+def _known_latencies(store: Store) -> dict[Setting, Latency]:
+    from shapefirst.sweep.latency import read_latencies
+
+    try:
+        return {one.setting: one for one in read_latencies(store.text(LATENCIES) or "[]")}
+    except ShapefirstError:
+        terminal.warning(f"{LATENCIES} is damaged, and takes no part in what is measured now.")
+        return {}
+
+
 def _store(place: str) -> Store:
     """By an absolute path: Ray's workers have folders of their own."""
     from shapefirst.sweep.store import Store
 
+    if not place:
+        raise ShapefirstError("The results need a place: name a folder or a URL.")
     return Store(place if "://" in place else str(Path(place).absolute()))
 
 

@@ -5,7 +5,7 @@ The command line prints such an error without a traceback and exits with code 2.
 
 from __future__ import annotations
 
-__all__ = ["ModelError", "ShapefirstError", "UnsupportedPipelineError", "first_line", "shortened"]
+__all__ = ["DeviceError", "ModelError", "ShapefirstError", "UnsupportedPipelineError", "first_line", "shortened"]
 
 
 class ShapefirstError(ValueError):
@@ -14,6 +14,10 @@ class ShapefirstError(ValueError):
 
 class ModelError(ShapefirstError):
     """A model that is unknown, absent, incomplete or corrupt."""
+
+
+class DeviceError(ShapefirstError):
+    """A device that is not there."""
 
 
 class UnsupportedPipelineError(ShapefirstError):

@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shapefirst.errors import ShapefirstError
+from shapefirst.errors import DeviceError
 
 if TYPE_CHECKING:
     import torch
@@ -23,7 +23,7 @@ def find_device(device: str | torch.device | None = None) -> torch.device:
     """The device that is meant, with its index; by default CUDA, else Apple's MPS, else the CPU.
 
     Raises:
-        ShapefirstError: There is no such device here.
+        DeviceError: There is no such device here.
     """
     import torch
 
@@ -32,7 +32,7 @@ def find_device(device: str | torch.device | None = None) -> torch.device:
     try:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ShapefirstError(
+        raise DeviceError(
             f"There is no device {str(device)!r} here: use cpu, or cuda or mps where torch has it."
         ) from error
 
@@ -49,7 +49,9 @@ def hardware(device: str | torch.device | None = None) -> str:
     if info.exists():
         names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
         cpu = names[0] if names else cpu
-    return f"{os.cpu_count()} cores of {cpu}, torch {torch.__version__}"
+    cores, threads = os.cpu_count(), torch.get_num_threads()
+    used = "" if threads == cores else f" ({threads} thread{'s' * (threads > 1)})"
+    return f"{cores} cores of {cpu}{used}, torch {torch.__version__}"
 
 
 def versions() -> dict[str, str]:

@@ -83,10 +83,17 @@ MODELS: Final[dict[str, ModelInfo]] = {
 
 @dataclass(frozen=True)
 class SamplerInfo:
-    """A diffusers scheduler class, and what to change in the configuration that a model brings along."""
+    """A diffusers scheduler class, and what to change in the configuration that a model brings along.
+
+    Attributes:
+        class_name: Of diffusers.
+        options: Entries of its configuration.
+        order: Calls of the denoiser in a step, the scheduler's own ``order``; the last step has one in any case.
+    """
 
     class_name: str
     options: dict[str, Any] = field(default_factory=dict)
+    order: int = 1
 
 
 _DPM = {"algorithm_type": "dpmsolver++", "solver_order": 2, "lower_order_final": True, "final_sigmas_type": "zero"}
@@ -98,7 +105,7 @@ SAMPLERS: Final[dict[str, SamplerInfo]] = {
     "dpm-solver-singlestep": SamplerInfo("DPMSolverSinglestepScheduler", _DPM),
     "euler": SamplerInfo("EulerDiscreteScheduler"),
     "unipc": SamplerInfo("UniPCMultistepScheduler"),
-    "heun": SamplerInfo("HeunDiscreteScheduler"),
+    "heun": SamplerInfo("HeunDiscreteScheduler", order=2),
 }
 
 

@@ -156,22 +156,28 @@ class TextSchedule:
         """The number of guided steps, in [0, num_steps]."""
         return len(self.guided_steps(num_steps))
 
-    def evaluations(self, num_steps: int) -> int:
-        """Denoiser evaluations per image: 2 for a guided step, and 1 for any other, or none if it keeps neither branch.
+    def evaluations(self, num_steps: int, solver_order: int = 1) -> int:
+        """Denoiser evaluations per image: 2 for a guided call, and 1 for any other, or none if it keeps neither branch.
 
-        This holds for solvers that call the denoiser once a step. Heun calls it twice in every step but the last.
+        Args:
+            num_steps: N.
+            solver_order: The scheduler's ``order``, see `calls_in`.
         """
-        k = self.text_steps(num_steps)
-        return 2 * k + self.others * (num_steps - k)
+        guided = self.guided_steps(num_steps)
+        return sum(
+            (2 if step in guided else self.others) * calls_in(step, num_steps, solver_order)
+            for step in range(num_steps)
+        )
 
     @property
     def others(self) -> int:
         """Evaluations in a step that is not guided: 0 or 1."""
         return int(self.keep != "neither")
 
-    def saved(self, num_steps: int) -> float:
+    def saved(self, num_steps: int, solver_order: int = 1) -> float:
         """The share of the evaluations of full guidance that is saved; (N - k) / (2 N) where one branch is kept."""
-        return 1 - self.evaluations(num_steps) / (2 * num_steps)
+        full = TextSchedule().evaluations(num_steps, solver_order)
+        return 1 - self.evaluations(num_steps, solver_order) / full
 
     def strip(self, num_steps: int) -> str:
         """One character a step: # both branches; n or t: the one that runs, N or T: the other extrapolated; . none."""
@@ -250,6 +256,11 @@ def check_kept(keep: object, order: object) -> None:
         raise ShapefirstError(
             'Steps that keep neither branch need a prediction: give an order from 0 to 3 with "neither".'
         )
+
+
+def calls_in(step: int, num_steps: int, solver_order: int) -> int:
+    """How often a solver calls the denoiser in a step: once, or with order 2 (Heun) twice in all but the last."""
+    return solver_order if step < num_steps - 1 else 1
 
 
 @lru_cache(maxsize=256)

@@ -33,8 +33,6 @@ def costs(shards: Shards, paces: Mapping[tuple[str, str], Pace], *, disk_of: str
         rows.append((str(cost.setting), *cells, *([duration(cost.seconds(pace))] if pace else [])))
     names = ("setting", "policies", "images", "evaluations", "in separate runs", "share", *(("time",) if paces else ()))
     summaries([Summary(names, tuple(rows))])
-    if "heun" in shards.grid.samplers:
-        terminal.note("Heun calls the denoiser twice in a step; the counts here take it for one call.")
     total = sum(cost.images for cost in found)
     megabytes = disk_bytes(shards, inception=inception, keep_images=disk_of) / 1e6
     room = f"{megabytes:,.0f} MB" if megabytes < 1000 else f"{megabytes / 1000:,.1f} GB"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import tempfile
@@ -16,7 +17,7 @@ from shapefirst.errors import ShapefirstError
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["Names", "atomic", "check_file", "check_writable", "save_png", "save_text", "slug"]
+__all__ = ["Names", "atomic", "check_file", "check_writable", "png_of", "save_png", "save_text", "slug"]
 
 
 @contextmanager
@@ -73,13 +74,19 @@ def check_file(path: Path) -> None:
 
 def save_png(image: Image.Image, path: Path, settings: Mapping[str, object] | None = None) -> None:
     """Writes a PNG with ``settings`` as text chunks, one a key (``PIL.Image.open(path).text`` gives them back)."""
+    with atomic(path) as part:
+        part.write_bytes(png_of(image, settings or {}))
+
+
+def png_of(image: Image.Image, settings: Mapping[str, object]) -> bytes:
+    """What `save_png` writes."""
     from PIL.PngImagePlugin import PngInfo
 
-    chunks = PngInfo()
-    for key, value in (settings or {}).items():
+    chunks, stream = PngInfo(), io.BytesIO()
+    for key, value in settings.items():
         chunks.add_text(key, str(value))
-    with atomic(path) as part:
-        image.save(part, format="PNG", pnginfo=chunks)
+    image.save(stream, format="PNG", pnginfo=chunks)
+    return stream.getvalue()
 
 
 def save_text(text: str, path: Path) -> None:

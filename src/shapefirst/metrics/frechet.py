@@ -140,6 +140,8 @@ def read_gaussian(path: Path | str) -> Gaussian:
         raise ShapefirstError(
             f"The statistics in {str(path)!r} have shapes {mean.shape} and {covariance.shape}, not (d) and (d, d)."
         )
+    if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
+        raise ShapefirstError(f"Some of the statistics in {str(path)!r} are not finite: make them again.")
     return Gaussian(mean, covariance)
 
 

@@ -11,7 +11,7 @@ from shapefirst.report.figures import duration, label, one_of, plural, reach, ru
 from shapefirst.report.parts import MARKS, facts, verdict
 from shapefirst.studies import STUDIES
 from shapefirst.studies.finding import Claim
-from shapefirst.studies.storage import Stored, mismatch
+from shapefirst.studies.storage import Setting, Stored, mismatch
 
 __all__ = ["overview"]
 
@@ -60,9 +60,7 @@ def _setting(stored: Sequence[Stored]) -> str:
         {
             "Model": escape(one_of(s.model for s in settings)),
             "Weights": f"<code>{escape(one_of(s.fingerprint for s in settings))}</code>",
-            "Sampler": escape(one_of(s.sampler for s in settings)),
-            "Steps": escape(one_of(s.steps for s in settings)),
-            "Guidance scale": escape(one_of(s.guidance_scale for s in settings)),
+            **_sampling([setting for setting in settings if not setting.words] or settings),
             "Seed": escape(one_of(s.seed for s in settings)),
             "Prompts or pairs": span,
             "Time": duration(sum(s.seconds for s in settings)),
@@ -70,6 +68,17 @@ def _setting(stored: Sequence[Stored]) -> str:
             "shapefirst": escape(one_of(s.version for s in settings)),
         }
     )
+
+
+def _sampling(settings: Sequence[Setting]) -> dict[str, str]:
+    """How images were sampled; of settings that need words, in those words."""
+    if words := [setting.words for setting in settings if setting.words]:
+        return {"Run with": escape(one_of(words))}
+    return {
+        "Sampler": escape(one_of(s.sampler for s in settings)),
+        "Steps": escape(one_of(s.steps for s in settings)),
+        "Guidance scale": escape(one_of(s.guidance_scale for s in settings)),
+    }
 
 
 def _notes(stored: Sequence[Stored]) -> str:
@@ -81,7 +90,10 @@ def _notes(stored: Sequence[Stored]) -> str:
         which = "This is a short run" if all(s.setting.quick for s in stored) else f"Short runs ({short})"
         notes.append(f"{which} (--quick): few prompts and steps, to see it work rather than to learn from it.")
     if any(study.setting.sampler == "heun" for study in stored):
-        notes.append("Heun calls the denoiser twice in a step; the counts of evaluations here take it for one call.")
+        notes.append(
+            "Heun calls the denoiser twice in a step; the studies' counts of evaluations take it for one call, those "
+            "of a sweep do not."
+        )
     for study in stored:
         # Number and kind of prompts differ between studies by design.
         if difference := mismatch(replace(study.setting, count=first.count, prompts=first.prompts), first):

@@ -56,12 +56,14 @@ def _measured(study: Stored) -> str:
     last = setting.seed + setting.count - 1
     singular = "pair" if study.needs == "pairs" else "prompt"
     table = "" if study.reason else f"<code>{escape(study.name)}/table.parquet</code>, beside this page"
+    run = setting.words or (
+        f"{plural(setting.count, singular)}, "
+        f"{f'seeds {setting.seed} to {last}' if last > setting.seed else f'seed {setting.seed}'}, "
+        f"{setting.sampler}, {plural(setting.steps, 'step')}, guidance scale {number(setting.guidance_scale)}"
+    )
     listed = facts(
         {
-            "Run with": f"{escape(setting.model)}, {plural(setting.count, singular)}, "
-            f"{f'seeds {setting.seed} to {last}' if last > setting.seed else f'seed {setting.seed}'}, "
-            f"{escape(setting.sampler)}, {plural(setting.steps, 'step')}, "
-            f"guidance scale {number(setting.guidance_scale)}",
+            "Run with": escape(f"{setting.model}, {run}"),
             "Denoiser evaluations": _evaluations(study),
             "Time": "" if study.reason else f"{duration(setting.seconds)} on {escape(setting.machine)}",
             "Every value": table,

@@ -63,6 +63,7 @@ class Setting:
         command: Repeats the study.
         machine: What it ran on, in words.
         seconds: How long it took.
+        words: What was run, where number, seeds, sampler, steps and scale above are not all of it; else "".
     """
 
     model: str
@@ -78,6 +79,7 @@ class Setting:
     command: str
     machine: str
     seconds: float
+    words: str = ""
 
 
 @dataclass(frozen=True)

@@ -52,11 +52,11 @@ class Cost:
 
 
 def cost_of(shards: Shards) -> list[Cost]:
-    """The cost of each setting, for solvers that call the denoiser once a step (Heun calls it twice)."""
+    """The cost of each setting."""
     found = []
     for setting in shards.settings:
         schedules, n = shards.policies(setting).values(), shards.images
-        apart = sum(schedule.evaluations(setting.steps) for schedule in schedules)
+        apart = sum(setting.evaluations(schedule) for schedule in schedules)
         found.append(Cost(setting, n * len(schedules), n * shards.evaluations(setting), n * apart))
     return found
 

@@ -137,6 +137,19 @@ class Setting:
     def __str__(self) -> str:
         return f"{self.model}, {self.sampler}, {self.steps} steps, w = {self.guidance_scale:g}"
 
+    def evaluations(self, schedule: TextSchedule) -> int:
+        """Of the denoiser for one image that is made alone."""
+        return schedule.evaluations(self.steps, sampler_info(self.sampler).order)
+
+    def evaluations_together(self, schedules: Sequence[TextSchedule]) -> int:
+        """Of the denoiser for one image under all of them, with what they share done once."""
+        return evaluations_together(schedules, self.steps, self.guidance_scale, sampler_info(self.sampler).order)
+
+    @property
+    def fully_guided(self) -> int:
+        """The evaluations of full guidance."""
+        return self.evaluations(TextSchedule.always())
+
 
 @dataclass(frozen=True)
 class Shard:
@@ -199,7 +212,7 @@ class Shards(Sequence[Shard]):
 
     def evaluations(self, setting: Setting) -> int:
         """Of the denoiser, for one image under all policies of the setting, with what they share done once."""
-        return evaluations_together(list(self.policies(setting).values()), setting.steps, setting.guidance_scale)
+        return setting.evaluations_together(list(self.policies(setting).values()))
 
     @property
     def digest(self) -> str:
@@ -255,6 +268,8 @@ def prompts_of(grid: Grid) -> list[Prompt]:
     Raises:
         ShapefirstError: The file cannot be read, or holds fewer than two.
     """
+    if grid.count == 1:
+        raise ShapefirstError("One prompt is too few for a sweep: intervals need a count of at least 2.")
     if grid.prompts == "pocket":
         return parse_prompts(mixed(grid.count or POCKET_PROMPTS, grid.seed))
     path = Path(grid.prompts)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import statistics
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from shapefirst.errors import ShapefirstError
 from shapefirst.studies.finding import Summary
 from shapefirst.sweep.grid import Setting
 
-__all__ = ["Latency", "Parts", "Timing", "calls_table", "parts_table", "read_latencies"]
+__all__ = ["Latency", "Parts", "Timing", "calls_table", "parts_table", "read_latencies", "rounds_of", "updated"]
 
 
 @dataclass(frozen=True)
@@ -96,11 +96,22 @@ def read_latencies(text: str) -> list[Latency]:
             for one in json.loads(text)
         ]
     except (ValueError, KeyError, TypeError) as error:
-        raise ShapefirstError(f"The stored latencies cannot be read ({error}): measure them again.") from error
+        raise ShapefirstError(
+            "The latencies of this sweep (latency.json) are damaged: `shapefirst sweep latency` measures them anew."
+        ) from error
+
+
+def updated(before: Latency | None, now: Latency) -> Latency:
+    """What was measured before, but for what has been measured again; of another machine nothing stays."""
+    if before is None or before.machine != now.machine:
+        return now
+    timings = {(one.policy, one.batch): one for one in (*before.timings, *now.timings)}
+    parts = {one.batch: one for one in (*before.parts, *now.parts)}
+    return replace(now, timings=tuple(timings.values()), parts=tuple(parts[batch] for batch in sorted(parts)))
 
 
 def calls_table(latency: Latency) -> Summary:
-    """Whole calls: a row for the stock pipeline and for each policy, a column for each batch size."""
+    """Whole calls: a row for each policy and for the stock pipeline, a column for each batch size."""
     batches = sorted({timing.batch for timing in latency.timings})
     flops = latency.parts[0].flops  # of one image, whatever the batch
     columns = (
@@ -114,27 +125,37 @@ def calls_table(latency: Latency) -> Summary:
         batch: statistics.median([seconds for one in latency.timings if one.batch == batch for seconds in one.stock])
         for batch in batches
     }
-    full = 2 * latency.setting.steps
-    rows = [("stock pipeline", str(full), "–", f"{full * flops / 1e9:.3g}", *(f"{stock[b] / b:.2f}" for b in batches))]
+    full = latency.setting.fully_guided
+    rows = []
     policies: dict[str, dict[int, Timing]] = {}
-    for timing in latency.timings:
+    for timing in sorted(latency.timings, key=lambda one: -one.evaluations_saved):
         policies.setdefault(timing.policy, {})[timing.batch] = timing
     for policy, timings in policies.items():
         saved = next(iter(timings.values())).evaluations_saved
         evaluations = full * (1 - saved)
         cells = [f"{evaluations:g}", f"{saved:.0%}", f"{evaluations * flops / 1e9:.3g}"]
         for batch in batches:
+            if batch not in timings:
+                cells.append("–")
+                continue
             low, middle, high = timings[batch].saved
             seconds = statistics.median(timings[batch].seconds) / batch
             cells.append(f"{seconds:.2f}, {middle:.0%} saved ({low:.0%} to {high:.0%})")
         rows.append((policy, *cells))
-    rounds = len(latency.timings[0].seconds)
+    seconds_of_stock = (f"{stock[batch] / batch:.2f}" for batch in batches)
+    rows.append(("stock pipeline", str(full), "–", f"{full * flops / 1e9:.3g}", *seconds_of_stock))
     caption = (
-        f"{latency.setting}: seconds of whole calls, medians of {rounds} rounds; what is saved against the stock "
-        f"pipeline's calls before and after, with the middle half of the rounds; FLOPs of the denoiser; on "
+        f"{latency.setting}: seconds of whole calls, medians of {rounds_of(latency)} rounds; what is saved against the "
+        "stock pipeline's calls before and after, with the middle half of the rounds; FLOPs of the denoiser; on "
         f"{latency.machine}."
     )
     return Summary(columns, tuple(rows), caption)
+
+
+def rounds_of(latency: Latency) -> str:
+    """How many, in words: "5", or "3 to 5"."""
+    rounds = sorted({len(timing.seconds) for timing in latency.timings})
+    return str(rounds[0]) if len(rounds) == 1 else f"{rounds[0]} to {rounds[-1]}"
 
 
 def parts_table(latency: Latency) -> Summary:

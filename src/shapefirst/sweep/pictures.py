@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import Final
 
 from PIL import Image
@@ -31,10 +32,17 @@ def pictures_of(store: Store, shards: Shards, found: Sequence[Condition]) -> lis
     """
     done, drawn = store.done(), []
     for setting in dict.fromkeys(one.setting for one in found):
-        shard = next(shard for shard in shards if shard.setting == setting and shard.name in done)
-        policies = [one for one in found if one.setting == setting and one.policy in shard.policies]
-        sheet = _sheet(store, shard, policies)
-        if sheet is not None:
+        policies = [one for one in found if one.setting == setting]
+        mine = (shard for shard in shards if shard.setting == setting and shard.name in done)
+        rows = list(islice(_rows(store, mine, policies), SHOWN))
+        if rows:
+            sheet = contact_sheet(
+                [row for _, row in rows],
+                column_titles=[f"{one.policy}\n{one.saved:.0%} saved" for one in policies],
+                row_titles=[prompt for prompt, _ in rows],
+                picture_width=WIDTH,
+                row_title_width=150,
+            )
             drawn.append(
                 Picture(
                     f"{setting.model} {setting.sampler} {setting.steps} {setting.guidance_scale:g}",
@@ -47,18 +55,15 @@ def pictures_of(store: Store, shards: Shards, found: Sequence[Condition]) -> lis
     return drawn
 
 
-def _sheet(store: Store, shard: Shard, policies: Sequence[Condition]) -> Image.Image | None:
-    rows = []
-    for number in range(shard.first, shard.first + min(SHOWN, len(shard.prompts))):
-        contents = [store.picture(shard.name, picture_name(number, one.policy)) for one in policies]
-        if all(contents):
-            rows.append([Cell(Image.open(io.BytesIO(content))) for content in contents if content])
-    if not rows:
-        return None
-    return contact_sheet(
-        rows,
-        column_titles=[f"{one.policy}\n{one.saved:.0%} saved" for one in policies],
-        row_titles=[prompt.text for prompt in shard.prompts[: len(rows)]],
-        picture_width=WIDTH,
-        row_title_width=150,
-    )
+def _rows(store: Store, shards: Iterable[Shard], policies: Sequence[Condition]) -> Iterator[tuple[str, list[Cell]]]:
+    """Prompts with their images, for as long as shards begin with images that are kept."""
+    for shard in shards:
+        kept = 0
+        for number, prompt in enumerate(shard.prompts, start=shard.first):
+            contents = [store.picture(shard.name, picture_name(number, one.policy)) for one in policies]
+            if not all(contents):
+                break
+            yield prompt.text, [Cell(Image.open(io.BytesIO(content))) for content in contents if content]
+            kept += 1
+        if not kept:
+            return

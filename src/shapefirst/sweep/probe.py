@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import statistics
 import time
+from dataclasses import replace
 from typing import Final
 
-from shapefirst.acts import evaluations_together
 from shapefirst.denoising import decode, encode, generators
 from shapefirst.models import with_sampler
 from shapefirst.schedule import TextSchedule
@@ -34,7 +34,7 @@ def probe(worker: Worker, shards: Shards, setting: Setting) -> Pace:
     texts = [shards.prompts[i % len(shards.prompts)] for i in range(min(IMAGES, shards.grid.shard_size))]
     n = len(texts)
     schedules = [TextSchedule.until(k) for k in range(STEPS + 1)]
-    evaluations = n * evaluations_together(schedules, STEPS, setting.guidance_scale)
+    evaluations = n * replace(setting, steps=STEPS).evaluations_together(schedules)
     of_evaluation, of_image = [], []
     for _ in range(ROUNDS):
         prompts = encode(pipe, [prompt.text for prompt in texts])

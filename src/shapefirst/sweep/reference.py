@@ -11,8 +11,8 @@ from typing import Final
 from PIL import Image
 
 from shapefirst.errors import ShapefirstError
-from shapefirst.metrics.frechet import Gaussian, Moments, read_gaussian
-from shapefirst.sweep.grid import Setting
+from shapefirst.metrics.frechet import Moments, read_gaussian
+from shapefirst.sweep.summary import Reference
 from shapefirst.sweep.work import Scores, features_of
 
 __all__ = ["reference_from"]
@@ -26,8 +26,8 @@ def reference_from(
     scores: Scores,
     device: str | None,
     progress: Callable[[str, float], AbstractContextManager[Callable[[float], None]]],
-) -> Callable[[Setting], Moments | Gaussian]:
-    """Setting -> statistics of the reference images, in the features of the setting's model.
+) -> Reference:
+    """The images, or statistics of some, to measure a Frechet distance to.
 
     Args:
         path: A folder of images, or an .npz with mu and sigma.
@@ -36,13 +36,13 @@ def reference_from(
         progress: Opens a progress bar.
 
     Raises:
-        ShapefirstError: There is nothing, or too little, at the path.
+        ShapefirstError: There is nothing, or too little, at the path; later, an image cannot be read.
     """
     if not path.exists():
         raise ShapefirstError(f"There is nothing at {str(path)!r} to compare with: give a folder of images or an .npz.")
     if path.is_file():
         known = read_gaussian(path)
-        return lambda setting: known
+        return Reference(path.name, f"the statistics in {path}", lambda setting: known)
     files = sorted(file for file in path.rglob("*") if file.suffix.lower() in PICTURES)
     if len(files) < 2:
         raise ShapefirstError(
@@ -55,11 +55,21 @@ def reference_from(
         total: Moments | None = None
         with progress(f"Features of {len(files)} reference images", len(files)) as report:
             for first in range(0, len(files), BATCH):
-                images = [Image.open(file).convert("RGB") for file in files[first : first + BATCH]]
+                images = [_read(file) for file in files[first : first + BATCH]]
                 part = Moments.of(features(images))
                 total = part if total is None else total + part
                 report(first + len(images))
         assert total is not None
         return total
 
-    return lambda setting: statistics(setting.model)
+    title = f"the {len(files):,} images in {path}"
+    return Reference(path.name, title, lambda setting: statistics(setting.model))
+
+
+def _read(file: Path) -> Image.Image:
+    try:
+        return Image.open(file).convert("RGB")
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise ShapefirstError(
+            f"Cannot read the reference image {str(file)!r}: take it out of the folder, or mend it."
+        ) from error

@@ -6,21 +6,21 @@ evaluations, and in seconds where `sweep latency` has measured them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
 
 from shapefirst import __version__
-from shapefirst.acts import evaluations_together
 from shapefirst.policies import describe
 from shapefirst.statistics import Interval
 from shapefirst.studies import charts, equal_fid
 from shapefirst.studies.finding import Chart, Claim, Finding, Picture, Study, Summary, claim, subject_to
 from shapefirst.studies.storage import Setting as StudySetting
 from shapefirst.sweep.grid import FULL, Setting, followed
-from shapefirst.sweep.latency import Latency, Timing, calls_table, parts_table
-from shapefirst.sweep.summary import Condition, SweepSummary
+from shapefirst.sweep.latency import Latency, Timing, calls_table, parts_table, rounds_of
+from shapefirst.sweep.summary import Condition, Reference, SweepSummary
 
 __all__ = ["STUDY", "finding_of", "markdown", "setting_of", "summary_of", "verdicts"]
 
@@ -54,7 +54,7 @@ def finding_of(
     latencies: Sequence[Latency],
     pictures: Sequence[Picture],
     *,
-    reference: str | None,
+    reference: Reference | None,
     unfinished: int,
 ) -> Finding:
     """The finding for the report.
@@ -63,7 +63,7 @@ def finding_of(
         found: Of every setting.
         latencies: Of some settings or none.
         pictures: Of some settings or none.
-        reference: The reference set in words, if there was one.
+        reference: What the images were compared with besides the fully guided ones, if anything.
         unfinished: How many shards are missing.
     """
     settings = list(dict.fromkeys(one.setting for one in found))
@@ -75,25 +75,24 @@ def finding_of(
         if timed.get(setting):
             summaries += [calls_table(timed[setting]), parts_table(timed[setting])]
         drawn += [chart for chart in (_chart(mine, timed.get(setting)),) if chart]
-    n = {one.n for one in found}
-    missing = f" {unfinished} shards are not done yet and not counted." if unfinished else ""
+    n = sorted({one.n for one in found})
+    images = f"{n[0]:,}" if len(n) == 1 else f"{n[0]:,} to {n[-1]:,}"
     return Finding(
         claims=tuple(one for setting in settings for one in _claims(setting, found)),
         table=_table(found, timed),
         summaries=tuple(summaries),
         charts=tuple(drawn),
         pictures=tuple(pictures),
-        method=f"{min(n):,} images of each policy.{missing} All policies of a setting start from the same noise; what "
-        "they have in common is computed once. Distances are to the fully guided image of the same prompt and seed, "
-        "means over images, L1 with its 95% interval, PSNR without images that are identical; the table beside this "
-        "page has all intervals. The Frechet distance is that of "
-        "the set to the fully guided set of the same seeds. That to a reference set is biased upwards, "
-        "the more so the fewer images there are: compare equal numbers. After ± stands half of a distance's 95% "
-        "interval, by a jackknife over ten groups of prompts, for features of at most 768 numbers. Seconds, where they "
-        "stand, are medians of "
+        method=f"{images} images of each policy. {f'{missing(unfinished)} ' if unfinished else ''}All policies of a "
+        "setting start from the same noise; what they have in common is computed once. Distances are to the fully "
+        "guided image of the same prompt and seed, means over images, L1 with its 95% interval, PSNR without images "
+        "that are identical; the table beside this page has all intervals. The Frechet distance is that of the set to "
+        "the fully guided set of the same seeds. That to a reference set is biased upwards, the more so the fewer "
+        "images there are: compare equal numbers. After ± stands half of a distance's 95% interval, by a jackknife "
+        "over ten groups of prompts, for features of at most 768 numbers. Seconds, where they stand, are medians of "
         "whole calls in turns with the stock pipeline, on the machine that the table names.",
-        evaluations=sum(_together(found, setting) for setting in settings),
-        evaluations_apart=sum(one.evaluations for one in found),
+        evaluations=sum(_together(found, setting) for setting in settings) / len(settings),
+        evaluations_apart=sum(one.evaluations for one in found) / len(settings),
     )
 
 
@@ -128,15 +127,16 @@ def _claims(setting: Setting, found: Sequence[Condition]) -> list[Claim]:
     return [subject_to(control, close, equal_fid.UNCONTROLLED), control]
 
 
-def summary_of(found: Sequence[Condition], timed: Latency | None, reference: str | None) -> Summary:
+def summary_of(found: Sequence[Condition], timed: Latency | None, reference: Reference | None) -> Summary:
     """One setting's table."""
     columns = ["policy", "guided steps", "evaluations", "saved"]
-    batches = sorted({timing.batch for timing in timed.timings}) if timed else []
-    columns += [f"time, batch {batch}" for batch in batches]
+    policies = {one.policy for one in found}
+    batches = sorted({one.batch for one in timed.timings if one.policy in policies}) if timed else []
+    columns += [f"time saved, batch {batch}" for batch in batches]
     metrics = [one for one in SHOWN if any(one[0] in condition.metrics for condition in found)]
     columns += [title for _, title, _ in metrics] + ["Frechet to full guidance"]
     if reference is not None:
-        columns.append(f"to {reference}")
+        columns.append(f"to {reference.name}")
     rows = []
     for condition in found:
         full = condition.policy == FULL
@@ -147,24 +147,33 @@ def summary_of(found: Sequence[Condition], timed: Latency | None, reference: str
             value = condition.metrics.get(name)
             same = full and name in ("l1", "psnr", "ssim", "similarity")
             shown = value if name == "l1" else value and value.estimate
-            cells.append("–" if same else "" if shown is None else f"{shown:.{digits}f}")
+            cells.append("–" if same or shown is None else f"{shown:.{digits}f}")
         cells.append("0" if full else _distance(condition.frechet))
         if reference is not None:
             cells.append(_distance(condition.reference))
         rows.append(tuple(cells))
-    where = f" Time saved: median of {len(timed.timings[0].seconds)} rounds, {timed.machine}." if timed else ""
-    caption = f"{found[0].setting}, n = {found[0].n:,}. Frechet distance on {found[0].features}.{where}"
+    where = f" Time saved: median of {rounds_of(timed)} rounds, {timed.machine}." if timed else ""
+    to = f" and to {reference.title}" if reference is not None else ""
+    caption = f"{found[0].setting}, n = {found[0].n:,}. Frechet distance on {found[0].features}{to}.{where}"
     return Summary(tuple(columns), tuple(rows), caption)
 
 
 def verdicts(finding: Finding) -> list[str]:
-    """A line for each claim."""
-    return [f"{one.verdict}: {one.statement} {one.quantity}: {one.found:.2f}; {one.rule}." for one in finding.claims]
+    """A line for each claim; of one that does not replicate, why that may be."""
+    return [
+        f"{one.verdict}: {one.statement} {one.quantity}: {one.found:.2f}; {one.rule}. {one.hypothesis}".rstrip()
+        for one in finding.claims
+    ]
 
 
-def markdown(finding: Finding) -> str:
+def missing(unfinished: int) -> str:
+    """What a reader of an unfinished sweep has to know."""
+    return f"Shards that are not done yet and not counted: {unfinished:,}."
+
+
+def markdown(finding: Finding, unfinished: int) -> str:
     """The tables to paste, and the verdicts."""
-    blocks = []
+    blocks = [missing(unfinished)] if unfinished else []
     for summary in finding.summaries:
         lines = [summary.caption, "", f"| {' | '.join(summary.columns)} |", "|" + "---|" * len(summary.columns)]
         lines += [f"| {' | '.join(row)} |" for row in summary.rows]
@@ -172,9 +181,19 @@ def markdown(finding: Finding) -> str:
     return "\n\n".join([*blocks, *verdicts(finding)]) + "\n"
 
 
-def setting_of(manifest: Mapping[str, Any], stored: SweepSummary) -> StudySetting:
-    """What the report says of the run; where settings differ, all of them."""
+def setting_of(manifest: Mapping[str, Any], stored: SweepSummary, command: str) -> StudySetting:
+    """What the report says of the run; where settings differ, all of them. ``command`` repeats the report."""
     grid, settings = manifest["grid"], [one.setting for one in stored.conditions]
+
+    def all_of(values: Iterable[object]) -> str:
+        return ", ".join(dict.fromkeys(f"{value:g}" if isinstance(value, float) else str(value) for value in values))
+
+    each, first = grid["images_per_prompt"], grid["seed"]
+    words = (
+        f"{manifest['images'] // each:,} prompts{f' of {each} images each' if each > 1 else ''}, seeds {first} to "
+        f"{first + manifest['images'] - 1}; {all_of(s.sampler for s in settings)}; "
+        f"{all_of(s.steps for s in settings)} steps; guidance scale {all_of(s.guidance_scale for s in settings)}"
+    )
     return StudySetting(
         model=", ".join(dict.fromkeys(s.model for s in settings)),
         fingerprint=", ".join(dict.fromkeys(manifest["about"]["weights"].values())),
@@ -186,7 +205,8 @@ def setting_of(manifest: Mapping[str, Any], stored: SweepSummary) -> StudySettin
         quick=False,
         count=manifest["images"],
         prompts=manifest["plan"],
-        command=manifest["command"],
+        command=f"{manifest['command']}\n{command}",
+        words=words,
         machine=stored.machine,
         seconds=stored.seconds,
     )
@@ -194,13 +214,13 @@ def setting_of(manifest: Mapping[str, Any], stored: SweepSummary) -> StudySettin
 
 def _together(found: Sequence[Condition], setting: Setting) -> int:
     schedules = [followed(one.policy) for one in found if one.setting == setting]
-    return evaluations_together(schedules, setting.steps, setting.guidance_scale)
+    return setting.evaluations_together(schedules)
 
 
 def _time(timed: Latency | None, policy: str, batch: int) -> str:
     timing = _timing(timed, policy, batch)
     if timing is None:
-        return ""
+        return "–"
     return f"{timing.saved[1]:.0%}"
 
 
@@ -212,10 +232,12 @@ def _timing(timed: Latency | None, policy: str, batch: int) -> Timing | None:
 def _distance(found: Interval | None) -> str:
     """With half of its interval, where it has one."""
     if found is None:
-        return ""
+        return "–"
     reach = found.high - found.estimate
-    two_digits = float(f"{reach:.2g}")  # 230 rather than 2.3e+02
-    return f"{found.estimate:.4g}" + ("" if np.isnan(reach) else f" ± {two_digits:g}")
+    if np.isnan(reach):
+        return f"{found.estimate:.4g}"
+    digits = max(0, 1 - math.floor(math.log10(reach))) if reach > 0 else 1  # two of the reach
+    return f"{found.estimate:.{digits}f} ± {reach:.{digits}f}"
 
 
 def _table(found: Sequence[Condition], timed: Mapping[Setting, Latency]) -> dict[str, list[Any]]:

@@ -8,13 +8,15 @@ stops.
 from __future__ import annotations
 
 import os
+import re
+import socket
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from shapefirst.errors import ModelError, ShapefirstError, UnsupportedPipelineError, first_line
+from shapefirst.errors import DeviceError, ModelError, ShapefirstError, UnsupportedPipelineError, first_line
 from shapefirst.sweep.grid import Shard, Shards
 from shapefirst.sweep.store import CannotWrite, Store
 from shapefirst.sweep.work import Worker, worker_for
@@ -22,7 +24,7 @@ from shapefirst.sweep.work import Worker, worker_for
 __all__ = ["Outcome", "Resources", "missing", "run_here", "run_on_ray"]
 
 TRIES: Final = 3
-STOPPING: Final = (CannotWrite, ModelError, UnsupportedPipelineError)  # the next shard would meet them too
+STOPPING: Final = (CannotWrite, DeviceError, ModelError, UnsupportedPipelineError)  # the next shard would meet them too
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ def run_here(
 
     Raises:
         CannotWrite: The results' place takes no more.
+        DeviceError: There is no such device.
         ModelError: A model is not to be had.
         UnsupportedPipelineError: A model that shapefirst cannot steer.
     """
@@ -150,8 +153,10 @@ def _ray(address: str) -> Any:
     if ray.is_initialized():
         raise ShapefirstError("Ray is already connected in this process: call ray.shutdown() first.")
     try:
+        if match := re.fullmatch(r"([\w.-]+):(\d+)", address):  # Ray itself tries for half a minute
+            socket.create_connection((match[1], int(match[2])), timeout=5).close()
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, OverflowError, ValueError, RuntimeError) as error:
         raise ShapefirstError(
             f"There is no Ray cluster at {address!r} ({first_line(error)}): start one with `ray start --head`, or say "
             "--ray local."

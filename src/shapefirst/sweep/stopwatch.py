@@ -86,7 +86,13 @@ def time_policies(
                 around[words].append((before + after) / 2)
             before = after
     return [
-        Timing(batch, words, schedule.saved(steps), tuple(seconds[words]), tuple(around[words]))
+        Timing(
+            batch,
+            words,
+            schedule.saved(steps, getattr(pipe.scheduler, "order", 1)),
+            tuple(seconds[words]),
+            tuple(around[words]),
+        )
         for words, schedule in policies.items()
     ]
 

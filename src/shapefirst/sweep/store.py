@@ -19,7 +19,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
 from shapefirst import __version__
-from shapefirst.errors import ShapefirstError
+from shapefirst.errors import ShapefirstError, shortened
 from shapefirst.machine import versions
 from shapefirst.prompts import Prompt, as_lines, parse_prompts
 from shapefirst.sweep.grid import Grid, Shards, read_grid
@@ -59,7 +59,8 @@ class Store:
         self._is_local = "file" in (self._fs.protocol if isinstance(self._fs.protocol, tuple) else (self._fs.protocol,))
 
     def begin(self, shards: Shards, about: Mapping[str, Any], command: str = "") -> None:
-        """Writes the manifest, or makes sure that the one that is there is of the same sweep.
+        """Writes the manifest, or makes sure that the one that is there is of the same sweep. Of another sweep, without
+        a finished shard, nothing stays.
 
         Args:
             shards: The plan.
@@ -80,16 +81,19 @@ class Store:
         }
         mine = json.loads(json.dumps(mine))  # tuples as JSON has them
         if self._exists(MANIFEST):
-            there = self.manifest()
-            if what := _differences(mine, there):
+            what = _differences(mine, self.manifest())
+            if what and self.done():
                 raise ShapefirstError(
                     f"{self.url!r} holds another sweep, which differs in {', '.join(what)}: choose another --out, or "
                     "delete it."
                 )
             for folder in ("shards", "images"):
                 self._tidy(folder)
-            return
-        if not self._is_empty():
+            if not what:
+                return
+            for name in self.failed():
+                self._remove(f"failed/{name}.txt")
+        elif not self._is_empty():
             raise ShapefirstError(f"{self.url!r} holds files that are no sweep: choose another --out.")
         self._write("prompts.txt", as_lines(shards.prompts).encode())
         mine |= {"command": command, "versions": versions()}
@@ -111,7 +115,10 @@ class Store:
                 f"There is no sweep in {self.url!r}: run `shapefirst sweep run --out` first."
             ) from None
         except (ValueError, KeyError, TypeError) as error:
-            raise ShapefirstError(f"Cannot read the manifest of {self.url!r}: {error}.") from error
+            raise ShapefirstError(
+                f"Cannot read the manifest of {self.url!r} ({type(error).__name__}: {error}): choose another --out, or "
+                "delete the folder."
+            ) from error
 
     def grid(self) -> Grid:
         """The grid that is stored."""
@@ -242,7 +249,12 @@ class Store:
 
 def _differences(mine: Mapping[str, Any], there: Mapping[str, Any]) -> list[str]:
     """In which respects two manifests are not of the same sweep; the parts of "grid" and "about" by their own names."""
-    found = [key for key in ("format", "shapefirst") if there.get(key) != mine[key]]
-    for part in ("grid", "about"):
-        found += [key for key in mine[part] if there.get(part, {}).get(key) != mine[part][key]]
+    parts = [(mine, there, ("format", "shapefirst"))]
+    parts += [(mine[part], there.get(part, {}), tuple(mine[part])) for part in ("grid", "about")]
+    found = [
+        f"{key} ({shortened(str(old.get(key)))} there, {shortened(str(new[key]))} here)"
+        for new, old, keys in parts
+        for key in keys
+        if old.get(key) != new[key]
+    ]
     return found or (["its prompts"] if mine["plan"] != there.get("plan") else [])

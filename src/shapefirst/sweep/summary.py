@@ -20,9 +20,11 @@ from shapefirst.sweep.grid import FULL, Setting
 from shapefirst.sweep.rows import FEATURES, NOT_MEASURED, arrays_of, made
 from shapefirst.sweep.store import Store
 
-__all__ = ["Condition", "SweepSummary", "summarise"]
+__all__ = ["Condition", "Reference", "SweepSummary", "summarise"]
 
 GROUPS: Final = 10
+#: Column -> what its mean cannot leave, which an interval of few images would.
+BOUNDS: Final = {"l1": (0, 1), "psnr": (0, np.inf), "ssim": (-1, 1), "similarity": (-1, 1), "judge": (0, 1)}
 WIDEST: Final = 768  # numbers in a feature; with more, an interval would take minutes and gigabytes
 
 
@@ -60,7 +62,22 @@ class Condition:
     @property
     def saved(self) -> float:
         """Share of the evaluations of full guidance that is saved."""
-        return 1 - self.evaluations / (2 * self.setting.steps)
+        return 1 - self.evaluations / self.setting.fully_guided
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What images are compared with besides the fully guided ones.
+
+    Attributes:
+        name: For the head of a column.
+        title: In words, with the number of images.
+        statistics: Setting -> the reference set's, in the features of the setting's model.
+    """
+
+    name: str
+    title: str
+    statistics: Callable[[Setting], Moments | Gaussian]
 
 
 @dataclass(frozen=True)
@@ -94,14 +111,14 @@ class _Gathered:
 
 def summarise(
     store: Store,
-    reference: Callable[[Setting], Moments | Gaussian] | None = None,
+    reference: Reference | None = None,
     on_step: Callable[[], None] = lambda: None,
 ) -> SweepSummary:
     """Every condition that is stored.
 
     Args:
         store: Of a sweep, finished or not.
-        reference: Setting -> statistics of the images to compare with, in the features of the setting's model.
+        reference: What to compare with besides the fully guided images.
         on_step: Told of each shard that was read, and of each condition whose distances were taken.
 
     Raises:
@@ -158,10 +175,10 @@ def _gather(rows: Mapping[str, np.ndarray], title: str, gathered: dict[str, _Gat
 def _conditions(
     setting: Setting,
     gathered: Mapping[str, _Gathered],
-    reference: Callable[[Setting], Moments | Gaussian] | None,
+    reference: Reference | None,
     on_step: Callable[[], None],
 ) -> list[Condition]:
-    against = reference(setting) if reference else None
+    against = reference.statistics(setting) if reference else None
     sums = {policy: _with_each_left_out(one.groups) for policy, one in gathered.items()}
     to_full: dict[str, list[float]] = {}
     to_reference: dict[str, list[float]] = {}
@@ -177,7 +194,7 @@ def _conditions(
     found = []
     for policy, one in gathered.items():
         columns = {name: np.concatenate(values) for name, values in one.values.items()}
-        metrics = {name: bootstrap(x) for name, x in columns.items() if np.isfinite(x).sum() > 1}
+        metrics = {name: _bounded(bootstrap(x), name) for name, x in columns.items() if np.isfinite(x).sum() > 1}
         n = sums[policy][0].count
         over_full = None
         if of_full and all(of_full):
@@ -199,6 +216,13 @@ def _conditions(
             )
         )
     return sorted(found, key=lambda c: (c.evaluations, c.policy))
+
+
+def _bounded(found: Interval, name: str) -> Interval:
+    lowest, highest = BOUNDS.get(name.partition("-")[0], (-np.inf, np.inf))
+    # The mean of the same value many times may be off that value by a rounding.
+    low, high = min(max(found.low, lowest), found.estimate), max(min(found.high, highest), found.estimate)
+    return replace(found, low=float(low), high=float(high))
 
 
 def _with_each_left_out(groups: Mapping[int, Moments]) -> list[Moments]:

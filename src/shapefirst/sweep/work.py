@@ -8,7 +8,6 @@ take less room than the sums of products would, and the sums over any part of th
 from __future__ import annotations
 
 import hashlib
-import io
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -26,6 +25,7 @@ from shapefirst.sweep.cost import SAMPLES
 from shapefirst.sweep.grid import FULL, Shard
 from shapefirst.sweep.rows import picture_name, table_of
 from shapefirst.together import denoise_together
+from shapefirst.writes import png_of
 
 if TYPE_CHECKING:
     import pyarrow
@@ -167,7 +167,7 @@ class Worker:
             "prompt": [prompt.text for prompt in shard.prompts],
             "image": list(range(shard.first, shard.first + n)),
             "seed": shard.seeds,
-            "evaluations": [schedule.evaluations(setting.steps)] * n,
+            "evaluations": [setting.evaluations(schedule)] * n,
             **{name: [row[name] for row in rows] for name in rows[0]},
             **scored,
             "sha256": [hashlib.sha256(image.tobytes()).hexdigest() for image in images],
@@ -177,12 +177,13 @@ class Worker:
     def _files(self, shard: Shard, images: Mapping[str, Sequence[Image.Image]]) -> dict[str, bytes]:
         if self.keep_images == "none":
             return {}
-        found = {}
+        found, setting = {}, shard.setting
         for words, those in images.items():
+            same = {"Software": "shapefirst sweep", **asdict(setting), "policy": words}
+            same["denoiser_evaluations"] = setting.evaluations(shard.policies[words])
             for i, image in enumerate(those[: SAMPLES if self.keep_images == "sample" else None]):
-                png = io.BytesIO()
-                image.save(png, format="PNG")
-                found[picture_name(shard.first + i, words)] = png.getvalue()
+                own = {"prompt": shard.prompts[i].text, "seed": shard.seeds[i]}
+                found[picture_name(shard.first + i, words)] = png_of(image, {**same, **own})
         return found
 
 
