@@ -83,7 +83,6 @@ def plan(
             from shapefirst.sweep.probe import probe as measure
             from shapefirst.sweep.work import Worker
         find_device(device)
-        _warn(shards)
         worker = Worker(device, _scores(shards, clip, vqa, vlm, inception), "none", batch_size)
         paces = _paces(worker, shards, measure)
     tables_sweep.costs(shards, paces, disk_of=images, inception=inception is not None)
@@ -149,7 +148,6 @@ def run(
     if ray is None:
         find_device(device)
     store = _store(out)
-    _warn(shards)
     scores = _scores(shards, clip, vqa, vlm, inception)
     for name in shards.grid.models:
         if locate(name) is None:
@@ -214,13 +212,11 @@ def latency(
     if wrong := [n for n in batch or () if n < 1]:
         raise ShapefirstError(f"--batch must be at least 1, not {wrong[0]}.")
     with terminal.working("Getting torch and diffusers ready"):
-        from shapefirst.loading import quiet_libraries
+        from shapefirst.loading import load_quietly
         from shapefirst.machine import find_device, hardware
         from shapefirst.models import with_sampler
         from shapefirst.sweep.latency import Latency, calls_table, parts_table, updated
         from shapefirst.sweep.stopwatch import BATCHES, calls, parts_of, time_policies, whole_call
-        from shapefirst.sweep.work import Worker
-    quiet_libraries()
     find_device(device)
     store = _store(folder)
     shards = Shards(store.grid(), store.prompts())
@@ -228,10 +224,14 @@ def latency(
     store.save(LATENCIES, json.dumps([asdict(one) for one in known.values()], indent=1))  # it can be written
     prompts = [prompt.text for prompt in shards.prompts]
     batches = sorted(set(batch or BATCHES))
-    worker, found = Worker(device), []
+    found: list[Latency] = []
+    pipes: dict[str, Any] = {}  # one: two large ones may not fit
     for setting in shards.settings:
         schedules = {words: followed(words) for words in policy} if policy else shards.policies(setting)
-        pipe = with_sampler(worker.model(setting.model).pipe, setting.sampler)
+        if setting.model not in pipes:
+            pipes.clear()
+            pipes[setting.model] = load_quietly(setting.model, setting.sampler, device)
+        pipe = with_sampler(pipes[setting.model], setting.sampler)
         total = sum(batches) * calls(len(schedules), rounds)
         with terminal.counting(f"Timing {setting}", total=total) as tick:
             timings = [
@@ -343,22 +343,16 @@ def _shards(file: Path | None, entries: Mapping[str, Any]) -> Shards:
 
 
 def _scores(shards: Shards, clip: str | None, vqa: str | None, vlm: str | None, inception: str | None) -> Scores:
-    from shapefirst.pocket.alignment import can_judge
-    from shapefirst.sweep.work import Scores
-
-    return Scores(clip, vqa, vlm, inception, judge=all(can_judge(prompt) for prompt in shards.prompts))
-
-
-def _warn(shards: Shards) -> None:
-    """What the user should know of the prompts before they are sampled."""
+    """What scores the images; says so where pocket's judge cannot, since it does not know the prompts' words."""
     from shapefirst.models import is_pocket
     from shapefirst.pocket.alignment import can_judge
     from shapefirst.remarks import warn_of_unjudged
+    from shapefirst.sweep.work import Scores
 
-    if any(map(is_pocket, shards.grid.models)):
-        unjudged = next((prompt for prompt in shards.prompts if not can_judge(prompt)), None)
-        if unjudged is not None:
-            warn_of_unjudged(unjudged, shards.prompts, shards.grid.prompts)
+    unjudged = next((prompt for prompt in shards.prompts if not can_judge(prompt)), None)
+    if unjudged is not None and any(map(is_pocket, shards.grid.models)):
+        warn_of_unjudged(unjudged, shards.prompts, shards.grid.prompts)
+    return Scores(clip, vqa, vlm, inception, judge=unjudged is None)
 
 
 def _known_latencies(store: Store) -> dict[Setting, Latency]:

@@ -154,8 +154,8 @@ def summary_of(found: Sequence[Condition], timed: Latency | None, reference: Ref
         rows.append(tuple(cells))
     where = f" Time saved: median of {rounds_of(timed)} rounds, {timed.machine}." if timed else ""
     to = f" and to {reference.title}" if reference is not None else ""
-    caption = f"{found[0].setting}, n = {found[0].n:,}. Frechet distance on {found[0].features}{to}.{where}"
-    return Summary(tuple(columns), tuple(rows), caption)
+    distances = f"Frechet distances, on {found[0].features}, to full guidance{to}."
+    return Summary(tuple(columns), tuple(rows), f"{found[0].setting}, n = {found[0].n:,}. {distances}{where}")
 
 
 def verdicts(finding: Finding) -> list[str]:
