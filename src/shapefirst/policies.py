@@ -119,12 +119,12 @@ def _number(value: object, name: str) -> float:
             raise TypeError
         return float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
-        raise ShapefirstError(f"{name} must be a number, not {value!r}.") from None
+        raise ShapefirstError(f"In a policy, {name} must be a number, not {value!r}.") from None
 
 
 def _whole(value: str, name: str) -> int:
     if not re.fullmatch(r"\d{1,9}", value):
-        raise ShapefirstError(f"{name} must be a whole number of steps, 0 or more, not {value!r}.")
+        raise ShapefirstError(f"In a policy, {name} must be a whole number of steps, 0 or more, not {value!r}.")
     return int(value)
 
 
