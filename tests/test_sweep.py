@@ -484,6 +484,12 @@ def test_an_unfinished_sweep_says_so_where_it_is_read(worker, tmp_path):
     assert said in told.stderr
     assert said in (tmp_path / "sweep" / "report" / "table.md").read_text()
     assert said in (tmp_path / "sweep" / "report" / "report.html").read_text()
+    assert "held another sweep" not in told.stderr
+    other = Store(str(tmp_path / "other"))
+    other.begin(shards_of(GRID), {"weights": {"pocket": "x"}, "scores": {}})
+    next(run_here(shards_of(GRID), other, worker))
+    told = shapefirst("sweep", "report", tmp_path / "other", "--out", tmp_path / "sweep" / "report")
+    assert "held another sweep" in told.stderr
 
 
 def test_kept_images_stand_side_by_side_in_the_report(worker, tmp_path):

@@ -289,7 +289,7 @@ def report(
     out = out or Path(folder) / "report"
     with terminal.working("Getting numpy and matplotlib ready"):
         from shapefirst.report import write_report
-        from shapefirst.studies.storage import save
+        from shapefirst.studies.storage import load, save
         from shapefirst.sweep.grid import Shards
         from shapefirst.sweep.latency import read_latencies
         from shapefirst.sweep.pictures import pictures_of
@@ -321,7 +321,10 @@ def report(
         reference=against,
         unfinished=unfinished,
     )
+    before = load(out, STUDY.name)
     save(out, STUDY, finding, setting_of(manifest, stored, command_line(context, ("sweep", "report"))))
+    if before is not None and before.setting.prompts != manifest["plan"]:
+        terminal.note(f"the report in {str(out)!r} held another sweep, whose place this one takes.")
     page = write_report(out)
     table = out / "table.md"
     save_text(markdown(finding, unfinished), table)
