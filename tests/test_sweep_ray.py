@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -67,12 +69,21 @@ def test_a_place_that_takes_no_more_stops_the_sweep(cluster, tmp_path):
 
 def kill_a_worker():
     """SIGKILL to one that is at work, which has the task's name for as long; other people's clusters are left alone."""
-    named = [file.parent.name for file in Path("/proc").glob("[0-9]*/cmdline") if b"ray::_task" in file.read_bytes()]
-    busy = [int(name) for name in named if parent_of(parent_of(int(name))) == os.getpid()]  # its parent is the raylet
-    assert busy
+    deadline = time.monotonic() + 30
+    while not (busy := workers_at_work()):  # between two tasks a worker has another name
+        assert time.monotonic() < deadline
     os.kill(busy[0], signal.SIGKILL)
 
 
+def workers_at_work():
+    """Processes that run a task, of a cluster that this process has started: their parent is a raylet of its own."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # a process that has just ended
+            if b"ray::_task" in file.read_bytes() and parent_of(parent_of(file.parent.name)) == str(os.getpid()):
+                found.append(int(file.parent.name))
+    return found
+
+
 def parent_of(process):
-    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
-    return int(fields[1])
+    return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1]
