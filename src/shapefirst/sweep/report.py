@@ -131,7 +131,8 @@ def summary_of(found: Sequence[Condition], timed: Latency | None, reference: Ref
     """One setting's table."""
     columns = ["policy", "guided steps", "evaluations", "saved"]
     policies = {one.policy for one in found}
-    batches = sorted({one.batch for one in timed.timings if one.policy in policies}) if timed else []
+    # Of the largest batch alone: the others stand in the table of calls.
+    batches = sorted({one.batch for one in timed.timings if one.policy in policies})[-1:] if timed else []
     columns += [f"time saved, batch {batch}" for batch in batches]
     metrics = [one for one in SHOWN if any(one[0] in condition.metrics for condition in found)]
     columns += [title for _, title, _ in metrics] + ["Frechet to full guidance"]
