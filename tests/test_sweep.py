@@ -275,11 +275,15 @@ def test_a_sweep_that_finished_no_shard_makes_room_for_another(tmp_path):
     store = Store(str(tmp_path / "sweep"))
     store.begin(shards_of(), {"scores": {"inception": "a file that is not there"}})
     store.give_up("000000", "no such file")
+    half = tmp_path / "sweep" / "images" / "000000" / "0-full.png"
+    half.parent.mkdir(parents=True)
+    half.write_bytes(b"of a shard that was not finished")
     other = Grid(**{**vars(GRID), "count": 3})
     store.begin(shards_of(other), {"scores": {"inception": None}})
     assert store.grid() == other
     assert len(store.prompts()) == 3
     assert store.failed() == {}
+    assert not half.exists()
 
 
 def test_the_manifest_says_what_the_sweep_was_begun_with(finished):

@@ -221,7 +221,11 @@ def latency(
     store = _store(folder)
     shards = Shards(store.grid(), store.prompts())
     known = _known_latencies(store)
-    store.save(LATENCIES, json.dumps([asdict(one) for one in known.values()], indent=1))  # it can be written
+
+    def keep() -> str:
+        return store.save(LATENCIES, json.dumps([asdict(one) for one in known.values()], indent=1))
+
+    keep()  # before anything is measured, to see that it can be
     prompts = [prompt.text for prompt in shards.prompts]
     batches = sorted(set(batch or BATCHES))
     found: list[Latency] = []
@@ -250,7 +254,7 @@ def latency(
         parts = [parts_of(pipe, prompts, batch=n) for n in batches]
         found.append(Latency(setting, hardware(device), tuple(timings), tuple(parts)))
         known[setting] = updated(known.get(setting), found[-1])
-        file = store.save(LATENCIES, json.dumps([asdict(one) for one in known.values()], indent=1))
+        file = keep()
     tables_sweep.summaries(table for one in found for table in (calls_table(one), parts_table(one)))
     terminal.line(f"Seconds: {file}\nNow: shapefirst sweep report {folder}")
 

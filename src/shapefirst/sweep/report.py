@@ -22,7 +22,7 @@ from shapefirst.sweep.grid import FULL, Setting, followed
 from shapefirst.sweep.latency import Latency, Timing, calls_table, parts_table, rounds_of
 from shapefirst.sweep.summary import Condition, Reference, SweepSummary
 
-__all__ = ["STUDY", "finding_of", "markdown", "setting_of", "summary_of", "verdicts"]
+__all__ = ["STUDY", "finding_of", "markdown", "missing", "setting_of", "summary_of", "verdicts"]
 
 STUDY: Final = Study(
     name="sweep",

@@ -91,8 +91,8 @@ class Store:
                 self._tidy(folder)
             if not what:
                 return
-            for name in self.failed():
-                self._remove(f"failed/{name}.txt")
+            for folder in ("failed", "images"):
+                self._clear(folder)
         elif not self._is_empty():
             raise ShapefirstError(f"{self.url!r} holds files that are no sweep: choose another --out.")
         self._write("prompts.txt", as_lines(shards.prompts).encode())
@@ -175,12 +175,12 @@ class Store:
 
     def picture(self, name: str, file: str) -> bytes | None:
         """An image that a finished shard has kept, or None where it has not."""
-        path = f"images/{name}/{file}"
-        return self._read(path) if self._exists(path) else None
+        return self._read_if_there(f"images/{name}/{file}")
 
     def text(self, name: str) -> str | None:
         """A file of text, or None where there is none."""
-        return self._read(name).decode() if self._exists(name) else None
+        content = self._read_if_there(name)
+        return None if content is None else content.decode()
 
     def save(self, name: str, text: str) -> str:
         """A file of text; returns where it is."""
@@ -210,6 +210,9 @@ class Store:
     def _read(self, name: str) -> bytes:
         return bytes(self._fs.cat_file(self._path(name)))
 
+    def _read_if_there(self, name: str) -> bytes | None:
+        return self._read(name) if self._exists(name) else None
+
     def _write(self, name: str, content: bytes) -> None:
         """A whole file or none: object stores put a file in one go, elsewhere it is renamed."""
         path = self._path(name)
@@ -233,6 +236,11 @@ class Store:
             for path in self._fs.find(self._path(folder)) if self._exists(folder) else ():
                 if path.endswith(".part"):
                     self._fs.rm_file(path)
+
+    def _clear(self, folder: str) -> None:
+        with self._named():
+            if self._fs.exists(self._path(folder)):
+                self._fs.rm(self._path(folder), recursive=True)
 
     def _remove(self, name: str) -> None:
         with self._named():
