@@ -10,10 +10,10 @@ import pytest
 from commands import one_sentence, shapefirst
 from PIL import Image
 
-from shapefirst import models
 from shapefirst.__main__ import main
 from shapefirst.errors import ShapefirstError
 from shapefirst.machine import find_device
+from shapefirst.models import MODELS, is_pocket, loader
 from shapefirst.prompts import read_prompts
 
 
@@ -27,7 +27,7 @@ def folder(make_pipe, tmp_path):
 @pytest.fixture
 def pocket(folder, monkeypatch):
     """A tiny model in the place of the embedded one."""
-    monkeypatch.setattr(models, "_POCKET", folder)
+    monkeypatch.setattr(loader, "POCKET", folder)
 
 
 @pytest.fixture
@@ -193,7 +193,7 @@ def test_generate_follows_a_policy_and_shows_it(folder, out):
 def test_models_lists_names_sources_and_whether_they_are_there():
     result = shapefirst("models")
     assert result.exit_code == 0
-    for name, info in models.MODELS.items():
+    for name, info in MODELS.items():
         assert name in result.stdout
         assert (info.source or "this package") in result.stdout
 
@@ -377,7 +377,7 @@ def test_training_without_its_extra_says_what_to_install(tmp_path, monkeypatch):
 def test_weights_that_train_pocket_made_are_known_as_pocket(folder, out):
     (folder / "judge").mkdir()
     (folder / "judge" / "config.json").write_text("{}")
-    assert models.is_pocket(str(folder))
+    assert is_pocket(str(folder))
     result = shapefirst("generate", "a red unicorn", "--model", folder, "--out", out, "--steps", 1)
     assert "'unicorn'" in result.stderr
     assert Image.open(next(out.iterdir())).text["guidance_scale"] == "4"

@@ -52,7 +52,7 @@ def fakes(monkeypatch, tmp_path):
     (weights / "model.safetensors").write_bytes(b"1234")
     monkeypatch.setattr(studies, "study", fake)
     monkeypatch.setattr(studies, "_exists", lambda name: name in ("f1", "f4", "a2"))
-    monkeypatch.setattr("shapefirst.models._POCKET", weights)
+    monkeypatch.setattr("shapefirst.models.loader.POCKET", weights)
     monkeypatch.setattr("shapefirst.models.locate", lambda name: weights)
     monkeypatch.setattr(commands_study, "load_quietly", lambda *arguments: "the pipeline")
     monkeypatch.setattr("shapefirst.generation.cut_text", lambda pipe, text: text[60:])

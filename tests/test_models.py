@@ -15,9 +15,8 @@ from naive import error
 from safetensors.torch import load_file, save_file
 from test_guidance import generate
 
-from shapefirst import models
 from shapefirst.errors import ModelError, ShapefirstError, UnsupportedPipelineError
-from shapefirst.models import MODELS, SAMPLERS, load, locate, make_sampler
+from shapefirst.models import MODELS, SAMPLERS, load, loader, locate, make_sampler
 
 
 @pytest.fixture(scope="session")
@@ -132,7 +131,7 @@ def test_a_hub_model_in_the_cache(saved, empty_cache):
 
 
 def test_pocket_without_weights(monkeypatch, tmp_path):
-    monkeypatch.setattr(models, "_POCKET", tmp_path / "weights")
+    monkeypatch.setattr(loader, "POCKET", tmp_path / "weights")
     assert locate("pocket") is None
     assert "shapefirst train-pocket" in refusal("pocket")
 
@@ -141,7 +140,7 @@ def test_folders_that_are_no_model(damaged, tmp_path):
     assert "no model_index.json" in refusal(tmp_path)
     assert "no model" in refusal(tmp_path / "absent")
     weights = damaged / "unet" / "diffusion_pytorch_model.safetensors"
-    assert "single file" in refusal(weights)
+    assert "one network of a diffusers folder, no whole model" in refusal(weights)
     (damaged / "model_index.json").write_text("{")
     assert "model_index.json is corrupt" in refusal(damaged)
 

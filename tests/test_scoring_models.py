@@ -11,8 +11,8 @@ import torch
 
 from shapefirst.errors import ModelError, ShapefirstError
 from shapefirst.metrics.clip import load_clip
-from shapefirst.metrics.loading import find
 from shapefirst.metrics.vqa import load_vqa
+from shapefirst.models.scoring import find
 
 
 @pytest.fixture(scope="session")
@@ -62,9 +62,15 @@ def test_what_is_in_the_cache_is_used_without_network(empty_cache, saved):
 
 @pytest.mark.parametrize("author", ["SFconvertbot", "somebody"])
 def test_weights_that_are_only_pickled_are_taken_from_the_hub_s_own_conversion(empty_cache, saved, monkeypatch, author):
+    def files(revision):
+        return ["config.json", "pytorch_model.bin", *(["model.safetensors"] if revision == "refs/pr/3" else [])]
+
     class Hub:
+        def model_info(self, repository, revision=None, files_metadata=False):
+            return SimpleNamespace(siblings=[SimpleNamespace(rfilename=name, size=1) for name in files(revision)])
+
         def list_repo_files(self, repository, revision=None):
-            return ["config.json", "pytorch_model.bin", *(["model.safetensors"] if revision == "refs/pr/3" else [])]
+            return files(revision)
 
         def get_repo_discussions(self, repository, **_):
             return [SimpleNamespace(author=author, num=2), SimpleNamespace(author=author, num=3)]
@@ -72,15 +78,15 @@ def test_weights_that_are_only_pickled_are_taken_from_the_hub_s_own_conversion(e
     asked = []
 
     def snapshot_download(repository, revision, allow_patterns):
-        asked.append((repository, revision))
-        assert not any(pattern.endswith((".bin", ".pt", "*")) for pattern in allow_patterns)
+        asked.append((repository, revision, sorted(allow_patterns)))
         return str(saved)
 
     monkeypatch.setattr(huggingface_hub, "HfApi", Hub)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda repository, name: str(saved / name))
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     if author == "SFconvertbot":
         assert find("someone/clip") == saved
-        assert asked == [("someone/clip", "refs/pr/3")]
+        assert asked == [("someone/clip", "refs/pr/3", ["config.json", "model.safetensors"])]
     else:
         with pytest.raises(ModelError, match="offers no safetensors"):
             find("someone/clip")
@@ -110,6 +116,7 @@ def test_weights_that_lack_a_part_are_refused_rather_than_made_up(damaged):
 
 
 def test_a_shard_that_the_index_names_must_be_there(damaged):
+    (damaged / "model.safetensors").rename(damaged / "model-00002-of-00002.safetensors")
     (damaged / "model.safetensors.index.json").write_text(
         json.dumps({"weight_map": {"a": "model-00001-of-00002.safetensors"}})
     )

@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from shapefirst.metrics.alignment import check_pairs
-from shapefirst.metrics.loading import load_model, load_part
+from shapefirst.models.scoring import load_model, load_part
 from shapefirst.prompts import Prompt
 
 if TYPE_CHECKING:

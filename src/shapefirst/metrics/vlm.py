@@ -26,7 +26,7 @@ from shapefirst.errors import ModelError
 from shapefirst.machine import find_device
 from shapefirst.metrics.alignment import check_pairs
 from shapefirst.metrics.answers import parse_score
-from shapefirst.metrics.loading import load_model, load_part
+from shapefirst.models.scoring import load_model, load_part
 from shapefirst.prompts import Prompt
 
 __all__ = ["Reply", "VlmScore", "load_vlm"]

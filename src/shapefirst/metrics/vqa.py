@@ -26,7 +26,7 @@ from PIL import Image
 
 from shapefirst.errors import ModelError, ShapefirstError
 from shapefirst.metrics.alignment import check_pairs
-from shapefirst.metrics.loading import load_model, load_part
+from shapefirst.models.scoring import load_model, load_part
 from shapefirst.prompts import Prompt
 
 if TYPE_CHECKING:

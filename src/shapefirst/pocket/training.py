@@ -21,7 +21,7 @@ import torch
 
 from ..checks import check_seed
 from ..errors import ShapefirstError
-from ..weights_on_disk import check_configurations, check_whole
+from ..models.disk import check_configurations, check_whole
 from .loop import Recipe, Run
 
 STAGES = ("render", "teacher", "text", "autoencoder", "encode", "denoiser", "vision", "judge", "export", "card")
@@ -161,7 +161,7 @@ def adopt(weights: Path, out: Path) -> None:
     for part in ADOPTED:
         if not (weights / part / "config.json").is_file():
             raise ShapefirstError(f"{weights} holds no finished weights: it has no {part}/config.json.")
-        check_configurations(weights / part)
+        check_configurations(sorted((weights / part).glob("*.json")))
         if not (files := sorted((weights / part).glob("*.safetensors"))):
             raise ShapefirstError(f"{weights} holds no finished weights: {part} has no *.safetensors.")
         check_whole(files)

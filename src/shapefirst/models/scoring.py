@@ -6,33 +6,23 @@ Only safetensors are read. Nothing is downloaded but the model that was named, a
 from __future__ import annotations
 
 import json
-from fnmatch import fnmatch
+from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from shapefirst.errors import ModelError, first_line
 from shapefirst.machine import find_device
+from shapefirst.models.components import PICKLED, Weights, check_vocabulary, weights_in
+from shapefirst.models.disk import check_configurations, check_keys, check_shards, check_whole
+from shapefirst.models.hub import cached, download, is_hub_id
 from shapefirst.quiet import quietly
-from shapefirst.weights_on_disk import (
-    check_configurations,
-    check_keys,
-    check_vocabulary,
-    check_whole,
-    is_hub_id,
-    no_safetensors,
-    refuse_pickled,
-    unreachable,
-)
 
 if TYPE_CHECKING:
     import torch
 
 __all__ = ["find", "load_model", "load_part"]
 
-_WEIGHTS: Final = "model*.safetensors"
-_WANTED: Final = ("*.json", "*.txt", "*.jinja", "*.model", _WEIGHTS)
-# Hugging Face's converter: it offers weights as safetensors in a pull request where a repository has pickled ones only.
-_CONVERTER: Final = "SFconvertbot"
+_SMALL = (".json", ".txt", ".jinja", ".model")
 
 
 def find(name: str | Path) -> Path:
@@ -51,7 +41,10 @@ def find(name: str | Path) -> Path:
             f"There is no model {str(name)!r}: use a hub id such as openai/clip-vit-base-patch16, or the path of a "
             "transformers folder that exists."
         )
-    return _cached(str(name)) or _downloaded(str(name))
+    repository = str(name)
+    return cached(repository, lambda folder: _weights(_names(folder)) is not None) or download(
+        repository, repository, _needed, first="config.json"
+    )
 
 
 def load_model(
@@ -107,7 +100,7 @@ def load_part(folder: Path, kind: str, what: str) -> Any:
             "image processor") names it in the sentence.
     """
     if what != "image processor":
-        check_vocabulary(folder)
+        check_vocabulary(_names(folder), str(folder))
     with quietly():
         import transformers
 
@@ -117,62 +110,39 @@ def load_part(folder: Path, kind: str, what: str) -> Any:
             raise ModelError(f"The {what} in {folder} cannot be loaded: {first_line(error)}.") from error
 
 
-def _is_complete(folder: Path) -> bool:
-    """Whether all weights are there; models of several files have an index that names them."""
-    index = folder / "model.safetensors.index.json"
-    if not index.is_file():
-        return (folder / "model.safetensors").is_file()
-    try:
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    except (ValueError, KeyError, AttributeError):
-        return False
-    return bool(names) and all((folder / name).is_file() for name in names)
-
-
 def _check_files(folder: Path) -> None:
-    if not (folder / "config.json").is_file():
+    names = _names(folder)
+    if "config.json" not in names:
         raise ModelError(f"{folder} is no transformers model: it has no config.json.")
-    check_configurations(folder)
-    if not _is_complete(folder):
-        refuse_pickled(folder, "model.save_pretrained(folder)")
+    check_configurations(folder / name for name in names)
+    weights = _weights(names)
+    if weights is None:
+        if pickled := [name for name in names if name.endswith(PICKLED)]:
+            raise ModelError(
+                f"{folder / pickled[0]} is a pickled checkpoint, which can run code when opened, and is not read: "
+                "convert the model to safetensors (model.save_pretrained(folder))."
+            )
         raise ModelError(f"{folder} is incomplete: it lacks weights (model.safetensors).")
-    check_whole(sorted(folder.glob(_WEIGHTS)))
+    files = [folder / name for name in weights.files]
+    check_shards([folder / weights.index] if weights.index else [])
+    check_whole(files)
 
 
-def _cached(repository: str) -> Path | None:
-    """Where it lies in the hub's cache: the newest of main if that is complete, else any complete revision."""
-    from huggingface_hub import constants, try_to_load_from_cache
-
-    config = try_to_load_from_cache(repository, "config.json")
-    main = [Path(config).parent] if isinstance(config, str) else []
-    snapshots = Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}" / "snapshots"
-    others = sorted(snapshots.iterdir()) if snapshots.is_dir() else []
-    return next((f for f in [*main, *others] if (f / "config.json").is_file() and _is_complete(f)), None)
+def _names(folder: Path) -> list[str]:
+    return sorted(file.name for file in folder.iterdir() if file.is_file())
 
 
-def _downloaded(repository: str) -> Path:
-    from huggingface_hub import HfApi, constants, snapshot_download
-
-    with quietly(bars=True):
-        try:
-            api, revision = HfApi(), None
-            if not any(fnmatch(file, _WEIGHTS) for file in api.list_repo_files(repository)):
-                revision = _converted(api, repository)
-            return Path(snapshot_download(repository, revision=revision, allow_patterns=list(_WANTED)))
-        except ModelError:
-            raise
-        except Exception as error:
-            raise unreachable(repository, repository, constants.HF_HUB_CACHE) from error
+def _weights(names: Collection[str]) -> Weights | None:
+    """The weights in full precision, if they and a configuration are there."""
+    if "config.json" not in names:
+        return None
+    return next((found for found in weights_in(names) if found.variant is None), None)
 
 
-def _converted(api: Any, repository: str) -> str:
-    """The converter's pull request on a repository whose main branch has no safetensors."""
-    offers = api.get_repo_discussions(
-        repository, author=_CONVERTER, discussion_type="pull_request", discussion_status="open"
-    )
-    for offer in offers:
-        if offer.author == _CONVERTER and any(
-            fnmatch(file, _WEIGHTS) for file in api.list_repo_files(repository, revision=f"refs/pr/{offer.num}")
-        ):
-            return f"refs/pr/{offer.num}"
-    raise no_safetensors(repository)
+def _needed(names: Collection[str]) -> list[str] | None:
+    """What is downloaded of a repository; None if it has no safetensors."""
+    weights = _weights(names)
+    if weights is None:
+        return None
+    small = [name for name in names if "/" not in name and name.endswith(_SMALL) and ".index." not in name]
+    return [*small, *weights.files, *([weights.index] if weights.index else [])]

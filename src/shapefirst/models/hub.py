@@ -1,0 +1,165 @@
+"""Models of the Hugging Face hub: found in its cache without network, or downloaded into it, only the files needed.
+
+The cache holds each revision of a repository as a folder, models--owner--name/snapshots/<commit>.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from shapefirst.errors import ModelError, first_line
+from shapefirst.quiet import quietly
+
+__all__ = ["cached", "download", "gigabytes", "is_hub_id", "listing"]
+
+#: Hugging Face's converter: where a repository has pickled weights only it offers safetensors in a pull request.
+_CONVERTER: Final = "SFconvertbot"
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether this could be the id of a model on the hub: "owner/name"."""
+    return re.fullmatch(r"[\w][\w.-]*/[\w][\w.-]*", name) is not None
+
+
+def cached(repository: str, is_complete: Callable[[Path], bool]) -> Path | None:
+    """Where a model lies in the cache: the newest of main if that is complete, else any complete revision."""
+    from huggingface_hub import constants
+    from huggingface_hub.file_download import repo_folder_name
+
+    folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repository, repo_type="model")
+    try:
+        main = [folder / "snapshots" / (folder / "refs" / "main").read_text(encoding="utf-8").strip()]
+    except OSError:
+        main = []
+    snapshots = folder / "snapshots"
+    others = sorted(snapshots.iterdir()) if snapshots.is_dir() else []
+    return next((place for place in (*main, *others) if place.is_dir() and is_complete(place)), None)
+
+
+def listing(repository: str, called: str, *, revision: str | None = None) -> dict[str, int]:
+    """The files of a repository and their sizes in bytes, as the hub tells them.
+
+    Args:
+        repository: Its id.
+        called: What the user calls it.
+        revision: By default main.
+
+    Raises:
+        ModelError: The hub cannot be reached, or has no such model, or keeps it to those who have accepted its terms.
+    """
+    from huggingface_hub import HfApi
+
+    with _said(repository, called):
+        info = HfApi().model_info(repository, revision=revision, files_metadata=True)
+    return {file.rfilename: file.size or 0 for file in info.siblings or ()}
+
+
+def download(
+    repository: str,
+    called: str,
+    choose: Callable[[Collection[str]], Sequence[str] | None],
+    *,
+    first: str,
+) -> Path:
+    """Download what is needed of a model into the cache.
+
+    Args:
+        repository: Its id.
+        called: What the user calls it.
+        choose: The names of all files -> of those needed; None where only a conversion to safetensors would help. It
+            may read ``first``.
+        first: A small file that is downloaded before, to refuse what cannot be used before it is large.
+
+    Returns:
+        The folder of the revision in the cache.
+
+    Raises:
+        ModelError: As of :func:`listing`; or there are no safetensors, or too little room on the disk.
+    """
+    from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download, try_to_load_from_cache
+
+    revision, sizes = None, listing(repository, called)
+    with _said(repository, called), quietly(bars=True):  # a download of gigabytes shows how far it is
+        if first in sizes:
+            hf_hub_download(repository, first)
+        needed = choose(list(sizes))
+        if needed is None:
+            revision = _converted(HfApi(), repository, choose)
+            sizes = listing(repository, called, revision=revision)
+            needed = choose(list(sizes)) or ()
+        absent = [name for name in needed if try_to_load_from_cache(repository, name, revision=revision) is None]
+        total, free = sum(sizes[name] for name in absent), _free(Path(constants.HF_HUB_CACHE))
+        if total > free:
+            raise ModelError(
+                f"{called} takes {gigabytes(total)} and there are {gigabytes(free)} free in {constants.HF_HUB_CACHE}: "
+                "make room, or let the variable HF_HUB_CACHE name another folder."
+            )
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=[_literally(n) for n in needed]))
+
+
+def gigabytes(size: int) -> str:
+    """A number of bytes for people, in units of a thousand as the hub has them."""
+    for unit, name in ((10**9, "GB"), (10**6, "MB"), (10**3, "kB")):
+        if size >= unit:
+            return f"{size / unit:.{1 if size < 100 * unit else 0}f} {name}"
+    return f"{size} bytes"
+
+
+@contextmanager
+def _said(repository: str, called: str) -> Iterator[None]:
+    """The hub's errors, as one sentence that says what to do."""
+    from huggingface_hub import constants
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    name = repository if called == repository else f"{called} ({repository})"
+    try:
+        yield
+    except ModelError:
+        raise
+    except GatedRepoError as error:
+        raise ModelError(
+            f"{name} is kept to those who have accepted its terms: accept them at {constants.ENDPOINT}/{repository}, "
+            "then say `hf auth login`."
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise ModelError(
+            f"The Hugging Face hub has no model {name}, or it is private: check the name, or say `hf auth login`."
+        ) from error
+    except Exception as error:
+        raise ModelError(
+            f"The weights of {name} are not in the cache {constants.HF_HUB_CACHE} and could not be downloaded from the "
+            f"Hugging Face hub ({first_line(error)}): check the name and the network, then get them with "
+            f"`hf download {repository}`."
+        ) from error
+
+
+def _converted(api: Any, repository: str, choose: Callable[[Collection[str]], Sequence[str] | None]) -> str:
+    """The converter's pull request on a repository whose main branch has no safetensors."""
+    offers = api.get_repo_discussions(
+        repository, author=_CONVERTER, discussion_type="pull_request", discussion_status="open"
+    )
+    for offer in offers:
+        revision = f"refs/pr/{offer.num}"
+        if offer.author == _CONVERTER and choose(api.list_repo_files(repository, revision=revision)) is not None:
+            return revision
+    raise ModelError(
+        f"{repository} offers no safetensors weights, and pickled checkpoints are not read: they can run code when "
+        "opened."
+    )
+
+
+def _free(cache: Path) -> int:
+    """Bytes free where the cache is, or will be."""
+    while not cache.exists() and cache != cache.parent:
+        cache = cache.parent
+    return shutil.disk_usage(cache).free
+
+
+def _literally(name: str) -> str:
+    """A pattern that only this name matches."""
+    return re.sub(r"([*?[])", r"[\1]", name)

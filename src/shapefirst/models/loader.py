@@ -1,0 +1,206 @@
+"""A name, a hub id, a folder or a file -> a pipeline that is ready to be called."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Collection
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from shapefirst.errors import ModelError, ShapefirstError, first_line
+from shapefirst.machine import find_device
+from shapefirst.models.catalogue import MODELS, POCKET, default_sampler, make_sampler, sampler_info
+from shapefirst.models.components import VARIANTS, Component, components_of, files_of
+from shapefirst.models.disk import check_keys, checked, file_names, read_index
+from shapefirst.models.hub import cached, download, is_hub_id
+from shapefirst.models.single_file import load_checkpoint, read_checkpoint
+from shapefirst.models.tasks import check_class, check_inputs, refuse_folder
+from shapefirst.quiet import quietly
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["find", "load", "locate", "needed"]
+
+
+def load(
+    name_or_path: str | Path,
+    *,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    sampler: str | None = None,
+) -> Any:
+    """A diffusers pipeline, ready to be called.
+
+    Args:
+        name_or_path: A name in `MODELS`, any other hub id ("owner/name"), a local diffusers folder, or a checkpoint
+            in one .safetensors file.
+        device: By default CUDA, else Apple's MPS, else the CPU.
+        dtype: float32, float16 or bfloat16, by name or as torch's; by default float16 on CUDA and float32 elsewhere,
+            whatever the files hold. Of weights that are there in several formats it chooses the fitting ones; what is
+            on the disk in any of them is not downloaded again.
+        sampler: A name in `SAMPLERS`, built from the model's own scheduler configuration. By default DDIM, or Euler
+            for a model that was trained by flow matching.
+
+    Returns:
+        The pipeline, without a safety checker; on a CPU its U-Net is laid out channels-last.
+
+    Raises:
+        ModelError: The model is unknown, not to be had, incomplete, pickled or corrupt.
+        UnsupportedPipelineError: It is no text-to-image pipeline with guidance that shapefirst can steer.
+        ShapefirstError: Unknown sampler, device or dtype.
+    """
+    if sampler is not None:
+        sampler_info(sampler)
+    name = str(name_or_path)
+    kind = dtype_name(dtype, device)
+    folder = find(name, kind)
+
+    import torch
+
+    with quietly():
+        if folder.is_file():
+            pipe = load_checkpoint(read_checkpoint(folder), getattr(torch, kind))
+        else:
+            pipe = _from_folder(folder, name, kind)
+        pipe.scheduler = make_sampler(sampler or default_sampler(pipe.scheduler.config), pipe.scheduler.config)
+        place = find_device(device)
+        pipe.to(place)
+        if place.type == "cpu" and getattr(pipe, "unet", None) is not None:
+            # A tenth faster from four images on (benchmarks/saving.py), and no slower for one.
+            pipe.unet.to(memory_format=torch.channels_last)
+        return pipe
+
+
+def dtype_name(dtype: str | torch.dtype | None, device: str | torch.device | None = None) -> str:
+    """A number format by its name; by default the one that suits the device.
+
+    Raises:
+        ShapefirstError: There is no such format, or no such device.
+    """
+    if dtype is None:
+        return "float16" if find_device(device).type == "cuda" else "float32"
+    kind = str(dtype).removeprefix("torch.")
+    if kind not in VARIANTS:
+        raise ShapefirstError(f"There is no dtype {kind!r} for models here; there are {', '.join(VARIANTS)}.")
+    return kind
+
+
+def find(name: str, dtype: str = "float32") -> Path:
+    """Where a model lies on this disk; it is downloaded if it is a hub model that does not.
+
+    Args:
+        name: As of `load`.
+        dtype: The format that weights are preferred in, where they are downloaded.
+
+    Raises:
+        ModelError: There is no such model, or it cannot be had.
+        UnsupportedPipelineError: It is no pipeline that shapefirst can steer.
+    """
+    folder = locate(name)
+    if folder is not None:
+        return folder
+    if name in MODELS and MODELS[name].source is None:
+        raise ModelError(
+            f"The weights of {name} are missing from {POCKET}: reinstall shapefirst, or train them with "
+            f"`shapefirst train-pocket --out {POCKET}`."
+        )
+    repository = _hub_id(name)
+    return download(repository, name, partial(_chosen, repository, name, dtype), first="model_index.json")
+
+
+def locate(name: str) -> Path | None:
+    """The folder or file where a model's weights lie on this disk, found without network; None if they do not.
+
+    Raises:
+        ModelError: `name` is neither a known name nor a hub id nor something on this disk.
+    """
+    if name in MODELS and MODELS[name].source is None:
+        return POCKET if (POCKET / "model_index.json").is_file() else None
+    path = Path(name).expanduser()
+    return path if path.is_dir() or path.is_file() else cached(_hub_id(name), _is_complete)
+
+
+def needed(index: dict[str, Any], names: Collection[str], dtype: str, where: str) -> list[str]:
+    """The files that are needed of a diffusers repository with these files.
+
+    Raises:
+        ModelError: Something is missing.
+    """
+    components, _ = components_of(index)
+    found = files_of(components, names, VARIANTS[dtype], where)
+    return ["model_index.json", *(name for files, _ in found.values() for name in files)]
+
+
+def _chosen(repository: str, called: str, dtype: str, names: Collection[str]) -> list[str]:
+    """What to download of a repository, whose index is in the cache already."""
+    from huggingface_hub import try_to_load_from_cache
+
+    file = try_to_load_from_cache(repository, "model_index.json")
+    if not isinstance(file, str):
+        raise ModelError(f"{repository} on the Hugging Face hub is no diffusers pipeline: it has no model_index.json.")
+    index = read_index(Path(file).parent)
+    check_class(index, called)
+    return needed(index, names, dtype, repository)
+
+
+def _is_complete(folder: Path) -> bool:
+    try:
+        needed(read_index(folder), file_names(folder), "float32", str(folder))
+    except ModelError:
+        return False
+    return True
+
+
+def _hub_id(name: str) -> str:
+    """The hub id behind a name."""
+    if name in MODELS and (source := MODELS[name].source):
+        return source
+    if not is_hub_id(name):
+        raise ModelError(
+            f"There is no model {name!r}: use one of {', '.join(MODELS)}, a hub id such as "
+            f"{MODELS['sd15'].source}, or the path of a diffusers folder or a .safetensors checkpoint that exists."
+        )
+    return name
+
+
+def _from_folder(folder: Path, name: str, dtype: str) -> Any:
+    if not (folder / "model_index.json").is_file():
+        refuse_folder(folder)
+    index = read_index(folder)
+    check_class(index, name)
+    variants = checked(folder, index, VARIANTS[dtype])
+    check_inputs(index, folder, name)
+
+    import diffusers
+    import torch
+
+    _, left_out = components_of(index)
+    options: dict[str, Any] = dict.fromkeys(left_out)
+    if "safety_checker" in index:
+        options["requires_safety_checker"] = False
+    shared: dict[str, Any] = {"dtype": getattr(torch, dtype), "use_safetensors": True, "local_files_only": True}
+    try:
+        for component, variant in variants.items():
+            if component.is_network:
+                options[component.name] = _network(folder, component, variant=variant, **shared)
+        return diffusers.DiffusionPipeline.from_pretrained(folder, **shared, **options)
+    except ModelError:
+        raise
+    except Exception as error:  # whatever diffusers and transformers make of a broken folder
+        raise ModelError(f"{folder} cannot be loaded: {first_line(error)}.") from error
+
+
+def _network(folder: Path, component: Component, **options: Any) -> Any:
+    """A pipeline's network with all of its weights: the pipeline's own loader makes up those that a file lacks."""
+    module = importlib.import_module(component.library)
+    if component.library == "diffusers":
+        from diffusers.utils import is_accelerate_available
+
+        options["low_cpu_mem_usage"] = is_accelerate_available()
+    network, info = getattr(module, component.class_name).from_pretrained(
+        folder / component.name, output_loading_info=True, **options
+    )
+    check_keys(folder / component.name, info)
+    return network

@@ -1,0 +1,164 @@
+"""What a folder or a file is that is no text-to-image pipeline, and what to do with it instead."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from shapefirst.errors import ModelError, UnsupportedPipelineError
+from shapefirst.quiet import quietly
+
+__all__ = ["check_class", "check_inputs", "refuse_file", "refuse_folder"]
+
+_GUIDE: Final = "build it with diffusers and run its calls within shapefirst.guide(pipe, ...)"
+_CONTROLNET: Final = (
+    "give it to diffusers' StableDiffusionControlNetPipeline and run its calls within shapefirst.guide(pipe, ...)"
+)
+
+#: Part of a pipeline's class name -> what it is called. The first that fits.
+_CLASSES: Final = {
+    "Inpaint": "an inpainting pipeline",
+    "Img2Img": "an image-to-image pipeline",
+    "Depth2Img": "a depth-to-image pipeline",
+    "Upscale": "an upscaler",
+    "InstructPix2Pix": "a pipeline that edits images",
+    "ControlNet": "a pipeline with a ControlNet",
+    "Prior": "a prior, which makes embeddings and no images",
+    "Video": "a video pipeline",
+    "Audio": "an audio pipeline",
+}
+#: A parameter of `__call__` that text-to-image pipelines have not got -> what it is called.
+_PARAMETERS: Final = {
+    "mask_image": "an inpainting pipeline",
+    "control_image": "a pipeline with a ControlNet",
+    "image": "a pipeline that starts from an image",
+    "image_embeds": "a decoder of image embeddings",
+    "image_embeddings": "a decoder of image embeddings",
+    "num_frames": "a video pipeline",
+    "audio_length_in_s": "an audio pipeline",
+}
+#: A pattern of a weight's name -> what a single file with it is, and what to do. The first that fits.
+_FILES: Final = (
+    (
+        r"lora_(up|down|A|B)\b|lora_unet_|\.lora\.|hada_w1|lokr_w1",
+        "a LoRA",
+        "load the model that it was made for and say pipe.load_lora_weights({file!r})",
+    ),
+    (
+        r"^(control_model|controlnet_cond_embedding|controlnet_down_blocks|input_hint_block)\b",
+        "a ControlNet",
+        _CONTROLNET,
+    ),
+    (
+        r"^(image_proj|ip_adapter)\b",
+        "an IP-Adapter",
+        "load the model that it was made for and say pipe.load_ip_adapter(...) on it",
+    ),
+    (
+        r"^(emb_params|string_to_param|clip_l|clip_g)$|^<.*>$",
+        "a textual inversion",
+        "load the model that it was made for and say pipe.load_textual_inversion({file!r})",
+    ),
+    (r"motion_modules\.", "a motion adapter", "give it to diffusers' AnimateDiffPipeline"),
+    (
+        r"^(down_blocks|conv_in|transformer_blocks|mid_block)\b",
+        "one network of a diffusers folder",
+        "give the folder with the model_index.json around it",
+    ),
+    (
+        r"^(text_model|encoder\.block|shared\.weight|vision_model)\b",
+        "a text encoder alone",
+        "give the folder with the model_index.json around it",
+    ),
+    (
+        r"^(encoder|decoder|first_stage_model)\.",
+        "an autoencoder alone",
+        "give the model that it belongs to, and put it in with pipe.vae = AutoencoderKL.from_single_file({file!r})",
+    ),
+)
+
+
+def check_class(index: Mapping[str, Any], name: str) -> type:
+    """The class of a text-to-image pipeline that shapefirst can steer, as the index of the model called ``name`` says.
+
+    Raises:
+        ModelError: A class that this diffusers has not got, or one of the model's own.
+        UnsupportedPipelineError: A pipeline of another task or another layout.
+    """
+    with quietly():
+        import diffusers
+        from diffusers.pipelines.auto_pipeline import AUTO_TEXT2IMAGE_PIPELINES_MAPPING
+
+        class_name = index["_class_name"]
+        pipeline_class = getattr(diffusers, class_name, None)
+        if not (isinstance(pipeline_class, type) and issubclass(pipeline_class, diffusers.DiffusionPipeline)):
+            raise ModelError(f"{name} is a {class_name}, which diffusers {diffusers.__version__} has not got.")
+        kinds = [what for part, what in _CLASSES.items() if part in class_name]
+        if pipeline_class not in AUTO_TEXT2IMAGE_PIPELINES_MAPPING.values():
+            parameters = inspect.signature(pipeline_class.__call__).parameters
+            kinds += [what for parameter, what in _PARAMETERS.items() if parameter in parameters]
+        if kinds:
+            raise UnsupportedPipelineError(
+                f"{name} is {kinds[0]} ({class_name}), which does not make an image from a prompt alone: {_GUIDE}."
+            )
+        from shapefirst.layout import check_layout
+
+        check_layout(pipeline_class)
+        return pipeline_class
+
+
+def check_inputs(index: Mapping[str, Any], folder: Path, name: str) -> None:
+    """Raise UnsupportedPipelineError if the denoiser takes more than noisy latents: a mask, an image, a depth map."""
+    configs = {part: folder / part / "config.json" for part in ("unet", "transformer", "vae")}
+    contents = {part: json.loads(file.read_text(encoding="utf-8")) for part, file in configs.items() if file.is_file()}
+    taken = contents.get("unet", {}).get("in_channels")
+    latent = contents.get("vae", {}).get("latent_channels")
+    if isinstance(taken, int) and isinstance(latent, int) and taken != latent:
+        what = {9: "an inpainting model", 8: "a model that edits images", 5: "a depth-to-image model"}
+        raise UnsupportedPipelineError(
+            f"{name} is {what.get(taken, 'a model that needs an image')}: its U-Net takes {taken} channels where the "
+            f"latents have {latent}, so it does not make an image from a prompt alone: {_GUIDE}."
+        )
+
+
+def refuse_folder(folder: Path) -> None:
+    """Raise ModelError for a folder without a model_index.json, and say what it is."""
+    names = {file.name for file in folder.iterdir()}
+    if "adapter_config.json" in names or any("lora" in name.lower() for name in names if name.endswith(".safetensors")):
+        raise ModelError(
+            f"{folder} holds a LoRA: load the model that it was made for and say "
+            f"pipe.load_lora_weights({str(folder)!r}) on it."
+        )
+    config = {}
+    if "config.json" in names:
+        try:
+            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        except ValueError:
+            config = {}
+    if not isinstance(config, dict):
+        config = {}
+    kind = config.get("_class_name") or next(iter(config.get("architectures") or ()), None) or config.get("model_type")
+    if kind and "ControlNet" in str(kind):
+        raise ModelError(f"{folder} is a ControlNet: {_CONTROLNET}.")
+    if kind:
+        raise ModelError(
+            f"{folder} is one network ({kind}): give the folder of the whole pipeline, which has a model_index.json."
+        )
+    checkpoints = sorted(name for name in names if name.endswith(".safetensors"))
+    hint = f"; to load a checkpoint in it, give the file, such as {folder / checkpoints[0]}" if checkpoints else ""
+    raise ModelError(f"{folder} is no diffusers pipeline: it has no model_index.json{hint}.")
+
+
+def refuse_file(file: Path, keys: Mapping[str, Any]) -> None:
+    """Raise ModelError for a single file with the weights ``keys``, which is no whole model, and say what it is."""
+    for pattern, what, remedy in _FILES:
+        if any(re.search(pattern, key) for key in keys):
+            raise ModelError(f"{file} is {what}, no whole model: {remedy.format(file=str(file))}.")
+    raise ModelError(
+        f"{file} is no checkpoint of a text-to-image model that diffusers knows: give the checkpoint of one, or a "
+        "diffusers folder (with a model_index.json)."
+    )

