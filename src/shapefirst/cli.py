@@ -16,8 +16,8 @@ from shapefirst import __version__, commands_prompts, commands_study, commands_s
 from shapefirst.__main__ import INTERRUPTED
 from shapefirst.checks import check_text
 from shapefirst.errors import ShapefirstError, shortened
-from shapefirst.loading import load_quietly
-from shapefirst.options import Device, GuidanceScale, Model, PolicyWords, Sampler
+from shapefirst.loading import load_quietly, obtained
+from shapefirst.options import Device, Dtype, GuidanceScale, Model, PolicyWords, Sampler
 from shapefirst.schedule import Auto, Branch, Policy, TextSchedule
 
 __all__ = ["app"]
@@ -135,7 +135,7 @@ def generate(
     steps: Annotated[
         int | None, typer.Option(metavar="N", show_default="50, or the policy's own", help="Denoising steps.")
     ] = None,
-    sampler: Sampler = "ddim",
+    sampler: Sampler = None,
     guidance_scale: GuidanceScale = None,
     negative_prompt: Annotated[
         str | None,
@@ -149,6 +149,7 @@ def generate(
     ] = "null",
     policy: PolicyWords = None,
     device: Device = None,
+    dtype: Dtype = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the PNGs go.")] = Path("out"),
     compare: Annotated[
         bool, typer.Option("--compare", help="Also full guidance, the difference, and a sheet of the three.")
@@ -166,7 +167,7 @@ def generate(
       echo "a blue butterfly" | shapefirst generate -
       shapefirst generate "a horse on the moon" --model sd15 --out horses
     """
-    from shapefirst.models import default_guidance_scale
+    from shapefirst.models import default_guidance_scale, usual_sampler
     from shapefirst.writes import check_writable, slug
 
     texts = _all_prompts(prompts or [], prompts_file)
@@ -198,7 +199,8 @@ def generate(
         from shapefirst.policies import describe, policy_of
     jobs = plan(texts, num_images, seed)
     sampling = Sampling(scale, steps, negative_prompt)
-    pipe = load_quietly(model, sampler, device)
+    sampler = sampler or usual_sampler(obtained(model, dtype, device))
+    pipe = load_quietly(model, sampler, device, dtype)
     _warn(pipe, model, [*texts, *([negative_prompt] if negative_prompt else [])], scale)
 
     if words is not None:
@@ -219,6 +221,7 @@ def generate(
         "guidance_scale": f"{scale:g}",
         "negative_prompt": negative_prompt or "",
         "device": pipe.device.type,
+        **({"dtype": dtype} if dtype else {}),
     }
     settings = {**common, **own}
     if compare:
@@ -275,11 +278,14 @@ def models(
         typer.Option(metavar="FILE", help="With pocket: draw everything it knows and write the pictures to this PNG."),
     ] = None,
 ) -> None:
-    """List the models by name, where each comes from and whether it is on the disk.
+    """List the models by name: where each comes from, whether it is on the disk, how large its download is.
+
+    With a name, which files those are.
 
     \b
     Examples:
       shapefirst models
+      shapefirst models sd15
       shapefirst models pocket --sheet pocket.png
     """
     from shapefirst.models import MODELS
@@ -292,8 +298,10 @@ def models(
         _draw_gallery(sheet)
     elif name == "pocket":
         tables.vocabulary()
+    elif name:
+        tables.model(MODELS[name])
     else:
-        tables.models([MODELS[name]] if name else list(MODELS.values()))
+        tables.models(list(MODELS.values()))
 
 
 @app.command("train-pocket")

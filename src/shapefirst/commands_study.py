@@ -15,8 +15,8 @@ from rich.text import Text
 from shapefirst import __version__, terminal
 from shapefirst.checks import check_seed
 from shapefirst.errors import ShapefirstError, shortened
-from shapefirst.loading import load_quietly
-from shapefirst.options import Device, GuidanceScale, Model, Sampler, command_line
+from shapefirst.loading import load_quietly, obtained
+from shapefirst.options import Device, Dtype, GuidanceScale, Model, Sampler, command_line
 
 if TYPE_CHECKING:
     from shapefirst.prompts import Prompt
@@ -61,7 +61,7 @@ def study(
         int | None,
         typer.Option(metavar="N", help="Denoising steps.", show_default=f"{STEPS}, or {QUICK_STEPS} with --quick"),
     ] = None,
-    sampler: Sampler = "ddim",
+    sampler: Sampler = None,
     guidance_scale: GuidanceScale = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the results and report.html go.")] = OUT,
     quick: Annotated[bool, typer.Option("--quick", help="A few prompts and steps: to see it work.")] = False,
@@ -76,6 +76,7 @@ def study(
     ] = None,
     vlm: Annotated[str | None, typer.Option(metavar="ID", help="A vision-language model to score images by.")] = None,
     device: Device = None,
+    dtype: Dtype = None,
     batch_size: Annotated[
         int | None, typer.Option(metavar="N", help="Images at a time.", show_default="32 with pocket, else 4")
     ] = None,
@@ -91,7 +92,7 @@ def study(
       shapefirst study f4 f5 --prompts 128
       shapefirst study all --model sd15 --prompts-file prompts.txt --out out/sd15
     """
-    from shapefirst.models import default_guidance_scale, is_pocket, locate
+    from shapefirst.models import default_guidance_scale, is_pocket, locate, usual_sampler
     from shapefirst.studies import chosen
 
     wanted = chosen(names or (["all"] if list_them else []))
@@ -107,7 +108,7 @@ def study(
 
     check_writable(out)
     given = source(prompts_file, pairs_file, seed)
-    folder = locate(model)
+    locate(model)  # or say at once that there is no such model
     if missing := [name for name in MODULES if find_spec(name) is None]:
         raise ShapefirstError(f"Studies need {' and '.join(missing)}: pip install 'shapefirst[studies]'.")
     with terminal.working("Getting torch and diffusers ready"):
@@ -122,14 +123,12 @@ def study(
         from shapefirst.studies.subject import Subject
 
         studies = [find(name) for name in wanted]
-    pipe = None
-    if folder is None:
-        pipe = load_quietly(model, sampler, device)  # which downloads it
-        folder = locate(model)
+    place = obtained(model, dtype, device)
+    sampler = sampler or usual_sampler(place)
     scorers = {"clip": clip, "vqa": vqa, "vlm": vlm}
     setting = Setting(
         model=model,
-        fingerprint=fingerprint(folder, scorers),
+        fingerprint=fingerprint(place, {**scorers, "dtype": dtype}),
         version=__version__,
         seed=seed,
         steps=steps,
@@ -151,7 +150,7 @@ def study(
     for stored in plan.kept:
         terminal.remark(f"{_outcome(stored)} (kept from an earlier run)")
     if plan.tasks:
-        pipe = pipe or load_quietly(model, sampler, device)
+        pipe = load_quietly(model, sampler, device, dtype)
         _warn_of_cuts(pipe, plan)
         with terminal.working("Loading what scores the images"):
             alignments = alignments_for(model, **scorers, device=device, judge=unjudged is None)
@@ -195,7 +194,9 @@ def report(
     terminal.line(f"Report: {write_report(folder)}")
 
 
-def _check(prompts: int | None, seed: int, steps: int, scale: float, sampler: str, batch_size: int | None) -> None:
+def _check(
+    prompts: int | None, seed: int, steps: int, scale: float, sampler: str | None, batch_size: int | None
+) -> None:
     from shapefirst.models import sampler_info
 
     if prompts is not None and prompts < 2:
@@ -212,7 +213,8 @@ def _check(prompts: int | None, seed: int, steps: int, scale: float, sampler: st
         raise ShapefirstError(
             f"--guidance-scale must be above 1, not {scale:g}: without guidance the text has one branch."
         )
-    sampler_info(sampler)
+    if sampler is not None:
+        sampler_info(sampler)
     if batch_size is not None and batch_size < 1:
         raise ShapefirstError(f"--batch-size must be at least 1, not {batch_size}.")
 

@@ -13,7 +13,7 @@ import typer
 from shapefirst import options_sweep as grid_options
 from shapefirst import tables_sweep, terminal
 from shapefirst.errors import ShapefirstError
-from shapefirst.options import Device, command_line
+from shapefirst.options import Device, Dtype, command_line
 
 if TYPE_CHECKING:
     from shapefirst.sweep.grid import Grid, Setting, Shards
@@ -69,6 +69,7 @@ def plan(
     vlm: grid_options.Vlm = None,
     inception: grid_options.Inception = None,
     device: Device = None,
+    dtype: Dtype = None,
     images: Annotated[Literal["none", "sample", "all"], typer.Option(help="Pictures to keep.")] = "none",
     probe: Annotated[bool, typer.Option(help="Measure the pace, for the time it will take.")] = True,
 ) -> None:
@@ -83,7 +84,7 @@ def plan(
             from shapefirst.sweep.probe import probe as measure
             from shapefirst.sweep.work import Worker
         find_device(device)
-        worker = Worker(device, _scores(shards, clip, vqa, vlm, inception), "none", batch_size)
+        worker = Worker(device, _scores(shards, clip, vqa, vlm, inception), "none", batch_size, dtype)
         paces = _paces(worker, shards, measure)
     tables_sweep.costs(shards, paces, disk_of=images, inception=inception is not None)
 
@@ -110,6 +111,7 @@ def run(
     vlm: grid_options.Vlm = None,
     inception: grid_options.Inception = None,
     device: Device = None,
+    dtype: Dtype = None,
     images: Annotated[
         Literal["none", "sample", "all"], typer.Option(help="Pictures to keep as PNG: of a shard none, 4 or all.")
     ] = "none",
@@ -134,9 +136,9 @@ def run(
     _check_modules()
     shards = _shards(grid, grid_options.entries(context.params))
     with terminal.working("Getting torch and diffusers ready"):
-        from shapefirst.loading import load_quietly, quiet_libraries
+        from shapefirst.loading import obtained, quiet_libraries
         from shapefirst.machine import find_device
-        from shapefirst.models import locate
+        from shapefirst.models import check_samplers
         from shapefirst.studies.fingerprint import fingerprint
         from shapefirst.sweep.run import Resources, missing, run_here, run_on_ray
         from shapefirst.sweep.work import Worker
@@ -149,10 +151,10 @@ def run(
         find_device(device)
     store = _store(out)
     scores = _scores(shards, clip, vqa, vlm, inception)
-    for name in shards.grid.models:
-        if locate(name) is None:
-            load_quietly(name, shards.grid.samplers[0], device)  # which downloads it, or says that it cannot
-    weights = {name: fingerprint(locate(name), {}) for name in shards.grid.models}
+    places = {name: obtained(name, dtype, device) for name in shards.grid.models}
+    for place in places.values():
+        check_samplers(place, shards.grid.samplers)
+    weights = {name: fingerprint(place, {"dtype": dtype}) for name, place in places.items()}
     about = {"weights": weights, "scores": asdict(scores), "images": images}
     store.begin(shards, about, command_line(context, ("sweep", "run")))
     each = {setting: shards.evaluations(setting) for setting in shards.settings}
@@ -162,9 +164,15 @@ def run(
     failed = {}
     with terminal.counting(plural(len(expected), "shard"), total=max(1, sum(expected.values()))) as tick:
         if ray is None:
-            outcomes = run_here(shards, store, Worker(device, scores, images, batch_size), tick)
+            outcomes = run_here(shards, store, Worker(device, scores, images, batch_size, dtype), tick)
         else:
-            options = {"device": device, "scores": scores, "keep_images": images, "batch_size": batch_size}
+            options = {
+                "device": device,
+                "scores": scores,
+                "keep_images": images,
+                "batch_size": batch_size,
+                "dtype": dtype,
+            }
             outcomes = run_on_ray(shards, store, options, ray, Resources(cores, gpus))
         try:
             for outcome in outcomes:
@@ -199,6 +207,7 @@ def latency(
     ] = None,
     rounds: Annotated[int, typer.Option(metavar="N", help="Calls of each policy.")] = 5,
     device: Device = None,
+    dtype: Dtype = None,
 ) -> None:
     """Measure what the sweep's policies save in seconds, for its report. Best on a machine that does nothing else."""
     import json
@@ -234,7 +243,7 @@ def latency(
         schedules = {words: followed(words) for words in policy} if policy else shards.policies(setting)
         if setting.model not in pipes:
             pipes.clear()
-            pipes[setting.model] = load_quietly(setting.model, setting.sampler, device)
+            pipes[setting.model] = load_quietly(setting.model, setting.sampler, device, dtype)
         pipe = with_sampler(pipes[setting.model], setting.sampler)
         total = sum(batches) * calls(len(schedules), rounds)
         with terminal.counting(f"Timing {setting}", total=total) as tick:

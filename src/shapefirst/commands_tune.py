@@ -17,8 +17,8 @@ from rich.table import Table
 
 from shapefirst import __version__, terminal
 from shapefirst.errors import ShapefirstError
-from shapefirst.loading import load_quietly
-from shapefirst.options import Device, GuidanceScale, Model, Sampler
+from shapefirst.loading import load_quietly, obtained
+from shapefirst.options import Device, Dtype, GuidanceScale, Model, Sampler
 
 if TYPE_CHECKING:
     from shapefirst.tuning import Found, Recording
@@ -47,11 +47,12 @@ def tune(
     max_l1: Annotated[
         float | None, typer.Option("--max-l1", metavar="L1", help="The fastest policy whose images stay this close.")
     ] = None,
-    sampler: Sampler = "ddim",
+    sampler: Sampler = None,
     steps: Annotated[int, typer.Option(metavar="N", help="Denoising steps of full guidance.")] = 50,
     guidance_scale: GuidanceScale = None,
     negative_prompt: Annotated[str | None, typer.Option(metavar="P", help="What not to draw.")] = None,
     device: Device = None,
+    dtype: Dtype = None,
     batch_size: Annotated[int, typer.Option(metavar="N", help="Images at a time.")] = 8,
     out: Annotated[Path, typer.Option(metavar="FILE", help="Where the policy goes.")] = Path("policy.json"),
 ) -> None:
@@ -66,7 +67,7 @@ def tune(
       shapefirst tune --max-l1 0.002 --sampler dpm-solver --out dpm.json
       shapefirst tune --model sd15 --prompts prompts.txt --out sd15.json
     """
-    from shapefirst.models import default_guidance_scale
+    from shapefirst.models import default_guidance_scale, usual_sampler
     from shapefirst.writes import check_file
 
     if steps < FEWEST_STEPS:
@@ -87,13 +88,14 @@ def tune(
         save_time = 0.4
     check_choice(save_time, max_l1)
     sampling = Sampling(scale, steps, negative_prompt)
-    pipe = load_quietly(model, sampler, device)
+    sampler = sampler or usual_sampler(obtained(model, dtype, device))
+    pipe = load_quietly(model, sampler, device, dtype)
     check_steps(steps, pipe.scheduler)
 
     tuner = Tuner(pipe, sampling, chosen_by, batch_size)
     among = candidates(steps)
     digests = model_digest(pipe), sampler_digest(pipe.scheduler)
-    kept = _Kept(out, [__version__, *digests, asdict(sampling), chosen_by, batch_size, pipe.device.type])
+    kept = _Kept(out, [__version__, *digests, asdict(sampling), chosen_by, batch_size, pipe.device.type, dtype])
     images = len(chosen_by)
     record_cost, probe_cost = images * 2 * steps, 30 * batch_size
     expected = record_cost + probe_cost + sum(c.evaluations for c in shortlist(among, {})) * images

@@ -8,13 +8,25 @@ from typing import Annotated, TypeAlias
 
 import typer
 
-__all__ = ["Device", "GuidanceScale", "Model", "PolicyWords", "Sampler", "command_line"]
+__all__ = ["Device", "Dtype", "GuidanceScale", "Model", "PolicyWords", "Sampler", "command_line"]
 
 Model: TypeAlias = Annotated[
-    str, typer.Option(metavar="NAME", help="A name of `shapefirst models`, a hub id or a local folder.")
+    str,
+    typer.Option(metavar="NAME", help="A name of `shapefirst models`, a hub id, a folder, a .safetensors checkpoint."),
 ]
 Sampler: TypeAlias = Annotated[
-    str, typer.Option(metavar="NAME", help="ddim, dpm-solver, dpm-solver-singlestep, euler, unipc or heun.")
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="ddim, dpm-solver, dpm-solver-singlestep, euler, unipc or heun.",
+        show_default="ddim; euler for flow matching",
+    ),
+]
+Dtype: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", help="float32, float16 or bfloat16.", show_default="float16 on CUDA, float32 elsewhere"
+    ),
 ]
 GuidanceScale: TypeAlias = Annotated[
     float | None, typer.Option(metavar="W", show_default="the model's own", help="Strength of the text.")

@@ -53,14 +53,37 @@ def comparisons(rows: Sequence[Comparison]) -> None:
 
 
 def models(infos: Sequence[ModelInfo]) -> None:
-    """Each model: its name, what it is, where it comes from and where on this disk it lies."""
+    """Each model: its name, what it is, where it comes from and where on this disk it lies, or what it takes to get."""
     from shapefirst.models import locate
 
     table = Table("name", "what it is", "comes from", "on this disk")
     for info in infos:
-        place = locate(info.name)
-        _add(table, [info.name, info.summary, info.source or "this package", str(place) if place else "no"])
+        full, half = info.gigabytes
+        size = f"about {full:g} GB" + (f" ({half:g} in float16)" if half < full else "")
+        _add(table, [info.name, info.summary, info.source or "this package", str(locate(info.name) or f"no: {size}")])
     terminal.results().print(table)
+
+
+def model(info: ModelInfo) -> None:
+    """A model, and the files of it that are used or would be downloaded, as far as the hub tells."""
+    from shapefirst.errors import ModelError
+    from shapefirst.models import download_of, locate
+    from shapefirst.models.hub import gigabytes
+
+    models([info])
+    if locate(info.name) is not None or info.source is None:
+        return
+    for dtype in ("float32", "float16"):
+        try:
+            files = download_of(info.name, dtype)
+        except ModelError as error:
+            terminal.note(f"{error}")
+            return
+        table = Table(f"downloaded for {dtype}", "size")
+        for name, size in files.items():
+            _add(table, [name, gigabytes(size)])
+        _add(table, [f"{len(files)} files", gigabytes(sum(files.values()))])
+        terminal.results().print(table)
 
 
 def vocabulary() -> None:

@@ -30,19 +30,22 @@ from shapefirst.models.catalogue import (
     sampler_info,
     with_sampler,
 )
-from shapefirst.models.loader import find, load, locate
+from shapefirst.models.loader import check_samplers, download_of, find, load, locate, usual_sampler
 
 __all__ = [
     "MODELS",
     "SAMPLERS",
     "ModelInfo",
     "SamplerInfo",
+    "check_samplers",
     "default_guidance_scale",
+    "download_of",
     "find",
     "is_pocket",
     "load",
     "locate",
     "make_sampler",
     "sampler_info",
+    "usual_sampler",
     "with_sampler",
 ]

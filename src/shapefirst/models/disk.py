@@ -10,7 +10,16 @@ from typing import Any
 from shapefirst.errors import ModelError
 from shapefirst.models.components import Component, components_of, files_of
 
-__all__ = ["check_configurations", "check_keys", "check_shards", "check_whole", "checked", "file_names", "read_index"]
+__all__ = [
+    "check_configurations",
+    "check_keys",
+    "check_shards",
+    "check_whole",
+    "checked",
+    "file_names",
+    "read_index",
+    "read_json",
+]
 
 
 def read_index(folder: Path) -> dict[str, Any]:
@@ -22,7 +31,7 @@ def read_index(folder: Path) -> dict[str, Any]:
     file = folder / "model_index.json"
     if not file.is_file():
         raise ModelError(f"{folder} is no diffusers pipeline: it has no model_index.json.")
-    content = _json(file)
+    content = read_json(file)
     if isinstance(content, dict) and isinstance(content.get("_class_name"), str):
         return content
     raise ModelError(f"{file} is corrupt: it does not name a diffusers pipeline; get the file again.")
@@ -57,7 +66,7 @@ def checked(folder: Path, index: Mapping[str, Any], variants: tuple[str | None, 
 def check_configurations(files: Iterable[Path]) -> None:
     """Raise ModelError unless the JSON among these files is JSON, and the configurations objects."""
     for file in files:
-        if file.suffix == ".json" and not isinstance(_json(file), dict) and file.name.endswith("config.json"):
+        if file.suffix == ".json" and not isinstance(read_json(file), dict) and file.name.endswith("config.json"):
             raise ModelError(f"{file} is corrupt: get the file again.")
 
 
@@ -67,7 +76,7 @@ def check_shards(files: Iterable[Path]) -> None:
         if ".safetensors." not in file.name:
             continue
         try:
-            shards = set(_json(file)["weight_map"].values())
+            shards = set(read_json(file)["weight_map"].values())
         except (KeyError, TypeError, AttributeError) as error:
             raise ModelError(f"{file} is corrupt: it does not name the shards; get the file again.") from error
         if missing := sorted(str(name) for name in shards if not (file.parent / str(name)).is_file()):
@@ -102,7 +111,8 @@ def check_keys(folder: Path, info: Mapping[str, Any]) -> None:
         )
 
 
-def _json(file: Path) -> Any:
+def read_json(file: Path) -> Any:
+    """The content of a JSON file. Raises ModelError if it is none."""
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,8 +12,8 @@ from shapefirst.errors import ModelError, ShapefirstError, first_line
 from shapefirst.machine import find_device
 from shapefirst.models.catalogue import MODELS, POCKET, default_sampler, make_sampler, sampler_info
 from shapefirst.models.components import VARIANTS, Component, components_of, files_of
-from shapefirst.models.disk import check_keys, checked, file_names, read_index
-from shapefirst.models.hub import cached, download, is_hub_id
+from shapefirst.models.disk import check_keys, checked, file_names, read_index, read_json
+from shapefirst.models.hub import cached, download, is_hub_id, listing
 from shapefirst.models.single_file import load_checkpoint, read_checkpoint
 from shapefirst.models.tasks import check_class, check_inputs, refuse_folder
 from shapefirst.quiet import quietly
@@ -21,7 +21,7 @@ from shapefirst.quiet import quietly
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["find", "load", "locate", "needed"]
+__all__ = ["check_samplers", "download_of", "dtype_name", "find", "load", "locate", "needed", "usual_sampler"]
 
 
 def load(
@@ -122,6 +122,37 @@ def locate(name: str) -> Path | None:
     return path if path.is_dir() or path.is_file() else cached(_hub_id(name), _is_complete)
 
 
+def usual_sampler(place: Path) -> str:
+    """The name of the sampler that `load` takes by default for the model that lies in a folder or file.
+
+    Raises:
+        ModelError: It is no model.
+    """
+    return default_sampler(_scheduler_config(place))
+
+
+def check_samplers(place: Path, names: Iterable[str]) -> None:
+    """Raise ShapefirstError unless the model that lies in a folder or file can be sampled by all of these samplers."""
+    for name in names:
+        make_sampler(name, _scheduler_config(place))
+
+
+def download_of(name: str, dtype: str = "float32") -> dict[str, int]:
+    """What `find` would download of a hub model: file -> its size in bytes. Asks the hub.
+
+    Raises:
+        ModelError: As of `find`.
+    """
+    from huggingface_hub import hf_hub_download
+
+    repository = _hub_id(name)
+    sizes = listing(repository, name)
+    with quietly():
+        if "model_index.json" in sizes:
+            hf_hub_download(repository, "model_index.json")
+    return {file: sizes[file] for file in _chosen(repository, name, dtype, sizes)}
+
+
 def needed(index: dict[str, Any], names: Collection[str], dtype: str, where: str) -> list[str]:
     """The files that are needed of a diffusers repository with these files.
 
@@ -163,6 +194,12 @@ def _hub_id(name: str) -> str:
             f"{MODELS['sd15'].source}, or the path of a diffusers folder or a .safetensors checkpoint that exists."
         )
     return name
+
+
+def _scheduler_config(place: Path) -> Any:
+    folder = read_checkpoint(place).base if place.is_file() else place
+    file = folder / "scheduler" / "scheduler_config.json"
+    return read_json(file) if file.is_file() else {}
 
 
 def _from_folder(folder: Path, name: str, dtype: str) -> Any:

@@ -13,14 +13,18 @@ __all__ = ["fingerprint"]
 END: Final = 2**20  # bytes
 
 
-def fingerprint(folder: Path | None, scorers: Mapping[str, str | None]) -> str:
-    """Twelve hex digits that tell the weights in a model's folder from others; "+" and the models that score, if named.
+def fingerprint(place: Path | None, also: Mapping[str, str | None]) -> str:
+    """Twelve hex digits that tell the weights in a model's folder or file from others; "+" and what else tells results
+    apart, where it was named: the models that score, the number format.
 
     A sha256 over names, sizes and the first and last MiB of the safetensors files: weights that were trained differ
     everywhere, and reading all of several GB would take longer than a quick study.
     """
     seen = hashlib.sha256()
-    files = [] if folder is None else [(f.relative_to(folder), f) for f in sorted(folder.rglob("*.safetensors"))]
+    files = []
+    if place is not None:
+        inside = sorted(place.rglob("*.safetensors")) if place.is_dir() else [place]
+        files = [(file.relative_to(place) if place.is_dir() else Path(file.name), file) for file in inside]
     for name, file in files:
         size = file.stat().st_size
         seen.update(f"{name.as_posix()}\0{size}\0".encode())
@@ -28,5 +32,5 @@ def fingerprint(folder: Path | None, scorers: Mapping[str, str | None]) -> str:
             seen.update(content.read(END))
             content.seek(max(0, size - END), os.SEEK_SET)
             seen.update(content.read(END))
-    named = ", ".join(f"{kind} {scorer}" for kind, scorer in scorers.items() if scorer)
+    named = ", ".join(f"{kind} {scorer}" for kind, scorer in also.items() if scorer)
     return seen.hexdigest()[:12] + (f"+{named}" if named else "")

@@ -75,12 +75,14 @@ class Worker:
         scores: What scores the images.
         keep_images: "none", "sample" or "all".
         batch_size: Rows in one call of the denoiser; None for what suits the model.
+        dtype: The number format of the models that make images; None for what suits the device.
     """
 
     device: str | None = None
     scores: Scores = Scores()
     keep_images: str = "none"
     batch_size: int | None = None
+    dtype: str | None = None
     _models: dict[str, Scored] = field(default_factory=dict, repr=False)
 
     def run(self, shard: Shard, on_evaluations: Callable[[int], None] = lambda count: None) -> Work:
@@ -137,7 +139,7 @@ class Worker:
         """A model with what scores its images, loaded once."""
         if name not in self._models:
             self._models.clear()  # one at a time: two large ones may not fit
-            self._models[name] = Scored.loaded(name, self.device, self.scores)
+            self._models[name] = Scored.loaded(name, self.device, self.dtype, self.scores)
         return self._models[name]
 
     def rows(self, name: str) -> int:
@@ -199,8 +201,8 @@ class Scored:
     alignments: Mapping[str, Alignment]
 
     @classmethod
-    def loaded(cls, name: str, device: str | None, scores: Scores) -> Scored:
-        pipe = load(name, device=device)
+    def loaded(cls, name: str, device: str | None, dtype: str | None, scores: Scores) -> Scored:
+        pipe = load(name, device=device, dtype=dtype)
         pipe.set_progress_bar_config(disable=True)
         title, features = features_of(name, scores, device)
         alignments = alignments_for(
@@ -242,6 +244,8 @@ class _Clock:
 
 
 @lru_cache(maxsize=1)
-def worker_for(device: str | None, scores: Scores, keep_images: str, batch_size: int | None) -> Worker:
+def worker_for(
+    device: str | None, scores: Scores, keep_images: str, batch_size: int | None, dtype: str | None = None
+) -> Worker:
     """The worker of this process."""
-    return Worker(device, scores, keep_images, batch_size)
+    return Worker(device, scores, keep_images, batch_size, dtype)
