@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from checkpoints import to_ldm
@@ -17,6 +18,8 @@ from layouts import LAYOUTS
 from safetensors.torch import load_file, save_file
 from test_models import refusal
 
+from shapefirst import TextSchedule, guide
+from shapefirst.denoising import decode, denoise, generators
 from shapefirst.models import MODELS, load, locate
 
 NAMES = sorted(LAYOUTS)
@@ -99,6 +102,32 @@ def test_every_weight_is_the_file_s(folders, name):
         loaded = sorted(float(value.double().sum()) for value in tensors.values())
         floating = [w.half().float() if name == "juggernaut" else w for w in weights.values() if w.is_floating_point()]
         assert loaded == pytest.approx(sorted(float(w.double().sum()) for w in floating), abs=1e-9)
+
+
+@pytest.mark.parametrize("policy", ["full", "paper:2"])
+@pytest.mark.parametrize("name", NAMES)
+def test_the_loop_of_our_own_makes_the_pipeline_s_images(folders, name, policy):
+    pipe = load(folders[name], device="cpu")
+    with guide(pipe, policy) as spent:
+        own = image(pipe)
+    assert spent.rows == {"full": 6, "paper:2": 5}[policy]
+    schedule = TextSchedule.always() if policy == "full" else TextSchedule.until(2)
+    options = {"num_inference_steps": 3, "guidance_scale": 4.0, "generator": generators([0])}
+    *_, last = denoise(pipe, "a red cat", schedule=schedule, **options)
+    (picture,) = decode(pipe, last.x_next)
+    assert abs(np.asarray(picture) / 255 - own).max() < 0.003  # half a level of 8 bits
+
+
+@pytest.mark.parametrize("name", ["sdxl", "sd35"])
+def test_the_steps_of_our_own_loop_hold_together(folders, name):
+    """x_t = a x0 + s eps at every step, also where the model predicts a flow, and the branches make the guided one."""
+    pipe = load(folders[name], device="cpu")
+    for step in denoise(pipe, "a red cat", num_inference_steps=3, guidance_scale=4.0, generator=generators([0])):
+        guided = step.eps_null + 4.0 * (step.eps_text - step.eps_null)
+        assert torch.allclose(guided, step.eps, atol=1e-4)
+        if name == "sd35":
+            sigma = step.t / 1000
+            assert torch.allclose((1 - sigma) * step.x0 + sigma * step.eps, step.x_t, atol=1e-4)
 
 
 def test_the_first_download_on_the_command_line(hub, folders, tmp_path):

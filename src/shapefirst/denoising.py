@@ -27,10 +27,12 @@ from shapefirst.acts import act_at
 from shapefirst.checks import check_steps
 from shapefirst.errors import ShapefirstError
 from shapefirst.extrapolation import scales
+from shapefirst.families import Embeddings, family_of
 from shapefirst.guidance import is_steered
-from shapefirst.layout import denoiser_of, masks_padding
+from shapefirst.layout import denoiser_of
+from shapefirst.models.catalogue import is_flow
 from shapefirst.schedule import TextSchedule
-from shapefirst.solving import Embeddings, Past, Run, advance
+from shapefirst.solving import Past, Run, advance
 from shapefirst.timeline import steps_of
 
 __all__ = ["Embeddings", "Step", "as_images", "decode", "denoise", "encode", "generators", "preprocessed"]
@@ -84,33 +86,15 @@ def encode(
 ) -> Embeddings:
     """The prompts' embeddings as the pipeline's own call makes them."""
     prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-    negative: Any = negative_prompt or ""
-    if not isinstance(negative, str) and len(negative) != len(prompts):
-        raise ShapefirstError(f"There are {len(prompts)} prompts but {len(negative)} negative prompts.")
-    negatives = [negative] * len(prompts) if isinstance(negative, str) else list(negative)
-    options: dict[str, Any] = {"device": pipe._execution_device, "num_images_per_prompt": num_images_per_prompt}
-    if not masks_padding(pipe):
-        text, null = pipe.encode_prompt(prompts, negative_prompt=negatives, do_classifier_free_guidance=True, **options)
-        return Embeddings(text, null)
-    text, text_mask, null, null_mask = pipe.encode_prompt(
-        prompts, negative_prompt=negatives, clean_caption=_cleans_captions(), **options
-    )
-    return Embeddings(text, null, text_mask, null_mask)
+    negatives = [negative_prompt] * len(prompts) if isinstance(negative_prompt, str) else negative_prompt
+    if negatives is not None and len(negatives) != len(prompts):
+        raise ShapefirstError(f"There are {len(prompts)} prompts but {len(negatives)} negative prompts.")
+    return family_of(pipe).encode(pipe, prompts, negatives, num_images_per_prompt)
 
 
 def preprocessed(pipe: Any, prompt: str) -> str:
     """The prompt as `encode` hands it to the tokenizer: PixArt's pipeline lowers its case and cleans it."""
-    if not masks_padding(pipe):
-        return prompt
-    (text,) = pipe._text_preprocessing(prompt, clean_caption=_cleans_captions())
-    return str(text)
-
-
-def _cleans_captions() -> bool:
-    """Whether PixArt's own call can clean captions, as it does by default: it needs two more packages for that."""
-    from diffusers.utils import is_bs4_available, is_ftfy_available
-
-    return bool(is_bs4_available() and is_ftfy_available())
+    return family_of(pipe).as_read(pipe, prompt)
 
 
 @torch.no_grad()
@@ -173,7 +157,7 @@ def denoise(
     steps = steps_of(solver)
     num_steps = steps[-1] + 1
     schedule.check(num_steps)
-    extra = pipe.prepare_extra_step_kwargs(generator, 0.0)
+    extra = step_options(pipe, generator)
 
     run = Run(x, solver, start.past if start else ())
     for index in range(start.index if start else 0, num_steps):
@@ -200,7 +184,22 @@ def denoise(
 @torch.no_grad()
 def decode(pipe: Any, latents: torch.Tensor) -> list[Image.Image]:
     """Clean latents (B, C, H, W), in the model's own scale, -> B images (see `as_images`)."""
-    pixels = pipe.vae.decode(latents.to(pipe.vae.dtype) / pipe.vae.config.scaling_factor, return_dict=False)[0]
+    vae, config = pipe.vae, pipe.vae.config
+    dtype = vae.dtype
+    overflows = dtype == torch.float16 and config.get("force_upcast", False)  # SDXL's own decoder, in half precision
+    if overflows:
+        vae.to(torch.float32)
+    mean, std = (config.get(f"latents_{name}") for name in ("mean", "std"))
+    if mean is not None and std is not None:
+        mean, std = (latents.new_tensor(values)[:, None, None] for values in (mean, std))
+        latents = latents * std / config.scaling_factor + mean
+    else:
+        latents = latents / config.scaling_factor + (config.get("shift_factor") or 0.0)
+    try:
+        pixels = vae.decode(latents.to(vae.dtype), return_dict=False)[0]
+    finally:
+        if overflows:
+            vae.to(dtype)
     return as_images(pipe, pipe.image_processor.postprocess(pixels, output_type="np"))
 
 
@@ -225,11 +224,22 @@ def begin(pipe: Any, num_inference_steps: int) -> Any:
         ShapefirstError: More steps than the model was trained for.
     """
     check_steps(num_inference_steps, pipe.scheduler)
+    if pipe.scheduler.config.get("use_dynamic_shifting"):
+        raise ShapefirstError(
+            "The sampler of this model shifts its noise by the picture's size (use_dynamic_shifting), which a loop of "
+            "our own does not: use guide() on the pipeline, or another sampler."
+        )
     solver = copy.deepcopy(pipe.scheduler)
     solver.set_timesteps(num_inference_steps, device=pipe._execution_device)
     if hasattr(solver, "set_begin_index"):
         solver.set_begin_index(0)
     return solver
+
+
+def step_options(pipe: Any, generator: Any = None) -> dict[str, Any]:
+    """What the pipeline's own call gives to its scheduler's steps, with eta = 0."""
+    prepare = getattr(pipe, "prepare_extra_step_kwargs", None)
+    return {} if prepare is None else dict(prepare(generator, 0.0))
 
 
 def first_latents(
@@ -259,7 +269,7 @@ def first_latents(
         latents = randn_tensor(shape, generator=generator, device=device, dtype=embeddings.text.dtype)
     elif len(latents) != shape[0]:
         raise ShapefirstError(f"There are {shape[0]} images but {len(latents)} latents; give one per image.")
-    return latents.to(device) * solver.init_noise_sigma
+    return latents.to(device) * getattr(solver, "init_noise_sigma", 1.0)
 
 
 def _eps_and_x0(
@@ -269,6 +279,9 @@ def _eps_and_x0(
 
     Here a = sqrt(abar_t) and s = sqrt(1 - abar_t), and v = a eps - s x0 (Salimans & Ho 2022, arXiv 2202.00512).
     """
+    if is_flow(solver.config):  # out = eps - x0, and x_t = (1 - sigma) x0 + sigma eps
+        sigma = float(t) / solver.config.num_train_timesteps
+        return x_in + (1 - sigma) * out, x_in - sigma * out
     a, s = scales(solver.alphas_cumprod, float(t))
     kind = solver.config.prediction_type
     if kind == "epsilon":

@@ -19,7 +19,7 @@ from diffusers.utils.torch_utils import unwrap_module
 
 from shapefirst.errors import UnsupportedPipelineError
 
-__all__ = ["check_layout", "denoiser_of", "masks_padding"]
+__all__ = ["check_layout", "denoiser_of"]
 
 #: Parameters of `__call__` that betray another layout than null and text in one batch.
 _OTHER_LAYOUTS = {
@@ -78,8 +78,3 @@ def denoiser_of(pipe: Any) -> Any:
             "call; call pipe.remove_all_hooks() and move the pipeline with pipe.to(device) first."
         )
     return found[0]
-
-
-def masks_padding(pipe: Any) -> bool:
-    """PixArt's denoiser takes a mask of the prompt's padding; Stable Diffusion's sees the padding too."""
-    return isinstance(getattr(pipe, "transformer", None), torch.nn.Module)

@@ -19,29 +19,12 @@ import torch
 from shapefirst.acts import Act
 from shapefirst.branches import evaluating, evaluating_some
 from shapefirst.extrapolation import noise_level, weights
-from shapefirst.layout import masks_padding
+from shapefirst.families import Embeddings, family_of
 from shapefirst.schedule import Branch
 
-__all__ = ["Embeddings", "Evaluated", "Past", "Run", "advance"]
+__all__ = ["Evaluated", "Past", "Run", "advance"]
 
 LONGEST_PAST: Final = 4  # guided calls: what the highest order extrapolates from
-
-
-@dataclass(frozen=True)
-class Embeddings:
-    """A batch of encoded prompts: L token positions of D channels.
-
-    Attributes:
-        text: (B, L, D), the prompts.
-        null: (B, L, D), the empty or negative prompts.
-        text_mask: (B, L), where the encoder masks its padding (T5), else None.
-        null_mask: (B, L), likewise.
-    """
-
-    text: torch.Tensor
-    null: torch.Tensor
-    text_mask: torch.Tensor | None = None
-    null_mask: torch.Tensor | None = None
 
 
 #: u_t of `shapefirst.extrapolation`, and the model's own output of the null and the text branch, the latest last.
@@ -113,7 +96,7 @@ def advance(
     """
     first: list[Evaluated] = []
     for t in timesteps:
-        x_in = [run.solver.scale_model_input(run.x, t) for run, _ in runs]
+        x_in = [_scaled(run, t) for run, _ in runs]
         wanted = [(i, branch) for i, (_, act) in enumerate(runs) for branch in act.branches]
         batch = evaluating_some if len(runs) > 1 else lambda: evaluating(*runs[0][1].branches)
         rows = _predict(pipe, denoiser, [(x_in[i], branch) for i, branch in wanted], t, prompts, batch, batch_size)
@@ -125,6 +108,12 @@ def advance(
             calls.append(Evaluated(t, x_in[i], out, guided))
         first = first or calls
     return first
+
+
+def _scaled(run: Run, t: torch.Tensor) -> torch.Tensor:
+    """What the denoiser is given of a run's latents; flow matching solvers hold them as it takes them."""
+    scale = getattr(run.solver, "scale_model_input", None)
+    return run.x if scale is None else scale(run.x, t)
 
 
 def _guide(run: Run, act: Act, out: dict[Branch, torch.Tensor], t: torch.Tensor, guidance_scale: float) -> torch.Tensor:
@@ -163,43 +152,16 @@ def _predict(
     batch: Callable[[], AbstractContextManager[None]],
     batch_size: int | None,
 ) -> list[torch.Tensor]:
-    """The model's own output (eps or v) for each of the latents, (B, C, H, W), under the branch beside it."""
+    """The model's own output for each of the latents, (B, C, H, W), under the branch beside it."""
     if not wanted:
         return []
     count = len(prompts.text)
+    family, conditions = family_of(pipe), prompts.rows()
     x = torch.cat([latents for latents, _ in wanted])
     at = torch.cat([torch.arange(count) + (0 if branch == "null" else count) for _, branch in wanted]).to(x.device)
-    states = torch.cat([prompts.null, prompts.text])
-    masks = None
-    if prompts.null_mask is not None and prompts.text_mask is not None:
-        masks = torch.cat([prompts.null_mask, prompts.text_mask])
     parts = []
     with batch():
         for rows, which in zip(x.split(batch_size or len(x)), at.split(batch_size or len(x)), strict=True):
-            mask = None if masks is None else masks[which]
-            parts.append(_evaluate(pipe, denoiser, rows, t, states[which], mask))
+            those = {name: tensor[which] for name, tensor in conditions.items()}
+            parts.append(family.evaluate(pipe, denoiser, rows, t, those))
     return list(torch.cat(parts).split(count))
-
-
-def _evaluate(
-    pipe: Any, denoiser: Any, x: torch.Tensor, t: torch.Tensor, states: torch.Tensor, mask: torch.Tensor | None
-) -> torch.Tensor:
-    """One call of the denoiser on R rows of latents, with the embeddings (R, L, D) beside them."""
-    if not masks_padding(pipe):
-        out: torch.Tensor = denoiser(x, t, encoder_hidden_states=states, return_dict=False)[0]
-        return out
-    size: dict[str, torch.Tensor | None] = {"resolution": None, "aspect_ratio": None}
-    if denoiser.config.sample_size == 128:  # PixArt's 1024-pixel model is told the picture's size
-        height, width = (pipe.vae_scale_factor * side for side in x.shape[-2:])
-        size["resolution"] = x.new_tensor([[height, width]]).expand(len(x), -1)
-        size["aspect_ratio"] = x.new_tensor([[height / width]]).expand(len(x), -1)
-    out = denoiser(
-        x,
-        encoder_hidden_states=states,
-        encoder_attention_mask=mask,
-        timestep=t.expand(len(x)),
-        added_cond_kwargs=size,
-        return_dict=False,
-    )[0]
-    # The other half is the learned sigma, which these solvers do not use.
-    return out.chunk(2, dim=1)[0] if out.shape[1] == 2 * x.shape[1] else out

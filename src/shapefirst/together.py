@@ -17,12 +17,13 @@ from typing import Any
 import torch
 
 from shapefirst.acts import Act, act_at
-from shapefirst.denoising import begin, first_latents
+from shapefirst.denoising import begin, first_latents, step_options
 from shapefirst.errors import ShapefirstError
+from shapefirst.families import Embeddings
 from shapefirst.guidance import is_steered
 from shapefirst.layout import denoiser_of
 from shapefirst.schedule import TextSchedule
-from shapefirst.solving import Embeddings, Run, advance
+from shapefirst.solving import Run, advance
 from shapefirst.timeline import steps_of
 
 __all__ = ["denoise_together"]
@@ -65,7 +66,7 @@ def denoise_together(
         schedule.check(num_inference_steps)
     solver = begin(pipe, num_inference_steps)
     start = Run(first_latents(pipe, solver, prompts, generator, latents), solver)
-    extra = pipe.prepare_extra_step_kwargs(None, 0.0)
+    extra = step_options(pipe)
     step_of = steps_of(solver)
 
     groups = [(start, list(range(len(schedules))))] if schedules else []

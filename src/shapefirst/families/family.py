@@ -1,0 +1,64 @@
+"""What a family of pipelines says of itself, so that a sampling loop of our own can run any of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+__all__ = ["Embeddings", "Family"]
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """A batch of encoded prompts: L token positions of D channels.
+
+    Attributes:
+        text: (B, L, D), the prompts.
+        null: (B, L, D), the empty or negative prompts.
+        text_mask: (B, L), where the encoder masks its padding (T5), else None.
+        null_mask: (B, L), likewise.
+        text_pooled: (B, P), the prompts in one vector each, where the denoiser takes that besides (SDXL, SD 3), else
+            None. It is made from the first [EOS].
+        null_pooled: (B, P), likewise.
+    """
+
+    text: torch.Tensor
+    null: torch.Tensor
+    text_mask: torch.Tensor | None = None
+    null_mask: torch.Tensor | None = None
+    text_pooled: torch.Tensor | None = None
+    null_pooled: torch.Tensor | None = None
+
+    def rows(self) -> dict[str, torch.Tensor]:
+        """ "text", "mask" and "pooled", as far as there are such, each (2B, ...), null first."""
+        pairs = {
+            "text": (self.null, self.text),
+            "mask": (self.null_mask, self.text_mask),
+            "pooled": (self.null_pooled, self.text_pooled),
+        }
+        return {
+            name: torch.cat([null, text])
+            for name, (null, text) in pairs.items()
+            if null is not None and text is not None
+        }
+
+
+class Family(Protocol):
+    """Pipelines that are encoded and evaluated alike. Methods take the pipeline, which is only read."""
+
+    name: str
+
+    def encode(self, pipe: Any, prompts: Sequence[str], negatives: Sequence[str] | None, images: int) -> Embeddings:
+        """The prompts' embeddings as the pipeline's own call makes them, ``images`` of each; None is its own null."""
+
+    def as_read(self, pipe: Any, prompt: str) -> str:
+        """The prompt as the tokenizer is given it."""
+
+    def evaluate(
+        self, pipe: Any, denoiser: Any, x: torch.Tensor, t: torch.Tensor, rows: Mapping[str, torch.Tensor]
+    ) -> torch.Tensor:
+        """One call of the denoiser: latents (R, C, H, W), a timestep, and R rows of `Embeddings.rows` -> the model's
+        own output (noise, v or a flow), (R, C, H, W)."""
