@@ -32,6 +32,7 @@ from shapefirst.layout import denoiser_of, masks_padding
 from shapefirst.schedule import TextSchedule
 from shapefirst.solving import Embeddings, Past, Run, advance
 from shapefirst.timeline import steps_of
+from shapefirst.tokens import room
 
 __all__ = ["Embeddings", "Step", "as_images", "decode", "denoise", "encode", "generators", "preprocessed"]
 
@@ -82,7 +83,11 @@ def encode(
     *,
     num_images_per_prompt: int = 1,
 ) -> Embeddings:
-    """The prompts' embeddings as the pipeline's own call makes them."""
+    """The prompts' embeddings as the pipeline's own call makes them.
+
+    Raises:
+        ShapefirstError: Another number of negative prompts, or a tokenizer that does not say where to cut a prompt.
+    """
     prompts = [prompt] if isinstance(prompt, str) else list(prompt)
     negative: Any = negative_prompt or ""
     if not isinstance(negative, str) and len(negative) != len(prompts):
@@ -90,6 +95,7 @@ def encode(
     negatives = [negative] * len(prompts) if isinstance(negative, str) else list(negative)
     options: dict[str, Any] = {"device": pipe._execution_device, "num_images_per_prompt": num_images_per_prompt}
     if not masks_padding(pipe):
+        room(pipe.tokenizer)
         text, null = pipe.encode_prompt(prompts, negative_prompt=negatives, do_classifier_free_guidance=True, **options)
         return Embeddings(text, null)
     text, text_mask, null, null_mask = pipe.encode_prompt(
@@ -99,11 +105,16 @@ def encode(
 
 
 def preprocessed(pipe: Any, prompt: str) -> str:
-    """The prompt as `encode` hands it to the tokenizer: PixArt's pipeline lowers its case and cleans it."""
-    if not masks_padding(pipe):
-        return prompt
-    (text,) = pipe._text_preprocessing(prompt, clean_caption=_cleans_captions())
-    return str(text)
+    """The prompt as the pipeline's own call hands it to the tokenizer.
+
+    PixArt's lowers its case and cleans it; Stable Diffusion's puts a token for each vector of a textual inversion, so
+    that "<toy>" may become "<toy> <toy>_1 <toy>_2".
+    """
+    if hasattr(pipe, "maybe_convert_prompt"):
+        return str(pipe.maybe_convert_prompt(prompt, pipe.tokenizer))
+    if hasattr(pipe, "_text_preprocessing"):
+        (prompt,) = pipe._text_preprocessing(prompt, clean_caption=_cleans_captions())
+    return prompt
 
 
 def _cleans_captions() -> bool:
