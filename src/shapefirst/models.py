@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from shapefirst.errors import ModelError, ShapefirstError, first_line
 from shapefirst.machine import find_device
 from shapefirst.quiet import quietly
+from shapefirst.tokens import ENDLESS
 from shapefirst.weights_on_disk import (
     cached,
     check_class,
@@ -160,6 +161,7 @@ def load(
         except Exception as error:  # whatever diffusers and transformers make of a broken folder
             raise ModelError(f"{folder} cannot be loaded: {first_line(error)}. Get the model again.") from error
         pipe.scheduler = make_sampler(sampler, pipe.scheduler.config)
+        _limit_tokenizers(pipe)
         pipe.to(place)
         if place.type == "cpu" and "unet" in index:
             # A tenth faster from four images on (benchmarks/saving.py), and no slower for one.
@@ -211,6 +213,18 @@ def _network(folder: Path, library: str, class_name: str, **options: Any) -> Any
     network, info = getattr(module, class_name).from_pretrained(folder, output_loading_info=True, **options)
     check_keys(folder, info)
     return network
+
+
+def _limit_tokenizers(pipe: Any) -> None:
+    """CLIP's tokenizers get the room of their text encoders where their own files do not tell it.
+
+    Until transformers 5 a tokenizer of CLIP knew its 77 by itself, so that some models' files do without.
+    """
+    for which in ("", "_2"):
+        tokenizer, encoder = (getattr(pipe, part + which, None) for part in ("tokenizer", "text_encoder"))
+        places = getattr(getattr(encoder, "config", None), "max_position_embeddings", None)
+        if tokenizer is not None and places is not None and tokenizer.model_max_length > ENDLESS:
+            tokenizer.model_max_length = places
 
 
 def with_sampler(pipe: Any, name: str) -> Any:
