@@ -8,10 +8,11 @@ import itertools
 import naive
 import pytest
 import torch
+from alphabets import bytes_of_clip, ids_read, reading_with, with_inversion
 from conftest import KINDS
 from test_guidance import PROMPTS, SEEDS, N, W, generate
 
-from shapefirst.denoising import Embeddings, decode, denoise, encode, generators
+from shapefirst.denoising import Embeddings, decode, denoise, encode, generators, preprocessed
 from shapefirst.errors import ShapefirstError
 from shapefirst.guidance import guide, text_until
 from shapefirst.models import SAMPLERS
@@ -113,6 +114,18 @@ def test_prompts_come_in_every_form(make_pipe, kind):
     copies = last("a cat", num_images_per_prompt=2, generator=generators(SEEDS))
     assert naive.error(copies, last(["a cat", "a cat"], generator=generators(SEEDS))) < 1e-5
     assert (encode(pipe, "a cat").text_mask is None) == (kind != "pixart")
+
+
+def test_a_prompt_is_preprocessed_as_the_pipeline_s_own_call_does_it(make_pipe, tmp_path):
+    assert preprocessed(make_pipe(), " A  Cat ") == " A  Cat "
+    pipe = make_pipe("pixart")
+    for prompt in (" A Cat ", "İstanbul, CAFE\u0301"):
+        ids = ids_read(pipe, prompt, use_resolution_binning=False)
+        assert pipe.tokenizer(preprocessed(pipe, prompt), padding="max_length", max_length=120).input_ids == ids
+    pipe = with_inversion(reading_with(make_pipe(), bytes_of_clip(tmp_path)), "<toy>", 2)
+    assert preprocessed(pipe, "a <toy>, a cat") == "a <toy> <toy>_1, a cat"
+    for prompt in ("a <toy>, a cat", "<toy> and <toy>", "a toy"):
+        assert pipe.tokenizer(preprocessed(pipe, prompt), padding="max_length").input_ids == ids_read(pipe, prompt)
 
 
 @pytest.mark.parametrize("kind", KINDS)

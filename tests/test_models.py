@@ -209,6 +209,17 @@ def test_a_tokenizer_without_words_is_refused(damaged):
     assert f"{damaged / 'tokenizer'} has no vocabulary" in refusal(damaged)
 
 
+def test_a_tokenizer_that_does_not_tell_its_limit_gets_the_text_encoder_s(damaged):
+    """As transformers did by itself before 5; without it not one prompt could be cut or padded."""
+    file = damaged / "tokenizer" / "tokenizer_config.json"
+    config = json.loads(file.read_text())
+    del config["model_max_length"]
+    file.write_text(json.dumps(config))
+    pipe = load(damaged, device="cpu")
+    assert pipe.tokenizer.model_max_length == 77
+    assert generate(pipe) is not None
+
+
 @pytest.mark.parametrize("name", ["FluxPipeline", "StableDiffusionInstructPix2PixPipeline", "DDPMPipeline"])
 def test_unsupported_pipelines(damaged, name):
     index = json.loads((damaged / "model_index.json").read_text())

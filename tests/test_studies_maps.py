@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from alphabets import bytes_of_clip, reading_with, with_inversion
 from conftest import KINDS
 from PIL import Image
 
@@ -103,6 +104,22 @@ def test_words_without_a_start_token_and_prompts_without_words(make_pipe):
     assert [(w.role, w.places) for w in words[1:]] == [("attribute", (1, 2, 3)), ("noun", (4, 5, 6)), ("[EOS]", (7,))]
     with pytest.raises(ShapefirstError, match="no word"):
         words_of(tokenizer, Prompt("..."), positions(tokenizer, "..."))
+
+
+def test_a_noun_may_be_a_textual_inversion_or_in_any_spelling(make_pipe, tmp_path):
+    pipe = with_inversion(reading_with(make_pipe(), bytes_of_clip(tmp_path)), "<cat-toy>", 3)
+
+    def nouns(prompt: Prompt) -> list[tuple[str, tuple[int, ...]]]:
+        subject = subject_of(pipe)
+        words = words_of(pipe.tokenizer, subject.as_read(prompt), subject.positions([prompt])[0])
+        return [(w.text, w.places) for w in words if w.role == "noun"]
+
+    assert nouns(Prompt("a photo of a <cat-toy>")) == [("<cat-toy>", (10, 11, 12))]
+    assert nouns(Prompt("a <cat-toy> and a red car", (("red", "car"),))) == [("car", (12, 13, 14))]
+    spelled = Prompt("a red_t\u2010shirt, cafe\u0301", (("red", "T-Shirt"), ("", "caf\u00e9")))
+    shirt, cafe = nouns(spelled)
+    assert shirt == ("t\u2010shirt", tuple(range(6, 15)))  # its hyphen is three bytes
+    assert cafe == ("cafe\u0301", tuple(range(16, 21)))  # and its last letter two
 
 
 @pytest.mark.parametrize("kind", ["sd-epsilon", "pixart"])

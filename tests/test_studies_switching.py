@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from alphabets import bytes_of_clip, reading_with
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -27,7 +28,10 @@ from shapefirst.studies import (
     a2_alone,
     a3_words_or_eos,
     a4_key_or_value,
+    a5_maps_of_keys,
+    a7_switched_maps,
     conditions,
+    f3_sos_attention,
     f4_eos_decides,
     f5_when_it_decides,
     settings,
@@ -35,7 +39,7 @@ from shapefirst.studies import (
 )
 from shapefirst.studies.finding import DoesNotApply, Finding
 from shapefirst.studies.subject import Meter, Subject
-from shapefirst.studies.switching import described, encode_pairs
+from shapefirst.studies.switching import described, encode_pairs, padded, seen_eos
 from shapefirst.studies.tables import cell
 
 STEPS = 4
@@ -120,6 +124,26 @@ def rows_of(finding: Finding, **wanted: Any) -> list[float]:
         for i, score in enumerate(columns["score"])
         if all(columns[name][i] == value for name, value in wanted.items())
     ]
+
+
+def test_what_a_model_pads_with_is_said(make_pipe: Any, tmp_path: Any) -> None:
+    assert padded(subject_of(make_pipe())) == "Prompts are padded with [EOS] itself."
+    assert "padded with <pad>, which is masked" in padded(subject_of(make_pipe("pixart")))
+    other = subject_of(reading_with(make_pipe(), bytes_of_clip(tmp_path, "!")))
+    assert 'pads prompts with "!" and not with [EOS]' in padded(other)
+    for module in (*STUDIES, f3_sos_attention, a5_maps_of_keys, a7_switched_maps):
+        assert padded(other) in module.run(other, given_to(module)).method
+
+
+def test_the_eos_of_a_prompt_that_says_what_the_model_pads_with_is_its_last(make_pipe: Any, tmp_path: Any) -> None:
+    pipe = reading_with(make_pipe(), bytes_of_clip(tmp_path, "!"))
+    subject = subject_of(pipe)
+    sides = encode_pairs(subject, [Pair(Prompt("a!! car!"), Prompt("a dog !"))])
+    switched, (a, b) = sides.switched().text[0], (sides.source.text[0], sides.target.text[0])
+    end, other = len("a!!car!") + 1, len("adog!") + 1  # every letter is a token
+    assert torch.equal(switched[:end], a[:end])
+    assert torch.equal(switched[end : 77 + end - other], b[other:][: 77 - end])
+    assert seen_eos(sides.source, sides.at_source) == [tuple(range(end, 77))]
 
 
 @pytest.mark.parametrize("kind", ["sd-epsilon", "pixart"])

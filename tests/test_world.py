@@ -113,3 +113,4 @@ def test_the_same_seed_renders_the_same_training_set_in_any_number_of_processes(
 def test_unknown_words_are_named_once_and_in_order():
     assert unknown_words("A red Dragon on the left of a dragon, in spring") == ["dragon", "in", "spring"]
     assert unknown_words("a fluffy elephant above the metallic key") == []
+    assert unknown_words("A_RED car, cafe\u0301, हिन्दी") == ["cafe\u0301", "हिन्दी"]

@@ -61,6 +61,8 @@ def test_slugs_are_readable():
     assert slug("../../etc/passwd") == "etc-passwd"
     assert slug("?!") == "prompt"
     assert slug("一只猫") == "一只猫"
+    assert slug("it's O’Neil's t-shirt, long_hair") == "it-s-o-neil-s-t-shirt-long-hair"
+    assert slug("हिन्दी शब्द, cafe\u0301") == "हिन्दी-शब्द-caf\u00e9"
 
 
 @settings(max_examples=50, deadline=None)

@@ -28,12 +28,14 @@ from shapefirst.checks import check_steps
 from shapefirst.errors import ShapefirstError
 from shapefirst.extrapolation import scales
 from shapefirst.families import Embeddings, family_of
+from shapefirst.families.pixart import cleans_captions
 from shapefirst.guidance import is_steered
 from shapefirst.layout import denoiser_of
 from shapefirst.models.catalogue import is_flow
 from shapefirst.schedule import TextSchedule
 from shapefirst.solving import Past, Run, advance
 from shapefirst.timeline import steps_of
+from shapefirst.tokens import room
 
 __all__ = ["Embeddings", "Step", "as_images", "decode", "denoise", "encode", "generators", "preprocessed"]
 
@@ -84,17 +86,32 @@ def encode(
     *,
     num_images_per_prompt: int = 1,
 ) -> Embeddings:
-    """The prompts' embeddings as the pipeline's own call makes them."""
+    """The prompts' embeddings as the pipeline's own call makes them.
+
+    Raises:
+        ShapefirstError: Another number of negative prompts, or a tokenizer that does not say where to cut a prompt.
+    """
     prompts = [prompt] if isinstance(prompt, str) else list(prompt)
     negatives = [negative_prompt] * len(prompts) if isinstance(negative_prompt, str) else negative_prompt
     if negatives is not None and len(negatives) != len(prompts):
         raise ShapefirstError(f"There are {len(prompts)} prompts but {len(negatives)} negative prompts.")
-    return family_of(pipe).encode(pipe, prompts, negatives, num_images_per_prompt)
+    family = family_of(pipe)
+    if not family.masks_padding:
+        room(pipe.tokenizer)
+    return family.encode(pipe, prompts, negatives, num_images_per_prompt)
 
 
 def preprocessed(pipe: Any, prompt: str) -> str:
-    """The prompt as `encode` hands it to the tokenizer: PixArt's pipeline lowers its case and cleans it."""
-    return family_of(pipe).as_read(pipe, prompt)
+    """The prompt as the pipeline's own call hands it to the tokenizer.
+
+    PixArt's lowers its case and cleans it; Stable Diffusion's puts a token for each vector of a textual inversion, so
+    that "<toy>" may become "<toy> <toy>_1 <toy>_2".
+    """
+    if hasattr(pipe, "maybe_convert_prompt"):
+        return str(pipe.maybe_convert_prompt(prompt, pipe.tokenizer))
+    if hasattr(pipe, "_text_preprocessing"):
+        (prompt,) = pipe._text_preprocessing(prompt, clean_caption=cleans_captions())
+    return prompt
 
 
 @torch.no_grad()

@@ -37,8 +37,9 @@ def switch_eos(
     """The paper's prompt A with the [EOS] of B: [SOS] and words stay, the end token and its padding are exchanged.
 
     The paper does not say what happens where A and B are of different length. Here A's n-th [EOS] becomes B's n-th, so
-    that A's first, which closes the prompt, becomes the one that closes B's; if B has fewer, its last stands in for
-    the rest. For prompts of one length that is the exchange of like positions.
+    that A's first, which closes the prompt, becomes the one that closes B's, and padding becomes padding, whatever the
+    model pads with; if B has fewer, its last stands in for the rest. For prompts of one length that is the exchange of
+    like positions.
 
     Args:
         embeddings: (B, L, D), the prompts A.

@@ -16,7 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from shapefirst.checks import check_seed, check_steps
-from shapefirst.denoising import as_images, generators
+from shapefirst.denoising import as_images, generators, preprocessed
 from shapefirst.errors import ShapefirstError
 from shapefirst.guidance import guide
 from shapefirst.schedule import Policy, TextSchedule
@@ -127,9 +127,12 @@ def generate(
 
 
 def cut_text(pipe: Any, prompt: str) -> str:
-    """The end of ``prompt`` that does not fit into the text encoder's positions (77 for CLIP); "" where all does."""
+    """The end of ``prompt`` that does not fit into the text encoder's positions (77 for CLIP); "" where all does.
+
+    It is spelled as the pipeline gives it to the tokenizer (see `preprocessed`).
+    """
     own_limit = inspect.signature(pipe.__call__).parameters.get("max_sequence_length")
-    return overflow(pipe.tokenizer, prompt, own_limit.default if own_limit else None).cut
+    return overflow(pipe.tokenizer, preprocessed(pipe, prompt), own_limit.default if own_limit else None).cut
 
 
 def _batches(jobs: Sequence[Job], size: int) -> Iterator[Sequence[Job]]:

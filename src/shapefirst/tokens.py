@@ -9,15 +9,17 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
+from shapefirst.checks import check_text
 from shapefirst.errors import ShapefirstError
+from shapefirst.words import Span, find, folded, spans
 
-__all__ = ["Overflow", "Positions", "overflow", "phrase_positions", "positions", "word_positions"]
+__all__ = ["ENDLESS", "Overflow", "Positions", "overflow", "phrase_positions", "positions", "room", "word_positions"]
 
-_WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
+#: More tokens than any text encoder takes: transformers says 1e30 where a tokenizer's files do not name its limit.
+ENDLESS: Final = 10**9
 
 
 @dataclass(frozen=True)
@@ -57,42 +59,60 @@ class Overflow:
     cut: str
 
 
+def room(tokenizer: Any) -> int:
+    """How many tokens there is room for in the text encoder, as its tokenizer says; 77 for CLIP.
+
+    Raises:
+        ShapefirstError: It does not say.
+    """
+    limit = int(tokenizer.model_max_length)
+    if limit > ENDLESS:
+        raise ShapefirstError(
+            f"{type(tokenizer).__name__} does not say how many tokens its text encoder takes: set its "
+            "model_max_length (77 for CLIP), or write it into tokenizer_config.json."
+        )
+    return limit
+
+
 def positions(tokenizer: Any, prompt: str, max_length: int | None = None) -> Positions:
     """Where [SOS], words, [EOS] and padding stand once `prompt` is cut and padded to `max_length` tokens.
 
+    They are told apart by where they stand, not by their ids: [EOS] may also be what the model pads with, or what it
+    puts for a letter that it does not know, and a prompt may hold it, or the "!" that others pad with, as a word.
+
     Args:
         tokenizer: A CLIP or T5 tokenizer of transformers.
-        prompt: One prompt.
+        prompt: One prompt, as the tokenizer is given it: `shapefirst.denoising.preprocessed(pipe, prompt)`.
         max_length: By default the tokenizer's own limit.
 
     Raises:
-        ShapefirstError: The tokenizer ends a prompt with no [EOS].
+        ShapefirstError: The tokenizer ends a prompt with no [EOS], pads in front of it, or does not say how many tokens
+            there is room for; the prompt is no text, or holds a textual inversion that is not spelled out.
     """
-    if tokenizer.eos_token_id is None or tokenizer.eos_token_id not in tokenizer("").input_ids:
+    ids, limit = _encode(tokenizer, prompt).input_ids, _limit(tokenizer, max_length)
+    if tokenizer.eos_token_id is None or ids[-1:] != [tokenizer.eos_token_id]:
         raise ShapefirstError(
             f"{type(tokenizer).__name__} does not end a prompt with [EOS], as the tokenizers of CLIP and T5 do: "
             "what is said about [EOS] does not apply to this model."
         )
-    length = max_length or tokenizer.model_max_length
-    ids = tokenizer(prompt, padding="max_length", max_length=length, truncation=True).input_ids
-    words = 1 if ids[0] == tokenizer.bos_token_id else 0
-    # The first one: CLIP's padding may have the same id.
-    end = ids.index(tokenizer.eos_token_id, words)
+    first, end = int(ids[0] == tokenizer.bos_token_id), min(len(ids), limit) - 1
     return Positions(
-        sos=tuple(range(words)),
-        sem=tuple(range(words, end)),
+        sos=tuple(range(first)),
+        sem=tuple(range(first, end)),
         eos=(end,),
-        padding=tuple(range(end + 1, len(ids))),
+        padding=tuple(range(end + 1, limit)),
     )
 
 
 def overflow(tokenizer: Any, prompt: str, max_length: int | None = None) -> Overflow:
-    """How long `prompt` is against what the text encoder takes, and the words that get cut."""
-    limit = max_length or tokenizer.model_max_length
-    ids = tokenizer(prompt, truncation=False, verbose=False).input_ids
+    """How long `prompt` is against what the text encoder takes, and the words that get cut.
+
+    Arguments as of `positions`. Without a limit there is nothing to cut.
+    """
+    ids, limit = _encode(tokenizer, prompt).input_ids, max_length or int(tokenizer.model_max_length)
     # A cut prompt keeps its first limit - 1 tokens and the end token.
     cut = ids[limit - 1 : -1] if len(ids) > limit else []
-    return Overflow(tokens=len(ids), limit=limit, cut=tokenizer.decode(cut, skip_special_tokens=True).strip())
+    return Overflow(tokens=len(ids), limit=limit, cut=tokenizer.decode(cut).strip())
 
 
 def word_positions(
@@ -100,42 +120,130 @@ def word_positions(
 ) -> tuple[tuple[str, tuple[int, ...]], ...]:
     """The words of `prompt` in order, each with the positions of its tokens; () for a word that is cut off.
 
-    A word may be several tokens, and punctuation is none. Arguments as of `positions`.
-
-    Raises:
-        ShapefirstError: The tokenizer cannot tell which letters a token stands for (see `phrase_positions`).
+    A word may be several tokens, and punctuation is none (see `shapefirst.words`). A textual inversion is one word,
+    with as many tokens as it has vectors. Arguments and errors as of `phrase_positions`.
     """
-    spans = _spans(tokenizer, prompt, max_length)
-    return tuple((word[0], _within(spans, *word.span())) for word in _WORD.finditer(prompt))
+    tokens, added = _read(tokenizer, prompt, max_length)
+    words = {span: span for span in spans(_heard(prompt, added), [one.letters for one in added])}
+    words |= {one.letters: one.whole for one in added if one.is_word}
+    return tuple((prompt[slice(*word)], _within(tokens, words[word])) for word in sorted(words))
 
 
 def phrase_positions(tokenizer: Any, prompt: str, phrase: str, max_length: int | None = None) -> tuple[int, ...]:
-    """The positions of the tokens of one or more whole words, where they first occur; upper and lower case are alike.
+    """The positions of the tokens of one or more whole words, where they first occur, in whatever spelling.
 
     `phrase_positions(tokenizer, "a red fire truck", "fire truck")` gives (3, 4) for CLIP; () if the words are cut off.
+    Which spellings are alike, and where parts of a compound are found: `shapefirst.words.find`.
+
+    Args:
+        tokenizer: A CLIP or T5 tokenizer of transformers.
+        prompt: As for `positions`.
+        phrase: Words, as a user spells them.
+        max_length: As for `positions`.
 
     Raises:
         ShapefirstError: `phrase` does not occur in `prompt`, or the tokenizer is one of transformers' slow ones, which
-            do not tell which letters a token stands for.
+            do not tell which letters a token stands for; and as for `positions`.
     """
-    words = r"\s+".join(map(re.escape, phrase.split()))
-    found = re.search(rf"(?<!\w){words}(?!\w)", prompt, re.IGNORECASE) if words else None
+    tokens, added = _read(tokenizer, prompt, max_length)
+    apart = [one.letters for one in added]
+    found = find(_heard(prompt, added), phrase, apart) or find(prompt, phrase, apart)
     if found is None:
         raise ShapefirstError(f"The words {phrase!r} do not occur in the prompt {prompt!r}.")
-    return _within(_spans(tokenizer, prompt, max_length), *found.span())
+    # Whoever asks for an inversion, or for a part of its name, asks for all of its vectors.
+    touched = [one.whole for one in added if one.whole[0] < found[1] and one.whole[1] > found[0]]
+    starts, ends = zip(found, *touched, strict=True)
+    return _within(tokens, (min(starts), max(ends)))
 
 
-def _spans(tokenizer: Any, prompt: str, max_length: int | None) -> list[tuple[int, int]]:
-    """First letter and the one after the last, of each token that fits; the same twice for special tokens."""
+@dataclass(frozen=True)
+class _Added:
+    """What was added to a vocabulary and stands in a prompt: a textual inversion, or a literal "<|endoftext|>"."""
+
+    name: str
+    vectors: tuple[Span, ...]  #: the letters of each; those of "<toy>_1" and so on stand behind "<toy>"
+    is_word: bool
+
+    @property
+    def letters(self) -> Span:
+        return self.vectors[0]
+
+    @property
+    def whole(self) -> Span:
+        return self.vectors[0][0], self.vectors[-1][1]
+
+
+def _encode(tokenizer: Any, prompt: str, **options: Any) -> Any:
+    """The prompt's tokens with the special ones, uncut."""
+    check_text(prompt, "The prompt")
+    encoded = tokenizer(prompt, truncation=False, verbose=False, **options)
+    _check_vectors(tokenizer, prompt, encoded.input_ids)
+    return encoded
+
+
+def _limit(tokenizer: Any, max_length: int | None) -> int:
+    """How many tokens there is room for, from the first position on."""
+    limit = room(tokenizer) if max_length is None else max_length
+    if limit < (least := len(tokenizer("").input_ids)):
+        raise ShapefirstError(f"An empty prompt takes {least} tokens, and there is room for {limit} only.")
+    if getattr(tokenizer, "padding_side", "right") != "right":
+        raise ShapefirstError(
+            f"{type(tokenizer).__name__} pads in front of the prompt: set its padding_side to 'right'."
+        )
+    return limit
+
+
+def _check_vectors(tokenizer: Any, prompt: str, ids: list[int]) -> None:
+    """Raise ShapefirstError if a textual inversion of several vectors is there with the first of them alone."""
+    added = getattr(tokenizer, "added_tokens_encoder", {})
+    names = {number: name for name, number in added.items()}
+    for token, following in zip(ids, [*ids[1:], None], strict=True):
+        name = names.get(token)
+        second = added.get(f"{name}_1")
+        if name is not None and name in prompt and second not in (None, following):
+            raise ShapefirstError(
+                f"{name} has several vectors, for which a pipeline puts as many tokens into the prompt {prompt!r}: "
+                "give it as shapefirst.denoising.preprocessed(pipe, prompt) spells it."
+            )
+
+
+def _read(tokenizer: Any, prompt: str, max_length: int | None) -> tuple[list[Span], list[_Added]]:
+    """The letters of each token that fits, none for special ones; and what was added to the vocabulary."""
     if not getattr(tokenizer, "is_fast", False):
         raise ShapefirstError(
             f"{type(tokenizer).__name__} does not tell which letters a token stands for: load the fast tokenizer."
         )
-    length = max_length or tokenizer.model_max_length
-    encoded = tokenizer(prompt, max_length=length, truncation=True, return_offsets_mapping=True)
-    return [(start, end) for start, end in encoded.offset_mapping]
+    encoded, limit = _encode(tokenizer, prompt, return_offsets_mapping=True), _limit(tokenizer, max_length)
+    tokens = [(start, end) for start, end in encoded.offset_mapping]
+    added = _added(tokenizer, prompt, encoded.input_ids, tokens)
+    # T5 may put the blank before a word into a token of its own, and has it point to the word's first letter.
+    pieces = tokenizer.convert_ids_to_tokens(encoded.input_ids)
+    letters = [(0, 0) if set(piece) == {"▁"} else span for piece, span in zip(pieces, tokens, strict=True)]
+    return letters[:limit] if len(letters) <= limit else letters[: limit - 1], added
 
 
-def _within(spans: list[tuple[int, int]], start: int, end: int) -> tuple[int, ...]:
-    """The tokens that have a letter in [start, end)."""
-    return tuple(i for i, (first, last) in enumerate(spans) if first < last and first < end and last > start)
+def _added(tokenizer: Any, prompt: str, ids: list[int], tokens: list[Span]) -> list[_Added]:
+    known = tokenizer.added_tokens_decoder
+    found: list[_Added] = []
+    for token, span in zip(ids, tokens, strict=True):
+        # A letter that CLIP does not know has the id of [EOS], too.
+        if token not in known or folded(prompt[slice(*span)].strip()) != folded(known[token].content):
+            continue
+        if found and known[token].content == f"{found[-1].name}_{len(found[-1].vectors)}":
+            found[-1] = replace(found[-1], vectors=(*found[-1].vectors, span))
+        else:
+            found.append(_Added(known[token].content, (span,), not known[token].special))
+    return found
+
+
+def _heard(prompt: str, added: list[_Added]) -> str:
+    """The prompt as a user wrote it, with blanks for all vectors of an inversion but the first."""
+    for one in added:
+        prompt = prompt[: one.letters[1]] + " " * (one.whole[1] - one.letters[1]) + prompt[one.whole[1] :]
+    return prompt
+
+
+def _within(tokens: list[Span], letters: Span) -> tuple[int, ...]:
+    """The tokens that have one of the letters."""
+    start, end = letters
+    return tuple(i for i, (first, last) in enumerate(tokens) if first < last and first < end and last > start)

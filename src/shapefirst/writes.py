@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shapefirst.errors import ShapefirstError
+from shapefirst.words import spans
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -97,8 +98,9 @@ def save_text(text: str, path: Path) -> None:
 
 def slug(prompt: str, max_bytes: int = 80) -> str:
     """``prompt`` as part of a file name: letters and digits of any script, in lower case, joined by hyphens."""
-    words = re.findall(r"[^\W_]+", unicodedata.normalize("NFKC", prompt).lower())
-    short = "-".join(words).encode()[:max_bytes].decode(errors="ignore").strip("-")
+    text = unicodedata.normalize("NFKC", prompt).lower()
+    words = "-".join(text[start:end] for start, end in spans(text))
+    short = re.sub(r"['’\u2010]", "-", words).encode()[:max_bytes].decode(errors="ignore").strip("-")
     return short or "prompt"
 
 

@@ -50,12 +50,10 @@ class Family(Protocol):
     """Pipelines that are encoded and evaluated alike. Methods take the pipeline, which is only read."""
 
     name: str
+    masks_padding: bool  # whether the denoiser sees no padding
 
     def encode(self, pipe: Any, prompts: Sequence[str], negatives: Sequence[str] | None, images: int) -> Embeddings:
         """The prompts' embeddings as the pipeline's own call makes them, ``images`` of each; None is its own null."""
-
-    def as_read(self, pipe: Any, prompt: str) -> str:
-        """The prompt as the tokenizer is given it."""
 
     def evaluate(
         self, pipe: Any, denoiser: Any, x: torch.Tensor, t: torch.Tensor, rows: Mapping[str, torch.Tensor]

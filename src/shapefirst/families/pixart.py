@@ -9,11 +9,12 @@ import torch
 
 from shapefirst.families.family import Embeddings
 
-__all__ = ["PixArt"]
+__all__ = ["PixArt", "cleans_captions"]
 
 
 class PixArt:
     name = "PixArt"
+    masks_padding = True
 
     def encode(self, pipe: Any, prompts: Sequence[str], negatives: Sequence[str] | None, images: int) -> Embeddings:
         text, text_mask, null, null_mask = pipe.encode_prompt(
@@ -21,14 +22,9 @@ class PixArt:
             negative_prompt=list(negatives or [""] * len(prompts)),
             device=pipe._execution_device,
             num_images_per_prompt=images,
-            clean_caption=_cleans_captions(),
+            clean_caption=cleans_captions(),
         )
         return Embeddings(text, null, text_mask, null_mask)
-
-    def as_read(self, pipe: Any, prompt: str) -> str:
-        """In lower case, and clean."""
-        (text,) = pipe._text_preprocessing(prompt, clean_caption=_cleans_captions())
-        return str(text)
 
     def evaluate(
         self, pipe: Any, denoiser: Any, x: torch.Tensor, t: torch.Tensor, rows: Mapping[str, torch.Tensor]
@@ -51,7 +47,7 @@ class PixArt:
         return out.chunk(2, dim=1)[0] if out.shape[1] == 2 * x.shape[1] else out
 
 
-def _cleans_captions() -> bool:
+def cleans_captions() -> bool:
     """Whether PixArt's own call can clean captions, as it does by default: it needs two more packages for that."""
     from diffusers.utils import is_bs4_available, is_ftfy_available
 

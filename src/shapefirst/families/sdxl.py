@@ -15,6 +15,7 @@ __all__ = ["StableDiffusionXL"]
 
 class StableDiffusionXL:
     name = "Stable Diffusion XL"
+    masks_padding = False
 
     def encode(self, pipe: Any, prompts: Sequence[str], negatives: Sequence[str] | None, images: int) -> Embeddings:
         text, null, text_pooled, null_pooled = pipe.encode_prompt(
@@ -25,9 +26,6 @@ class StableDiffusionXL:
             negative_prompt=None if negatives is None else list(negatives),  # none at all: zeros, in most models
         )
         return Embeddings(text, null, text_pooled=text_pooled, null_pooled=null_pooled)
-
-    def as_read(self, pipe: Any, prompt: str) -> str:
-        return prompt
 
     def evaluate(
         self, pipe: Any, denoiser: Any, x: torch.Tensor, t: torch.Tensor, rows: Mapping[str, torch.Tensor]

@@ -14,6 +14,7 @@ __all__ = ["StableDiffusion"]
 
 class StableDiffusion:
     name = "Stable Diffusion"
+    masks_padding = False
 
     def encode(self, pipe: Any, prompts: Sequence[str], negatives: Sequence[str] | None, images: int) -> Embeddings:
         text, null = pipe.encode_prompt(
@@ -24,9 +25,6 @@ class StableDiffusion:
             negative_prompt=list(negatives or [""] * len(prompts)),
         )
         return Embeddings(text, null)
-
-    def as_read(self, pipe: Any, prompt: str) -> str:
-        return prompt
 
     def evaluate(
         self, pipe: Any, denoiser: Any, x: torch.Tensor, t: torch.Tensor, rows: Mapping[str, torch.Tensor]

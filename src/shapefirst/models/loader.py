@@ -17,6 +17,7 @@ from shapefirst.models.hub import cached, download, is_hub_id, listing
 from shapefirst.models.single_file import load_checkpoint, read_checkpoint
 from shapefirst.models.tasks import check_class, check_inputs, refuse_folder
 from shapefirst.quiet import quietly
+from shapefirst.tokens import ENDLESS
 
 if TYPE_CHECKING:
     import torch
@@ -65,6 +66,7 @@ def load(
         else:
             pipe = _from_folder(folder, name, kind)
         pipe.scheduler = make_sampler(sampler or default_sampler(pipe.scheduler.config), pipe.scheduler.config)
+        _limit_tokenizers(pipe)
         place = find_device(device)
         pipe.to(place)
         if place.type == "cpu" and getattr(pipe, "unet", None) is not None:
@@ -241,3 +243,15 @@ def _network(folder: Path, component: Component, **options: Any) -> Any:
     )
     check_keys(folder / component.name, info)
     return network
+
+
+def _limit_tokenizers(pipe: Any) -> None:
+    """CLIP's tokenizers get the room of their text encoders where their own files do not tell it.
+
+    Until transformers 5 a tokenizer of CLIP knew its 77 by itself, so that some models' files do without.
+    """
+    for which in ("", "_2"):
+        tokenizer, encoder = (getattr(pipe, part + which, None) for part in ("tokenizer", "text_encoder"))
+        places = getattr(getattr(encoder, "config", None), "max_position_embeddings", None)
+        if tokenizer is not None and places is not None and tokenizer.model_max_length > ENDLESS:
+            tokenizer.model_max_length = places

@@ -10,8 +10,9 @@ after the paper's PromptSet. "and" draws the first object on the left.
 
 from __future__ import annotations
 
-import re
 from typing import Final
+
+from shapefirst.words import folded, spans
 
 #: noun -> slug of its silhouette in @mdi/svg (Apache-2.0).
 ICONS: Final[dict[str, str]] = {
@@ -100,5 +101,5 @@ _KNOWN_WORDS = frozenset(
 
 def unknown_words(prompt: str) -> list[str]:
     """The words of ``prompt`` that pocket never saw in training, in order, each once."""
-    words = re.findall(r"[^\W_]+(?:['-][^\W_]+)*", prompt.lower())
-    return [w for w in dict.fromkeys(words) if w not in _KNOWN_WORDS]
+    words = dict.fromkeys(prompt[start:end].lower() for start, end in spans(prompt))
+    return [word for word in words if folded(word) not in _KNOWN_WORDS]

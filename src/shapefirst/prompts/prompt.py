@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from shapefirst.pocket.vocabulary import COLOURS, RELATIONS, TEXTURES
+from shapefirst.words import spans, words_in
 
 __all__ = ["COLOUR_WORDS", "TEXTURE_WORDS", "Phrase", "Prompt", "parse_phrases"]
 
@@ -19,7 +20,6 @@ TEXTURE_WORDS: Final = frozenset(TEXTURES)
 
 _ATTRIBUTES = COLOUR_WORDS | TEXTURE_WORDS
 _RELATION = re.compile(rf"\s+(?:{'|'.join(sorted(RELATIONS, key=len, reverse=True))})\s+", re.IGNORECASE)
-_WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 #: What stands between content words, in captions and in pocket's own prompts.
 _FUNCTION_WORDS = frozenset(
     re.findall(
@@ -60,8 +60,7 @@ class Prompt:
         its singular.
         """
         text = " ".join(f"{attribute} {noun}" for attribute, noun in self.phrases) or self.text
-        words = (word.lower() for word in _WORD.findall(text))
-        return frozenset(word.removesuffix("s") for word in words if word not in _FUNCTION_WORDS)
+        return frozenset(word.removesuffix("s") for word in words_in(text) if word not in _FUNCTION_WORDS)
 
 
 def parse_phrases(text: str) -> tuple[Phrase, ...]:
@@ -75,9 +74,13 @@ def parse_phrases(text: str) -> tuple[Phrase, ...]:
     phrases = []
     for part in _RELATION.split(text.strip().removesuffix(".").lower()):
         attribute, *noun = re.sub(r"^\s*an?\s+", "", part).split() or [""]
-        is_noun = 1 <= len(noun) <= 2 and all(_WORD.fullmatch(word) and word not in _FUNCTION_WORDS for word in noun)
+        is_noun = 1 <= len(noun) <= 2 and all(_may_be_noun(word) for word in noun)
         # "a red black ladder" has two attributes; in "a red orange" the last word is the noun.
         if attribute not in _ATTRIBUTES or not is_noun or _ATTRIBUTES & set(noun[:-1]):
             return ()
         phrases.append((attribute, " ".join(noun)))
     return tuple(phrases)
+
+
+def _may_be_noun(word: str) -> bool:
+    return spans(word) == [(0, len(word))] and word not in _FUNCTION_WORDS

@@ -22,6 +22,7 @@ from shapefirst.studies.switching import (
     encode_pairs,
     label,
     measure_pairs,
+    padded,
     seen_eos,
 )
 from shapefirst.studies.tables import columns
@@ -91,7 +92,7 @@ def run(subject: Subject, pairs: Sequence[Pair]) -> Finding:
         ),
         method=f"{described(pairs)}, one image each, all conditions of a pair from one seed. Of the source's [EOS] and "
         "padding positions the first n are replaced by the target's, the n-th by the n-th (-1 in the table: all). "
-        + scored(subject)
+        f"{padded(subject)} {scored(subject)}"
         + (
             ""
             if base

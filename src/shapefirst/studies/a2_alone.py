@@ -12,7 +12,7 @@ from shapefirst.statistics import Rule, bootstrap
 from shapefirst.studies.conditions import Scores, by_alignment, by_kind, chart, measure, picture, scored, tidy
 from shapefirst.studies.finding import Claim, Finding, Study, claim
 from shapefirst.studies.subject import Subject
-from shapefirst.studies.switching import cost, seen_eos
+from shapefirst.studies.switching import cost, padded, seen_eos
 from shapefirst.studies.tables import columns
 
 #: [EOS] alone gives more of the prompt than [SOS] alone.
@@ -66,7 +66,8 @@ def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
         pictures=(picture("alone", images, [p.text for p in prompts], "One class of tokens kept, zeros elsewhere."),),
         method=f"{len(prompts)} prompts, one image each, all conditions of a prompt from one seed. Embeddings at all "
         "other positions are zeros, which a denoiser still attends to; [EOS] includes the padding where the denoiser "
-        "sees it. Chance is the same image's alignment with another prompt of the set that shares no word with its "
+        f"sees it. {padded(subject)} "
+        "Chance is the same image's alignment with another prompt of the set that shares no word with its "
         "own, if there is one. Where the text encoder is causal, the state of [SOS] is the same for all prompts: that "
         f"it says nothing of them is then no finding but the model's design. {scored(subject)}"
         + (

@@ -12,7 +12,7 @@ from shapefirst.statistics import Rule, bootstrap, hardest
 from shapefirst.studies.conditions import by_alignment, by_kind, chart, measure, picture, scored, tidy
 from shapefirst.studies.finding import Finding, Study, claim
 from shapefirst.studies.subject import Subject
-from shapefirst.studies.switching import cost, seen_eos
+from shapefirst.studies.switching import cost, padded, seen_eos
 from shapefirst.studies.tables import columns
 
 #: The untouched prompt is better than each of the four others.
@@ -77,7 +77,7 @@ def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
         method=f"{len(prompts)} prompts, one image each, all conditions of a prompt from one seed. The embeddings at "
         "the words or at the [EOS] (with all padding that the denoiser sees) are replaced by zeros, or by Gaussian "
         "noise of the mean and variance of what stood there, two numbers for each prompt. [SOS] stays. The untouched "
-        f"prompt has to lead each of the four others. {scored(subject)}",
+        f"prompt has to lead each of the four others. {padded(subject)} {scored(subject)}",
         evaluations=5 * cost(subject),
     )
 

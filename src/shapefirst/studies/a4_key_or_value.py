@@ -16,7 +16,7 @@ from shapefirst.statistics import Rule, bootstrap
 from shapefirst.studies.conditions import by_alignment, by_kind, chart, picture, scored, tidy
 from shapefirst.studies.finding import Finding, Study, claim
 from shapefirst.studies.subject import Subject, part
-from shapefirst.studies.switching import Switched, cost, described, encode_pairs, label, measure_pairs, seen_eos
+from shapefirst.studies.switching import Switched, cost, described, encode_pairs, label, measure_pairs, padded, seen_eos
 from shapefirst.studies.tables import columns
 
 #: The target's [EOS] in the values moves the image further to it than in the keys.
@@ -75,7 +75,7 @@ def run(subject: Subject, pairs: Sequence[Pair]) -> Finding:
         pictures=(picture("edited", images, [label(pair) for pair in pairs], "What of the [EOS] is the target's."),),
         method=f"{described(pairs)}, one image each, all conditions of a pair from one seed. In every cross-attention "
         "layer and step the keys, the values or both at the source's [EOS] and padding positions are those of the "
-        f"target's, the n-th for the n-th; the unguided branch stays. {scored(subject)}",
+        f"target's, the n-th for the n-th; the unguided branch stays. {padded(subject)} {scored(subject)}",
         evaluations=len(EDITS) * cost(subject),
     )
 

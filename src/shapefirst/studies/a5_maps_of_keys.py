@@ -19,7 +19,7 @@ from shapefirst.studies.conditions import by_kind
 from shapefirst.studies.finding import Chart, Finding, Study, Summary, claim
 from shapefirst.studies.maps import SIZE
 from shapefirst.studies.subject import Subject, part
-from shapefirst.studies.switching import cost, described, encode_pairs
+from shapefirst.studies.switching import cost, described, encode_pairs, padded
 from shapefirst.studies.tables import columns, shown
 from shapefirst.tokens import Positions
 
@@ -124,7 +124,7 @@ def report(subject: Subject, pairs: Sequence[Pair], kl: Mapping[str, np.ndarray]
         "first; the divergence is taken from the plain map to the other one and averaged over pixels (each pixel's "
         "weights over tokens, as the softmax makes them: the claim) or over tokens (each token's weights over pixels). "
         "Which of them the paper means its public text does not say. Where padding is masked, uniform means uniform "
-        "over what is not. Intervals are bootstrapped over pairs.",
+        f"over what is not. {padded(subject)} Intervals are bootstrapped over pairs.",
         evaluations=cost(subject) + subject.steps,
     )
 

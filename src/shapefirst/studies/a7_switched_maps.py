@@ -17,7 +17,7 @@ from shapefirst.studies.conditions import by_kind
 from shapefirst.studies.finding import Chart, Finding, Picture, Study, Summary, claim
 from shapefirst.studies.maps import Followed, Word, follow, nouns_of, overlay, shape_in, shape_of, words_of
 from shapefirst.studies.subject import Subject
-from shapefirst.studies.switching import cost, described, encode_pairs, label
+from shapefirst.studies.switching import cost, described, encode_pairs, label, padded
 from shapefirst.studies.tables import columns, shown
 
 #: The map of A's noun agrees with the shape of B's object more than with that of A's own.
@@ -104,7 +104,8 @@ def report(
         charts=(_chart(subject, agreement),),
         pictures=(_sheet(pairs, nouns, followed, agreement, of_a, of_b),),
         method=f"{described(pairs)}: A's prompt with the [EOS] and padding of B, "
-        f"one run of {subject.steps} steps each. The map of A's noun (mean over its tokens, heads and layers; of "
+        f"one run of {subject.steps} steps each. {padded(subject)} "
+        "The map of A's noun (mean over its tokens, heads and layers; of "
         "several nouns the union of masks) is binarised by Otsu's threshold and compared with two shapes by IoU. "
         + (
             "These are the silhouettes in the plain pictures of B and of A, of the same seed, found from their colours "

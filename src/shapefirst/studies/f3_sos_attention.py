@@ -15,7 +15,7 @@ from shapefirst.studies.conditions import by_kind
 from shapefirst.studies.finding import Chart, Finding, Study, Summary, claim
 from shapefirst.studies.maps import EARLY, SIZE, step_at
 from shapefirst.studies.subject import Subject, part
-from shapefirst.studies.switching import cost
+from shapefirst.studies.switching import cost, padded
 from shapefirst.studies.tables import columns, shown
 
 #: [SOS] gets more than nine tenths of the attention, on average over pixels and steps.
@@ -76,7 +76,8 @@ def report(
         charts=(_chart(subject, weights),),
         method=f"One run for each of {len(prompts)} prompts, {subject.steps} steps. The text branch's cross-attention "
         "weights are averaged over heads, layers and pixels in each step, and summed over the tokens of a class: "
-        "[SOS], the words, and [EOS] with its padding, as the paper counts it. The three shares add up to 1. As [SOS] "
+        f"[SOS], the words, and [EOS] with its padding, as the paper counts it. {padded(subject)} "
+        "The three shares add up to 1. As [SOS] "
         "is one token and [EOS] are many, that of one token is given too. Intervals are bootstrapped over prompts.",
         evaluations=cost(subject),
     )

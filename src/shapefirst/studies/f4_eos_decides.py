@@ -15,7 +15,7 @@ from shapefirst.studies.conditions import Scores, by_alignment, by_kind, picture
 from shapefirst.studies.finding import Chart, Finding, Study, claim
 from shapefirst.studies.scores import JUDGE_ATTRIBUTE, JUDGE_NOUN
 from shapefirst.studies.subject import Subject, part
-from shapefirst.studies.switching import SOURCE, TARGET, cost, described, encode_pairs, label, measure_pairs
+from shapefirst.studies.switching import SOURCE, TARGET, cost, described, encode_pairs, label, measure_pairs, padded
 from shapefirst.studies.tables import columns
 
 #: The alignment with the [EOS] owner exceeds that with the owner of the words.
@@ -85,7 +85,8 @@ def run(subject: Subject, pairs: Sequence[Pair]) -> Finding:
             ),
         ),
         method=f"{described(pairs)}, one image each. The [EOS] and all padding "
-        "positions of the source's embeddings are replaced by the target's, the n-th by the n-th. Each image is scored "
+        f"positions of the source's embeddings are replaced by the target's, the n-th by the n-th. {padded(subject)} "
+        "Each image is scored "
         "against both prompts; intervals are bootstrapped over pairs. "
         + scored(subject)
         + (" Noun and attribute are claims of their own since that trial." if JUDGE_NOUN in scores.values else ""),

@@ -23,7 +23,17 @@ from shapefirst.studies.conditions import Scores, by_kind, picture, scored, tidy
 from shapefirst.studies.distances import steps_at
 from shapefirst.studies.finding import Chart, DoesNotApply, Finding, Study, Summary, claim
 from shapefirst.studies.subject import Branch, Subject
-from shapefirst.studies.switching import SOURCE, TARGET, Switched, cost, described, encode_pairs, label, measure_pairs
+from shapefirst.studies.switching import (
+    SOURCE,
+    TARGET,
+    Switched,
+    cost,
+    described,
+    encode_pairs,
+    label,
+    measure_pairs,
+    padded,
+)
 from shapefirst.studies.tables import cell, columns, shown
 
 #: Switching the [EOS] in the first half of the steps moves the image further to the target than in the second half.
@@ -112,7 +122,7 @@ def run(subject: Subject, pairs: Sequence[Pair]) -> Finding:
         f"the target's [EOS] in the steps [0, a) only, or in [a, {subject.steps}) only, for a = "
         f"{', '.join(map(str, at))} of {subject.steps} steps. Runs that share their first steps are computed once and "
         f"forked at a: {done} denoiser evaluations a pair instead of {apart} with a run for each a of each family. "
-        + scored(subject),
+        f"{padded(subject)} {scored(subject)}",
         evaluations=done,
         evaluations_apart=apart,
     )

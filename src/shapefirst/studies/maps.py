@@ -21,6 +21,7 @@ from shapefirst.shapes import Mask, binarise, f1, iou, resize, silhouette
 from shapefirst.statistics import settled
 from shapefirst.studies.subject import Subject, part
 from shapefirst.tokens import Positions, word_positions
+from shapefirst.words import folded, words_in
 
 __all__ = [
     "EARLY",
@@ -116,7 +117,7 @@ def words_of(tokenizer: Any, prompt: Prompt, at: Positions) -> list[Word]:
     """
     length = sum(map(len, (at.sos, at.sem, at.eos, at.padding)))
     spelled = word_positions(tokenizer, prompt.text, length)
-    lower = [word.lower() for word, _ in spelled]
+    lower = [folded(word) for word, _ in spelled]
 
     def word(role: Role, first: int, count: int = 1) -> Word:
         here = spelled[first : first + count]
@@ -125,7 +126,7 @@ def words_of(tokenizer: Any, prompt: Prompt, at: Positions) -> list[Word]:
     words: list[Word] = []
     start = 0
     for attribute, noun in prompt.phrases:
-        a, b = attribute.lower().split(), noun.lower().split()
+        a, b = words_in(attribute), words_in(noun)
         first = next((i for i in range(start, len(lower)) if lower[i : i + len(a) + len(b)] == a + b), None)
         if first is None:
             continue
@@ -140,7 +141,8 @@ def words_of(tokenizer: Any, prompt: Prompt, at: Positions) -> list[Word]:
         if not seen:
             raise ShapefirstError(f"The prompt {prompt.text!r} has no word whose attention could be followed.")
         articles = [i for i in seen if lower[i] in _ARTICLES]
-        content = [i for i in seen if lower[i].removesuffix("s") in prompt.content]
+        # The name of a textual inversion may be several words to those who do not know its tokenizer.
+        content = [i for i in seen if any(w.removesuffix("s") in prompt.content for w in words_in(lower[i]))]
         words = [*(word("article", i) for i in articles[:1]), word("noun", (content or seen)[-1])]
     if at.sos:
         words.append(Word("[SOS]", "[SOS]", at.sos))

@@ -97,7 +97,7 @@ class Subject:
         return next(iter(self.alignments))
 
     def as_read(self, prompt: Prompt | str) -> Prompt:
-        """The prompt in the spelling that its tokenizer is given: PixArt's pipeline cleans it, and lowers its case."""
+        """The prompt in the spelling that its tokenizer is given (see `shapefirst.denoising.preprocessed`)."""
         one = prompt if isinstance(prompt, Prompt) else Prompt(prompt)
         return replace(one, text=preprocessed(self.pipe, one.text))
 

@@ -13,12 +13,24 @@ from PIL import Image
 
 from shapefirst.denoising import Embeddings
 from shapefirst.embeddings import switch_eos
+from shapefirst.families import family_of
 from shapefirst.prompts import Pair, Prompt
 from shapefirst.studies.conditions import Scores, measure
 from shapefirst.studies.subject import Subject
 from shapefirst.tokens import Positions
 
-__all__ = ["SOURCE", "TARGET", "Switched", "cost", "described", "encode_pairs", "label", "measure_pairs", "seen_eos"]
+__all__ = [
+    "SOURCE",
+    "TARGET",
+    "Switched",
+    "cost",
+    "described",
+    "encode_pairs",
+    "label",
+    "measure_pairs",
+    "padded",
+    "seen_eos",
+]
 
 #: The sides of a pair, as tables and charts name them.
 SOURCE: Final = "source A"
@@ -64,6 +76,19 @@ def measure_pairs(subject: Subject, images: Mapping[str, Sequence[Image.Image]],
 def seen_eos(embeddings: Embeddings, at: Sequence[Positions]) -> list[tuple[int, ...]]:
     """The [EOS] positions that the denoiser sees: with all padding, or the end token alone where padding is masked."""
     return [places.paper_eos if embeddings.text_mask is None else places.eos for places in at]
+
+
+def padded(subject: Subject) -> str:
+    """What the paper's [EOS] consists of in this model, for a study's method."""
+    tokenizer = subject.pipe.tokenizer
+    if family_of(subject.pipe).masks_padding:
+        return f"Prompts are padded with {tokenizer.pad_token}, which is masked: the denoiser sees one [EOS]."
+    if tokenizer.pad_token_id == tokenizer.eos_token_id:
+        return "Prompts are padded with [EOS] itself."
+    return (
+        f'This model pads prompts with "{tokenizer.pad_token}" and not with [EOS]: of what counts as [EOS] here, the '
+        "first is one, and the others are that padding, which stands behind the prompt as [EOS] does."
+    )
 
 
 def described(pairs: Sequence[Pair]) -> str:

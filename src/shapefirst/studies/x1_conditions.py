@@ -34,7 +34,7 @@ from shapefirst.studies.settings import (
     with_two_objects,
 )
 from shapefirst.studies.subject import Subject
-from shapefirst.studies.switching import SOURCE, described, encode_pairs, label, measure_pairs
+from shapefirst.studies.switching import SOURCE, described, encode_pairs, label, measure_pairs, padded
 from shapefirst.studies.tables import cell, columns, shown
 
 #: F4 in every setting: target minus source, in each of them.
@@ -85,7 +85,8 @@ def run(subject: Subject, pairs: Sequence[Pair]) -> Finding:
             picture("two-objects", both, [two_objects(pair).text for pair in pairs], "Prompts of two objects."),
         ),
         method=f"{described(pairs)}, one seed each, the same in every setting. "
-        "F4: the source with the target's [EOS], scored against both. F6: the source with the text in the first "
+        f"F4: the source with the target's [EOS], scored against both. {padded(subject)} "
+        "F6: the source with the text in the first "
         "half of the steps only, its L1 distance to the fully guided image relative to that of the image without "
         "any text; ratios are of means over pairs. Two objects: 'A and B' of each pair, with the text in all or in the "
         "first half of the steps, scored against A alone and against B alone. A claim about several settings or kinds "
