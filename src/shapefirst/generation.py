@@ -25,7 +25,7 @@ from shapefirst.tokens import overflow
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["Job", "Result", "Sampling", "cut_text", "generate", "plan"]
+__all__ = ["Job", "Result", "Sampling", "cut_text", "generate", "own_size", "plan"]
 
 
 @dataclass(frozen=True)
@@ -135,6 +135,12 @@ def cut_text(pipe: Any, prompt: str) -> str:
     return overflow(pipe.tokenizer, preprocessed(pipe, prompt), own_limit.default if own_limit else None).cut
 
 
+def own_size(pipe: Any) -> dict[str, Any]:
+    """The argument by which a call makes images of the model's own size: PixArt would look for the nearest it knows."""
+    has_bins = "use_resolution_binning" in inspect.signature(pipe.__call__).parameters
+    return {"use_resolution_binning": False} if has_bins else {}
+
+
 def _batches(jobs: Sequence[Job], size: int) -> Iterator[Sequence[Job]]:
     for start in range(0, len(jobs), size):
         yield jobs[start : start + size]
@@ -150,9 +156,8 @@ def _sample(
         "guidance_scale": sampling.guidance_scale,
         "output_type": "np",
         **_step_callback(pipe, report),
+        **own_size(pipe),
     }
-    if "use_resolution_binning" in inspect.signature(pipe.__call__).parameters:
-        arguments["use_resolution_binning"] = False  # images are of the model's own size: PixArt need look for no other
     if sampling.negative_prompt is not None:
         arguments["negative_prompt"] = [sampling.negative_prompt] * len(batch)
     start = time.perf_counter()

@@ -30,7 +30,7 @@ import torch
 from shapefirst.denoising import Step, decode, denoise, encode, generators
 from shapefirst.errors import ShapefirstError
 from shapefirst.extrapolation import noise_level, weights
-from shapefirst.generation import Job, Result, Sampling, generate
+from shapefirst.generation import Job, Result, Sampling, generate, own_size
 from shapefirst.guidance import guide
 from shapefirst.metrics import l1
 from shapefirst.placement import Budget, spread
@@ -287,6 +287,7 @@ class Tuner:
                 guidance_scale=self.sampling.guidance_scale,
                 generator=generators(range(len(prompts))),
                 output_type="np",
+                **own_size(self.pipe),
             )
 
     def _denoise(self, batch: int, schedule: TextSchedule, steps: int, start: Step | None = None) -> Iterator[Step]:

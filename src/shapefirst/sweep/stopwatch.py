@@ -17,6 +17,7 @@ from typing import Any, Final
 import torch
 
 from shapefirst.denoising import decode, encode, generators
+from shapefirst.generation import own_size
 from shapefirst.guidance import guide
 from shapefirst.layout import denoiser_of
 from shapefirst.schedule import TextSchedule
@@ -39,6 +40,7 @@ def whole_call(
         guidance_scale=guidance_scale,
         generator=generators(range(batch)),
         output_type="np",
+        **own_size(pipe),
     )
 
 

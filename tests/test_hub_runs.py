@@ -1,0 +1,73 @@
+"""The commands on the models that people load: each lays out its repository as on the hub (see `layouts`)."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import scorers
+from layouts import LAYOUTS
+from PIL import Image
+from typer.testing import CliRunner
+
+from shapefirst.cli import app
+
+PROMPTS = [
+    f"a {attribute} {noun}{place}"
+    for attribute in ("red", "blue", "shiny", "wooden")
+    for noun in ("cat", "dog", "car", "house")
+    for place in ("", " on the moon")
+]
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    return scorers.clip_folder(tmp_path_factory.mktemp("clip"))
+
+
+@pytest.fixture(scope="module", params=sorted(LAYOUTS))
+def model(request, tmp_path_factory):
+    """A model's folder, with the smallest pictures that it can make: versions before 0.9 insist on 64 x 64 latents."""
+    folder = LAYOUTS[request.param].write(tmp_path_factory.mktemp("model"))
+    for part in ("unet", "transformer"):
+        if (file := folder / part / "config.json").is_file():
+            config = json.loads(file.read_text())
+            file.write_text(json.dumps({**config, "_diffusers_version": "0.22.0", "sample_size": 8}))
+    return folder
+
+
+def run(*words):
+    result = CliRunner().invoke(app, [str(word) for word in words])
+    assert result.exit_code == 0, result.stderr + repr(result.exception)
+    return result
+
+
+@pytest.fixture(scope="module")
+def prompts(tmp_path_factory):
+    file = tmp_path_factory.mktemp("prompts") / "prompts.txt"
+    file.write_text("\n".join(PROMPTS) + "\n")
+    return file
+
+
+def test_generate(model, tmp_path):
+    run("generate", "a red cat", "--model", model, "--steps", 4, "--text-steps", 2, "--out", tmp_path)
+    (file,) = tmp_path.glob("*.png")
+    with Image.open(file) as picture:
+        assert picture.text["sampler"] == (
+            "euler" if "3Pipeline" in (model / "model_index.json").read_text() else "ddim"
+        )
+        assert float(picture.text["denoiser_evaluations"]) == 6
+
+
+def test_a_study(model, clip, prompts, tmp_path):
+    words = ["--model", model, "--clip", clip, "--prompts-file", prompts, "--out", tmp_path]
+    run("study", "f6", "--quick", "--prompts", 2, *words)
+    assert json.loads((tmp_path / "f6" / "finding.json").read_text())["claims"]
+    assert (tmp_path / "report.html").is_file()
+
+
+def test_tune(model, prompts, tmp_path):
+    out = tmp_path / "policy.json"
+    run("tune", "--model", model, "--steps", 10, "--prompts", prompts, "--max-l1", 0.9, "--out", out)
+    words = ["--model", model, "--steps", json.loads(out.read_text())["steps"], "--policy", out, "--out", tmp_path]
+    run("generate", "a red cat", *words)
