@@ -15,6 +15,8 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont
 
+from shapefirst.rgb import to_rgb
+
 __all__ = ["Cell", "contact_sheet"]
 
 PAPER, INK, QUIET, FRAME = (255, 255, 255), (24, 24, 27), (95, 95, 105), (212, 212, 216)
@@ -141,4 +143,4 @@ def _wrap(paragraph: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.I
 
 def _scaled(image: Image.Image, width: int) -> Image.Image:
     height = max(1, round(image.height * width / image.width))
-    return image.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
+    return to_rgb(image).resize((width, height), Image.Resampling.LANCZOS)

@@ -28,6 +28,7 @@ from shapefirst.errors import ModelError, ShapefirstError
 from shapefirst.metrics.alignment import check_pairs
 from shapefirst.metrics.loading import load_model, load_part
 from shapefirst.prompts import Prompt
+from shapefirst.rgb import to_rgb
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -98,7 +99,7 @@ class VqaScore:
     def _ask(self, images: Sequence[Image.Image], texts: Sequence[str]) -> np.ndarray:
         """(B,) p(yes) of each question about the image beside it."""
         inputs = self._processor(
-            images=[image.convert("RGB") for image in images],
+            images=[to_rgb(image) for image in images],
             text=list(texts),
             truncation=True,
             max_length=self._max_length,
