@@ -10,7 +10,6 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
-from zipfile import BadZipFile
 
 import typer
 from rich.table import Table
@@ -180,16 +179,15 @@ class _Kept:
 
     def recording(self, batch: int) -> Recording | None:
         """What an earlier run recorded of a batch, or None."""
-        import numpy as np
-
+        from shapefirst.npz import read_npz
         from shapefirst.tuning import Recording
 
         try:
-            with np.load(self._folder / f"recording-{batch}.npz", allow_pickle=False) as stored:
-                scores = dict(zip(stored["names"].tolist(), stored["scores"].tolist(), strict=True))
-                return Recording(stored["references"], scores)
-        except (OSError, ValueError, KeyError, BadZipFile, EOFError):
+            recorded = read_npz(self._folder / f"recording-{batch}.npz", ("references", "names", "scores"))
+        except ShapefirstError:  # there is none, or one that cannot be used
             return None
+        references, names, scores = recorded
+        return Recording(references, dict(zip(names.tolist(), scores.tolist(), strict=True)))
 
     def keep_recording(self, batch: int, recorded: Recording) -> None:
         import numpy as np
