@@ -15,6 +15,7 @@ import typer
 from rich.table import Table
 
 from shapefirst import __version__, terminal
+from shapefirst.checks import check_prompt
 from shapefirst.errors import ShapefirstError
 from shapefirst.loading import load_quietly
 from shapefirst.options import Device, GuidanceScale, Model, Sampler
@@ -72,6 +73,7 @@ def tune(
         raise ShapefirstError(f"--steps must be at least {FEWEST_STEPS} to choose among, not {steps}.")
     if batch_size < 1:
         raise ShapefirstError(f"--batch-size must be at least 1, not {batch_size}.")
+    check_prompt(negative_prompt or "", "--negative-prompt")
     chosen_by, checked_on = _halves(prompts)
     check_file(out)
     scale = default_guidance_scale(model) if guidance_scale is None else guidance_scale
