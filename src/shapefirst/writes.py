@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import sys
 import tempfile
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping
@@ -98,7 +99,8 @@ def save_text(text: str, path: Path) -> None:
 def slug(prompt: str, max_bytes: int = 80) -> str:
     """``prompt`` as part of a file name: letters and digits of any script, in lower case, joined by hyphens."""
     words = re.findall(r"[^\W_]+", unicodedata.normalize("NFKC", prompt).lower())
-    short = "-".join(words).encode()[:max_bytes].decode(errors="ignore").strip("-")
+    encoding = sys.getfilesystemencoding()  # an ASCII disk has no name for other scripts
+    short = "-".join(words).encode(encoding, "ignore")[:max_bytes].decode(encoding, "ignore").strip("-")
     return short or "prompt"
 
 
