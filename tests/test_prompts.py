@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from shapefirst.errors import ShapefirstError
@@ -198,11 +199,209 @@ def test_captions_from_the_official_json(file):
         ("[1]", "annotations"),
         ('{"annotations": []}', "no caption"),
         (b"prompt\n\xff\n", "not UTF-8"),
+        ("caption\nA dog\n".encode("utf-16"), "not UTF-8"),
+        ("caption\nA dog\n".encode("utf-16-le"), "no column"),
+        ("id,caption\n1,A dog, sitting\n", "row 1 has 3 of the header's 2 cells"),
+        ("id,caption\n1,A dog\n2\n", "row 2 has 1 of the header's 2 cells"),
+        ("caption\n" + "a" * 200_000, "not CSV"),
+        ("caption\nA dog\n" + "a " * 6000, "caption of row 2.*11,999 characters"),
+        ("[" * 200_000, "not JSON"),
+        ('{"annotations": [{"image_id": ' + "1" * 5000 + "}]}", "not JSON"),
+        ('{"annotations": {"a": 1}}', "annotations"),
+        ('{"annotations": [3]}', "annotation 1 lacks MS-COCO's image_id and caption: 3"),
+        ('{"annotations": [{"image_id": 1, "bbox": [1, 2]}]}', "annotation 1 lacks"),
+        ('{"annotations": [{"caption": "A dog"}]}', "annotation 1 lacks"),
+        ('{"images": [{"cocoid": 1, "sentences": [{"raw": "A dog", "tokens": ["a", "dog"]}]}]}', "annotations"),
+        ('{"image_id": 1, "caption": "A dog"}\n{"image_id": 2, "caption": "A cat"}\n', "not JSON"),
+        ('["A dog", "A cat"]', "annotations"),
     ],
 )
 def test_bad_caption_files_are_refused(file, content, message):
     with pytest.raises(ShapefirstError, match=message):
         read_captions(file("captions", content))
+
+
+def coco(*captions):
+    """MS-COCO's JSON, a photograph for each caption; what is no ASCII is escaped, as half an emoji can only be."""
+    return json.dumps({"annotations": [{"image_id": i, "caption": caption} for i, caption in enumerate(captions)]})
+
+
+@pytest.mark.parametrize(
+    ("caption", "found"),
+    [
+        (None, "null"),
+        (["one", "two"], '["one", "two"]'),
+        (["a", "dog", "."], '["a", "dog", "."]'),
+        ([], "[]"),
+        (3, "3"),
+        (1.5, "1.5"),
+        (float("nan"), "NaN"),
+        (True, "true"),
+        ({"raw": "A dog", "tokens": []}, '{"raw": "A dog", "tokens": []}'),
+        ([["A dog"]], '[["A dog"]]'),
+        ("None", '"None"'),
+        ("['one', 'two']", "\"['one', 'two']\""),
+    ],
+)
+def test_what_is_no_text_becomes_no_prompt(file, caption, found):
+    path = file("captions.json", coco("A dog", "A cat", caption))
+    with pytest.raises(ShapefirstError) as refused:
+        read_captions(path)
+    where = (
+        f"Cannot read captions from {str(path)!r}: annotation 3 has {found} where the text of one caption should be."
+    )
+    assert str(refused.value) == where
+
+
+@pytest.mark.parametrize(
+    "cell",
+    ["None", "nan", "NULL", "True", "['one', 'two']", '["one"]', "[]", "{'raw': 'A dog'}", "[101, 7592]", "3", "-1.5"],
+)
+def test_nor_does_a_cell_in_which_a_program_wrote_no_text(file, cell):
+    quoted = cell.replace('"', '""')
+    path = file("captions.csv", f'image_id,caption\n1,A dog\n2," {quoted} "\n')
+    with pytest.raises(ShapefirstError, match=r"captions\.csv': row 2 has .* where the text of one caption should be"):
+        read_captions(path)
+
+
+@pytest.mark.parametrize("photograph", [None, True, 1.5, [1], {"id": 1}])
+def test_a_photograph_that_has_no_name_is_not_taken_for_another_one(file, photograph):
+    path = file("captions.json", json.dumps({"annotations": [{"image_id": photograph, "caption": "A dog"}] * 2}))
+    with pytest.raises(ShapefirstError, match=r"annotation 1 has .* for its image_id"):
+        read_captions(path)
+
+
+def test_blank_captions_are_skipped_and_no_line_is_a_photograph(file):
+    assert [p.text for p in read_captions(file("a.json", coco("A dog", "", " \n", "#", "A cat")))] == ["A dog", "A cat"]
+    rows = "image_id,caption\nline 1,A dog\n,A cat\n,A bird\nline 1,A dog\n"
+    assert sorted(p.text for p in read_captions(file("a.csv", rows))) == ["A bird", "A cat", "A dog"]
+
+
+TEXTS = [
+    "a 😀 and a 👩‍👩‍👧",
+    "סוס על הירח",
+    "مرحبا بالعالم",
+    "e\u0301 und é",
+    "हिन्दी 奶酪",
+    "[a] dog, 'None' of them",
+    "1984",
+    "{x}",
+]
+
+
+def test_any_writing_is_read_as_it_stands(file):
+    assert [p.text for p in read_captions(file("a.json", coco(*TEXTS[:-2])))] == TEXTS[:-2]
+    assert read_prompts(file("a.txt", "\n".join(TEXTS))) == TEXTS
+    pairs = read_pairs(file("a.tsv", "\n".join(f"{text}\t{text}" for text in TEXTS)))
+    assert [pair.target.text for pair in pairs] == TEXTS
+
+
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        ("a dog \ud83d", r"is not UTF-8 text: 'a dog \\ud83d'"),
+        ("\ude00 a dog", r"is not UTF-8 text: '\\ude00 a dog'"),
+        ("a\0dog", r"control character U\+0000: 'a\\x00dog'"),
+        ("a\x1b[31mdog", r"control character U\+001B"),
+        ("a dog\x7f", r"control character U\+007F"),
+        ("don\x92t", r"control character U\+0092: 'don\\x92t'"),
+    ],
+)
+def test_half_an_emoji_and_control_characters_are_refused_where_they_stand(file, wrong, why):
+    with pytest.raises(ShapefirstError, match=f"The caption of annotation 2 of .*a.json' .*{why}"):
+        read_captions(file("a.json", coco("A cat", wrong)))
+    if "\ud800" <= max(wrong) <= "\udfff":
+        return  # no file of text can hold it
+    with pytest.raises(ShapefirstError, match=f"The caption of row 2 of .*{why}|line contains NUL"):
+        read_captions(file("a.csv", f"caption\nA cat\n{wrong}\n"))
+    with pytest.raises(ShapefirstError, match=f"Line 3 of .*a.txt' .*{why}"):
+        read_prompts(file("a.txt", f"# two\nA cat\n{wrong}\n"))
+    with pytest.raises(ShapefirstError, match=f"Line 2 of .*a.tsv' .*{why}"):
+        read_pairs(file("a.tsv", f"A cat\tA dog\nA bird\t{wrong}\n"))
+
+
+def test_half_an_emoji_beside_its_other_half_is_whole(file):
+    content = '{"annotations": [{"image_id": 1, "caption": "a \\ud83d\\ude00"}]}'
+    assert [p.text for p in read_captions(file("a.json", content))] == ["a 😀"]
+
+
+def test_marks_of_byte_order_are_no_text_wherever_they_stand(file):
+    assert read_prompts(file("a.txt", "\ufeffa dog\n\ufeffa cat\n")) == ["a dog", "a cat"]
+    assert [p.text for p in read_captions(file("a.json", "\ufeff" + coco("A dog")))] == ["A dog"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "latin-1", "cp1252", "shift-jis"])
+def test_text_in_another_encoding_is_refused(file, encoding):
+    path = file("a.txt", ("café\n" if encoding in ("latin-1", "cp1252") else "チーズ\n").encode(encoding))
+    with pytest.raises(ShapefirstError, match=r"a\.txt.*(it is not UTF-8 text, so save it as such|control character)"):
+        read_prompts(path)
+
+
+def test_lines_end_where_every_editor_ends_them(file):
+    assert read_prompts(file("a.txt", "a\r\nb\rc\n\nd \u2028 e\nf")) == ["a", "b", "c", "d \u2028 e", "f"]
+    assert as_lines(parse_prompts(["d \u2028 e"])) == "d e\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (json.dumps({"annotations": [{"image_id": 1, "caption": "A dog"}]}, indent=1), "JSON is in .* not prompts"),
+        (json.dumps(["A dog"]), "JSON is in"),
+        ('{"caption": "A dog"}\n{"caption": "A cat"}\n', "Line 1 of .* is no prompt"),
+        ("image_id,prompt\n1,A dog\n", "A table is in .* not prompts"),
+        ('"caption"\nA dog\n', "A table is in"),
+        ("id\tCaption\n1\tA dog\n", "A table is in"),
+        ("A dog\nNone\n", "Line 2 of .* is no prompt"),
+        ("A dog\n\n['A cat', 'A bird']\n", "Line 3 of .* is no prompt"),
+        ("A dog\nnan\n", "Line 2"),
+        ("A dog\n" + "a " * 5001, "Line 2 .* has 10,001 characters"),
+    ],
+)
+def test_data_in_place_of_lines_is_refused(file, content, why):
+    with pytest.raises(ShapefirstError, match=why):
+        read_prompts(file("a.txt", content))
+    if not content.startswith("A dog"):
+        with pytest.raises(ShapefirstError, match=r"no pair|not pairs"):
+            read_pairs(file("a.txt", content))
+
+
+@given(
+    st.lists(st.text(st.characters(codec="utf-8"), max_size=12), max_size=4), st.sampled_from(["json", "csv", "text"])
+)
+@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_a_file_says_is_a_prompt_of_its_own_words_or_refused(tmp_path, texts, kind):
+    path = tmp_path / "captions"
+    rows = io.StringIO(newline="")
+    csv.writer(rows).writerows([["caption"], *([text] for text in texts)])
+    content = {"json": coco(*texts), "csv": rows.getvalue(), "text": "\n".join(texts)}[kind]
+    path.write_text(content, encoding="utf-8", newline="")
+    try:
+        found = read_prompts(path) if kind == "text" else [p.text for p in read_captions(path)]
+    except ShapefirstError as error:
+        said = str(error)
+    else:
+        said = ""
+        words = ["".join(text.replace("\ufeff", "").split()) for text in texts]
+        if kind == "text":
+            assert all("".join(text.split()) in "".join(words) for text in found)
+        else:
+            assert ["".join(text.split()) for text in found] == [word for word in words if word.strip("#")]
+        assert as_lines(parse_prompts(found)).encode()
+    assert "\n" not in said
+
+
+@given(st.binary(max_size=60))
+@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_bytes_give_prompts_or_one_sentence(tmp_path, content):
+    path = tmp_path / "bytes"
+    path.write_bytes(content)
+    for read in (read_prompts, read_pairs, read_captions):
+        try:
+            found = read(path)
+        except ShapefirstError as error:
+            found = str(error)
+        assert found
+        assert "\n" not in found
 
 
 def test_a_missing_file_is_named(tmp_path):

@@ -54,3 +54,8 @@ def test_long_captions_wrap_instead_of_running_into_the_next_picture():
     assert long.height > short.height
     gap = np.asarray(long)[:, 24 + 160 + 4 : 24 + 160 + 8]  # between the first picture and the second
     assert (gap > 200).all()
+
+
+def test_a_prompt_without_end_is_shortened():
+    short, long = (contact_sheet([[Cell(tile(RED))]], row_titles=["a" * n + "\nseed 0"]) for n in (300, 10_000))
+    assert long.size == short.size

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import tracemalloc
 from pathlib import Path
 
@@ -143,6 +144,28 @@ def test_a_grid_that_is_wrong_is_refused_in_a_sentence(tmp_path, content, named)
     file.write_text(content)
     result = shapefirst("sweep", "plan", file, "--no-probe")
     assert named in one_sentence(result)
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        ("prompts = 'é'\n".encode("latin-1"), "not UTF-8"),
+        ("steps = 2\n".encode("utf-16"), "not UTF-8"),
+        (b"steps = " + b"[" * 10_000, "not TOML"),
+        (b'prompts = "a\\u0000b"', "Cannot read prompts from 'a\\x00b'"),
+        (b'prompts = ["a dog", "a cat"]', "'prompts' .* is text, not"),
+        (b"prompts = true", "'prompts' .* is text, not True"),
+    ],
+)
+def test_a_grid_in_which_no_text_stands_is_refused(tmp_path, content, why):
+    (tmp_path / "grid.toml").write_bytes(content)
+    said = one_sentence(shapefirst("sweep", "plan", tmp_path / "grid.toml", "--no-probe"))
+    assert re.search(why.replace("\\", "\\\\"), said), said
+
+
+def test_a_grid_may_begin_with_the_mark_of_an_editor(tmp_path):
+    (tmp_path / "grid.toml").write_text("\ufeffsteps = 7\n", encoding="utf-8")
+    assert read_grid(tmp_path / "grid.toml", {}).steps == (7,)
 
 
 def test_heun_is_counted_with_both_of_its_calls(worker):
@@ -431,6 +454,9 @@ def test_the_commands_refuse_what_is_not_there(tmp_path):
     assert not (tmp_path / "none").exists()
     assert "There is no sweep" in one_sentence(shapefirst("sweep", "report", tmp_path / "nothing"))
     assert "There is no sweep" in one_sentence(shapefirst("sweep", "report", "memory://nothing"))
+    (tmp_path / "caf\udce9.txt").write_text("a red car\na red mushroom\n")
+    said = one_sentence(shapefirst(*tiny[:-2], "--prompts", tmp_path / "caf\udce9.txt", "--out", tmp_path / "none"))
+    assert "The command is not UTF-8 text" in said
     (tmp_path / "manifest.json").write_text("{")
     assert "manifest" in one_sentence(shapefirst("sweep", "report", tmp_path))
     (tmp_path / "file").write_text("")
@@ -519,6 +545,14 @@ def test_kept_images_stand_side_by_side_in_the_report(worker, tmp_path):
             assert (stored.text["policy"], stored.text["seed"]) == (policy, str(row))
             stored = stored.resize((112, 112), Image.Resampling.LANCZOS)
             assert np.array_equal(sheet[y + 1 : y + 113, x + 1 : x + 113], np.asarray(stored))
+
+
+def test_a_kept_image_that_was_damaged_is_named(finished):
+    class Damaged:
+        done, picture = finished.done, lambda *_: b"\x89PNG\r\n\x1a\n"
+
+    with pytest.raises(ShapefirstError, match=r"'images/000000/.*\.png' \(.*mend it, or take it away"):
+        pictures_of(Damaged(), shards_of(), summarise(finished).conditions)
 
 
 def test_a_sweep_without_images_has_no_sheet(finished):

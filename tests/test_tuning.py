@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 
 import naive
 import numpy as np
@@ -17,7 +18,7 @@ from shapefirst.generation import Sampling
 from shapefirst.metrics import l1
 from shapefirst.policy_file import read_policy
 from shapefirst.schedule import TextSchedule
-from shapefirst.tuning import SEED, Candidate, Costs, Found, Tuner, candidates, choose, shortlist
+from shapefirst.tuning import SEED, Candidate, Costs, Found, Recording, Tuner, candidates, choose, shortlist
 
 N, W = 12, 3.0
 
@@ -244,3 +245,21 @@ def test_a_spoilt_remainder_is_written_anew(tmp_path):
         assert kept.runs == {}
         assert kept.recording(0) is None
         assert not rest.parent.exists()
+
+
+def test_a_recording_is_taken_up_whole_or_made_again(tmp_path):
+    kept = commands_tune._Kept(tmp_path / "policy.json", ["mine"])
+    recorded = Recording(np.random.default_rng(0).integers(0, 256, (2, 4, 4, 3), dtype=np.uint8), {"a": 0.5, "b": 0.25})
+    kept.keep_recording(0, recorded)
+    (file,) = (tmp_path / ".policy.json.tuning").glob("recording-0.npz")
+    whole, dice, taken = file.read_bytes(), random.Random(0), 0
+    for _ in range(200):
+        content = bytearray(whole)
+        content[dice.randrange(len(content))] ^= 1 << dice.randrange(8)
+        file.write_bytes(content[: dice.choice((None, None, dice.randrange(len(content))))])
+        found = kept.recording(0)
+        if found is not None:
+            taken += 1
+            assert np.array_equal(found.references, recorded.references)
+            assert found.scores == recorded.scores
+    assert 0 < taken < 100

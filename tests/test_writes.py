@@ -65,6 +65,12 @@ def test_slugs_are_readable():
     assert slug("हिन्दी शब्द, cafe\u0301") == "हिन्दी-शब्द-caf\u00e9"
 
 
+def test_a_slug_has_no_letter_that_the_disk_has_not(monkeypatch):
+    monkeypatch.setattr("sys.getfilesystemencoding", lambda: "ascii")
+    assert slug("a red car, 奶酪") == "a-red-car"
+    assert slug("סוס") == "prompt"
+
+
 @settings(max_examples=50, deadline=None)
 @given(st.text())
 def test_a_slug_of_anything_is_a_safe_file_name(text):

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Final
 
 from shapefirst.errors import ShapefirstError
 
-__all__ = ["check_seed", "check_steps", "check_text"]
+__all__ = ["check_prompt", "check_seed", "check_steps", "check_text"]
 
 _SEEDS: Final = 2**63  # torch's are 64-bit; the sign is not worth the trouble
+_LONGEST: Final = 10_000  # characters of a prompt; text encoders take some hundred words, and tokenizers their time
+_SHOWN: Final = 30  # characters around a wrong one
+_HALF: Final = re.compile(r"[\ud800-\udfff]")
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
 
 
 def check_seed(seed: int, images: int = 1) -> None:
@@ -25,8 +30,26 @@ def check_steps(steps: int, scheduler: Any) -> None:
 
 
 def check_text(text: str, what: str) -> None:
-    """Raise ShapefirstError if ``text`` holds bytes of a command line that are no UTF-8; ``what`` names it."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ShapefirstError(f"{what} is not UTF-8 text: {text!a}; write it in UTF-8.") from error
+    """Raise ShapefirstError if ``text`` holds half a character (bytes of a command line that are no UTF-8, half an
+    emoji of a JSON file) or a control character other than white space; ``what`` names it."""
+    if half := _HALF.search(text):
+        raise ShapefirstError(f"{what} is not UTF-8 text: {_around(text, half)}; write it in UTF-8.")
+    if control := _CONTROL.search(text):
+        raise ShapefirstError(
+            f"{what} holds the control character U+{ord(control[0]):04X}: {_around(text, control)}; take it out, or "
+            "write it in UTF-8."
+        )
+
+
+def check_prompt(text: str, what: str) -> None:
+    """As `check_text`, of a prompt: it must not be too long either."""
+    check_text(text, what)
+    if len(text) > _LONGEST:
+        raise ShapefirstError(
+            f"{what} has {len(text):,} characters, and a prompt at most {_LONGEST:,}: {text[:_SHOWN]!a}...; shorten it."
+        )
+
+
+def _around(text: str, found: re.Match[str]) -> str:
+    """The place of a character in a long text, for a sentence."""
+    return ascii(text[max(0, found.start() - _SHOWN) : found.end() + _SHOWN])

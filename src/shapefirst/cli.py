@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 
 from shapefirst import __version__, commands_prompts, commands_study, commands_sweep, commands_tune, tables, terminal
 from shapefirst.__main__ import INTERRUPTED
-from shapefirst.checks import check_text
+from shapefirst.checks import check_prompt
 from shapefirst.errors import ShapefirstError, shortened
 from shapefirst.loading import load_quietly, obtained
 from shapefirst.options import Device, Dtype, GuidanceScale, Model, PolicyWords, Sampler
@@ -31,6 +31,7 @@ class _Commands(TyperGroup):
     """Bad input ends a command with one sentence, an interruption with one word; neither with a traceback."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        terminal.spare_no_character()
         if not args:  # the help is shown by way of an exception
             return super().parse_args(ctx, args)
         with _one_sentence():
@@ -53,6 +54,10 @@ def _one_sentence() -> Iterator[None]:
     except OSError as problem:
         where = f" {problem.filename!r}" if problem.filename else ""
         terminal.error(f"Cannot read or write{where}: {problem.strerror or problem}.")
+        raise typer.Exit(BAD_INPUT) from problem
+    except UnicodeEncodeError as problem:  # names of files and folders may hold what is no UTF-8
+        near = problem.object[max(0, problem.start - 30) : problem.end]
+        terminal.error(f"Cannot write {near!a} in {problem.encoding}: give names in UTF-8, on a system that has it.")
         raise typer.Exit(BAD_INPUT) from problem
     except (ShapefirstError, typer.TyperException) as problem:
         said = _sentence(problem) if isinstance(problem, typer.TyperException) else str(problem)
@@ -171,7 +176,7 @@ def generate(
     from shapefirst.writes import check_writable, slug
 
     texts = _all_prompts(prompts or [], prompts_file)
-    check_text(negative_prompt or "", "--negative-prompt")
+    check_prompt(negative_prompt or "", "--negative-prompt")
     if policy and (text_steps is not None or text_fraction is not None or keep != "null"):
         raise ShapefirstError("Give --policy, or --text-steps, --text-fraction and --keep, not both.")
     if policy and len(policy) > 1:
@@ -360,7 +365,7 @@ def _all_prompts(prompts: list[str], prompts_file: Path | None) -> list[str]:
     if not texts:
         raise ShapefirstError('There is no prompt: give one or more, as in: shapefirst generate "a red mushroom".')
     for n, text in enumerate(texts, start=1):
-        check_text(text, f"Prompt {n}")
+        check_prompt(text, f"Prompt {n}")
     return texts
 
 

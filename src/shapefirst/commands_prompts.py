@@ -114,7 +114,7 @@ def coco(
     seed: Seed = 0,
     out: Out = None,
 ) -> None:
-    """Captions of MS-COCO, from its JSON or a CSV with a column `prompt` or `caption`.
+    """Captions of MS-COCO, from its JSON or a CSV with a column `prompt` or `caption`; blank ones are skipped.
 
     \b
     Example:
@@ -159,7 +159,8 @@ def _write(prompts: Sequence[Prompt], pairs: int | None, seed: int, out: Path | 
         check_file(out)
     items = prompts if pairs is None else make_pairs(prompts, pairs, seed)
     if out is None:
-        typer.echo(as_lines(items), nl=False)
+        # As the next command reads them, whatever the locale writes.
+        typer.echo(as_lines(items).encode(), nl=False)
         return
     save_text(as_lines(items), out)
     what = "prompt" if pairs is None else "pair"

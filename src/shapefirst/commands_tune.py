@@ -10,12 +10,12 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
-from zipfile import BadZipFile
 
 import typer
 from rich.table import Table
 
 from shapefirst import __version__, terminal
+from shapefirst.checks import check_prompt
 from shapefirst.errors import ShapefirstError
 from shapefirst.loading import load_quietly, obtained
 from shapefirst.options import Device, Dtype, GuidanceScale, Model, Sampler
@@ -74,6 +74,7 @@ def tune(
         raise ShapefirstError(f"--steps must be at least {FEWEST_STEPS} to choose among, not {steps}.")
     if batch_size < 1:
         raise ShapefirstError(f"--batch-size must be at least 1, not {batch_size}.")
+    check_prompt(negative_prompt or "", "--negative-prompt")
     chosen_by, checked_on = _halves(prompts)
     check_file(out)
     scale = default_guidance_scale(model) if guidance_scale is None else guidance_scale
@@ -182,16 +183,15 @@ class _Kept:
 
     def recording(self, batch: int) -> Recording | None:
         """What an earlier run recorded of a batch, or None."""
-        import numpy as np
-
+        from shapefirst.npz import read_npz
         from shapefirst.tuning import Recording
 
         try:
-            with np.load(self._folder / f"recording-{batch}.npz", allow_pickle=False) as stored:
-                scores = dict(zip(stored["names"].tolist(), stored["scores"].tolist(), strict=True))
-                return Recording(stored["references"], scores)
-        except (OSError, ValueError, KeyError, BadZipFile, EOFError):
+            recorded = read_npz(self._folder / f"recording-{batch}.npz", ("references", "names", "scores"))
+        except ShapefirstError:  # there is none, or one that cannot be used
             return None
+        references, names, scores = recorded
+        return Recording(references, dict(zip(names.tolist(), scores.tolist(), strict=True)))
 
     def keep_recording(self, batch: int, recorded: Recording) -> None:
         import numpy as np

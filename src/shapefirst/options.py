@@ -8,6 +8,8 @@ from typing import Annotated, TypeAlias
 
 import typer
 
+from shapefirst.checks import check_text
+
 __all__ = ["Device", "Dtype", "GuidanceScale", "Model", "PolicyWords", "Sampler", "command_line"]
 
 Model: TypeAlias = Annotated[
@@ -45,7 +47,11 @@ PolicyWords: TypeAlias = Annotated[
 
 
 def command_line(context: typer.Context, command: Sequence[str], without: Collection[str] = ()) -> str:
-    """What to type to repeat a command with the options of this run; ``without`` names parameters to leave out."""
+    """What to type to repeat a command with the options of this run; ``without`` names parameters to leave out.
+
+    Raises:
+        ShapefirstError: A name in it is no UTF-8 text, so that no results could say it.
+    """
     words = ["shapefirst", *command]
     for parameter in context.command.params:
         value = context.params.get(str(parameter.name))
@@ -54,4 +60,6 @@ def command_line(context: typer.Context, command: Sequence[str], without: Collec
         for one in value if isinstance(value, list | tuple) else [value]:
             option = [parameter.opts[0]] if parameter.param_type_name == "option" else []
             words += option if one is True else [*option, str(one)]
-    return shlex.join(words)
+    line = shlex.join(words)
+    check_text(line, "The command")
+    return line

@@ -115,7 +115,7 @@ def _is_another(path: Path, settings: Mapping[str, object]) -> bool:
     try:
         with Image.open(path) as image:
             found = getattr(image, "text", {})
-    except OSError:  # no picture at all
+    except Exception:  # no picture at all, or whatever Pillow makes of a damaged one
         return True
     mine = {key: str(value) for key, value in settings.items() if key not in _INCIDENTAL}
     return mine != {key: value for key, value in found.items() if key not in _INCIDENTAL}

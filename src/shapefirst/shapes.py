@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from shapefirst.errors import ShapefirstError
+from shapefirst.rgb import Picture, unit
 
 __all__ = ["binarise", "f1", "iou", "otsu", "resize", "silhouette"]
 
@@ -84,7 +85,7 @@ def resize(maps: Map, size: tuple[int, int]) -> NDArray[np.float32]:
     return np.stack(resized).reshape(*maps.shape[:-2], height, width)
 
 
-def silhouette(image: Image.Image | np.ndarray) -> Mask:
+def silhouette(image: Picture) -> Mask:
     """(H, W): where objects stand in a picture of pocket's world, found from the picture alone.
 
     The caption has no say, so that a picture of something else than it asks for is measured for what it shows, and
@@ -100,8 +101,7 @@ def silhouette(image: Image.Image | np.ndarray) -> Mask:
     Args:
         image: RGB, or an array (H, W, 3) of uint8 or of floats in [0, 1].
     """
-    pixels = np.asarray(image.convert("RGB") if isinstance(image, Image.Image) else image)
-    x = pixels / 255 if pixels.dtype == np.uint8 else pixels.astype(np.float64)
+    x = unit(image)
     border = np.pad(x[:, [0, 1, -2, -1]], ((2, 2), (0, 0), (0, 0)), mode="edge")
     rows = np.stack([np.median(border[i : i + 5].reshape(-1, 3), axis=0) for i in range(len(x))])
     distance = np.linalg.norm(x - rows[:, None], axis=-1)

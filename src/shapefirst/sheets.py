@@ -15,12 +15,16 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont
 
+from shapefirst.errors import shortened
+from shapefirst.rgb import to_rgb
+
 __all__ = ["Cell", "contact_sheet"]
 
 PAPER, INK, QUIET, FRAME = (255, 255, 255), (24, 24, 27), (95, 95, 105), (212, 212, 216)
 MARGIN, GAP = 24, 12
 TITLE, HEAD, BODY = 24, 16, 14  # type sizes in pixels
 LEADING = 1.35  # line height / type size
+LONGEST = 300  # characters of a title, which may be a prompt of any length
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ def contact_sheet(
         rows: Cells; rows may differ in length.
         title: Above everything. The first line is set larger than the rest.
         column_titles: One for each column, or none.
-        row_titles: One for each row, or none. The first line is set larger than the rest.
+        row_titles: One for each row, or none. The first line is set larger than the rest, and shortened if it is long.
         picture_width: Width of every picture on the sheet in pixels; heights follow from their proportions.
         row_title_width: Room for the row titles in pixels.
 
@@ -107,7 +111,7 @@ class _Text:
 def _headed(text: str, width: int, size: int) -> tuple[_Text, _Text]:
     """The first line in ``size``, the rest small."""
     first, _, rest = text.partition("\n")
-    return _Text(first, width, size), _Text(rest, width, BODY, QUIET)
+    return _Text(shortened(first, LONGEST), width, size), _Text(rest, width, BODY, QUIET)
 
 
 def _height(parts: Sequence[_Text]) -> int:
@@ -141,4 +145,4 @@ def _wrap(paragraph: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.I
 
 def _scaled(image: Image.Image, width: int) -> Image.Image:
     height = max(1, round(image.height * width / image.width))
-    return image.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
+    return to_rgb(image).resize((width, height), Image.Resampling.LANCZOS)

@@ -19,6 +19,7 @@ import torch
 from PIL import Image
 
 from shapefirst.errors import ShapefirstError
+from shapefirst.rgb import to_rgb
 
 __all__ = ["energies", "low_high_bands", "modes", "pixels", "radial_bands", "radius", "snr", "split"]
 
@@ -112,7 +113,7 @@ def pixels(images: Sequence[Image.Image]) -> torch.Tensor:
     """
     if not images or len({image.size for image in images}) > 1:
         raise ShapefirstError(f"Images for one spectrum must be of one size, not of {len({i.size for i in images})}.")
-    values = np.stack([np.asarray(image.convert("RGB"), np.float32) for image in images])
+    values = np.stack([np.asarray(to_rgb(image), np.float32) for image in images])
     return torch.from_numpy(values).permute(0, 3, 1, 2) / 127.5 - 1
 
 

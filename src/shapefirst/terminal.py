@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,10 +13,31 @@ from typing import Final
 from rich.console import Console
 from rich.text import Text
 
-__all__ = ["counting", "error", "line", "listed", "note", "progress", "remark", "results", "warning", "working"]
+from shapefirst.errors import shortened
+
+__all__ = [
+    "counting",
+    "error",
+    "line",
+    "listed",
+    "note",
+    "progress",
+    "remark",
+    "results",
+    "spare_no_character",
+    "warning",
+    "working",
+]
 
 LOGGED_EVERY: Final = 60  # seconds between two lines of progress
 _WIDE: Final = 200  # where no terminal sets a width, lines must not break: file names are for other programs to read
+
+
+def spare_no_character() -> None:
+    """Lets both streams write what their encoding lacks as an escape: an ASCII terminal is no reason to stop."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def results() -> Console:
@@ -45,7 +68,7 @@ def note(sentence: str) -> None:
 
 def listed(words: Sequence[str], most: int = 5) -> str:
     """The first of some words, in quotes."""
-    return ", ".join(map(repr, words[:most])) + " and others" * (len(words) > most)
+    return ", ".join(repr(shortened(word)) for word in words[:most]) + " and others" * (len(words) > most)
 
 
 def remark(text: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import sys
 import tempfile
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping
@@ -99,8 +100,9 @@ def save_text(text: str, path: Path) -> None:
 def slug(prompt: str, max_bytes: int = 80) -> str:
     """``prompt`` as part of a file name: letters and digits of any script, in lower case, joined by hyphens."""
     text = unicodedata.normalize("NFKC", prompt).lower()
-    words = "-".join(text[start:end] for start, end in spans(text))
-    short = re.sub(r"['’\u2010]", "-", words).encode()[:max_bytes].decode(errors="ignore").strip("-")
+    words = re.sub(r"['’\u2010]", "-", "-".join(text[start:end] for start, end in spans(text)))
+    encoding = sys.getfilesystemencoding()  # an ASCII disk has no name for other scripts
+    short = words.encode(encoding, "ignore")[:max_bytes].decode(encoding, "ignore").strip("-")
     return short or "prompt"
 
 

@@ -27,6 +27,7 @@ from PIL import Image
 from shapefirst.metrics.alignment import check_pairs
 from shapefirst.models.scoring import load_model, load_part
 from shapefirst.prompts import Prompt
+from shapefirst.rgb import to_rgb
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,7 +58,7 @@ class Clip:
         """(B, d) float32 on the CPU: projected image features, not normalised."""
         parts = [torch.zeros(0, self.model.config.projection_dim)]
         for start in range(0, len(images), self.batch_size):
-            part = [image.convert("RGB") for image in images[start : start + self.batch_size]]
+            part = [to_rgb(image) for image in images[start : start + self.batch_size]]
             pixels = self.processor(images=part, return_tensors="pt")["pixel_values"]
             # Not get_image_features, which returns another type from one version of transformers to the next.
             pooled = self.model.vision_model(pixel_values=pixels.to(self.model.device)).pooler_output

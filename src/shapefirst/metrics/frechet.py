@@ -13,14 +13,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
-from zipfile import BadZipFile
+from typing import Any, Final
 
 import numpy as np
 
 from shapefirst.errors import ShapefirstError
+from shapefirst.npz import read_npz
 
 __all__ = ["Gaussian", "Moments", "frechet_distance", "read_gaussian"]
+
+LARGEST: Final = 1e100  # of which squares and sums are finite
+CLEARLY: Final = 1e-4  # of the largest value: rounding, also of float32, is less
 
 
 class _Normal:
@@ -127,22 +130,35 @@ def read_gaussian(path: Path | str) -> Gaussian:
     """The statistics of a reference set from an .npz with ``mu`` and ``sigma``, as FID programs keep them.
 
     Raises:
-        ShapefirstError: The file cannot be read, or does not hold them.
+        ShapefirstError: The file cannot be read, is damaged, or does not hold a mean and a covariance.
     """
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            mean, covariance = (np.asarray(stored[name], dtype=np.float64) for name in ("mu", "sigma"))
-    except (OSError, ValueError, KeyError, BadZipFile, EOFError) as error:
+        mean, covariance = read_npz(path, ("mu", "sigma"))
+    except ShapefirstError as error:
         raise ShapefirstError(
-            f"Cannot read statistics from {str(path)!r}: give an .npz with mu (d numbers) and sigma (d x d)."
+            f"{str(error).removesuffix('.')}: give an .npz with mu (d numbers) and sigma (d x d)."
         ) from error
-    if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
-        raise ShapefirstError(
-            f"The statistics in {str(path)!r} have shapes {mean.shape} and {covariance.shape}, not (d) and (d, d)."
-        )
-    if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
-        raise ShapefirstError(f"Some of the statistics in {str(path)!r} are not finite: make them again.")
+    if any(part.dtype.kind not in "fiu" for part in (mean, covariance)):
+        wrong = f"mu and sigma are {mean.dtype} and {covariance.dtype}, not real numbers"
+    else:
+        mean, covariance = mean.astype(np.float64), covariance.astype(np.float64)
+        wrong = _wrong_with(mean, covariance)
+    if wrong:
+        raise ShapefirstError(f"The statistics in {str(path)!r} are no mean and covariance ({wrong}): make them again.")
     return Gaussian(mean, covariance)
+
+
+def _wrong_with(mean: np.ndarray, covariance: np.ndarray) -> str:
+    """Why no features have these moments, to more than rounding; "" where some have."""
+    if mean.ndim != 1 or not mean.size or covariance.shape != mean.shape * 2:
+        return f"mu and sigma have the shapes {mean.shape} and {covariance.shape}, not (d,) and (d, d)"
+    if not all((np.abs(x) < LARGEST).all() for x in (mean, covariance)):
+        return "some of mu and sigma are not finite, or far too large"
+    if np.abs(covariance - covariance.T).max() > CLEARLY * np.abs(covariance).max():
+        return "sigma is not symmetric"
+    eigenvalues = np.linalg.eigvalsh(covariance)
+    lowest, highest = eigenvalues[[0, -1]]
+    return f"sigma has a negative eigenvalue, {lowest:.3g}" if lowest < -CLEARLY * abs(highest) else ""
 
 
 def _check_width(a: np.ndarray, b: np.ndarray) -> None:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from shapefirst.errors import ModelError, first_line
 from shapefirst.machine import find_device
+from shapefirst.rgb import to_rgb
 
 __all__ = ["Inception", "load_inception"]
 
@@ -183,7 +184,7 @@ class Inception(nn.Module):
         place = next(self.parameters()).device
         found = [np.zeros((0, WIDTH), np.float32)]
         for start in range(0, len(images), BATCH):
-            part = [torch.from_numpy(np.array(image.convert("RGB"))) for image in images[start : start + BATCH]]
+            part = [torch.from_numpy(np.array(to_rgb(image))) for image in images[start : start + BATCH]]
             same = len({x.shape for x in part}) == 1
             for batch in [torch.stack(part)] if same else [x[None] for x in part]:
                 found.append(self(batch.permute(0, 3, 1, 2).to(place)).cpu().numpy())

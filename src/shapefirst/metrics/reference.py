@@ -12,30 +12,28 @@ and channels. In the paper (arXiv 2405.15330) L1 is the distance to the fully gu
 from __future__ import annotations
 
 import math
-from typing import TypeAlias
 
 import numpy as np
 from PIL import Image
 
 from shapefirst.errors import ShapefirstError
+from shapefirst.rgb import Picture, unit
 
 __all__ = ["difference", "l1", "psnr", "ssim"]
 
 WINDOW, SIGMA = 11, 1.5  # pixels, Wang et al.'s
 C1, C2 = 0.01**2, 0.03**2
 
-Picture: TypeAlias = "Image.Image | np.ndarray"
-
 
 def l1(image: Picture, reference: Picture) -> float:
     """Mean absolute difference in [0, 1].
 
     Args:
-        image: A PIL image, or an array (height, width, channels) of uint8 or of floats in [0, 1].
+        image: A PIL image, or an array (height, width, 3), or (height, width) of grey, of uint8 or of floats in [0, 1].
         reference: The same size as ``image``.
 
     Raises:
-        ShapefirstError: The two differ in size.
+        ShapefirstError: The two differ in size, or one is no image as `shapefirst.rgb` takes it.
     """
     x, y = _same_size(image, reference)
     return float(np.abs(x - y).mean())
@@ -54,7 +52,7 @@ def ssim(image: Picture, reference: Picture) -> float:
     Arguments as in :func:`l1`; of colour images it is the mean over the channels.
 
     Raises:
-        ShapefirstError: The two differ in size, or are smaller than the window.
+        ShapefirstError: As :func:`l1`, or the two are smaller than the window.
     """
     x, y = _same_size(image, reference)
     if min(x.shape[:2]) < WINDOW:
@@ -69,7 +67,7 @@ def ssim(image: Picture, reference: Picture) -> float:
 def difference(image: Picture, reference: Picture) -> Image.Image:
     """|x - y| as an 8-bit RGB image, not amplified: black where the two agree. Errors as in :func:`l1`."""
     x, y = _same_size(image, reference)
-    return Image.fromarray(np.rint(np.abs(x - y) * 255).astype(np.uint8)).convert("RGB")
+    return Image.fromarray(np.rint(np.abs(x - y) * 255).astype(np.uint8))
 
 
 def _windowed(x: np.ndarray) -> np.ndarray:
@@ -82,13 +80,7 @@ def _windowed(x: np.ndarray) -> np.ndarray:
 
 
 def _same_size(image: Picture, reference: Picture) -> tuple[np.ndarray, np.ndarray]:
-    x, y = _unit(image), _unit(reference)
+    x, y = unit(image), unit(reference)
     if x.shape != y.shape:
         raise ShapefirstError(f"The images to compare differ in size: {x.shape} and {y.shape}.")
     return x, y
-
-
-def _unit(image: Picture) -> np.ndarray:
-    """As float64 in [0, 1]."""
-    values = np.asarray(image.convert("RGB") if isinstance(image, Image.Image) else image)
-    return values / 255.0 if values.dtype == np.uint8 else values.astype(np.float64)

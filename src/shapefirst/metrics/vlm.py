@@ -28,6 +28,7 @@ from shapefirst.metrics.alignment import check_pairs
 from shapefirst.metrics.answers import parse_score
 from shapefirst.models.scoring import load_model, load_part
 from shapefirst.prompts import Prompt
+from shapefirst.rgb import to_rgb
 
 __all__ = ["Reply", "VlmScore", "load_vlm"]
 
@@ -102,7 +103,7 @@ class VlmScore:
         check_pairs(images, prompts)
         replies: list[Reply] = []
         for start in range(0, len(images), self._batch_size):
-            part = [image.convert("RGB") for image in images[start : start + self._batch_size]]
+            part = [to_rgb(image) for image in images[start : start + self._batch_size]]
             talks = [[_said("user", DESCRIBE, image=True)] for _ in part]
             descriptions = self._answers(part, talks, self._max_new_tokens)
             for talk, description, prompt in zip(talks, descriptions, prompts[start:], strict=False):

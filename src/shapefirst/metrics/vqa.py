@@ -28,6 +28,7 @@ from shapefirst.errors import ModelError, ShapefirstError
 from shapefirst.metrics.alignment import check_pairs
 from shapefirst.models.scoring import load_model, load_part
 from shapefirst.prompts import Prompt
+from shapefirst.rgb import to_rgb
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -98,7 +99,7 @@ class VqaScore:
     def _ask(self, images: Sequence[Image.Image], texts: Sequence[str]) -> np.ndarray:
         """(B,) p(yes) of each question about the image beside it."""
         inputs = self._processor(
-            images=[image.convert("RGB") for image in images],
+            images=[to_rgb(image) for image in images],
             text=list(texts),
             truncation=True,
             max_length=self._max_length,
@@ -150,5 +151,5 @@ def load_vqa(id_or_folder: str | Path, *, device: str | torch.device | None = No
     model, folder = load_model(id_or_folder, "AutoModelForVisualQuestionAnswering", device=device)
     processor = load_part(folder, "AutoProcessor", "processor")
     if not hasattr(processor, "tokenizer"):
-        raise ModelError(f"{folder} has no tokenizer beside its image processor: get the model again.")
+        raise ModelError(f"{folder} has no tokenizer beside its image processor: give the folder or id of a whole one.")
     return VqaScore(model, processor, str(id_or_folder))

@@ -18,6 +18,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from shapefirst.rgb import to_rgb
+
 from .data import Renders
 from .loop import Recipe, Run, fit, mixed_precision
 from .vocabulary import ATTRIBUTES, NOUNS
@@ -58,7 +60,7 @@ class Judge(nn.Module):
     def see(self, images: Sequence[Image.Image]) -> Iterator[tuple[tuple[Tensor, ...], Tensor]]:
         """What ``forward`` returns, on the CPU, for ``BATCH`` images after the other; they are brought to 64 x 64."""
         for start in range(0, len(images), BATCH):
-            part = [im.convert("RGB").resize((64, 64), Image.Resampling.BOX) for im in images[start : start + BATCH]]
+            part = [to_rgb(im).resize((64, 64), Image.Resampling.BOX) for im in images[start : start + BATCH]]
             x = torch.from_numpy(np.stack([np.asarray(im) for im in part])).permute(0, 3, 1, 2).float() / 127.5 - 1
             logits, features = self(x.to(self.head.weight.device))
             yield tuple(q.cpu() for q in logits), features.cpu()

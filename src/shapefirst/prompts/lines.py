@@ -5,26 +5,50 @@ The two prompts of a pair, source and target, have a tab between them.
 
 from __future__ import annotations
 
+import json
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Final
 
-from shapefirst.errors import ShapefirstError
+from shapefirst.checks import check_prompt
+from shapefirst.errors import ShapefirstError, shortened
 from shapefirst.prompts.pairs import Pair
 from shapefirst.prompts.prompt import Prompt, parse_phrases
 
-__all__ = ["as_lines", "parse_prompts", "read_pairs", "read_prompts", "read_text"]
+__all__ = [
+    "CAPTION_COLUMNS",
+    "as_lines",
+    "is_data",
+    "parse_prompts",
+    "place_of",
+    "read_pairs",
+    "read_prompts",
+    "read_text",
+]
+
+#: By which a table of captions is known.
+CAPTION_COLUMNS: Final = ("prompt", "caption")
+
+_NOTHING: Final = frozenset({"none", "null", "nan", "<na>", "true", "false"})
+_LIST: Final = re.compile(r"""[\[{]\s*(?:['"\[{].*|[\d\s.,-]*)[\]}]""", re.DOTALL)
+_LINE: Final = re.compile(r"\r\n|\r|\n")
+_MARK: Final = "\ufeff"  # of byte order
 
 
 def read_prompts(source: Path | str) -> list[str]:
     """The prompts of a UTF-8 text file, or of stdin where ``source`` is "-", in order.
 
     Raises:
-        ShapefirstError: The text cannot be read or holds no prompt.
+        ShapefirstError: The text cannot be read, holds no prompt, is a table or JSON, or one of its lines is no prompt.
     """
-    prompts = _lines(source, "prompts")
+    prompts = []
+    for where, line in _lines(source, "prompts"):
+        _check(line, where)
+        prompts.append(line)
     if not prompts:
-        raise ShapefirstError(f"There is no prompt in {_place(source)}: write one a line.")
+        raise ShapefirstError(f"There is no prompt in {place_of(source)}: write one a line.")
     return prompts
 
 
@@ -37,16 +61,20 @@ def read_pairs(source: Path | str) -> list[Pair]:
     """The pairs of a file or stdin, as ``as_lines`` writes them.
 
     Raises:
-        ShapefirstError: The text cannot be read, holds no pair, or one of its lines is none.
+        ShapefirstError: The text cannot be read, holds no pair, is a table or JSON, or one of its lines is no pair.
     """
     pairs = []
-    for line in _lines(source, "pairs"):
+    for where, line in _lines(source, "pairs"):
         texts = [text.strip() for text in line.split("\t")]
         if len(texts) != 2 or not all(texts):
-            raise ShapefirstError(f"This line of {_place(source)} is no pair of prompts with a tab between: {line!r}.")
+            raise ShapefirstError(
+                f"This line of {place_of(source)} is no pair of prompts with a tab between: {shortened(line)!r}."
+            )
+        for text in texts:
+            _check(text, where)
         pairs.append(Pair(*parse_prompts(texts)))
     if not pairs:
-        raise ShapefirstError(f"There is no pair in {_place(source)}: write two prompts a line, a tab between them.")
+        raise ShapefirstError(f"There is no pair in {place_of(source)}: write two prompts a line, a tab between them.")
     return pairs
 
 
@@ -57,29 +85,62 @@ def as_lines(items: Sequence[Prompt | Pair]) -> str:
     return "".join("\t".join(" ".join(text.split()).lstrip("# ") for text in row) + "\n" for row in rows)
 
 
+def is_data(text: str) -> bool:
+    """Whether a text is what programs write for a list, an object or nothing at all: "['a', 'b']", "None", "nan"."""
+    return text.casefold() in _NOTHING or _LIST.fullmatch(text) is not None
+
+
 def read_text(source: Path | str, what: str) -> str:
-    """The text of a UTF-8 file, or of stdin where ``source`` is "-".
+    """The text of a UTF-8 file, or of stdin where ``source`` is "-", without marks of byte order.
 
     Raises:
         ShapefirstError: It cannot be read; the sentence says that ``what`` cannot.
     """
+    if str(source) == "-" and sys.stdin is None:
+        raise ShapefirstError(f"Cannot read {what} from stdin: it is closed.")
     try:
-        if str(source) != "-":
-            return Path(source).read_text(encoding="utf-8-sig")
-        if sys.stdin is None:
-            raise ShapefirstError(f"Cannot read {what} from stdin: it is closed.")
         # As text, stdin may let pass what is no UTF-8, in a form that no tokenizer takes.
-        raw = getattr(sys.stdin, "buffer", None)
-        return sys.stdin.read() if raw is None else raw.read().decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = "it is not UTF-8 text" if isinstance(error, UnicodeDecodeError) else (error.strerror or str(error))
-        raise ShapefirstError(f"Cannot read {what} from {_place(source)}: {reason}.") from error
+        raw = Path(source).read_bytes() if str(source) != "-" else getattr(sys.stdin, "buffer", sys.stdin).read()
+        return (raw if isinstance(raw, str) else raw.decode()).replace(_MARK, "")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        if isinstance(error, UnicodeDecodeError):
+            reason = "it is not UTF-8 text, so save it as such"
+        raise ShapefirstError(f"Cannot read {what} from {place_of(source)}: {reason}.") from error
 
 
-def _lines(source: Path | str, what: str) -> list[str]:
-    lines = (line.strip() for line in read_text(source, what).splitlines())
-    return [line for line in lines if line and not line.startswith("#")]
-
-
-def _place(source: Path | str) -> str:
+def place_of(source: Path | str) -> str:
+    """A file's name, or stdin's, for a sentence."""
     return "stdin" if str(source) == "-" else repr(str(source))
+
+
+def _lines(source: Path | str, what: str) -> Iterator[tuple[str, str]]:
+    """(where it is, what it says) of each line that counts."""
+    text, place = read_text(source, what), place_of(source)
+    if kind := _other_kind(text):
+        raise ShapefirstError(
+            f"{kind} is in {place}, not {what}, one a line: `shapefirst prompts coco` makes lines of captions."
+        )
+    for n, line in enumerate(_LINE.split(text), start=1):
+        if line.strip() and not line.lstrip().startswith("#"):
+            yield f"Line {n} of {place}", line.strip()
+
+
+def _other_kind(text: str) -> str:
+    """What a text is that would make strange prompts line by line: "JSON", "A table", or ""."""
+    if text.lstrip().startswith(("{", "[")):
+        try:
+            json.loads(text)
+        except (ValueError, RecursionError):
+            return ""
+        return "JSON"
+    head = re.split(r"[,;\t]", text.lstrip().partition("\n")[0])
+    return "A table" if {cell.strip(' "\r').casefold() for cell in head} & set(CAPTION_COLUMNS) else ""
+
+
+def _check(text: str, where: str) -> None:
+    if is_data(text):
+        raise ShapefirstError(
+            f"{where} is no prompt, but what a program writes for other data: {shortened(text)!a}; write its words."
+        )
+    check_prompt(text, where)

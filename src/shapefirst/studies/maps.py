@@ -17,6 +17,7 @@ from shapefirst.attention import record
 from shapefirst.denoising import Embeddings, decode
 from shapefirst.errors import ShapefirstError
 from shapefirst.prompts import Prompt
+from shapefirst.rgb import to_rgb
 from shapefirst.shapes import Mask, binarise, f1, iou, resize, silhouette
 from shapefirst.statistics import settled
 from shapefirst.studies.subject import Subject, part
@@ -229,7 +230,7 @@ def overlay(image: Image.Image, values: np.ndarray, *, width: int = 192) -> Imag
     """
     width = max(width, image.width)
     height = max(1, round(image.height * width / image.width))
-    grey = np.asarray(image.convert("L").resize((width, height), Image.Resampling.LANCZOS), np.float32) / 255
+    grey = np.asarray(to_rgb(image).convert("L").resize((width, height), Image.Resampling.LANCZOS), np.float32) / 255
     v = np.asarray(values, np.float32)
     span = float(np.ptp(v))
     heat = 0.8 * resize((v - v.min()) / span if span else np.zeros_like(v), (height, width))[..., None]

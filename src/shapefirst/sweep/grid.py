@@ -34,6 +34,7 @@ from shapefirst.errors import ShapefirstError, first_line
 from shapefirst.models import default_guidance_scale, sampler_info
 from shapefirst.policies import parse_policy
 from shapefirst.prompts import Prompt, mixed, parse_prompts, read_captions, read_prompts, sample
+from shapefirst.prompts.lines import read_text
 from shapefirst.schedule import TextSchedule
 
 if sys.version_info >= (3, 11):
@@ -246,13 +247,10 @@ def read_grid(file: Path | None, given: Mapping[str, Any]) -> Grid:
     """
     entries: dict[str, Any] = {}
     if file is not None:
+        text = read_text(file, "the grid")
         try:
-            entries = tomllib.loads(file.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError) as error:
-            raise ShapefirstError(
-                f"Cannot read the grid {str(file)!r}: {getattr(error, 'strerror', error)}."
-            ) from error
-        except tomllib.TOMLDecodeError as error:
+            entries = tomllib.loads(text)
+        except (tomllib.TOMLDecodeError, RecursionError) as error:
             raise ShapefirstError(f"The grid {str(file)!r} is not TOML: {first_line(error)}.") from error
     place = f" of {str(file)!r}" if file is not None else ""
     known = {field.name: field for field in fields(Grid)}

@@ -5,16 +5,18 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from PIL import Image
-
+from shapefirst.rgb import read_rgb
 from shapefirst.sheets import Cell, contact_sheet
 from shapefirst.studies.finding import Picture
 from shapefirst.sweep.grid import Shard, Shards
 from shapefirst.sweep.rows import picture_name
 from shapefirst.sweep.store import Store
 from shapefirst.sweep.summary import Condition
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 __all__ = ["pictures_of"]
 
@@ -60,10 +62,15 @@ def _rows(store: Store, shards: Iterable[Shard], policies: Sequence[Condition]) 
     for shard in shards:
         kept = 0
         for number, prompt in enumerate(shard.prompts, start=shard.first):
-            contents = [store.picture(shard.name, picture_name(number, one.policy)) for one in policies]
+            names = [picture_name(number, one.policy) for one in policies]
+            contents = [store.picture(shard.name, name) for name in names]
             if not all(contents):
                 break
-            yield prompt.text, [Cell(Image.open(io.BytesIO(content))) for content in contents if content]
+            yield prompt.text, [Cell(_read(c, shard, name)) for name, c in zip(names, contents, strict=True) if c]
             kept += 1
         if not kept:
             return
+
+
+def _read(content: bytes, shard: Shard, name: str) -> Image.Image:
+    return read_rgb(io.BytesIO(content), f"images/{shard.name}/{name}")

@@ -8,16 +8,29 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
-from PIL import Image
-
 from shapefirst.errors import ShapefirstError
 from shapefirst.metrics.frechet import Moments, read_gaussian
+from shapefirst.rgb import read_rgb
 from shapefirst.sweep.summary import Reference
 from shapefirst.sweep.work import Scores, features_of
 
 __all__ = ["reference_from"]
 
-PICTURES: Final = (".png", ".jpg", ".jpeg", ".webp")
+PICTURES: Final = (
+    ".avif",
+    ".bmp",
+    ".gif",
+    ".jfif",
+    ".jp2",
+    ".jpeg",
+    ".jpg",
+    ".pgm",
+    ".png",
+    ".ppm",
+    ".tif",
+    ".tiff",
+    ".webp",
+)
 BATCH: Final = 32  # images at a time
 
 
@@ -55,7 +68,7 @@ def reference_from(
         total: Moments | None = None
         with progress(f"Features of {len(files)} reference images", len(files)) as report:
             for first in range(0, len(files), BATCH):
-                images = [_read(file) for file in files[first : first + BATCH]]
+                images = [read_rgb(file) for file in files[first : first + BATCH]]
                 part = Moments.of(features(images))
                 total = part if total is None else total + part
                 report(first + len(images))
@@ -64,12 +77,3 @@ def reference_from(
 
     title = f"the {len(files):,} images in {path}"
     return Reference(path.name, title, lambda setting: statistics(setting.model))
-
-
-def _read(file: Path) -> Image.Image:
-    try:
-        return Image.open(file).convert("RGB")
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise ShapefirstError(
-            f"Cannot read the reference image {str(file)!r}: take it out of the folder, or mend it."
-        ) from error
