@@ -21,6 +21,9 @@ from test_models import refusal
 from shapefirst import TextSchedule, guide
 from shapefirst.denoising import decode, denoise, generators
 from shapefirst.models import MODELS, load, locate
+from shapefirst.prompts import Pair, Prompt
+from shapefirst.studies.subject import DoesNotApply, Subject
+from shapefirst.studies.switching import encode_pairs, padded, pooled_out
 
 NAMES = sorted(LAYOUTS)
 SHORT = {"num_inference_steps": 3, "guidance_scale": 4.0, "output_type": "np"}
@@ -415,3 +418,26 @@ def test_folders_of_single_networks_and_adapters(folders, tmp_path):
     files.mkdir()
     save_file({"a": torch.zeros(1)}, files / "model.safetensors")
     assert f"give the file, such as {files / 'model.safetensors'}" in refusal(files)
+
+
+# --- studies of tokens on SDXL and SD 3 -----------------------------------------------------------------------------
+
+
+def test_the_pooled_prompt_goes_with_its_eos(folders):
+    """SDXL is given the prompt again, in one vector made from [EOS]: left there, it would say what was taken."""
+    pipe = load(folders["sdxl"], device="cpu")
+    subject = Subject("sdxl", pipe, {}, steps=2)
+    pair = Pair(Prompt("a red cat"), Prompt("a blue dog"))
+    pairs = encode_pairs(subject, [pair])
+    assert not torch.equal(pairs.source.text_pooled, pairs.target.text_pooled)
+    assert torch.equal(pairs.switched().text_pooled, pairs.target.text_pooled)
+    assert torch.equal(pairs.switched(1).text_pooled, pairs.target.text_pooled)
+    assert torch.equal(pairs.switched(0).text_pooled, pairs.source.text_pooled)
+    assert not pooled_out(pairs.source).text_pooled.any()
+    assert "made from the first [EOS]" in padded(subject)
+
+
+def test_what_positions_say_does_not_apply_to_stable_diffusion_3(folders):
+    subject = Subject("sd35", load(folders["sd35"], device="cpu"), {}, steps=2)
+    with pytest.raises(DoesNotApply, match="one after the other"):
+        subject.positions(["a red cat"])

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -46,15 +47,26 @@ class Embeddings:
         }
 
 
-class Family(Protocol):
-    """Pipelines that are encoded and evaluated alike. Methods take the pipeline, which is only read."""
+class Family(ABC):
+    """Pipelines that are encoded and evaluated alike. Methods take the pipeline, which is only read.
+
+    Attributes:
+        name: What people call it.
+        masks_padding: Whether the denoiser sees no padding.
+        pools: Whether the denoiser is given the prompt in one vector besides.
+        no_positions: Why a prompt's tokens have no positions that its tokenizer tells, if they have none.
+    """
 
     name: str
-    masks_padding: bool  # whether the denoiser sees no padding
+    masks_padding: bool = False
+    pools: bool = False
+    no_positions: str | None = None
 
+    @abstractmethod
     def encode(self, pipe: Any, prompts: Sequence[str], negatives: Sequence[str] | None, images: int) -> Embeddings:
         """The prompts' embeddings as the pipeline's own call makes them, ``images`` of each; None is its own null."""
 
+    @abstractmethod
     def evaluate(
         self, pipe: Any, denoiser: Any, x: torch.Tensor, t: torch.Tensor, rows: Mapping[str, torch.Tensor]
     ) -> torch.Tensor:

@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 
-from shapefirst.families.family import Embeddings
+from shapefirst.families.family import Embeddings, Family
 
 __all__ = ["PixArt", "cleans_captions"]
 
 
-class PixArt:
+class PixArt(Family):
     name = "PixArt"
     masks_padding = True
 

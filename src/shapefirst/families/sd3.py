@@ -8,14 +8,18 @@ from typing import Any
 
 import torch
 
-from shapefirst.families.family import Embeddings
+from shapefirst.families.family import Embeddings, Family
 
 __all__ = ["StableDiffusion3"]
 
 
-class StableDiffusion3:
+class StableDiffusion3(Family):
     name = "Stable Diffusion 3"
-    masks_padding = False
+    pools = True
+    no_positions = (
+        "Stable Diffusion 3 is given CLIP's tokens and T5's one after the other, in joint attention: what is said "
+        "about the positions of [SOS], words and [EOS] does not apply to it."
+    )
 
     def encode(self, pipe: Any, prompts: Sequence[str], negatives: Sequence[str] | None, images: int) -> Embeddings:
         text, null, text_pooled, null_pooled = pipe.encode_prompt(

@@ -8,14 +8,14 @@ from typing import Any
 
 import torch
 
-from shapefirst.families.family import Embeddings
+from shapefirst.families.family import Embeddings, Family
 
 __all__ = ["StableDiffusionXL"]
 
 
-class StableDiffusionXL:
+class StableDiffusionXL(Family):
     name = "Stable Diffusion XL"
-    masks_padding = False
+    pools = True
 
     def encode(self, pipe: Any, prompts: Sequence[str], negatives: Sequence[str] | None, images: int) -> Embeddings:
         text, null, text_pooled, null_pooled = pipe.encode_prompt(

@@ -7,14 +7,13 @@ from typing import Any
 
 import torch
 
-from shapefirst.families.family import Embeddings
+from shapefirst.families.family import Embeddings, Family
 
 __all__ = ["StableDiffusion"]
 
 
-class StableDiffusion:
+class StableDiffusion(Family):
     name = "Stable Diffusion"
-    masks_padding = False
 
     def encode(self, pipe: Any, prompts: Sequence[str], negatives: Sequence[str] | None, images: int) -> Embeddings:
         text, null = pipe.encode_prompt(

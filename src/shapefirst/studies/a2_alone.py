@@ -12,7 +12,7 @@ from shapefirst.statistics import Rule, bootstrap
 from shapefirst.studies.conditions import Scores, by_alignment, by_kind, chart, measure, picture, scored, tidy
 from shapefirst.studies.finding import Claim, Finding, Study, claim
 from shapefirst.studies.subject import Subject
-from shapefirst.studies.switching import cost, padded, seen_eos
+from shapefirst.studies.switching import cost, padded, pooled_out, seen_eos
 from shapefirst.studies.tables import columns
 
 #: [EOS] alone gives more of the prompt than [SOS] alone.
@@ -44,9 +44,10 @@ def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
     kept |= {EOS: seen_eos(whole, at), WORDS: [p.sem for p in at]}
     subject.meter.expect(cost(subject) * (len(kept) + 1) * len(prompts))
 
-    images = {
-        name: subject.sample(replace(whole, text=keep_only(whole.text, places)), seeds) for name, places in kept.items()
-    }
+    images = {}
+    for name, places in kept.items():
+        alone = replace(whole, text=keep_only(whole.text, places))
+        images[name] = subject.sample(alone if name == EOS else pooled_out(alone), seeds)
     images[UNTOUCHED] = subject.sample(whole, seeds)
     scores = measure(subject, images, {CHANCE: unrelated(prompts), PROMPT: prompts})
     return Finding(

@@ -12,7 +12,7 @@ from shapefirst.statistics import Rule, bootstrap, hardest
 from shapefirst.studies.conditions import by_alignment, by_kind, chart, measure, picture, scored, tidy
 from shapefirst.studies.finding import Finding, Study, claim
 from shapefirst.studies.subject import Subject
-from shapefirst.studies.switching import cost, padded, seen_eos
+from shapefirst.studies.switching import cost, padded, pooled_out, seen_eos
 from shapefirst.studies.tables import columns
 
 #: The untouched prompt is better than each of the four others.
@@ -40,7 +40,10 @@ def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
         EOS_ZERO: blank(whole.text, eos),
         EOS_NOISE: noise(whole.text, eos, other_seeds),
     }
-    images = {name: subject.sample(replace(whole, text=text), seeds) for name, text in texts.items()}
+    images = {}
+    for name, text in texts.items():
+        damaged = replace(whole, text=text)
+        images[name] = subject.sample(pooled_out(damaged) if name in (EOS_ZERO, EOS_NOISE) else damaged, seeds)
     scores = measure(subject, images, {PROMPT: prompts})
 
     title = subject.alignments[subject.primary].title

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 
 from shapefirst.denoising import Embeddings, Step, decode, denoise, encode, generators, preprocessed
+from shapefirst.families import family_of
 from shapefirst.metrics.alignment import Alignment
 from shapefirst.models import is_pocket
 from shapefirst.prompts import Prompt
@@ -116,8 +117,10 @@ class Subject:
             sos: The study needs a start token.
 
         Raises:
-            DoesNotApply: The text encoder has no [EOS], or no [SOS] where that is needed.
+            DoesNotApply: The tokens are no row of one encoder's, or it has no [EOS], or no [SOS] where that is needed.
         """
+        if (why := family_of(self.pipe).no_positions) is not None:
+            raise DoesNotApply(why)
         length = self.encode(prompts[:1]).text.shape[1]
         try:
             at = [positions(self.pipe.tokenizer, self.as_read(p).text, length) for p in prompts]

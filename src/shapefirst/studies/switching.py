@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
+import torch
 from PIL import Image
 
 from shapefirst.denoising import Embeddings
@@ -29,6 +30,7 @@ __all__ = [
     "label",
     "measure_pairs",
     "padded",
+    "pooled_out",
     "seen_eos",
 ]
 
@@ -47,9 +49,10 @@ class Switched:
     at_target: Sequence[Positions]
 
     def switched(self, first: int | None = None) -> Embeddings:
-        """The sources with the targets' [EOS]: all of them, or the first few."""
+        """The sources with the targets' [EOS]: all of them, or the first few. What is pooled goes with the first."""
         text = switch_eos(self.source.text, self.target.text, self.at_source, self.at_target, first)
-        return replace(self.source, text=text)
+        pooled = self.source.text_pooled if first == 0 else self.target.text_pooled
+        return replace(self.source, text=text, text_pooled=pooled)
 
 
 def encode_pairs(subject: Subject, pairs: Sequence[Pair]) -> Switched:
@@ -78,16 +81,28 @@ def seen_eos(embeddings: Embeddings, at: Sequence[Positions]) -> list[tuple[int,
     return [places.paper_eos if embeddings.text_mask is None else places.eos for places in at]
 
 
+def pooled_out(embeddings: Embeddings) -> Embeddings:
+    """The same with zeros for the pooled prompt, where there is one: it goes with the [EOS] that it is made from."""
+    pooled = embeddings.text_pooled
+    return embeddings if pooled is None else replace(embeddings, text_pooled=torch.zeros_like(pooled))
+
+
 def padded(subject: Subject) -> str:
     """What the paper's [EOS] consists of in this model, for a study's method."""
-    tokenizer = subject.pipe.tokenizer
-    if family_of(subject.pipe).masks_padding:
-        return f"Prompts are padded with {tokenizer.pad_token}, which is masked: the denoiser sees one [EOS]."
+    family, tokenizer = family_of(subject.pipe), subject.pipe.tokenizer
+    pooled = (
+        " The denoiser is also given the prompt in one pooled vector, which is made from the first [EOS] and is "
+        "treated as a part of it."
+        if family.pools
+        else ""
+    )
+    if family.masks_padding:
+        return f"Prompts are padded with {tokenizer.pad_token}, which is masked: the denoiser sees one [EOS].{pooled}"
     if tokenizer.pad_token_id == tokenizer.eos_token_id:
-        return "Prompts are padded with [EOS] itself."
+        return f"Prompts are padded with [EOS] itself.{pooled}"
     return (
         f'This model pads prompts with "{tokenizer.pad_token}" and not with [EOS]: of what counts as [EOS] here, the '
-        "first is one, and the others are that padding, which stands behind the prompt as [EOS] does."
+        f"first is one, and the others are that padding, which stands behind the prompt as [EOS] does.{pooled}"
     )
 
 
