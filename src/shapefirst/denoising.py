@@ -25,13 +25,13 @@ from PIL import Image
 
 from shapefirst.acts import act_at
 from shapefirst.checks import check_steps
-from shapefirst.errors import ShapefirstError
+from shapefirst.errors import ShapefirstError, UnsupportedPipelineError
 from shapefirst.extrapolation import scales
 from shapefirst.guidance import is_steered
 from shapefirst.layout import denoiser_of, masks_padding
 from shapefirst.schedule import TextSchedule
 from shapefirst.solving import Embeddings, Past, Run, advance
-from shapefirst.timeline import steps_of
+from shapefirst.timeline import steps_of, taking_step
 
 __all__ = ["Embeddings", "Step", "as_images", "decode", "denoise", "encode", "generators", "preprocessed"]
 
@@ -149,13 +149,18 @@ def denoise(
         width: Likewise.
 
     Raises:
-        UnsupportedPipelineError: A pipeline of an unknown layout.
+        UnsupportedPipelineError: A pipeline of an unknown layout, or a scheduler without `alphas_cumprod` (EDM).
         ShapefirstError: More steps than the model was trained for, a schedule that names a step beyond N, or a
             denoiser that `guide` is steering already.
     """
     denoiser = denoiser_of(pipe)
     if is_steered(denoiser):
         raise ShapefirstError("denoise() follows its own schedule: call it outside of guide() and text_until().")
+    if not hasattr(pipe.scheduler, "alphas_cumprod"):
+        raise UnsupportedPipelineError(
+            f"denoise() shows what is noise and what is clean by the alphas_cumprod of a scheduler, which "
+            f"{type(pipe.scheduler).__name__} does not have: give the pipeline another one, such as DDIMScheduler."
+        )
     schedule = schedule or TextSchedule.always()
     if not isinstance(schedule, TextSchedule):
         raise ShapefirstError(f"denoise() follows a TextSchedule, not {type(schedule).__name__}; guide() takes more.")
@@ -180,7 +185,8 @@ def denoise(
         act = act_at(schedule, index, num_steps, guidance_scale)
         before = run.fork()
         timesteps = [t for t, step in zip(solver.timesteps, steps, strict=True) if step == index]
-        (first,) = advance(pipe, denoiser, embeddings, [(run, act)], timesteps, guidance_scale, extra=extra)
+        with taking_step(run, index):
+            (first,) = advance(pipe, denoiser, embeddings, [(run, act)], timesteps, guidance_scale, extra=extra)
         eps_of = {branch: _eps_and_x0(solver, y, first.x_in, first.t)[0] for branch, y in first.out.items()}
         eps, x0 = _eps_and_x0(solver, first.guided, first.x_in, first.t)
         yield Step(
@@ -269,7 +275,7 @@ def _eps_and_x0(
 
     Here a = sqrt(abar_t) and s = sqrt(1 - abar_t), and v = a eps - s x0 (Salimans & Ho 2022, arXiv 2202.00512).
     """
-    a, s = scales(solver.alphas_cumprod, float(t))
+    a, s = scales(solver, float(t))
     kind = solver.config.prediction_type
     if kind == "epsilon":
         return out, (x_in - s * out) / a

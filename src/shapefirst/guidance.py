@@ -74,9 +74,9 @@ def guide(
     """Within the block, generations of `pipe` follow a policy; the block yields an `Evaluations` counter.
 
     Any batch size, `num_images_per_prompt`, scheduler and dtype will do. Steps are denoising steps, whatever the number
-    of denoiser calls in each (see `shapefirst.timeline`), and are counted from the first one that the call runs: where
-    image-to-image with strength 0.6 runs the last 30 of 50 steps, there are 30. With `guidance_scale <= 1` a pipeline
-    runs no null branch: there is nothing to drop and nothing changes.
+    of denoiser calls in each (see `shapefirst.timeline`), and are those that the call runs: where image-to-image with
+    strength 0.6 runs the last 30 of 50 steps, or a call with `denoising_end=0.6` the first 30, there are 30. With
+    `guidance_scale <= 1` a pipeline runs no null branch: there is nothing to drop and nothing changes.
 
     Blocks nest: the inner policy holds until its block ends, then the outer one again; an outer counter also counts
     the inner block. The pipeline is left as it was found, also if the block raises. A loop of your own over the

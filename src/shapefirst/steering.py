@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from shapefirst.extrapolation import Memory, noise_level
+from shapefirst.extrapolation import Memory
 from shapefirst.schedule import Auto, Policy, TextSchedule
 from shapefirst.timeline import Run
 
@@ -47,7 +47,7 @@ class Course:
             self._guided = self._images_to_guide()
         self._measures = run.begins_step and isinstance(self.policy, Auto)
         if self._memory is not None:
-            self._u = noise_level(run.scheduler, run.values[run.last])
+            self._u = run.levels[run.last]
 
     @property
     def is_guided(self) -> bool:
