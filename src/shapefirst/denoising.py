@@ -23,7 +23,7 @@ import torch
 from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 
-from shapefirst.acts import act_at
+from shapefirst.acts import Act, act_at
 from shapefirst.checks import check_steps
 from shapefirst.errors import ShapefirstError, UnsupportedPipelineError
 from shapefirst.extrapolation import scales
@@ -55,6 +55,7 @@ class Step:
         x_next: (B, C, H, W), the latents after the step.
         solver: The solver as it was before the step, for `denoise(start=...)`.
         past: The guided calls before the step that a schedule may extrapolate from, likewise.
+        prompts: What they were of.
     """
 
     index: int
@@ -67,6 +68,7 @@ class Step:
     x_next: torch.Tensor
     solver: Any = field(repr=False)
     past: Past = field(repr=False, default=())
+    prompts: Embeddings | None = field(repr=False, default=None)
 
 
 def generators(seeds: Sequence[int]) -> list[torch.Generator]:
@@ -144,7 +146,8 @@ def denoise(
         latents: (B, C, H / f, W / f), starting noise of unit variance, in place of the generators'.
         start: A step of an earlier run to fork from. That run goes on at this step, its solver's memory included, with
             whatever else is given here; `dataclasses.replace(step, x_t=...)` changes the latents. N, noise and size
-            come with it.
+            come with it. A schedule that extrapolates has nothing to go by where that run had other prompts or no
+            guidance, and guides each step until it has.
         height: In pixels; by default the model's own.
         width: Likewise.
 
@@ -180,9 +183,12 @@ def denoise(
     schedule.check(num_steps)
     extra = pipe.prepare_extra_step_kwargs(generator, 0.0)
 
-    run = Run(x, solver, start.past if start else ())
+    past = start.past if start and (start.prompts is None or embeddings.equals(start.prompts)) else ()
+    run, late = Run(x, solver, past), start is not None and start.index > 0 and not past
     for index in range(start.index if start else 0, num_steps):
         act = act_at(schedule, index, num_steps, guidance_scale)
+        if late and act.order is not None and len(run.past) <= act.order:
+            act = Act(("null", "text"))
         before = run.fork()
         timesteps = [t for t, step in zip(solver.timesteps, steps, strict=True) if step == index]
         with taking_step(run, index):
@@ -200,6 +206,7 @@ def denoise(
             run.x,
             before.solver,
             before.past,
+            embeddings,
         )
 
 

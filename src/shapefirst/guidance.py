@@ -29,6 +29,7 @@ import torch
 from diffusers.utils import BaseOutput
 
 from shapefirst.branches import evaluating, evaluating_some, guidance_scale_of, halves_agree, says_guided
+from shapefirst.conditions import Conditions
 from shapefirst.denoiser_hook import DenoiserHook, check_unreplaced
 from shapefirst.errors import UnsupportedPipelineError
 from shapefirst.layout import denoiser_of
@@ -83,6 +84,9 @@ def guide(
     the inner block. The pipeline is left as it was found, also if the block raises. A loop of your own over the
     pipeline's parts works too, except with a tolerance; its batch is taken for a guided one if both halves of the
     latents are equal.
+
+    Where a callback changes what a generation is made of (the prompt, the size of the latents, the guidance scale), a
+    policy that extrapolates begins anew: it guides each step until it has as many behind it as its order asks for.
 
     Args:
         pipe: A stock diffusers pipeline with classifier-free guidance.
@@ -141,7 +145,9 @@ class _GuidanceHook(DenoiserHook):
         super().__init__(pipe, denoiser)
         self._run: Run | None = None
         self._course: Course | None = None
-        self._course_of: tuple[Run | None, Policy | None, int] = None, None, 0  # run, policy and rows it was made for
+        self._course_of: tuple[Run | None, Policy | None] = None, None
+        self._conditions = Conditions()
+        self._scale: float | None = None  # w, as far as a policy asks for it
         self._guided = False
         self._guided_for: tuple[Run | None, int] = None, 0  # the run and the rows for which that was found out
         self._wrap: Callable[[torch.Tensor], Any] = _as_tuple  # a tensor -> the denoiser's kind of output
@@ -184,12 +190,16 @@ class _GuidanceHook(DenoiserHook):
             policy.check(run.num_steps)
         if policy == TextSchedule.always() or not self._is_guided(run, latents):
             return None
-        if self._course is None or self._course_of != (run, policy, len(latents)):
+        begins = self._course_of != (run, policy)
+        if begins:
             self._taken((), arguments, _Taking([0], len(latents)))  # what cannot be cut is refused before anything runs
-            scale = guidance_scale_of(self.pipe) if isinstance(policy, Auto) else 1.0
-            self._course = Course(policy, len(latents) // 2, scale)
-            self._course_of = run, policy, len(latents)
-        self._course.begin(run)
+            self._course_of, self._conditions = (run, policy), Conditions()
+            self._scale = guidance_scale_of(self.pipe) if isinstance(policy, Auto) else None
+        scale = getattr(self.pipe, "guidance_scale", self._scale)
+        changed = policy.order is not None and self._conditions.change(arguments, self.latents_name, scale)
+        if begins or changed or self._course is None or 2 * self._course.images != len(latents):
+            self._course = Course(policy, len(latents) // 2, late=changed)
+        self._course.begin(run, scale)
         return self._course
 
     @torch.compiler.disable

@@ -43,6 +43,11 @@ class Embeddings:
     text_mask: torch.Tensor | None = None
     null_mask: torch.Tensor | None = None
 
+    def equals(self, other: Embeddings) -> bool:
+        """Whether the others are the same, bit for bit."""
+        pairs = [(mine, getattr(other, name)) for name, mine in vars(self).items()]
+        return all(a is b or (a is not None and b is not None and torch.equal(a, b)) for a, b in pairs)
+
 
 #: u_t of `shapefirst.extrapolation`, and the model's own output of the null and the text branch, the latest last.
 Past: TypeAlias = tuple[tuple[float, torch.Tensor, torch.Tensor], ...]
