@@ -64,13 +64,11 @@ def _autoencoder() -> Any:
     )
 
 
-def _stable_diffusion(folder: Path, prediction_type: str) -> Any:
-    from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-    from transformers import CLIPTextConfig, CLIPTextModel
+def _text_encoder(tokenizer: Any, kind: str = "CLIPTextModel") -> Any:
+    import transformers
 
-    tokenizer = _clip_tokenizer(folder)
-    text_encoder = CLIPTextModel(
-        CLIPTextConfig(
+    return getattr(transformers, kind)(
+        transformers.CLIPTextConfig(
             vocab_size=len(tokenizer),
             hidden_size=16,
             intermediate_size=32,
@@ -81,16 +79,31 @@ def _stable_diffusion(folder: Path, prediction_type: str) -> Any:
             eos_token_id=tokenizer.eos_token_id,
         )
     )
-    unet = UNet2DConditionModel(
-        sample_size=8,
-        block_out_channels=(8, 16),
-        layers_per_block=1,
-        norm_num_groups=4,
-        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        cross_attention_dim=16,
-        attention_head_dim=4,
+
+
+def _unet(**options: Any) -> Any:
+    from diffusers import UNet2DConditionModel
+
+    return UNet2DConditionModel(
+        **{
+            "sample_size": 8,
+            "block_out_channels": (8, 16),
+            "layers_per_block": 1,
+            "norm_num_groups": 4,
+            "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+            "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+            "cross_attention_dim": 16,
+            "attention_head_dim": 4,
+            **options,
+        }
     )
+
+
+def _stable_diffusion(folder: Path, prediction_type: str) -> Any:
+    from diffusers import DDIMScheduler, StableDiffusionPipeline
+
+    tokenizer = _clip_tokenizer(folder)
+    text_encoder, unet = _text_encoder(tokenizer), _unet()
     scheduler = DDIMScheduler(
         **BETAS,
         clip_sample=False,
@@ -107,6 +120,26 @@ def _stable_diffusion(folder: Path, prediction_type: str) -> Any:
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
+    )
+
+
+def _stable_diffusion_xl(folder: Path) -> Any:
+    from diffusers import DDIMScheduler, StableDiffusionXLPipeline
+
+    tokenizer = _clip_tokenizer(folder)
+    return StableDiffusionXLPipeline(
+        vae=_autoencoder(),
+        text_encoder=_text_encoder(tokenizer),
+        text_encoder_2=_text_encoder(tokenizer, "CLIPTextModelWithProjection"),
+        tokenizer=tokenizer,
+        tokenizer_2=tokenizer,
+        unet=_unet(
+            cross_attention_dim=32,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=8,
+            projection_class_embeddings_input_dim=16 + 6 * 8,
+        ),
+        scheduler=DDIMScheduler(**BETAS, clip_sample=False, set_alpha_to_one=False, steps_offset=1),
     )
 
 
@@ -148,6 +181,7 @@ def _built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "sd-epsilon": _stable_diffusion(tmp_path_factory.mktemp("clip"), "epsilon"),
         "sd-v": _stable_diffusion(tmp_path_factory.mktemp("clip"), "v_prediction"),
         "pixart": _pixart(),
+        "sdxl": _stable_diffusion_xl(tmp_path_factory.mktemp("clip")),
     }
     for pipe in pipes.values():
         pipe.set_progress_bar_config(disable=True)

@@ -10,7 +10,8 @@ order + 1 guided calls.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -53,8 +54,13 @@ def sample(
     keep: str = "null",
     negative: str = "",
     order: int | None = None,
+    change: tuple[int, list[str]] | None = None,
 ) -> torch.Tensor:
-    """Final latents (B, 4, H, W) from unit noise of that shape; `guided(i)` says whether step i uses the text."""
+    """Final latents (B, 4, H, W) from unit noise of that shape; `guided(i)` says whether step i uses the text.
+
+    A `change` (step, prompts) puts other prompts in the place of the first ones from that step on, and what was seen of
+    the first ones is forgotten.
+    """
     solver = type(pipe.scheduler).from_config(pipe.scheduler.config)
     solver.set_timesteps(num_steps)
     calls_a_step = solver.order
@@ -63,6 +69,8 @@ def sample(
     x = noise * solver.init_noise_sigma
     seen: dict[float, tuple[torch.Tensor, torch.Tensor]] = {}  # u -> both predictions
     for call, t in enumerate(solver.timesteps):
+        if change is not None and call == change[0] * calls_a_step:
+            text, seen = encode(pipe, change[1]), {}
         x_in = solver.scale_model_input(x, t)
         u = math.log(1 + sigma_over_alpha(solver, float(t)))
         if guided(call // calls_a_step):
@@ -86,8 +94,9 @@ def sample(
 
 
 def sigma_over_alpha(solver: Any, t: float) -> float:
-    """sqrt((1 - abar_t) / abar_t), linear between whole timesteps."""
-    ratios = ((1 - solver.alphas_cumprod) / solver.alphas_cumprod).sqrt().numpy()
+    """sqrt((1 - abar_t) / abar_t), linear between whole timesteps; diffusers' 2^-24 where abar_t is 0."""
+    abar = solver.alphas_cumprod.clamp(min=2**-24)
+    ratios = ((1 - abar) / abar).sqrt().numpy()
     return float(np.interp(t, np.arange(len(ratios)), ratios))
 
 
@@ -106,3 +115,34 @@ def noise(seeds: list[int], size: int = 8) -> torch.Tensor:
 def error(a: torch.Tensor, b: torch.Tensor) -> float:
     """|a - b| / |b|."""
     return float((a - b).norm() / b.norm())
+
+
+@contextmanager
+def both_branches_in(denoiser: Any, guided: Callable[[int], bool]) -> Iterator[list[int]]:
+    """Within the block, the stock pipeline's own call with the null prediction in the text's place wherever `guided`
+    says no to the number of the denoiser's call: what dropping the text must give, at full cost. Yields those numbers.
+    """
+    calls: list[int] = []
+
+    def see(_: Any, __: Any, out: Any) -> Any:
+        calls.append(len(calls))
+        if guided(calls[-1]):
+            return out
+        half = out[0].chunk(2)[0]
+        twice = torch.cat([half, half])
+        return (twice,) if isinstance(out, tuple) else type(out)(twice)
+
+    handle = denoiser.register_forward_hook(see)
+    try:
+        yield calls
+    finally:
+        handle.remove()
+
+
+def step_of_call(scheduler: Any, call: int) -> int:
+    """The step that a solver's call belongs to, both counted from its first; by what each class does in step()."""
+    name = type(scheduler).__name__
+    if name == "PNDMScheduler":  # PLMS begins with Heun's step, and without skip_prk_steps after one of Runge and Kutta
+        return max(0, call - (1 if scheduler.config.skip_prk_steps else 9))
+    two = ("HeunDiscrete", "KDPM2Discrete", "KDPM2AncestralDiscrete", "DPMSolverSDE")
+    return call // 2 if name.removesuffix("Scheduler") in two else call

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from test_guidance import PROMPTS, SEEDS, W
 
 from shapefirst.acts import evaluations_together
+from shapefirst.attention import record
 from shapefirst.denoising import denoise, encode, generators
 from shapefirst.errors import ShapefirstError
 from shapefirst.guidance import guide
@@ -96,3 +97,13 @@ def test_it_refuses_what_does_not_fit(make_pipe):
     with guide(pipe, TextSchedule.until(2)), pytest.raises(ShapefirstError, match="outside of guide"):
         denoise_together(pipe, prompts, SCHEDULES, num_inference_steps=N)
     assert denoise_together(pipe, prompts, [], num_inference_steps=N) == []
+
+
+@pytest.mark.parametrize(("schedules", "batch_size"), [(SCHEDULES, None), (SCHEDULES[4:5], 3)])
+def test_attention_is_not_recorded_where_a_call_holds_parts_of_branches(make_pipe, schedules, batch_size):
+    pipe = make_pipe()
+    with (
+        record(pipe),
+        pytest.raises(ShapefirstError, match="holds branches of different images"),
+    ):
+        denoise_together(pipe, encode(pipe, PROMPTS), schedules, num_inference_steps=N, batch_size=batch_size)

@@ -38,6 +38,17 @@ def recorded(tuner: Tuner, among: list[Candidate]) -> dict[str, float]:
     return tuner.scores()
 
 
+def test_steps_of_equal_timesteps_are_scored_as_one_place(make_pipe):
+    """Karras' spacing rounds the last ones to the same."""
+    pipe = make_pipe("sd-epsilon", "dpm-solver")
+    pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, use_karras_sigmas=True)
+    pipe.scheduler.set_timesteps(30)
+    assert len(set(pipe.scheduler.timesteps.tolist())) < 30
+    among = [Candidate(30, TextSchedule.at(range(29), order=order), "") for order in (0, 1, 2)]
+    scores = recorded(Tuner(pipe, Sampling(W, 30), PROMPTS[:1], batch_size=1), among)
+    assert all(0 < score < 0.01 for score in scores.values())
+
+
 def test_the_candidates_are_distinct_and_of_all_kinds():
     found = candidates(50)
     assert len({c.name for c in found}) == len(found) > 100

@@ -68,7 +68,8 @@ def record(
 
     In a loop of your own over the pipeline's parts the branch is found from the batch: it is a guided one if both
     halves of the latents are equal; one branch alone is null if its embeddings are those of the latest guided call's
-    null half, or of the empty prompt, and text otherwise. `shapefirst.branches.evaluating` says it instead.
+    null half, or of the empty prompt, and text otherwise. `shapefirst.branches.evaluating` says it instead, and
+    `shapefirst.timeline.taking_step` the step.
 
     Args:
         pipe: A stock diffusers pipeline, Stable Diffusion or PixArt.

@@ -20,7 +20,7 @@ from shapefirst.branches import evaluated, halves_agree, says_guided
 from shapefirst.denoiser_hook import DenoiserHook
 from shapefirst.errors import ShapefirstError, UnsupportedPipelineError
 from shapefirst.schedule import Branch
-from shapefirst.timeline import Run, follow, list_of
+from shapefirst.timeline import Run, Told, follow, told
 
 if TYPE_CHECKING:
     from shapefirst.attention import Maps
@@ -98,6 +98,8 @@ class AttentionHook(DenoiserHook):
         super().__init__(pipe, denoiser)
         self.call: Call | None = None
         self._run: Run | None = None
+        self._told: Told | None = None  # by the loop that made the latest call, if it has a scheduler of its own
+        self._generation: object = None
         self._known: dict[Branch, torch.Tensor] = {}  # the halves of the latest guided call
         self._processors = [(m, _Processor(self, name, m.processor)) for name, m in cross_attention_layers(denoiser)]
 
@@ -129,18 +131,23 @@ class AttentionHook(DenoiserHook):
     @torch.compiler.disable
     def pre_forward(self, module: torch.nn.Module, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
         latents, prompts = self.latents(args, kwargs), self.argument("encoder_hidden_states", args, kwargs)
-        t, scheduler = self.argument("timestep", args, kwargs), self.pipe.scheduler
-        run = follow(self._run, t, self.pipe, list_of(t, scheduler))
-        if run is not self._run:
+        generation, step, begins_step = self._place(self.argument("timestep", args, kwargs))
+        if generation is not self._generation:
             for recording in self.recordings:
                 recording.maps.clear()
-            self._run = run
-        # A loop with a scheduler of its own may have been forked from another run, whose steps it counts on.
-        step = run.step if run.scheduler is scheduler else run.steps[run.last]
+            self._generation = generation
         for recording in self.recordings:
             recording.sums, recording.seen = {}, set()
-        self.call = Call(step, run.begins_step, latents, prompts, self._substitutions(prompts))
+        self.call = Call(step, begins_step, latents, prompts, self._substitutions(prompts))
         return args, kwargs
+
+    def _place(self, t: Any) -> tuple[object, int, bool]:
+        """The generation that a call at `t` belongs to, its step, and whether the call begins that step."""
+        before, self._told = self._told, told()
+        if self._told is not None:
+            return self._told.generation, self._told.step, self._told is not before
+        self._run = follow(self._run, t, self.pipe)
+        return self._run, self._run.step, self._run.begins_step
 
     @torch.compiler.disable
     def post_forward(self, module: torch.nn.Module, output: Any) -> Any:

@@ -22,7 +22,15 @@ import torch
 from shapefirst.errors import ShapefirstError, UnsupportedPipelineError
 from shapefirst.schedule import Branch
 
-__all__ = ["evaluated", "evaluating", "evaluating_some", "guidance_scale_of", "halves_agree", "says_guided"]
+__all__ = [
+    "call_in_progress",
+    "evaluated",
+    "evaluating",
+    "evaluating_some",
+    "guidance_scale_of",
+    "halves_agree",
+    "says_guided",
+]
 
 _evaluated: ContextVar[tuple[Branch, ...] | None] = ContextVar("shapefirst.branches", default=())
 
@@ -56,8 +64,9 @@ def evaluated() -> tuple[Branch, ...]:
     branches = _evaluated.get()
     if branches is None:
         raise ShapefirstError(
-            "Attention cannot be recorded or changed while each image decides for itself which branches run: use a "
-            "TextSchedule in place of a tolerance, or keep neither branch."
+            "Attention cannot be recorded or changed where a call of the denoiser holds branches of different images: "
+            "use a TextSchedule in place of a tolerance, or keep neither branch, and denoise() in place of "
+            "denoise_together()."
         )
     return branches
 
@@ -68,7 +77,7 @@ def says_guided(pipe: Any, latents: torch.Tensor) -> bool | None:
     Raises:
         UnsupportedPipelineError: It says that it does, but the batch of `latents` is not the same latents twice.
     """
-    names = _call_in_progress(pipe)
+    names = call_in_progress(pipe)
     if names is None:
         return None
     said = bool(
@@ -93,21 +102,21 @@ def halves_agree(latents: torch.Tensor) -> bool:
 
 
 def guidance_scale_of(pipe: Any) -> float:
-    """The w of the pipeline's call in progress.
+    """The w of the pipeline's call in progress, as it is now: a callback may change it.
 
     Raises:
         ShapefirstError: No call is in progress.
     """
-    names = _call_in_progress(pipe)
+    names = call_in_progress(pipe)
     if names is None:
         raise ShapefirstError(
             f"A tolerance needs the guidance scale, which only a call of the {type(pipe).__name__} itself tells: use a "
             "TextSchedule with a loop of your own."
         )
-    return float(names["guidance_scale"])
+    return float(getattr(pipe, "guidance_scale", names["guidance_scale"]))
 
 
-def _call_in_progress(pipe: Any) -> Mapping[str, Any] | None:
+def call_in_progress(pipe: Any) -> Mapping[str, Any] | None:
     """The local variables of the pipeline's `__call__`, if one is running.
 
     Stable Diffusion tells its settings through properties, which are stale outside of a call; PixArt-alpha keeps them

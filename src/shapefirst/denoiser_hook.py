@@ -38,7 +38,7 @@ class DenoiserHook(ModelHook):
                 f"{type(denoiser).__name__} takes no timestep, so the denoising step cannot be told from its calls."
             )
         self._places = {name: place for place, name in enumerate(parameters)}
-        self._latents = parameters[0]  # `sample` of a U-Net, `hidden_states` of a transformer
+        self.latents_name = parameters[0]  # `sample` of a U-Net, `hidden_states` of a transformer
 
     @classmethod
     def on(cls: type[Kind], denoiser: Any) -> Kind | None:
@@ -87,9 +87,14 @@ class DenoiserHook(ModelHook):
         return kwargs[name] if name in kwargs else args[self._places[name]]
 
     @torch.compiler.disable
+    def arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        """All of them, by name."""
+        return {**dict(zip(self._places, args, strict=False)), **kwargs}
+
+    @torch.compiler.disable
     def latents(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
         """The latents that the denoiser is called with, (rows, C, H, W)."""
-        return self.argument(self._latents, args, kwargs)
+        return self.argument(self.latents_name, args, kwargs)
 
 
 def check_unreplaced(denoiser: torch.nn.Module) -> None:

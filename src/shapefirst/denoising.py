@@ -23,9 +23,9 @@ import torch
 from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 
-from shapefirst.acts import act_at
+from shapefirst.acts import Act, act_at
 from shapefirst.checks import check_steps
-from shapefirst.errors import ShapefirstError
+from shapefirst.errors import ShapefirstError, UnsupportedPipelineError
 from shapefirst.extrapolation import scales
 from shapefirst.families import Embeddings, family_of
 from shapefirst.families.pixart import cleans_captions
@@ -34,7 +34,7 @@ from shapefirst.layout import denoiser_of
 from shapefirst.models.catalogue import is_flow
 from shapefirst.schedule import TextSchedule
 from shapefirst.solving import Past, Run, advance
-from shapefirst.timeline import steps_of
+from shapefirst.timeline import steps_of, taking_step
 from shapefirst.tokens import room
 
 __all__ = ["Embeddings", "Step", "as_images", "decode", "denoise", "encode", "generators", "preprocessed"]
@@ -59,6 +59,7 @@ class Step:
         x_next: (B, C, H, W), the latents after the step.
         solver: The solver as it was before the step, for `denoise(start=...)`.
         past: The guided calls before the step that a schedule may extrapolate from, likewise.
+        prompts: What they were of.
     """
 
     index: int
@@ -71,6 +72,7 @@ class Step:
     x_next: torch.Tensor
     solver: Any = field(repr=False)
     past: Past = field(repr=False, default=())
+    prompts: Embeddings | None = field(repr=False, default=None)
 
 
 def generators(seeds: Sequence[int]) -> list[torch.Generator]:
@@ -145,18 +147,24 @@ def denoise(
         latents: (B, C, H / f, W / f), starting noise of unit variance, in place of the generators'.
         start: A step of an earlier run to fork from. That run goes on at this step, its solver's memory included, with
             whatever else is given here; `dataclasses.replace(step, x_t=...)` changes the latents. N, noise and size
-            come with it.
+            come with it. A schedule that extrapolates has nothing to go by where that run had other prompts or no
+            guidance, and guides each step until it has.
         height: In pixels; by default the model's own.
         width: Likewise.
 
     Raises:
-        UnsupportedPipelineError: A pipeline of an unknown layout.
+        UnsupportedPipelineError: A pipeline of an unknown layout, or a scheduler without `alphas_cumprod` (EDM).
         ShapefirstError: More steps than the model was trained for, a schedule that names a step beyond N, or a
             denoiser that `guide` is steering already.
     """
     denoiser = denoiser_of(pipe)
     if is_steered(denoiser):
         raise ShapefirstError("denoise() follows its own schedule: call it outside of guide() and text_until().")
+    if not hasattr(pipe.scheduler, "alphas_cumprod"):
+        raise UnsupportedPipelineError(
+            f"denoise() shows what is noise and what is clean by the alphas_cumprod of a scheduler, which "
+            f"{type(pipe.scheduler).__name__} does not have: give the pipeline another one, such as DDIMScheduler."
+        )
     schedule = schedule or TextSchedule.always()
     if not isinstance(schedule, TextSchedule):
         raise ShapefirstError(f"denoise() follows a TextSchedule, not {type(schedule).__name__}; guide() takes more.")
@@ -176,12 +184,16 @@ def denoise(
     schedule.check(num_steps)
     extra = step_options(pipe, generator)
 
-    run = Run(x, solver, start.past if start else ())
+    past = start.past if start and (start.prompts is None or embeddings.equals(start.prompts)) else ()
+    run, late = Run(x, solver, past), start is not None and start.index > 0 and not past
     for index in range(start.index if start else 0, num_steps):
         act = act_at(schedule, index, num_steps, guidance_scale)
+        if late and act.order is not None and len(run.past) <= act.order:
+            act = Act(("null", "text"))
         before = run.fork()
         timesteps = [t for t, step in zip(solver.timesteps, steps, strict=True) if step == index]
-        (first,) = advance(pipe, denoiser, embeddings, [(run, act)], timesteps, guidance_scale, extra=extra)
+        with taking_step(run, index):
+            (first,) = advance(pipe, denoiser, embeddings, [(run, act)], timesteps, guidance_scale, extra=extra)
         eps_of = {branch: _eps_and_x0(solver, y, first.x_in, first.t)[0] for branch, y in first.out.items()}
         eps, x0 = _eps_and_x0(solver, first.guided, first.x_in, first.t)
         yield Step(
@@ -195,6 +207,7 @@ def denoise(
             run.x,
             before.solver,
             before.past,
+            embeddings,
         )
 
 
@@ -296,10 +309,9 @@ def _eps_and_x0(
 
     Here a = sqrt(abar_t) and s = sqrt(1 - abar_t), and v = a eps - s x0 (Salimans & Ho 2022, arXiv 2202.00512).
     """
-    if is_flow(solver.config):  # out = eps - x0, and x_t = (1 - sigma) x0 + sigma eps
-        sigma = float(t) / solver.config.num_train_timesteps
-        return x_in + (1 - sigma) * out, x_in - sigma * out
-    a, s = scales(solver.alphas_cumprod, float(t))
+    a, s = scales(solver, float(t))
+    if is_flow(solver.config):  # out = eps - x0, and x_t = (1 - s) x0 + s eps
+        return x_in + a * out, x_in - s * out
     kind = solver.config.prediction_type
     if kind == "epsilon":
         return out, (x_in - s * out) / a

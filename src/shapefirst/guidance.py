@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,9 @@ import torch
 from diffusers.utils import BaseOutput
 
 from shapefirst.branches import evaluating, evaluating_some, guidance_scale_of, halves_agree, says_guided
+from shapefirst.conditions import Conditions
 from shapefirst.denoiser_hook import DenoiserHook, check_unreplaced
+from shapefirst.errors import UnsupportedPipelineError
 from shapefirst.layout import denoiser_of
 from shapefirst.policies import policy_of
 from shapefirst.schedule import Auto, Branch, Policy, TextSchedule
@@ -74,14 +76,17 @@ def guide(
     """Within the block, generations of `pipe` follow a policy; the block yields an `Evaluations` counter.
 
     Any batch size, `num_images_per_prompt`, scheduler and dtype will do. Steps are denoising steps, whatever the number
-    of denoiser calls in each (see `shapefirst.timeline`), and are counted from the first one that the call runs: where
-    image-to-image with strength 0.6 runs the last 30 of 50 steps, there are 30. With `guidance_scale <= 1` a pipeline
-    runs no null branch: there is nothing to drop and nothing changes.
+    of denoiser calls in each (see `shapefirst.timeline`), and are those that the call runs: where image-to-image with
+    strength 0.6 runs the last 30 of 50 steps, or a call with `denoising_end=0.6` the first 30, there are 30. With
+    `guidance_scale <= 1` a pipeline runs no null branch: there is nothing to drop and nothing changes.
 
     Blocks nest: the inner policy holds until its block ends, then the outer one again; an outer counter also counts
     the inner block. The pipeline is left as it was found, also if the block raises. A loop of your own over the
     pipeline's parts works too, except with a tolerance; its batch is taken for a guided one if both halves of the
     latents are equal.
+
+    Where a callback changes what a generation is made of (the prompt, the size of the latents, the guidance scale), a
+    policy that extrapolates begins anew: it guides each step until it has as many behind it as its order asks for.
 
     Args:
         pipe: A stock diffusers pipeline with classifier-free guidance.
@@ -93,7 +98,8 @@ def guide(
 
     Raises:
         UnsupportedPipelineError: Here, if the pipeline's guidance is of an unknown layout, or another tool has replaced
-            its denoiser's methods; in the first step that drops a branch, if its batch turns out to be.
+            its denoiser's methods; in the first step, if its batch turns out to be, or what its denoiser is given
+            beside the latents has rows of which cannot be told whose they are.
         ShapefirstError: Not exactly one of policy, budget and tol; one that is no policy; a policy file that was made
             for another model or sampler; in the first step of a generation, a policy that does not fit its steps.
     """
@@ -139,7 +145,9 @@ class _GuidanceHook(DenoiserHook):
         super().__init__(pipe, denoiser)
         self._run: Run | None = None
         self._course: Course | None = None
-        self._course_of: tuple[Run | None, Policy | None, int] = None, None, 0  # run, policy and rows it was made for
+        self._course_of: tuple[Run | None, Policy | None] = None, None
+        self._conditions = Conditions()
+        self._scale: float | None = None  # w, as far as a policy asks for it
         self._guided = False
         self._guided_for: tuple[Run | None, int] = None, 0  # the run and the rows for which that was found out
         self._wrap: Callable[[torch.Tensor], Any] = _as_tuple  # a tensor -> the denoiser's kind of output
@@ -149,7 +157,7 @@ class _GuidanceHook(DenoiserHook):
     def new_forward(self, module: torch.nn.Module, *args: Any, **kwargs: Any) -> Any:
         forward = self.fn_ref.original_forward
         latents = self.latents(args, kwargs)
-        course = self._follow(self.argument("timestep", args, kwargs), latents)
+        course = self._follow(self.arguments(args, kwargs), latents)
         rows = range(len(latents)) if course is None or course.is_guided else course.rows()
 
         # With one image the fixed cost is most of a call; inference mode takes part of it away, where the caller
@@ -159,7 +167,7 @@ class _GuidanceHook(DenoiserHook):
             prediction = None
             if rows:
                 if len(rows) < len(latents):
-                    args, kwargs = _each_tensor((args, kwargs), _Taking(rows, len(latents)))
+                    args, kwargs = self._taken(args, kwargs, _Taking(rows, len(latents)))
                 prediction = forward(*args, **kwargs)
             if course is not None:
                 prediction = self._complete(course, prediction)
@@ -172,22 +180,33 @@ class _GuidanceHook(DenoiserHook):
         return prediction
 
     @torch.compiler.disable
-    def _follow(self, t: Any, latents: torch.Tensor) -> Course | None:
+    def _follow(self, arguments: dict[str, Any], latents: torch.Tensor) -> Course | None:
         """The course of this call's generation, brought up to date; None where its batch is to run as it is."""
         policy, previous = self.blocks[-1].policy, self._run
-        self._run = run = follow(previous, t, self.pipe)
+        self._run = run = follow(previous, arguments["timestep"], self.pipe)
         if run is not previous:
             check_unreplaced(self.denoiser)
         if isinstance(policy, TextSchedule):
             policy.check(run.num_steps)
         if policy == TextSchedule.always() or not self._is_guided(run, latents):
             return None
-        if self._course is None or self._course_of != (run, policy, len(latents)):
-            scale = guidance_scale_of(self.pipe) if isinstance(policy, Auto) else 1.0
-            self._course = Course(policy, len(latents) // 2, scale)
-            self._course_of = run, policy, len(latents)
-        self._course.begin(run)
+        begins = self._course_of != (run, policy)
+        if begins:
+            self._taken((), arguments, _Taking([0], len(latents)))  # what cannot be cut is refused before anything runs
+            self._course_of, self._conditions = (run, policy), Conditions()
+            self._scale = guidance_scale_of(self.pipe) if isinstance(policy, Auto) else None
+        scale = getattr(self.pipe, "guidance_scale", self._scale)
+        changed = policy.order is not None and self._conditions.change(arguments, self.latents_name, scale)
+        if begins or changed or self._course is None or 2 * self._course.images != len(latents):
+            self._course = Course(policy, len(latents) // 2, late=changed)
+        self._course.begin(run, scale)
         return self._course
+
+    @torch.compiler.disable
+    def _taken(self, args: tuple[Any, ...], kwargs: dict[str, Any], taking: _Taking) -> tuple[Any, Any]:
+        """The denoiser's arguments for some of the rows only."""
+        positional = (_rows_of(name, value, taking) for name, value in self.arguments(args, {}).items())
+        return tuple(positional), {name: _rows_of(name, value, taking) for name, value in kwargs.items()}
 
     @torch.compiler.disable
     def _complete(self, course: Course, prediction: Any) -> Any:
@@ -227,18 +246,51 @@ def _says(course: Course | None) -> AbstractContextManager[None]:
     return evaluating("null" if null else "text")
 
 
+#: Arguments that are the same for all rows, however many entries they have.
+_SHARED = frozenset({"image_rotary_emb", "img_ids", "ip_adapter_masks", "rotary_embedding", "txt_ids"})
+
+
+def _rows_of(name: str, value: Any, taking: _Taking) -> Any:
+    """Some rows of one of the denoiser's arguments, with all that is in it.
+
+    Raises:
+        UnsupportedPipelineError: It has tensors of which cannot be told what belongs to which row of the batch.
+    """
+    if name in _SHARED:
+        return value
+    if name.endswith("attention_kwargs"):
+        taking = replace(taking, exactly=True)
+    if isinstance(value, dict):
+        return {key: _rows_of(key, part, taking) for key, part in value.items()}
+    return _each_tensor(value, replace(taking, name=name))
+
+
 @dataclass(frozen=True)
 class _Taking:
-    """Some of the rows of a batch of `of`; other tensors stay as they are. Neighbouring rows are not copied."""
+    """Some of the rows of a batch of `of`, where each may have several entries: a video's frames have one each.
+
+    A single entry is for all rows alike and stays as it is. With `exactly`, so does what has not one entry a row: what
+    users hand to the attention processors may be anything. Neighbouring rows are not copied.
+    """
 
     rows: Sequence[int]
     of: int
+    name: str = "tensor"
+    exactly: bool = False
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        if x.ndim == 0 or len(x) != self.of:
+        if x.ndim == 0 or len(x) == 1 or (self.exactly and len(x) != self.of):
             return x
+        each, rest = divmod(len(x), self.of)
+        if rest or not each:
+            raise UnsupportedPipelineError(
+                f"The denoiser is given {self.of} rows of latents but {len(x)} of {self.name}, so it cannot be told "
+                "which of them belong to the branch to drop: give as many of them as there are images."
+            )
         first, last = self.rows[0], self.rows[-1]
-        return x[first : last + 1] if last - first + 1 == len(self.rows) else x[list(self.rows)]
+        if last - first + 1 == len(self.rows):
+            return x[first * each : (last + 1) * each]
+        return x.unflatten(0, (self.of, each))[list(self.rows)].flatten(0, 1)
 
 
 @torch.compiler.disable

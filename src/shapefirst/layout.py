@@ -30,6 +30,7 @@ _OTHER_LAYOUTS = {
     "guidance_scale_2": "two denoisers",
     "editing_prompt": "a branch per edit",
     "prior_guidance_scale": "two guided models",
+    "view_batch_size": "a batch for each view of the picture",
 }
 
 

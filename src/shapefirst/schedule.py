@@ -229,8 +229,13 @@ class Auto:
         check_kept(self.keep, self.order)
 
     def next_gap(self, gap: int, error: float) -> int:
-        """Steps to the next guided one, after one that came `gap` steps after its predecessor with this error."""
+        """Steps to the next guided one, after one that came `gap` steps after its predecessor with this error.
+
+        An error that is not a number, where predictions have overflown, lets no step pass.
+        """
         most = min(2 * gap + 1, self.MAX_GAP)
+        if math.isnan(error):
+            return 1
         if error == 0:
             return most if self.tol > 0 else 1
         return max(1, math.floor(min(gap * (self.tol / error) ** (1 / (self.order + 2)), most)))

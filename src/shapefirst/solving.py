@@ -98,7 +98,8 @@ def advance(
     for t in timesteps:
         x_in = [_scaled(run, t) for run, _ in runs]
         wanted = [(i, branch) for i, (_, act) in enumerate(runs) for branch in act.branches]
-        batch = evaluating_some if len(runs) > 1 else lambda: evaluating(*runs[0][1].branches)
+        whole = batch_size is None or batch_size >= len(wanted) * len(prompts.text)
+        batch = (lambda: evaluating(*runs[0][1].branches)) if len(runs) == 1 and whole else evaluating_some
         rows = _predict(pipe, denoiser, [(x_in[i], branch) for i, branch in wanted], t, prompts, batch, batch_size)
         calls = []
         for i, (run, act) in enumerate(runs):

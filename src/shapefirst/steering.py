@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from shapefirst.extrapolation import Memory, noise_level
+from shapefirst.extrapolation import Memory
 from shapefirst.schedule import Auto, Policy, TextSchedule
 from shapefirst.timeline import Run
 
@@ -27,27 +27,35 @@ class Course:
     Args:
         policy: The policy.
         images: B.
-        guidance_scale: w; a policy with a tolerance measures its errors by it, others do not ask.
+        late: It takes over half-way from another one, of other conditions: a policy that extrapolates guides every step
+            until it has as much to extrapolate from as it asks for.
     """
 
-    def __init__(self, policy: Policy, images: int, guidance_scale: float = 1.0) -> None:
-        self.policy, self.images, self._scale = policy, images, guidance_scale
+    def __init__(self, policy: Policy, images: int, *, late: bool = False) -> None:
+        self.policy, self.images, self._late = policy, images, late
         self._memory = None if policy.order is None else Memory(images, policy.order)
         self._guided: list[int] = []
+        self._begun = False
         self._due = [0] * images  # each image's next guided step, for policies with a tolerance
         self._latest = [(0, 0.0)] * images  # and its latest one, with its u
-        self._step, self._num_steps, self._measures, self._u = 0, 1, False, 0.0
+        self._step, self._num_steps, self._measures, self._u, self._scale = 0, 1, False, 0.0, 1.0
         self._dtype = torch.float32
 
     @torch.compiler.disable
-    def begin(self, run: Run) -> None:
-        """A call of the denoiser begins. A step with several (Heun) guides the same images in each."""
+    def begin(self, run: Run, guidance_scale: float | None = None) -> None:
+        """A call of the denoiser begins. A step with several (Heun) guides the same images in each.
+
+        Args:
+            run: Where the generation is.
+            guidance_scale: w; a policy with a tolerance measures its errors by it, others do not ask.
+        """
+        self._scale = 1.0 if guidance_scale is None else guidance_scale
         self._step, self._num_steps = run.step, run.num_steps
-        if run.begins_step:
-            self._guided = self._images_to_guide()
+        if run.begins_step or not self._begun:
+            self._guided, self._begun = self._images_to_guide(), True
         self._measures = run.begins_step and isinstance(self.policy, Auto)
         if self._memory is not None:
-            self._u = noise_level(run.scheduler, run.values[run.last])
+            self._u = run.levels[run.last]
 
     @property
     def is_guided(self) -> bool:
@@ -99,8 +107,13 @@ class Course:
 
     def _images_to_guide(self) -> list[int]:
         if isinstance(self.policy, TextSchedule):
-            return list(range(self.images)) if self.policy.uses_text(self._step, self._num_steps) else []
+            guided = self.policy.uses_text(self._step, self._num_steps) or self._must_learn()
+            return list(range(self.images)) if guided else []
         return [image for image in range(self.images) if self._due[image] <= self._step]
+
+    def _must_learn(self) -> bool:
+        """Whether a course that began late knows less than its policy extrapolates from, of all images alike."""
+        return self._late and self._memory is not None and self._memory.known(0) <= self._memory.order
 
     def _learn(self, null: Tensor, text: Tensor) -> None:
         """Remember what the guided images' rows gave, and find each one's next guided step."""

@@ -24,7 +24,7 @@ from shapefirst.guidance import is_steered
 from shapefirst.layout import denoiser_of
 from shapefirst.schedule import TextSchedule
 from shapefirst.solving import Run, advance
-from shapefirst.timeline import steps_of
+from shapefirst.timeline import steps_of, taking_step
 
 __all__ = ["denoise_together"]
 
@@ -79,16 +79,17 @@ def denoise_together(
             forks = [run, *(run.fork() for _ in range(len(ways) - 1))]
             moving += [(fork, act, those) for fork, (act, those) in zip(forks, ways.items(), strict=True)]
         timesteps = [t for t, at in zip(solver.timesteps, step_of, strict=True) if at == step]
-        advance(
-            pipe,
-            denoiser,
-            prompts,
-            [(run, act) for run, act, _ in moving],
-            timesteps,
-            guidance_scale,
-            extra=extra,
-            batch_size=batch_size,
-        )
+        with taking_step(start, step):
+            advance(
+                pipe,
+                denoiser,
+                prompts,
+                [(run, act) for run, act, _ in moving],
+                timesteps,
+                guidance_scale,
+                extra=extra,
+                batch_size=batch_size,
+            )
         if on_step is not None:
             on_step(len(timesteps) * sum(len(act.branches) for _, act, _ in moving))
         groups = [(run, those) for run, _, those in moving]

@@ -360,7 +360,8 @@ def _replay(steps: Sequence[Step], among: Sequence[Candidate], scale: float) -> 
         guided = sorted(candidate.schedule.guided_steps(candidate.steps))
         order, total = candidate.schedule.order or 0, 0.0
         for i in sorted(set(range(len(steps))) - set(guided)):
-            known = [step for step in guided if step < i][-order - 1 :]
+            places = {u[step]: step for step in guided if step < i}  # steps of equal timesteps are one place
+            known = list(places.values())[-order - 1 :]
             shares = torch.tensor(weights(tuple(u[j] for j in known), u[i]), device=both.device)
             wrong_null, wrong_d = torch.einsum("j,pj...->p...", shares, both[:, known]) - both[:, i]
             wrong = {

@@ -33,6 +33,11 @@ class Embeddings:
     text_pooled: torch.Tensor | None = None
     null_pooled: torch.Tensor | None = None
 
+    def equals(self, other: Embeddings) -> bool:
+        """Whether the others are the same, bit for bit."""
+        pairs = [(mine, getattr(other, name)) for name, mine in vars(self).items()]
+        return all(a is b or (a is not None and b is not None and torch.equal(a, b)) for a, b in pairs)
+
     def rows(self) -> dict[str, torch.Tensor]:
         """ "text", "mask" and "pooled", as far as there are such, each (2B, ...), null first."""
         pairs = {

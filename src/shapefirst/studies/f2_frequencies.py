@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from shapefirst.denoising import decode
+from shapefirst.denoising import Step, decode
+from shapefirst.extrapolation import noise_to_signal
 from shapefirst.prompts import Prompt
 from shapefirst.sheets import Cell, contact_sheet
 from shapefirst.spectrum import pixels, split
@@ -57,10 +58,11 @@ def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
     previews: list[list[Image.Image]] = []
     times: list[float] = []
     for here in subject.batches(len(prompts)):
-        times, x0s, x_ts, decoded = [], [], [], {}
+        times, abars, x0s, x_ts, decoded = [], [], [], [], {}
         for step in subject.steps_of(part(embeddings, here), seeds[here]):
-            abar = _abar(subject.pipe, [step.t])[0]
+            abar = _abar(step)
             times.append(step.t)
+            abars.append(abar)
             x0, eps = (z.float().cpu() for z in (step.x0, step.eps))
             x0s.append(x0)
             # Some solvers hold x_t in another scale; this is the paper's with every one.
@@ -69,8 +71,8 @@ def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
                 decoded[step.index] = decode(subject.pipe, step.x0)
             last = step
         final = decode(subject.pipe, last.x_next)
-        abars = _abar(subject.pipe, times)
-        parts.append(followed(last.x_next.float().cpu(), x0s, x_ts, final, decoded, abars, seeds[here]))
+        noised_at = torch.tensor(abars, dtype=torch.float64)
+        parts.append(followed(last.x_next.float().cpu(), x0s, x_ts, final, decoded, noised_at, seeds[here]))
         previews += [[decoded[at][i] for at in looks] for i in range(min(len(final), SHOWN - len(previews)))]
     return _finding(subject, prompts, joined(parts), times, looks, previews)
 
@@ -329,9 +331,9 @@ def _log(ratio: np.ndarray) -> np.ndarray:
     return np.log10(np.maximum(ratio, 1e-12))
 
 
-def _abar(pipe: Any, times: Sequence[float]) -> torch.Tensor:
-    """(T,) float64: abar at these timesteps; between whole ones, which Euler and Heun may ask for, at the nearest."""
-    return pipe.scheduler.alphas_cumprod.double().cpu()[torch.tensor(times).round().long()]
+def _abar(step: Step) -> float:
+    """The share of the signal in a step's x_t, abar_t; a flow's x_t is taken at the variance that it has with that."""
+    return 1 / (1 + noise_to_signal(step.solver, step.t) ** 2)
 
 
 STUDY: Final = Study(

@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from shapefirst.denoising import Step
+from shapefirst.extrapolation import noise_to_signal
 from shapefirst.prompts import Prompt
 from shapefirst.schedule import Branch as Kept
 from shapefirst.schedule import TextSchedule
@@ -66,17 +67,14 @@ class Norms:
 class Watch:
     """Takes the norms of a trunk's steps, for ``Subject.fork``."""
 
-    def __init__(self, pipe: Any, count: int, steps: int) -> None:
-        self._abar = pipe.scheduler.alphas_cumprod.double().cpu()
+    def __init__(self, count: int, steps: int) -> None:
         self._sigma = np.zeros(steps + 1)
         self._null, self._difference = np.zeros((2, count, steps))
 
     def __call__(self, rows: slice, step: Step) -> None:
         assert step.eps_null is not None  # every step of the trunk is guided
         assert step.eps_text is not None
-        # Between whole timesteps, which Euler and Heun may ask for, the nearest.
-        abar = float(self._abar[round(step.t)])
-        self._sigma[step.index] = ((1 - abar) / abar) ** 0.5
+        self._sigma[step.index] = noise_to_signal(step.solver, step.t)
         self._null[rows, step.index] = _norm(step.eps_null)
         self._difference[rows, step.index] = _norm(step.eps_text - step.eps_null)
 
@@ -104,7 +102,7 @@ def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
     def leaving(keep: Kept) -> Any:
         return lambda k: Branch(schedule=TextSchedule.until(k, keep=keep))
 
-    watch = Watch(subject.pipe, len(prompts), steps)
+    watch = Watch(len(prompts), steps)
     trunk, forked = subject.fork(
         subject.encode(prompts), seeds, grid[:-1], {keep: leaving(keep) for keep in KEEPS}, on_step=watch
     )

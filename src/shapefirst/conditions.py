@@ -1,0 +1,84 @@
+"""Whether a generation is still the one that its latest predictions were made in.
+
+Predictions change smoothly along a trajectory, and can be extrapolated, while what they are made of stays: the prompt's
+embeddings and whatever else the denoiser is given, the size of the latents, and the guidance scale. A callback may
+change each half-way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+__all__ = ["Conditions"]
+
+#: Arguments that change with every call by nature: the time, and what another network makes of the latents (a
+#: ControlNet, an adapter).
+_CHANGING = ("timestep", "sigma", "residual", "control")
+
+
+class Conditions:
+    """What the latest call was made under.
+
+    Tensors are compared by what they hold only where they are other objects, so that a pipeline that hands on the same
+    ones, as all of Stable Diffusion's do, never waits for the device.
+    """
+
+    def __init__(self) -> None:
+        self._leaves: list[Any] | None = None
+        self._versions: list[int] = []
+        self._size: torch.Size | None = None
+        self._scale: float | None = None
+        self._scale_moves = False
+
+    def change(self, arguments: Mapping[str, Any], latents: str, scale: float | None) -> bool:
+        """Take in a call's conditions; whether they are others than the call's before. Nothing changes at the first.
+
+        A guidance scale that moves in every call is a schedule of its own, as smooth as the predictions, and no change.
+
+        Args:
+            arguments: The denoiser's.
+            latents: The name of the latents among them.
+            scale: The guidance scale, as far as it is known.
+        """
+        leaves = [
+            leaf
+            for name, value in arguments.items()
+            if name != latents and not any(word in name for word in _CHANGING)
+            for leaf in _leaves_of(value)
+        ]
+        versions = [_version(leaf) for leaf in leaves]
+        size = arguments[latents].shape
+        moves = self._leaves is not None and scale != self._scale
+        changed = self._leaves is not None and (
+            size != self._size
+            or (moves and not self._scale_moves)
+            or len(leaves) != len(self._leaves)
+            or not all(map(_are_same, leaves, versions, self._leaves, self._versions))
+        )
+        self._leaves, self._versions, self._size, self._scale, self._scale_moves = leaves, versions, size, scale, moves
+        return changed
+
+
+def _leaves_of(tree: Any) -> list[Any]:
+    if isinstance(tree, Mapping):
+        tree = tuple(tree.values())
+    if isinstance(tree, (tuple, list)):
+        return [leaf for value in tree for leaf in _leaves_of(value)]
+    return [tree]
+
+
+def _version(leaf: Any) -> int:
+    """How often a tensor was written to, as far as it counts that."""
+    return leaf._version if isinstance(leaf, torch.Tensor) and not leaf.is_inference() else 0
+
+
+def _are_same(leaf: Any, version: int, old: Any, old_version: int) -> bool:
+    if leaf is old:
+        return version == old_version
+    if isinstance(leaf, torch.Tensor) and isinstance(old, torch.Tensor):
+        alike = (leaf.shape, leaf.dtype, leaf.device) == (old.shape, old.dtype, old.device)
+        return alike and torch.equal(leaf, old)
+    return type(leaf) is type(old) and bool(leaf == old)

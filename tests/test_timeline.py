@@ -1,0 +1,242 @@
+"""Steps are those that the call runs, with every scheduler and wherever it starts and stops."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import diffusers
+import naive
+import pytest
+import torch
+from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers
+from test_guidance import N, Spy, W, generate
+
+from shapefirst.attention import record
+from shapefirst.denoising import denoise, encode, generators
+from shapefirst.errors import ShapefirstError
+from shapefirst.guidance import guide, text_until
+from shapefirst.schedule import TextSchedule
+from shapefirst.timeline import steps_of
+from shapefirst.together import denoise_together
+
+# numpy has a word to say on how diffusers' KDPM2 takes a tensor apart, thousands of times.
+pytestmark = pytest.mark.filterwarnings("ignore:__array_wrap__")
+
+SCHEDULERS = [
+    pytest.param(kind.name, {"skip_prk_steps": skip} if kind.name == "PNDMScheduler" else {}, id=kind.name + mark)
+    for kind in KarrasDiffusionSchedulers
+    for skip, mark in ((True, ""), (False, "-prk"))
+    if skip or kind.name == "PNDMScheduler"
+]
+PROMPT, SEED = ["a red cat"], [11]
+
+
+def with_scheduler(pipe: Any, name: str, **more: Any) -> Any:
+    """The pipeline with another of diffusers' schedulers; some of them need a package that not everybody has."""
+    try:
+        pipe.scheduler = getattr(diffusers, name).from_config(pipe.scheduler.config, **more)
+        pipe.scheduler.set_timesteps(N)
+    except ImportError as error:
+        pytest.skip(str(error).strip().splitlines()[0])
+    return pipe
+
+
+def image_to_image(pipe: Any) -> Any:
+    other = diffusers.StableDiffusionImg2ImgPipeline(**pipe.components, requires_safety_checker=False)
+    other.set_progress_bar_config(disable=True)
+    return other
+
+
+def check_steps(pipe: Any, num_steps: int, **options: Any) -> None:
+    """The laws of text in the first k of the steps that run, against the stock call."""
+
+    def call() -> torch.Tensor:
+        torch.manual_seed(0)  # torchsde's noise does not ask the call's generator
+        return generate(pipe, PROMPT, SEED, **options)
+
+    with Spy(pipe) as spy:
+        stock = call()
+    calls = spy.rows // 2
+    assert naive.step_of_call(pipe.scheduler, calls - 1) == num_steps - 1
+    for k in sorted({1, num_steps // 2, num_steps}):
+        with text_until(pipe, k) as evaluations, Spy(pipe) as spy:
+            found = call()
+        with naive.both_branches_in(pipe.unet, lambda i, k=k: naive.step_of_call(pipe.scheduler, i) < k) as made:
+            expected = call()
+        guided = sum(naive.step_of_call(pipe.scheduler, i) < k for i in range(calls))
+        assert len(made) == evaluations.calls == calls
+        assert evaluations.rows == spy.rows == calls + guided
+        assert torch.equal(found, stock) if k == num_steps else naive.error(found, expected) < 1e-4
+    with text_until(pipe, fraction=0.5) as evaluations:
+        call()
+    half = int(0.5 * num_steps + 0.5)
+    assert evaluations.rows == calls + sum(naive.step_of_call(pipe.scheduler, i) < half for i in range(calls))
+    with (
+        pytest.raises(ShapefirstError, match=f"guides step {num_steps}, .* generation of {num_steps} is"),
+        text_until(pipe, num_steps + 1),
+    ):
+        call()
+
+
+def test_these_are_all_the_schedulers_that_stable_diffusion_takes(make_pipe):
+    assert {kind.name for kind in KarrasDiffusionSchedulers} == {c.__name__ for c in make_pipe().scheduler.compatibles}
+
+
+@pytest.mark.parametrize("strength", [0.4, 0.7, 1.0])
+@pytest.mark.parametrize(("name", "more"), SCHEDULERS)
+def test_image_to_image_with_every_scheduler(make_pipe, name, more, strength):
+    pipe = image_to_image(with_scheduler(make_pipe(), name, **more))
+    options = {"image": torch.rand(1, 3, 16, 16), "strength": strength, "num_inference_steps": 6}
+    check_steps(pipe, int(6 * strength), **options)
+
+
+@pytest.mark.parametrize(("name", "more"), SCHEDULERS)
+def test_text_to_image_with_every_scheduler(make_pipe, name, more):
+    check_steps(with_scheduler(make_pipe(), name, **more), 5, num_inference_steps=5)
+
+
+# --- where a call starts and stops ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "euler", "dpm-solver"])
+@pytest.mark.parametrize("end", [0.8, 0.5, 0.3])
+def test_a_call_that_stops_early(make_pipe, sampler, end):
+    """Stable Diffusion XL's base model leaves the last steps to its refiner."""
+    pipe = make_pipe("sdxl", sampler)
+    pipe.scheduler.set_timesteps(10)
+    num_steps = sum(t >= round(1000 * (1 - end)) for t in pipe.scheduler.timesteps.tolist())
+    assert num_steps < 10
+    check_steps(pipe, num_steps, num_inference_steps=10, denoising_end=end)
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "euler", "dpm-solver"])
+def test_a_call_that_starts_where_another_stopped(make_pipe, sampler):
+    pipe = make_pipe("sdxl", sampler)
+    refiner = diffusers.StableDiffusionXLImg2ImgPipeline(**pipe.components)
+    refiner.set_progress_bar_config(disable=True)
+    latents = generate(pipe, PROMPT, SEED, num_inference_steps=10, denoising_end=0.6)
+    for more in ({}, {"denoising_end": 0.9}):
+        options = {"num_inference_steps": 10, "image": latents, "denoising_start": 0.6, **more}
+        pipe.scheduler.set_timesteps(10)
+        noisy = [t for t in pipe.scheduler.timesteps.tolist() if t < 400]
+        num_steps = sum(t >= round(1000 * (1 - more["denoising_end"])) for t in noisy) if more else len(noisy)
+        check_steps(refiner, num_steps, **options)
+
+
+def test_heun_stops_in_the_middle_of_a_step(make_pipe):
+    """diffusers cuts the list where it is below a timestep: after the first of the two calls of a step."""
+    pipe = make_pipe("sdxl", "heun")
+    check_steps(pipe, 5, num_inference_steps=8, denoising_end=0.6)
+
+
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [
+        ("DDPMScheduler", {"timesteps": [900, 700, 400, 350, 100, 10]}),
+        ("LCMScheduler", {"timesteps": [899, 699, 399, 359, 99, 19]}),
+        ("EulerDiscreteScheduler", {"timesteps": [900, 700, 400, 350, 100, 10]}),
+        ("EulerDiscreteScheduler", {"sigmas": [1.5, 1.2, 0.9, 0.6, 0.3, 0.1, 0.0]}),
+        ("HeunDiscreteScheduler", {"timesteps": [900, 700, 400, 350, 100, 10]}),
+        ("DPMSolverMultistepScheduler", {"timesteps": [900, 700, 400, 350, 100, 10]}),
+        ("EDMEulerScheduler", {"sigmas": torch.linspace(0, 1, 6)}),
+    ],
+)
+def test_a_list_of_ones_own(make_pipe, name, given):
+    """After a call of fewer steps, whose number some schedulers keep."""
+    pipe = with_scheduler(make_pipe(), name)
+    generate(pipe, PROMPT, SEED, num_inference_steps=3)
+    check_steps(pipe, 6, num_inference_steps=6 if name == "EDMEulerScheduler" else None, **given)
+
+
+# --- timesteps that say little --------------------------------------------------------------------------------------
+
+SPACINGS = [
+    ("DPMSolverMultistepScheduler", {"use_karras_sigmas": True}),
+    ("DPMSolverMultistepScheduler", {"use_lu_lambdas": True}),
+    ("DPMSolverMultistepScheduler", {"use_exponential_sigmas": True}),
+    ("DPMSolverMultistepScheduler", {"use_beta_sigmas": True}),
+    ("DPMSolverSinglestepScheduler", {"use_karras_sigmas": True}),
+    ("UniPCMultistepScheduler", {"use_karras_sigmas": True}),
+    ("UniPCMultistepScheduler", {"use_exponential_sigmas": True}),
+    ("DEISMultistepScheduler", {"use_karras_sigmas": True}),
+    ("EulerDiscreteScheduler", {"use_karras_sigmas": True}),
+    ("HeunDiscreteScheduler", {"use_karras_sigmas": True}),
+    ("PNDMScheduler", {"skip_prk_steps": True}),
+]
+
+
+@pytest.mark.parametrize(("name", "more"), SPACINGS)
+def test_steps_of_equal_timesteps_are_steps(make_pipe, name, more):
+    """Karras', Lu's and exponential spacing round neighbours to the same timestep; PNDM has one twice in a step."""
+    pipe = with_scheduler(make_pipe(), name, **more)
+    options = {"num_inference_steps": 30, "guidance_scale": W}
+    with record(pipe, size=4) as own:
+        generate(pipe, PROMPT, SEED, **options)
+    with record(pipe, size=4) as looped:
+        list(denoise(pipe, PROMPT, generator=generators(SEED), **options))
+    with record(pipe, size=4) as together:
+        denoise_together(pipe, encode(pipe, PROMPT), [TextSchedule.always()], generator=generators(SEED), **options)
+    pipe.scheduler.set_timesteps(7)
+    with record(pipe, size=4) as mine:
+        loop(pipe, copy.deepcopy(pipe.scheduler), 30)
+    for maps in (looped, together, mine):
+        assert set(maps.text) == set(own.text) == set(range(30))
+        assert all(naive.error(maps.text[i], own.text[i]) < 1e-4 for i in range(30))
+
+
+@pytest.mark.parametrize("sampler", ["dpm-solver", "unipc"])
+def test_text_in_steps_of_equal_timesteps(make_pipe, sampler):
+    pipe = make_pipe("sd-epsilon", sampler)
+    pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, use_karras_sigmas=True)
+    pipe.scheduler.set_timesteps(30)
+    assert len(set(pipe.scheduler.timesteps.tolist())) < 30
+    check_steps(pipe, 30, num_inference_steps=30)
+
+
+def loop(pipe: Any, solver: Any, num_steps: int) -> torch.Tensor:
+    """A loop of one's own."""
+    solver.set_timesteps(num_steps)
+    prompts = encode(pipe, PROMPT)
+    x = naive.noise(SEED) * solver.init_noise_sigma
+    with torch.no_grad():
+        for t in solver.timesteps:
+            x_in = torch.cat([solver.scale_model_input(x, t)] * 2)
+            null, text = pipe.unet(x_in, t, torch.cat([prompts.null, prompts.text])).sample.chunk(2)
+            x = solver.step(null + W * (text - null), t, x).prev_sample
+    return x
+
+
+@pytest.mark.parametrize("name", ["DDIMScheduler", "HeunDiscreteScheduler", "PNDMScheduler"])
+def test_a_loop_with_a_scheduler_of_its_own_is_followed_by_its_own_list(make_pipe, name):
+    """The pipeline's own has never been set: its thousand timesteps have each of the others somewhere."""
+    pipe = make_pipe()
+    pipe.scheduler = getattr(diffusers, name).from_config(pipe.scheduler.config)
+    solver = copy.deepcopy(pipe.scheduler)
+    with text_until(pipe, 3) as evaluations:
+        x = loop(pipe, solver, 6)
+    calls = len(solver.timesteps)
+    assert evaluations.rows == calls + sum(naive.step_of_call(solver, i) < 3 for i in range(calls))
+    pipe.scheduler.set_timesteps(6)
+    with text_until(pipe, 3):
+        assert torch.equal(loop(pipe, pipe.scheduler, 6), x)
+
+
+def test_what_a_configuration_keeps_of_another_class_has_no_effect(make_pipe):
+    """Stable Diffusion comes with PNDM's, and from_config() hands it on."""
+    pndm = diffusers.PNDMScheduler(skip_prk_steps=True)
+    for name in ("ddim", "heun"):
+        pipe = make_pipe("sd-epsilon", name)
+        pipe.scheduler = type(pipe.scheduler).from_config(pndm.config, clip_sample=False)
+        assert pipe.scheduler.config.skip_prk_steps
+        pipe.scheduler.set_timesteps(4)
+        assert steps_of(pipe.scheduler) == ([0, 1, 2, 3] if name == "ddim" else [0, 0, 1, 1, 2, 2, 3])
+
+
+@pytest.mark.parametrize(("name", "more"), SPACINGS)
+@pytest.mark.parametrize("policy", ["every:2,order=3", "steps:0-14+17+19,order=2", "tol:0.02"])
+def test_extrapolation_stands_equal_timesteps(make_pipe, name, more, policy):
+    pipe = with_scheduler(make_pipe(), name, **more)
+    stock = generate(pipe, PROMPT, SEED, num_inference_steps=20)
+    with guide(pipe, policy):
+        assert naive.error(generate(pipe, PROMPT, SEED, num_inference_steps=20), stock) < 0.05
