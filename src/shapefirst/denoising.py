@@ -160,7 +160,7 @@ def denoise(
     denoiser = denoiser_of(pipe)
     if is_steered(denoiser):
         raise ShapefirstError("denoise() follows its own schedule: call it outside of guide() and text_until().")
-    if not hasattr(pipe.scheduler, "alphas_cumprod"):
+    if not (hasattr(pipe.scheduler, "alphas_cumprod") or is_flow(pipe.scheduler.config)):
         raise UnsupportedPipelineError(
             f"denoise() shows what is noise and what is clean by the alphas_cumprod of a scheduler, which "
             f"{type(pipe.scheduler).__name__} does not have: give the pipeline another one, such as DDIMScheduler."
