@@ -23,11 +23,11 @@ import torch
 from rich.progress import track
 
 from shapefirst import TextSchedule, load
-from shapefirst.denoising import encode, generators
-from shapefirst.layout import denoiser_of
+from shapefirst.families.layout import denoiser_of
+from shapefirst.files import save_text
 from shapefirst.models import make_sampler
+from shapefirst.sampling.loop import encode, generators
 from shapefirst.sweep.stopwatch import time_policies
-from shapefirst.writes import save_text
 
 SAMPLERS = {"ddim": 50, "dpm-solver": 25}  # with their numbers of steps
 POLICIES = {

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 
-from shapefirst.metrics.inception import Inception
+from shapefirst.measure.inception import Inception
 
 SIZES = ((64, 64), (299, 299), (512, 512), (100, 70))
 

@@ -33,18 +33,18 @@ import peers
 from rich.progress import track
 
 from shapefirst import TextSchedule, guide, load
-from shapefirst.commands_tune import CALIBRATION_SEED
-from shapefirst.denoising import generators
+from shapefirst.cli.tune import CALIBRATION_SEED
 from shapefirst.errors import first_line
-from shapefirst.metrics import l1, psnr, ssim
-from shapefirst.metrics.clip import ClipSimilarity, load_clip
+from shapefirst.files import atomic, save_text
+from shapefirst.measure import l1, psnr, ssim
+from shapefirst.measure.clip import ClipSimilarity, load_clip
+from shapefirst.measure.intervals import Interval, bootstrap
+from shapefirst.measure.judge import Judge
 from shapefirst.models import default_guidance_scale, locate
-from shapefirst.pocket.judge import Judge
-from shapefirst.pocket.quality import fresh_scenes
-from shapefirst.pocket.world import Scene
 from shapefirst.prompts import mixed
-from shapefirst.statistics import Interval, bootstrap
-from shapefirst.writes import atomic, save_text
+from shapefirst.sampling.loop import generators
+from shapefirst.training.quality import fresh_scenes
+from shapefirst.world.scenes import Scene
 
 STEPS = 50
 BATCH = 8

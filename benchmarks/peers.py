@@ -17,7 +17,7 @@ import torch
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from shapefirst.denoising import denoise, encode, generators
+from shapefirst.sampling.loop import denoise, encode, generators
 
 __all__ = ["adaptive_guidance", "cutoff_callback", "deepcache", "fit_linear_ag", "linear_ag", "tgate"]
 

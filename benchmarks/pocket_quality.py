@@ -12,8 +12,8 @@ import argparse
 from pathlib import Path
 
 from shapefirst.models import default_guidance_scale, locate
-from shapefirst.pocket.card import table_rows
-from shapefirst.pocket.quality import measure
+from shapefirst.training.card import table_rows
+from shapefirst.training.quality import measure
 
 
 def main() -> int:

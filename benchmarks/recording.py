@@ -18,7 +18,7 @@ from rich.progress import track
 from saving import PROMPTS, seconds_of
 
 from shapefirst import load
-from shapefirst.attention import record
+from shapefirst.attention.recording import record
 from shapefirst.models import default_guidance_scale
 
 BAR = 1.6

@@ -16,11 +16,11 @@ import numpy as np
 from PIL import Image
 from rich.progress import track
 
-from shapefirst.pocket.vocabulary import RELATIONS
-from shapefirst.pocket.world import place, render
+from shapefirst.files import save_png
 from shapefirst.prompts import Prompt
 from shapefirst.sweep.store import Store
-from shapefirst.writes import save_png
+from shapefirst.world.scenes import place, render
+from shapefirst.world.vocabulary import RELATIONS
 
 
 def relation_of(prompt: Prompt) -> str | None:

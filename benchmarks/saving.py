@@ -27,8 +27,8 @@ import torch
 from rich.progress import track
 
 from shapefirst import load, text_until
-from shapefirst.denoising import generators
 from shapefirst.models import default_guidance_scale
+from shapefirst.sampling.loop import generators
 
 STEPS, TEXT_STEPS = 50, 25
 PROMPTS = ["a red car", "a wooden cat", "a blue house above a glass fish", "a fluffy bear"] * 2

@@ -28,7 +28,7 @@ from typing import Any
 
 from rich.progress import track
 
-from shapefirst.loading import quiet_libraries
+from shapefirst.cli.loading import quiet_libraries
 from shapefirst.sweep.cost import cost_of
 from shapefirst.sweep.grid import FULL, Grid, Shards, prompts_of
 from shapefirst.sweep.rows import NOT_MEASURED

@@ -2,7 +2,7 @@
 
 from typer.testing import CliRunner
 
-from shapefirst.cli import app
+from shapefirst.cli.app import app
 
 
 def shapefirst(*arguments, text=None):

@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 
 from shapefirst.errors import ModelError, ShapefirstError
-from shapefirst.metrics.clip import Clip, ClipScore, ClipSimilarity, load_clip
-from shapefirst.metrics.vlm import DESCRIBE, VlmScore, load_vlm
-from shapefirst.metrics.vqa import VqaScore, load_vqa, questions
+from shapefirst.measure.clip import Clip, ClipScore, ClipSimilarity, load_clip
+from shapefirst.measure.vlm import DESCRIBE, VlmScore, load_vlm
+from shapefirst.measure.vqa import VqaScore, load_vqa, questions
 from shapefirst.prompts import Prompt
 
 PROMPTS = [

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shapefirst.metrics.answers import parse_score
+from shapefirst.measure.answers import parse_score
 
 
 @pytest.mark.parametrize(

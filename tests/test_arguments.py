@@ -12,8 +12,8 @@ import torch
 from test_guidance import Spy, W, generate, trace
 
 from shapefirst.errors import UnsupportedPipelineError
-from shapefirst.guidance import _rows_of, _Taking, guide, text_until
-from shapefirst.schedule import TextSchedule
+from shapefirst.guidance.blocks import _rows_of, _Taking, guide, text_until
+from shapefirst.policies.schedule import TextSchedule
 
 N = 5
 POLICIES = ["paper:2", "text:2", "every:2", "every:2,keep=null", "tol:0.05,keep=text"]

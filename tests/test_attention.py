@@ -13,13 +13,13 @@ import torch.nn.functional as F
 from conftest import KINDS
 from test_guidance import PROMPTS, SEEDS, N, W, denoiser_of, generate, trace
 
-from shapefirst.attention import class_weights, kl_divergence, record, substitute
-from shapefirst.denoising import decode, denoise, encode, generators
+from shapefirst.attention.recording import class_weights, kl_divergence, record, substitute
 from shapefirst.errors import ShapefirstError, UnsupportedPipelineError
-from shapefirst.guidance import guide, text_until
+from shapefirst.guidance.blocks import guide, text_until
 from shapefirst.models import SAMPLERS
-from shapefirst.schedule import TextSchedule
-from shapefirst.tokens import Positions, positions
+from shapefirst.policies.schedule import TextSchedule
+from shapefirst.prompts.tokens import Positions, positions
+from shapefirst.sampling.loop import decode, denoise, encode, generators
 
 OTHER = ["a blue house", "one bird"]
 STEPS = set(range(N))

@@ -12,8 +12,8 @@ from PIL import Image
 
 from shapefirst.__main__ import main
 from shapefirst.errors import ShapefirstError
-from shapefirst.machine import find_device
 from shapefirst.models import MODELS, is_pocket, loader
+from shapefirst.models.machine import find_device
 from shapefirst.prompts import read_prompts
 
 
@@ -147,8 +147,8 @@ def test_words_that_pocket_never_saw_are_named(out):
 
 @pytest.mark.usefixtures("pocket")
 def test_demo_writes_a_sheet_and_a_page_that_needs_nothing_else(out, monkeypatch):
-    monkeypatch.setattr("shapefirst.demo.STEPS", 4)
-    monkeypatch.setattr("shapefirst.demo.POLICIES", ("paper:2", "paper:1"))
+    monkeypatch.setattr("shapefirst.images.demo.STEPS", 4)
+    monkeypatch.setattr("shapefirst.images.demo.POLICIES", ("paper:2", "paper:1"))
     result = shapefirst("demo", "--out", out)
     assert result.exit_code == 0, result.output
     assert sorted(file.name for file in out.iterdir()) == ["index.html", "sheet.png"]
@@ -163,7 +163,7 @@ def test_demo_writes_a_sheet_and_a_page_that_needs_nothing_else(out, monkeypatch
 
 @pytest.mark.usefixtures("pocket")
 def test_demo_shows_the_policies_that_are_asked_for(out, monkeypatch):
-    monkeypatch.setattr("shapefirst.demo.STEPS", 6)
+    monkeypatch.setattr("shapefirst.images.demo.STEPS", 6)
     result = shapefirst(
         "demo", "--out", out, "--policy", "every:2", "--policy", "tol:0.5", "--policy", "every:2,order=2"
     )
@@ -206,7 +206,7 @@ def test_models_pocket_lists_its_words():
 
 @pytest.mark.usefixtures("pocket")
 def test_models_pocket_draws_a_sheet_of_its_words(tmp_path, monkeypatch):
-    monkeypatch.setattr("shapefirst.gallery.STEPS", 1)
+    monkeypatch.setattr("shapefirst.images.gallery.STEPS", 1)
     assert shapefirst("models", "pocket", "--sheet", tmp_path / "words.png").exit_code == 0
     assert Image.open(tmp_path / "words.png").width > 1000
 
@@ -312,10 +312,10 @@ def test_a_full_disk_behind_stdout_gets_one_sentence():
 def test_an_interrupted_import_ends_with_130(monkeypatch):
     class Interrupted:
         def find_spec(self, name, *_):
-            if name == "shapefirst.cli":
+            if name == "shapefirst.cli.app":
                 raise KeyboardInterrupt
 
-    monkeypatch.delitem(sys.modules, "shapefirst.cli")
+    monkeypatch.delitem(sys.modules, "shapefirst.cli.app")
     monkeypatch.setattr("sys.meta_path", [Interrupted()])
     with pytest.raises(SystemExit) as stopped:
         main()
@@ -361,7 +361,7 @@ def test_an_interrupted_run_exits_with_130_and_leaves_nothing(folder, out, monke
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("shapefirst.generation._sample", interrupted)
+    monkeypatch.setattr("shapefirst.images.jobs._sample", interrupted)
     result = shapefirst("generate", "a cat", "--model", folder, "--out", out)
     assert result.exit_code == 130
     assert "Traceback" not in result.output
@@ -369,7 +369,7 @@ def test_an_interrupted_run_exits_with_130_and_leaves_nothing(folder, out, monke
 
 
 def test_training_without_its_extra_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setattr("shapefirst.cli.find_spec", lambda name: None)
+    monkeypatch.setattr("shapefirst.cli.app.find_spec", lambda name: None)
     assert "shapefirst[train]" in one_sentence(shapefirst("train-pocket", "--out", tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 

@@ -160,7 +160,7 @@ def test_nothing_heavy_is_imported():
     code = "\n".join(
         [
             "import sys",
-            "from shapefirst.cli import app",
+            "from shapefirst.cli.app import app",
             "sys.argv = ['shapefirst', 'prompts', 'pocket', '--pairs', '2']",
             "try: app()\nexcept SystemExit as stop: print('exit code', stop.code or 0)",
             "print('heavy', sorted({'torch', 'numpy', 'PIL', 'transformers'} & sys.modules.keys()))",

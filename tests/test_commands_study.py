@@ -11,12 +11,13 @@ import pytest
 from commands import one_sentence, shapefirst
 from PIL import Image
 
-from shapefirst import commands_study, studies
+from shapefirst import studies
+from shapefirst.cli import study as commands_study
 from shapefirst.errors import ShapefirstError
-from shapefirst.statistics import Rule, bootstrap
-from shapefirst.studies import scores
-from shapefirst.studies.finding import DoesNotApply, Finding, Picture, Study, claim
-from shapefirst.studies.storage import load
+from shapefirst.findings.finding import DoesNotApply, Finding, Picture, Study, claim
+from shapefirst.findings.storage import load
+from shapefirst.measure import scores
+from shapefirst.measure.intervals import Rule, bootstrap
 
 #: What the fake studies do in their middle, by name.
 ACT: dict = {}
@@ -55,7 +56,7 @@ def fakes(monkeypatch, tmp_path):
     monkeypatch.setattr("shapefirst.models.loader.POCKET", weights)
     monkeypatch.setattr("shapefirst.models.locate", lambda name: weights)
     monkeypatch.setattr(commands_study, "load_quietly", lambda *arguments: "the pipeline")
-    monkeypatch.setattr("shapefirst.generation.cut_text", lambda pipe, text: text[60:])
+    monkeypatch.setattr("shapefirst.images.jobs.cut_text", lambda pipe, text: text[60:])
     monkeypatch.setattr(scores, "alignments_for", lambda name, **scorers: {"judge": (name, scorers)})
     return weights
 
@@ -317,7 +318,7 @@ def test_the_report_is_rebuilt_from_the_stored_results_alone(out):
             "import sys",
             "for name in ('torch', 'matplotlib', 'diffusers', 'transformers', 'pyarrow'): sys.modules[name] = None",
             f"sys.argv = ['shapefirst', 'report', {str(out)!r}]",
-            "from shapefirst.cli import app",
+            "from shapefirst.cli.app import app",
             "app()",
         ]
     )

@@ -10,11 +10,11 @@ import pytest
 import torch
 from test_guidance import PROMPTS, SEEDS, W, calls_of, generate
 
-from shapefirst.conditions import Conditions
-from shapefirst.denoising import denoise, encode, generators
-from shapefirst.guidance import guide
+from shapefirst.guidance.blocks import guide
+from shapefirst.guidance.conditions import Conditions
 from shapefirst.models import SAMPLERS
-from shapefirst.schedule import Auto, TextSchedule
+from shapefirst.policies.schedule import Auto, TextSchedule
+from shapefirst.sampling.loop import denoise, encode, generators
 
 N = 8
 OTHER = ["a blue house", "one bird"]

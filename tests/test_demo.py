@@ -2,12 +2,12 @@
 
 from PIL import Image
 
-from shapefirst.comparison import Comparison, decibels, percent
-from shapefirst.demo import PROMPTS, label
-from shapefirst.demo_page import demo_page
-from shapefirst.gallery import gallery_prompts
-from shapefirst.generation import Result
-from shapefirst.pocket.vocabulary import ATTRIBUTES, HELD_OUT, NOUNS, unknown_words
+from shapefirst.images.comparison import Comparison, decibels, percent
+from shapefirst.images.demo import PROMPTS, label
+from shapefirst.images.demo_page import demo_page
+from shapefirst.images.gallery import gallery_prompts
+from shapefirst.images.jobs import Result
+from shapefirst.world.vocabulary import ATTRIBUTES, HELD_OUT, NOUNS, unknown_words
 
 
 def row(title, prompt, value, seconds, reference=None):

@@ -12,11 +12,11 @@ from alphabets import bytes_of_clip, ids_read, reading_with, with_inversion
 from conftest import KINDS
 from test_guidance import PROMPTS, SEEDS, N, W, generate
 
-from shapefirst.denoising import Embeddings, decode, denoise, encode, generators, preprocessed
 from shapefirst.errors import ShapefirstError
-from shapefirst.guidance import guide, text_until
+from shapefirst.guidance.blocks import guide, text_until
 from shapefirst.models import SAMPLERS
-from shapefirst.schedule import Auto, TextSchedule
+from shapefirst.policies.schedule import Auto, TextSchedule
+from shapefirst.sampling.loop import Embeddings, decode, denoise, encode, generators, preprocessed
 
 OPTIONS = {"num_inference_steps": N, "guidance_scale": W}
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from shapefirst.embeddings import blank, keep_only, noise, switch_eos
 from shapefirst.errors import ShapefirstError
-from shapefirst.tokens import Positions
+from shapefirst.prompts.edits import blank, keep_only, noise, switch_eos
+from shapefirst.prompts.tokens import Positions
 
 L, D = 8, 400
 

@@ -15,9 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shapefirst.errors import ShapefirstError
-from shapefirst.metrics import Moments, frechet_distance
-from shapefirst.metrics.frechet import read_gaussian
-from shapefirst.statistics import jackknife
+from shapefirst.measure import Moments, frechet_distance
+from shapefirst.measure.frechet import read_gaussian
+from shapefirst.measure.intervals import jackknife
 
 
 def with_moments(mean, covariance, count=40, seed=0):

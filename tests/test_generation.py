@@ -5,10 +5,10 @@ import math
 import numpy as np
 import pytest
 
-from shapefirst.comparison import Comparison
 from shapefirst.errors import ShapefirstError
-from shapefirst.generation import Job, Sampling, cut_text, generate, plan
-from shapefirst.schedule import TextSchedule
+from shapefirst.images.comparison import Comparison
+from shapefirst.images.jobs import Job, Sampling, cut_text, generate, plan
+from shapefirst.policies.schedule import TextSchedule
 
 FULL, HALF = TextSchedule.always(), TextSchedule.until(2)
 FOUR_STEPS = Sampling(guidance_scale=5.0, steps=4)
@@ -68,7 +68,7 @@ def test_a_seed_gives_the_same_image_in_any_batch(make_pipe):
 
 
 def test_the_images_are_the_pipelines_own(make_pipe):
-    from shapefirst.denoising import generators
+    from shapefirst.sampling.loop import generators
 
     pipe = make_pipe()
     mine = generate(pipe, [Job("a cat", 5)], {"": FULL}, Sampling(5.0, 4, negative_prompt="a dog"))[""][0]

@@ -12,11 +12,11 @@ import pytest
 import torch
 from conftest import KINDS
 
-from shapefirst.denoising import generators
 from shapefirst.errors import ShapefirstError, UnsupportedPipelineError
-from shapefirst.guidance import guide, text_until
+from shapefirst.guidance.blocks import guide, text_until
 from shapefirst.models import SAMPLERS
-from shapefirst.schedule import Auto, TextSchedule
+from shapefirst.policies.schedule import Auto, TextSchedule
+from shapefirst.sampling.loop import generators
 
 N, W = 4, 5.0
 PROMPTS = ["a red cat", "two dogs"]
@@ -339,7 +339,7 @@ def test_rescaled_guidance_stays_right(make_pipe):
 
 def test_every_batched_argument_is_halved(make_pipe):
     """In lists, tuples and dicts; what is not batched stays."""
-    from shapefirst.guidance import _each_tensor, _Taking
+    from shapefirst.guidance.blocks import _each_tensor, _Taking
 
     pair = torch.arange(4.0)[:, None]
     tree = {"a": [pair, (pair, None)], "scale": 0.5, "t": torch.tensor(3), "other": torch.zeros(1, 4)}
@@ -638,7 +638,7 @@ def test_pipelines_of_another_layout_are_refused_at_the_border(make_pipe):
         "StableDiffusionXLPipeline": None,
         "PixArtSigmaPipeline": None,
     }.items():
-        from shapefirst.layout import check_layout
+        from shapefirst.families.layout import check_layout
 
         if message is None:
             check_layout(getattr(diffusers, name))

@@ -19,9 +19,9 @@ from safetensors.torch import load_file, save_file
 from test_models import refusal
 
 from shapefirst import TextSchedule, guide
-from shapefirst.denoising import decode, denoise, generators
 from shapefirst.models import MODELS, load, locate
 from shapefirst.prompts import Pair, Prompt
+from shapefirst.sampling.loop import decode, denoise, generators
 from shapefirst.studies.subject import DoesNotApply, Subject
 from shapefirst.studies.switching import encode_pairs, padded, pooled_out
 

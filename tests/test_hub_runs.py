@@ -10,7 +10,7 @@ from layouts import LAYOUTS
 from PIL import Image
 from typer.testing import CliRunner
 
-from shapefirst.cli import app
+from shapefirst.cli.app import app
 
 PROMPTS = [
     f"a {attribute} {noun}{place}"

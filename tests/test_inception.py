@@ -9,8 +9,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from shapefirst.errors import ModelError
-from shapefirst.metrics import inception
-from shapefirst.metrics.inception import Inception, load_inception
+from shapefirst.measure import inception
+from shapefirst.measure.inception import Inception, load_inception
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from shapefirst.errors import ShapefirstError
-from shapefirst.metrics import difference, l1, psnr, ssim
+from shapefirst.measure import difference, l1, psnr, ssim
 
 
 def grey(value, size=(4, 6)):

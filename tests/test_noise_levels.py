@@ -14,12 +14,12 @@ from conftest import BETAS
 from test_guidance import N, W, generate
 from test_timeline import PROMPT, SCHEDULERS, SEED, with_scheduler
 
-from shapefirst.denoising import denoise, generators
 from shapefirst.errors import UnsupportedPipelineError
-from shapefirst.extrapolation import noise_level
-from shapefirst.guidance import guide
-from shapefirst.schedule import Auto, TextSchedule
-from shapefirst.timeline import follow
+from shapefirst.guidance.blocks import guide
+from shapefirst.guidance.extrapolation import noise_level
+from shapefirst.guidance.timeline import follow
+from shapefirst.policies.schedule import Auto, TextSchedule
+from shapefirst.sampling.loop import denoise, generators
 
 # numpy has a word to say on how diffusers' KDPM2 takes a tensor apart, thousands of times.
 pytestmark = pytest.mark.filterwarnings("ignore:__array_wrap__")

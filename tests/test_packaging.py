@@ -19,7 +19,7 @@ def imported_by(code):
 
 def command(*arguments):
     run = "try: app()\nexcept SystemExit as stop: assert not stop.code"
-    return f"sys.argv = {['shapefirst', *arguments]!r}\nfrom shapefirst.cli import app\n{run}"
+    return f"sys.argv = {['shapefirst', *arguments]!r}\nfrom shapefirst.cli.app import app\n{run}"
 
 
 @pytest.mark.parametrize(

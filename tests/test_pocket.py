@@ -7,15 +7,15 @@ import pytest
 import torch
 
 from shapefirst import load, text_until
-from shapefirst.denoising import generators
-from shapefirst.metrics import psnr
+from shapefirst.measure import psnr
 from shapefirst.models import MODELS, locate
-from shapefirst.pocket.vocabulary import ATTRIBUTES, NOUNS
+from shapefirst.sampling.loop import generators
+from shapefirst.world.vocabulary import ATTRIBUTES, NOUNS
 
 pytest.importorskip("resvg_py", reason="the judge stands beside the world, which needs the 'train' extra")
-from shapefirst.pocket.card import table_rows
-from shapefirst.pocket.judge import Judge
-from shapefirst.pocket.quality import Figure
+from shapefirst.measure.judge import Judge
+from shapefirst.training.card import table_rows
+from shapefirst.training.quality import Figure
 
 PROMPTS = ["a red car", "a blue heart", "a yellow star", "a green tree", "a wooden house", "a rubber umbrella"]
 WEIGHTS = locate("pocket")

@@ -7,12 +7,12 @@ import torch
 from PIL import Image
 
 from shapefirst.errors import ModelError, ShapefirstError
+from shapefirst.measure.judging import JudgeScore, can_judge, load_judge
+from shapefirst.measure.scores import alignments_for, features_for, similarity_for
 from shapefirst.models import locate
-from shapefirst.pocket.alignment import JudgeScore, can_judge, load_judge
-from shapefirst.pocket.vocabulary import ATTRIBUTES, NOUNS
-from shapefirst.pocket.world import render, sample_scene
 from shapefirst.prompts import Prompt
-from shapefirst.studies.scores import alignments_for, features_for, similarity_for
+from shapefirst.world.scenes import render, sample_scene
+from shapefirst.world.vocabulary import ATTRIBUTES, NOUNS
 
 
 def prompt_of(scene):

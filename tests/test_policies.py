@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from test_guidance import N, generate
 
 from shapefirst.errors import ShapefirstError, UnsupportedPipelineError
-from shapefirst.extrapolation import Memory, noise_level, weights
-from shapefirst.guidance import guide
-from shapefirst.placement import spread
-from shapefirst.policies import parse_policy
-from shapefirst.policy_file import PolicyFile, model_digest, read_policy, sampler_digest, write_policy
-from shapefirst.schedule import Auto, TextSchedule
+from shapefirst.guidance.blocks import guide
+from shapefirst.guidance.extrapolation import Memory, noise_level, weights
+from shapefirst.policies.file import PolicyFile, model_digest, read_policy, sampler_digest, write_policy
+from shapefirst.policies.placement import spread
+from shapefirst.policies.schedule import Auto, TextSchedule
+from shapefirst.policies.words import parse_policy
 
 STEPS = st.integers(1, 80)
 KEEP = st.sampled_from(["null", "text", "neither"])

@@ -11,7 +11,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from shapefirst.errors import ShapefirstError
-from shapefirst.pocket.vocabulary import ATTRIBUTES, NOUNS, TEXTURES
 from shapefirst.prompts import (
     Prompt,
     as_lines,
@@ -26,6 +25,7 @@ from shapefirst.prompts import (
     read_prompts,
     sample,
 )
+from shapefirst.world.vocabulary import ATTRIBUTES, NOUNS, TEXTURES
 
 COLOUR = "a green bench and a red car\r\na brown cat and a red orange\r\nA black cat is inside a white toilet.\r\n"
 TEXTURE = "a wooden spoon and rubber gloves\na fluffy teddy bear and a glass jar\n"

@@ -8,11 +8,12 @@ import torch
 from PIL import Image
 
 pytest.importorskip("resvg_py", reason="the world needs the 'train' extra")
-from shapefirst.pocket.card import table_rows
-from shapefirst.pocket.judge import Judge, Verdict, augment
-from shapefirst.pocket.quality import Figure, fresh_held_out, fresh_scenes, judged, judged_pairs, level, share
-from shapefirst.pocket.vocabulary import ATTRIBUTES, HELD_OUT, NOUNS
-from shapefirst.pocket.world import place
+from shapefirst.measure.judge import Judge, Verdict
+from shapefirst.training.card import table_rows
+from shapefirst.training.judge import augment
+from shapefirst.training.quality import Figure, fresh_held_out, fresh_scenes, judged, judged_pairs, level, share
+from shapefirst.world.scenes import place
+from shapefirst.world.vocabulary import ATTRIBUTES, HELD_OUT, NOUNS
 
 
 def test_wilson_interval_solves_its_defining_equation():

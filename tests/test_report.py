@@ -9,12 +9,12 @@ from html.parser import HTMLParser
 import pytest
 from PIL import Image
 
+from shapefirst.drawing.numbers import duration, number, one_of, plural, reach, strip
 from shapefirst.errors import ShapefirstError
+from shapefirst.findings.finding import Chart, Claim, Finding, Picture, Study, Summary
+from shapefirst.findings.storage import Setting, load_all, save, save_inapplicable
+from shapefirst.measure.intervals import Interval, Rule
 from shapefirst.report import render, write_report
-from shapefirst.report.figures import duration, number, one_of, plural, reach, strip
-from shapefirst.statistics import Interval, Rule
-from shapefirst.studies.finding import Chart, Claim, Finding, Picture, Study, Summary
-from shapefirst.studies.storage import Setting, load_all, save, save_inapplicable
 
 pytest.importorskip("pyarrow")
 

@@ -15,19 +15,19 @@ import scorers
 from PIL import Image
 
 import shapefirst
+from shapefirst.drawing.sheets import Cell, contact_sheet
 from shapefirst.errors import ShapefirstError
-from shapefirst.metrics import Moments, difference, l1, psnr, ssim
-from shapefirst.metrics.clip import load_clip
-from shapefirst.metrics.inception import Inception
-from shapefirst.metrics.vlm import load_vlm
-from shapefirst.metrics.vqa import load_vqa
+from shapefirst.measure import Moments, difference, l1, psnr, ssim
+from shapefirst.measure.clip import load_clip
+from shapefirst.measure.inception import Inception
+from shapefirst.measure.rgb import read_rgb, to_rgb, unit
+from shapefirst.measure.scores import features_for
+from shapefirst.measure.shapes import silhouette
+from shapefirst.measure.spectrum import pixels
+from shapefirst.measure.vlm import load_vlm
+from shapefirst.measure.vqa import load_vqa
 from shapefirst.prompts import Prompt
-from shapefirst.rgb import read_rgb, to_rgb, unit
-from shapefirst.shapes import silhouette
-from shapefirst.sheets import Cell, contact_sheet
-from shapefirst.spectrum import pixels
 from shapefirst.studies.maps import overlay
-from shapefirst.studies.scores import features_for
 from shapefirst.sweep import reference
 from shapefirst.sweep.work import Scores
 

@@ -8,14 +8,14 @@ from dataclasses import replace
 import pytest
 
 from shapefirst.errors import ShapefirstError
+from shapefirst.findings.finding import DoesNotApply, Finding, Study, claim
+from shapefirst.findings.storage import Setting, load
+from shapefirst.measure.intervals import Rule, bootstrap
+from shapefirst.models.fingerprint import fingerprint
 from shapefirst.prompts import as_lines
-from shapefirst.statistics import Rule, bootstrap
 from shapefirst.studies import COSTS, STUDIES, chosen
-from shapefirst.studies.finding import DoesNotApply, Finding, Study, claim
-from shapefirst.studies.fingerprint import fingerprint
 from shapefirst.studies.runner import make_plan, make_tasks, run
 from shapefirst.studies.selection import digest, source
-from shapefirst.studies.storage import Setting, load
 from shapefirst.studies.subject import Subject
 
 COMMON = Setting("pocket", "abc", "1.0", 0, 50, 4.0, "ddim", False, 0, "", "", "a machine", 0.0)

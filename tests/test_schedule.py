@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shapefirst.errors import ShapefirstError
-from shapefirst.schedule import TextSchedule
+from shapefirst.policies.schedule import TextSchedule
 
 STEPS = st.integers(1, 60)
 BRANCH = st.sampled_from(["null", "text"])
@@ -105,7 +105,7 @@ def test_contradictions_are_refused(make, message):
 
 
 def test_importing_the_package_imports_nothing_heavy():
-    code = "import sys, shapefirst, shapefirst.schedule; print({'torch', 'diffusers', 'numpy'} & set(sys.modules))"
+    code = "import sys, shapefirst.policies.schedule; print({'torch', 'diffusers', 'numpy'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 

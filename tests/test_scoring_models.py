@@ -10,8 +10,8 @@ import scorers
 import torch
 
 from shapefirst.errors import ModelError, ShapefirstError
-from shapefirst.metrics.clip import load_clip
-from shapefirst.metrics.vqa import load_vqa
+from shapefirst.measure.clip import load_clip
+from shapefirst.measure.vqa import load_vqa
 from shapefirst.models.scoring import find
 
 

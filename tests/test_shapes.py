@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image, ImageFilter
 
 from shapefirst.errors import ShapefirstError
-from shapefirst.shapes import binarise, f1, iou, otsu, resize, silhouette
+from shapefirst.measure.shapes import binarise, f1, iou, otsu, resize, silhouette
 
 laws = settings(deadline=None, max_examples=100)
 numbers = arrays(np.int64, array_shapes(max_dims=1, max_side=12), elements=st.integers(-9, 9))
@@ -98,7 +98,7 @@ def test_maps_are_resized_without_new_extremes():
 def scenes():
     """400 of the world's scenes, a quarter of them with two objects: image and true mask."""
     pytest.importorskip("resvg_py", reason="the world needs the 'train' extra")
-    from shapefirst.pocket.world import render, sample_scene
+    from shapefirst.world.scenes import render, sample_scene
 
     rng = np.random.default_rng(0)
     drawn = [render(sample_scene(rng, pair=i % 4 == 0)) for i in range(400)]

@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from shapefirst.sheets import Cell, contact_sheet
+from shapefirst.drawing.sheets import Cell, contact_sheet
 
 RED, GREEN = (220, 30, 30), (30, 160, 30)
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from shapefirst.errors import ShapefirstError
-from shapefirst.spectrum import energies, low_high_bands, modes, pixels, radial_bands, radius, snr, split
+from shapefirst.measure.spectrum import energies, low_high_bands, modes, pixels, radial_bands, radius, snr, split
 
 sides = st.integers(1, 24)
 seeds = st.integers(0, 2**32 - 1)

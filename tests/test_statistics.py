@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shapefirst.drawing import charts
 from shapefirst.errors import ShapefirstError
-from shapefirst.statistics import Interval, Rule, bootstrap, hardest, jackknife, ratio_of_means
-from shapefirst.studies import charts
+from shapefirst.measure.intervals import Interval, Rule, bootstrap, hardest, jackknife, ratio_of_means
 
 
 def test_the_interval_of_a_mean_is_the_normal_one_for_many_prompts():

@@ -10,8 +10,8 @@ import torch
 from diffusers.models.attention_processor import Attention
 
 from shapefirst.errors import ShapefirstError
-from shapefirst.layout import denoiser_of
-from shapefirst.schedule import TextSchedule
+from shapefirst.families.layout import denoiser_of
+from shapefirst.policies.schedule import TextSchedule
 from shapefirst.sweep.grid import Setting
 from shapefirst.sweep.latency import Latency, Parts, Timing, calls_table, parts_table, read_latencies, updated
 from shapefirst.sweep.stopwatch import parts_of, time_policies, whole_call

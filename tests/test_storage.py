@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from shapefirst.errors import ShapefirstError
-from shapefirst.statistics import Interval, Rule
-from shapefirst.studies.finding import Chart, Finding, Picture, Study, Summary, claim
-from shapefirst.studies.storage import Setting, load, load_all, mismatch, save, save_inapplicable
+from shapefirst.findings.finding import Chart, Finding, Picture, Study, Summary, claim
+from shapefirst.findings.storage import Setting, load, load_all, mismatch, save, save_inapplicable
+from shapefirst.measure.intervals import Interval, Rule
 
 parquet = pytest.importorskip("pyarrow.parquet")
 
@@ -241,7 +241,7 @@ def test_reading_needs_no_torch_matplotlib_pyarrow_or_study(tmp_path):
         "heavy = ('torch', 'diffusers', 'transformers', 'matplotlib', 'pyarrow')\n"
         "for name in (*heavy, 'shapefirst.studies.f4_eos_decides'):\n"
         "    sys.modules[name] = None\n"
-        "from shapefirst.studies.storage import load_all\n"
+        "from shapefirst.findings.storage import load_all\n"
         "from shapefirst.report import render\n"
         f"print(len(render(load_all(Path({str(tmp_path)!r})))))\n"
     )

@@ -11,16 +11,16 @@ from alphabets import bytes_of_clip, reading_with, with_inversion
 from conftest import KINDS
 from PIL import Image
 
-from shapefirst.attention import kl_divergence, record, substitute
-from shapefirst.denoising import denoise, encode, generators
+from shapefirst.attention.recording import kl_divergence, record, substitute
 from shapefirst.errors import ShapefirstError
+from shapefirst.findings.finding import DoesNotApply, Finding
+from shapefirst.measure.shapes import iou
 from shapefirst.prompts import Pair, Prompt
-from shapefirst.shapes import iou
+from shapefirst.prompts.tokens import positions
+from shapefirst.sampling.loop import denoise, encode, generators
 from shapefirst.studies import a5_maps_of_keys, a7_switched_maps, f1_shape_first, f3_sos_attention
-from shapefirst.studies.finding import DoesNotApply, Finding
 from shapefirst.studies.maps import Followed, Word, course, follow, overlay, shape_in, shape_of, step_at, words_of
 from shapefirst.studies.subject import Meter, Subject
-from shapefirst.tokens import positions
 
 PROMPTS = [
     Prompt.of(("red", "car"), "colour"),

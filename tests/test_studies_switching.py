@@ -16,13 +16,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from shapefirst.denoising import generators
-from shapefirst.layout import denoiser_of
-from shapefirst.metrics import l1
-from shapefirst.pocket.alignment import JudgeScore
-from shapefirst.pocket.vocabulary import ATTRIBUTES, NOUNS
+from shapefirst.families.layout import denoiser_of
+from shapefirst.findings.finding import DoesNotApply, Finding
+from shapefirst.findings.tables import cell
+from shapefirst.measure import l1
+from shapefirst.measure.judging import JudgeScore
+from shapefirst.policies.schedule import TextSchedule
 from shapefirst.prompts import Pair, Prompt
-from shapefirst.schedule import TextSchedule
+from shapefirst.sampling.loop import generators
 from shapefirst.studies import (
     a1_how_many_eos,
     a2_alone,
@@ -37,10 +38,9 @@ from shapefirst.studies import (
     settings,
     x1_conditions,
 )
-from shapefirst.studies.finding import DoesNotApply, Finding
 from shapefirst.studies.subject import Meter, Subject
 from shapefirst.studies.switching import described, encode_pairs, padded, seen_eos
-from shapefirst.studies.tables import cell
+from shapefirst.world.vocabulary import ATTRIBUTES, NOUNS
 
 STEPS = 4
 SOURCES = [

@@ -12,18 +12,18 @@ import torch
 from conftest import KINDS
 from PIL import Image
 
-from shapefirst.denoising import decode, denoise, encode, generators
-from shapefirst.generation import Job, Sampling, generate
-from shapefirst.guidance import text_until
-from shapefirst.metrics import l1
-from shapefirst.metrics.frechet import frechet_distance
+from shapefirst.findings.finding import DoesNotApply, Finding
+from shapefirst.guidance.blocks import text_until
+from shapefirst.images.jobs import Job, Sampling, generate
+from shapefirst.measure import distances, l1
+from shapefirst.measure.frechet import frechet_distance
+from shapefirst.measure.intervals import bootstrap, settled
+from shapefirst.measure.spectrum import radial_bands, split
+from shapefirst.policies.schedule import TextSchedule
 from shapefirst.prompts import Prompt
-from shapefirst.schedule import TextSchedule
-from shapefirst.spectrum import radial_bands, split
-from shapefirst.statistics import bootstrap, settled
-from shapefirst.studies import distances, f2_frequencies, f6_text_dropped, f7_savings, x2_policies
+from shapefirst.sampling.loop import decode, denoise, encode, generators
+from shapefirst.studies import dropping, f2_frequencies, f6_text_dropped, f7_savings, x2_policies
 from shapefirst.studies.bands import correlations, noise, two_bands, without_mean
-from shapefirst.studies.finding import DoesNotApply, Finding
 from shapefirst.studies.subject import Branch, Subject
 
 N, W = 4, 5.0
@@ -173,7 +173,7 @@ def test_f2_measures_the_run_itself(make_subject):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_fork_is_the_run_with_less_text(make_subject, kind, keep):
     """Leaving the trunk at k with null or text kept gives what ``text_until`` gives by itself."""
-    from shapefirst.schedule import TextSchedule
+    from shapefirst.policies.schedule import TextSchedule
 
     subject = make_subject(kind)
     texts, seeds = [p.text for p in PROMPTS], [11, 12, 13]
@@ -363,6 +363,6 @@ def test_distances_to_images():
 
 
 def test_shares_of_a_run():
-    assert distances.steps_at(f6_text_dropped.SHARES, 50) == list(range(0, 51, 5))
-    assert distances.steps_at(f6_text_dropped.SHARES, 4) == [0, 1, 2, 3, 4]
+    assert dropping.steps_at(f6_text_dropped.SHARES, 50) == list(range(0, 51, 5))
+    assert dropping.steps_at(f6_text_dropped.SHARES, 4) == [0, 1, 2, 3, 4]
     assert f6_text_dropped.evaluations(list(range(0, 51, 5)), 50) == (650, 1550)

@@ -16,14 +16,15 @@ from commands import one_sentence, shapefirst
 from PIL import Image
 from rich.console import Console
 
-from shapefirst import __version__, load, tables_sweep, terminal
-from shapefirst.denoising import decode, denoise, generators
+from shapefirst import __version__, load
+from shapefirst.cli import tables_sweep, terminal
 from shapefirst.errors import ModelError, ShapefirstError
-from shapefirst.metrics import l1
-from shapefirst.metrics.frechet import Moments, frechet_distance
+from shapefirst.findings.finding import Summary
+from shapefirst.measure import l1
+from shapefirst.measure.frechet import Moments, frechet_distance
+from shapefirst.measure.intervals import Interval
 from shapefirst.prompts import Prompt
-from shapefirst.statistics import Interval
-from shapefirst.studies.finding import Summary
+from shapefirst.sampling.loop import decode, denoise, generators
 from shapefirst.sweep import run as running
 from shapefirst.sweep.cost import cost_of, disk_bytes
 from shapefirst.sweep.grid import Grid, Setting, Shards, prompts_of, read_grid

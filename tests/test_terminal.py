@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 
-from shapefirst import terminal
+from shapefirst.cli import terminal
 
 
 def test_a_log_of_hours_has_a_line_now_and_then(monkeypatch, capsys):

@@ -12,13 +12,13 @@ import torch
 from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers
 from test_guidance import N, Spy, W, generate
 
-from shapefirst.attention import record
-from shapefirst.denoising import denoise, encode, generators
+from shapefirst.attention.recording import record
 from shapefirst.errors import ShapefirstError
-from shapefirst.guidance import guide, text_until
-from shapefirst.schedule import TextSchedule
-from shapefirst.timeline import steps_of
-from shapefirst.together import denoise_together
+from shapefirst.guidance.blocks import guide, text_until
+from shapefirst.guidance.timeline import steps_of
+from shapefirst.policies.schedule import TextSchedule
+from shapefirst.sampling.loop import denoise, encode, generators
+from shapefirst.sampling.together import denoise_together
 
 # numpy has a word to say on how diffusers' KDPM2 takes a tensor apart, thousands of times.
 pytestmark = pytest.mark.filterwarnings("ignore:__array_wrap__")

@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_guidance import PROMPTS, SEEDS, W
 
-from shapefirst.acts import evaluations_together
-from shapefirst.attention import record
-from shapefirst.denoising import denoise, encode, generators
+from shapefirst.attention.recording import record
 from shapefirst.errors import ShapefirstError
-from shapefirst.guidance import guide
+from shapefirst.guidance.blocks import guide
 from shapefirst.models import SAMPLERS, sampler_info
-from shapefirst.schedule import TextSchedule
-from shapefirst.together import denoise_together
+from shapefirst.policies.acts import evaluations_together
+from shapefirst.policies.schedule import TextSchedule
+from shapefirst.sampling.loop import denoise, encode, generators
+from shapefirst.sampling.together import denoise_together
 
 N = 6
 SCHEDULES = [

@@ -11,10 +11,10 @@ from alphabets import TEXTS, bytes_of_clip, ids_read, pieces_of_t5, reading_with
 from hypothesis import example, given, settings
 from transformers import CLIPTokenizer
 
-from shapefirst.denoising import encode, preprocessed
 from shapefirst.errors import ShapefirstError
-from shapefirst.generation import cut_text
-from shapefirst.tokens import Positions, overflow, phrase_positions, positions, word_positions
+from shapefirst.images.jobs import cut_text
+from shapefirst.prompts.tokens import Positions, overflow, phrase_positions, positions, word_positions
+from shapefirst.sampling.loop import encode, preprocessed
 from shapefirst.words import folded
 
 

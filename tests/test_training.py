@@ -12,8 +12,9 @@ from torch import nn
 from shapefirst.errors import ShapefirstError
 
 pytest.importorskip("resvg_py", reason="training needs the 'train' extra")
-from shapefirst.pocket import loop, training
-from shapefirst.pocket.loop import Recipe, Run, fit, learning_rate
+from shapefirst.training import loop
+from shapefirst.training import stages as training
+from shapefirst.training.loop import Recipe, Run, fit, learning_rate
 
 
 def problem() -> tuple[nn.Module, loop.LossFunction]:
@@ -106,7 +107,7 @@ def test_the_stages_make_a_pipeline_that_diffusers_reads(tmp_path, monkeypatch):
 
 def test_the_tokenizer_is_the_same_in_every_process():
     """The trainer's hash tables are seeded anew in each process, and ties between pairs of letters fall by them."""
-    code = "from shapefirst.pocket.text import build_tokenizer\nprint(build_tokenizer().backend_tokenizer.to_str())"
+    code = "from shapefirst.training.text import build_tokenizer\nprint(build_tokenizer().backend_tokenizer.to_str())"
     runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, text=True) for _ in range(3)]
     assert "butterfly</w>" in runs[0].stdout, runs[0].stderr
     assert len({run.stdout for run in runs}) == 1
@@ -154,7 +155,7 @@ def test_weights_that_are_not_whole_are_not_adopted(tmp_path):
 def test_finished_weights_can_be_trained_further(tmp_path):
     from diffusers import UNet2DConditionModel
 
-    from shapefirst.pocket import denoiser
+    from shapefirst.training import denoiser
 
     weights, out = tmp_path / "weights", tmp_path / "out"
     for part in ("clip", "vae"):

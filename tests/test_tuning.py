@@ -11,14 +11,14 @@ import pytest
 from commands import one_sentence, shapefirst
 from test_guidance import PROMPTS
 
-from shapefirst import commands_tune
-from shapefirst.denoising import decode, denoise, generators
+from shapefirst.cli import tune as commands_tune
 from shapefirst.errors import ShapefirstError
-from shapefirst.generation import Sampling
-from shapefirst.metrics import l1
-from shapefirst.policy_file import read_policy
-from shapefirst.schedule import TextSchedule
-from shapefirst.tuning import SEED, Candidate, Costs, Found, Recording, Tuner, candidates, choose, shortlist
+from shapefirst.images.jobs import Sampling
+from shapefirst.measure import l1
+from shapefirst.policies.file import read_policy
+from shapefirst.policies.schedule import TextSchedule
+from shapefirst.sampling.loop import decode, denoise, generators
+from shapefirst.tuning.search import SEED, Candidate, Costs, Found, Recording, Tuner, candidates, choose, shortlist
 
 N, W = 12, 3.0
 

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shapefirst.pocket.vocabulary import ATTRIBUTES, COLOURS, HELD_OUT, NOUNS, RELATIONS, TEXTURES, unknown_words
+from shapefirst.world.vocabulary import ATTRIBUTES, COLOURS, HELD_OUT, NOUNS, RELATIONS, TEXTURES, unknown_words
 
 pytest.importorskip("resvg_py", reason="the world needs the 'train' extra")
-from shapefirst.pocket import data
-from shapefirst.pocket.world import SIZE, Scene, place, render, sample_scene
+from shapefirst.world import renders as data
+from shapefirst.world.scenes import SIZE, Scene, place, render, sample_scene
 
 seeds = st.integers(0, 2**32 - 1)
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from shapefirst.errors import ShapefirstError
-from shapefirst.writes import Names, atomic, check_writable, save_png, slug
+from shapefirst.files import Names, atomic, check_writable, save_png, slug
 
 
 def test_a_finished_file_takes_its_place(tmp_path):

@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from shapefirst.errors import ShapefirstError
     from shapefirst.guidance import guide, text_until
     from shapefirst.models import load
-    from shapefirst.schedule import Auto, TextSchedule
+    from shapefirst.policies.schedule import Auto, TextSchedule
 
 _ROOMS = {
-    "Auto": "schedule",
+    "Auto": "policies.schedule",
     "ShapefirstError": "errors",
-    "TextSchedule": "schedule",
+    "TextSchedule": "policies.schedule",
     "guide": "guidance",
     "load": "models",
     "text_until": "guidance",

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import sys
 
-INTERRUPTED = 130
+from shapefirst.errors import INTERRUPTED
 
 
 def main() -> None:
     """The entry point of the command: what interrupts its imports, too, ends it without a traceback."""
     try:
-        from shapefirst.cli import app
+        from shapefirst.cli.app import app
 
         app()
     except KeyboardInterrupt:

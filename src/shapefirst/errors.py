@@ -5,7 +5,20 @@ The command line prints such an error without a traceback and exits with code 2.
 
 from __future__ import annotations
 
-__all__ = ["DeviceError", "ModelError", "ShapefirstError", "UnsupportedPipelineError", "first_line", "shortened"]
+from typing import Final
+
+__all__ = [
+    "INTERRUPTED",
+    "DeviceError",
+    "ModelError",
+    "ShapefirstError",
+    "UnsupportedPipelineError",
+    "first_line",
+    "shortened",
+]
+
+#: The exit code of a command that was interrupted.
+INTERRUPTED: Final = 130
 
 
 class ShapefirstError(ValueError):

@@ -1,7 +1,7 @@
 """What each family of diffusers pipelines can say of itself: how prompts are encoded and the denoiser is evaluated.
 
-A family imports nothing of ours but ``family``, the protocol, and errors. One more is one file with a class of that
-protocol, and one entry in ``FAMILIES`` below: the names of the pipelines that it serves.
+It imports only errors. A family more is one file with a subclass of ``family.Family``, and one entry in ``FAMILIES``
+below: the names of the pipelines that it serves.
 """
 
 from __future__ import annotations

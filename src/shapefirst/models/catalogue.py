@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from shapefirst.errors import ShapefirstError
-from shapefirst.quiet import quietly
+from shapefirst.models.quiet import quietly
 
 __all__ = [
     "MODELS",
@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 #: Where the embedded model's weights lie.
-POCKET: Final = Path(__file__).parents[1] / "pocket" / "weights"
+POCKET: Final = Path(__file__).parent / "weights" / "pocket"
 _PAPERS_SCALE: Final = 7.5  # Yi et al. 2024, for models that `MODELS` does not name
 
 

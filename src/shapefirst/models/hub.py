@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from shapefirst.errors import ModelError, first_line
-from shapefirst.quiet import quietly
+from shapefirst.models.quiet import quietly
 
 __all__ = ["cached", "download", "gigabytes", "is_hub_id", "listing"]
 

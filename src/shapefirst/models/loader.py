@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shapefirst.errors import ModelError, ShapefirstError, first_line
-from shapefirst.machine import find_device
 from shapefirst.models.catalogue import MODELS, POCKET, default_sampler, make_sampler, sampler_info
 from shapefirst.models.components import VARIANTS, Component, components_of, files_of
 from shapefirst.models.disk import check_keys, checked, file_names, read_index, read_json
 from shapefirst.models.hub import cached, download, is_hub_id, listing
+from shapefirst.models.machine import find_device
+from shapefirst.models.quiet import quietly
 from shapefirst.models.single_file import load_checkpoint, read_checkpoint
 from shapefirst.models.tasks import check_class, check_inputs, refuse_folder
-from shapefirst.quiet import quietly
-from shapefirst.tokens import ENDLESS
+from shapefirst.prompts.tokens import ENDLESS
 
 if TYPE_CHECKING:
     import torch

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shapefirst.errors import ModelError, first_line
-from shapefirst.machine import find_device
 from shapefirst.models.components import PICKLED, Weights, check_vocabulary, weights_in
 from shapefirst.models.disk import check_configurations, check_keys, check_shards, check_whole
 from shapefirst.models.hub import cached, download, is_hub_id
-from shapefirst.quiet import quietly
+from shapefirst.models.machine import find_device
+from shapefirst.models.quiet import quietly
 
 if TYPE_CHECKING:
     import torch

@@ -16,8 +16,8 @@ from shapefirst.errors import ModelError, first_line
 from shapefirst.models.components import PICKLED, check_vocabulary, components_of
 from shapefirst.models.disk import check_configurations, check_whole, file_names, read_index
 from shapefirst.models.hub import cached
+from shapefirst.models.quiet import quietly
 from shapefirst.models.tasks import check_class, refuse_file
-from shapefirst.quiet import quietly
 
 __all__ = ["Checkpoint", "load_checkpoint", "read_checkpoint"]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from shapefirst.errors import ModelError, UnsupportedPipelineError
-from shapefirst.quiet import quietly
+from shapefirst.models.quiet import quietly
 
 __all__ = ["check_class", "check_inputs", "refuse_file", "refuse_folder"]
 
@@ -105,7 +105,7 @@ def check_class(index: Mapping[str, Any], name: str) -> type:
             raise UnsupportedPipelineError(
                 f"{name} is {kinds[0]} ({class_name}), which does not make an image from a prompt alone: {_GUIDE}."
             )
-        from shapefirst.layout import check_layout
+        from shapefirst.families.layout import check_layout
 
         check_layout(pipeline_class)
         return pipeline_class

@@ -1,4 +1,7 @@
-"""Where prompts come from: PromptSet, S-PromptSet, MS-COCO and plain text. Nothing here needs torch."""
+"""Prompts: where they come from (PromptSet, S-PromptSet, MS-COCO, plain text), where their tokens stand, edits of them.
+
+It imports ``world`` and what lies below. A source more is one file here and one command in ``cli.prompts``.
+"""
 
 from shapefirst.prompts.captions import PAPER_CAPTIONS, read_captions
 from shapefirst.prompts.lines import as_lines, parse_prompts, read_pairs, read_prompts

@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-from shapefirst.pocket.vocabulary import COLOURS, RELATIONS, TEXTURES
 from shapefirst.words import spans, words_in
+from shapefirst.world.vocabulary import COLOURS, RELATIONS, TEXTURES
 
 __all__ = ["COLOUR_WORDS", "TEXTURE_WORDS", "Phrase", "Prompt", "parse_phrases"]
 

@@ -15,9 +15,9 @@ from types import MappingProxyType
 from typing import Final, TypeVar
 
 from shapefirst.errors import ShapefirstError
-from shapefirst.pocket.vocabulary import ATTRIBUTES, NOUNS, RELATIONS
 from shapefirst.prompts.lines import read_prompts
 from shapefirst.prompts.prompt import COLOUR_WORDS, TEXTURE_WORDS, Phrase, Prompt, parse_phrases
+from shapefirst.world.vocabulary import ATTRIBUTES, NOUNS, RELATIONS
 
 __all__ = ["PAPER_SIZES", "compbench", "every_phrase", "mixed", "sample"]
 

@@ -1,4 +1,7 @@
-"""The report: one HTML page made from stored findings alone, without torch, matplotlib, scripts or a network."""
+"""The report: one HTML page made from stored findings alone, without torch, matplotlib, scripts or a network.
+
+It imports ``findings`` and ``drawing``. A part more is a function in ``parts`` that ``section`` calls.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,14 @@ from html import escape
 from pathlib import Path
 from string import Template
 
+from shapefirst.drawing.numbers import one_of
+from shapefirst.drawing.pages import STYLE
 from shapefirst.errors import ShapefirstError
-from shapefirst.pages import STYLE
-from shapefirst.report.figures import one_of
+from shapefirst.files import save_text
+from shapefirst.findings.storage import Stored, load_all
 from shapefirst.report.overview import overview
 from shapefirst.report.section import section
 from shapefirst.report.style import REPORT_STYLE
-from shapefirst.studies.storage import Stored, load_all
-from shapefirst.writes import save_text
 
 __all__ = ["render", "write_report"]
 

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from html import escape
 
-from shapefirst.report.figures import duration, label, one_of, plural, reach, rule_in_short
+from shapefirst.drawing.numbers import duration, label, one_of, plural, reach, rule_in_short
+from shapefirst.findings.finding import Claim
+from shapefirst.findings.order import STUDIES
+from shapefirst.findings.storage import Setting, Stored, mismatch
 from shapefirst.report.parts import MARKS, facts, verdict
-from shapefirst.studies import STUDIES
-from shapefirst.studies.finding import Claim
-from shapefirst.studies.storage import Setting, Stored, mismatch
 
 __all__ = ["overview"]
 

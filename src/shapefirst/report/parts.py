@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Final
 
-from shapefirst.pages import data_uri
-from shapefirst.statistics import Verdict
-from shapefirst.studies.finding import Chart, Summary
-from shapefirst.studies.storage import StoredPicture
+from shapefirst.drawing.pages import data_uri
+from shapefirst.findings.finding import Chart, Summary
+from shapefirst.findings.storage import StoredPicture
+from shapefirst.measure.intervals import Verdict
 
 __all__ = ["chart_figure", "facts", "paragraphs", "picture_figure", "scroll", "summary_table", "verdict", "words"]
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from html import escape
 
-from shapefirst.report.figures import duration, label, number, plural, reach, rule_in_short, strip
+from shapefirst.drawing.numbers import duration, label, number, plural, reach, rule_in_short, strip
+from shapefirst.findings.finding import Claim
+from shapefirst.findings.storage import Stored
 from shapefirst.report.parts import chart_figure, facts, paragraphs, picture_figure, summary_table, verdict, words
-from shapefirst.studies.finding import Claim
-from shapefirst.studies.storage import Stored
 
 __all__ = ["section"]
 

@@ -1,4 +1,8 @@
-"""The paper's findings, each as one study that runs on any model."""
+"""The paper's findings, each as one study that runs on any model.
+
+They import ``findings``, ``images``, ``attention`` and ``sampling``. A study more is one file here with a ``STUDY``,
+and one entry in ``findings.order.STUDIES``.
+"""
 
 from __future__ import annotations
 
@@ -8,28 +12,10 @@ from importlib.util import find_spec
 from typing import Final
 
 from shapefirst.errors import ShapefirstError
-from shapefirst.studies.finding import Study
+from shapefirst.findings.finding import Study
+from shapefirst.findings.order import STUDIES
 
 __all__ = ["COSTS", "STUDIES", "chosen", "study"]
-
-#: Name -> module, in the order of the report.
-STUDIES: Final = {
-    "f1": "f1_shape_first",
-    "f2": "f2_frequencies",
-    "f3": "f3_sos_attention",
-    "f4": "f4_eos_decides",
-    "f5": "f5_when_it_decides",
-    "f6": "f6_text_dropped",
-    "f7": "f7_savings",
-    "a1": "a1_how_many_eos",
-    "a2": "a2_alone",
-    "a3": "a3_words_or_eos",
-    "a4": "a4_key_or_value",
-    "a5": "a5_maps_of_keys",
-    "a7": "a7_switched_maps",
-    "x1": "x1_conditions",
-    "x2": "x2_policies",
-}
 
 #: About what a study costs at its default count, in images of 50 guided steps: weights of the progress bar, no more.
 COSTS: Final = {

@@ -7,11 +7,12 @@ from typing import Final
 
 import numpy as np
 
+from shapefirst.drawing import charts
+from shapefirst.findings.finding import Chart, Claim, Finding, Study, claim
+from shapefirst.findings.tables import columns
+from shapefirst.measure.intervals import Rule, bootstrap
 from shapefirst.prompts import Pair
-from shapefirst.statistics import Rule, bootstrap
-from shapefirst.studies import charts
 from shapefirst.studies.conditions import Scores, by_alignment, by_kind, picture, scored, tidy
-from shapefirst.studies.finding import Chart, Claim, Finding, Study, claim
 from shapefirst.studies.subject import Subject
 from shapefirst.studies.switching import (
     SOURCE,
@@ -25,7 +26,6 @@ from shapefirst.studies.switching import (
     padded,
     seen_eos,
 )
-from shapefirst.studies.tables import columns
 
 #: With all [EOS] switched the image is nearer to the target than with the first alone.
 RULE_ALL: Final = Rule("above", 0.0)
@@ -113,7 +113,7 @@ def _claims(subject: Subject, base: int, gain: np.ndarray, slopes: np.ndarray) -
         found=bootstrap(gain),
         rule=RULE_ALL,
         if_not="If one [EOS] does as much as all, attention may rest on the first: the weights of `record` "
-        "(shapefirst.attention), position by position, would show it.",
+        "(shapefirst.attention.recording), position by position, would show it.",
     )
     if not base:
         return (whole,)

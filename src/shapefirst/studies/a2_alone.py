@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
-from shapefirst.embeddings import Places, keep_only
+from shapefirst.findings.finding import Claim, Finding, Study, claim
+from shapefirst.findings.tables import columns
+from shapefirst.measure.intervals import Rule, bootstrap
 from shapefirst.prompts import Prompt
-from shapefirst.statistics import Rule, bootstrap
+from shapefirst.prompts.edits import Places, keep_only
 from shapefirst.studies.conditions import Scores, by_alignment, by_kind, chart, measure, picture, scored, tidy
-from shapefirst.studies.finding import Claim, Finding, Study, claim
 from shapefirst.studies.subject import Subject
 from shapefirst.studies.switching import cost, padded, pooled_out, seen_eos
-from shapefirst.studies.tables import columns
 
 #: [EOS] alone gives more of the prompt than [SOS] alone.
 RULE_EOS: Final = Rule("above", 0.0)

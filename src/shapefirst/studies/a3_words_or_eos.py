@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
-from shapefirst.embeddings import blank, noise
+from shapefirst.findings.finding import Finding, Study, claim
+from shapefirst.findings.tables import columns
+from shapefirst.measure.intervals import Rule, bootstrap, hardest
 from shapefirst.prompts import Prompt
-from shapefirst.statistics import Rule, bootstrap, hardest
+from shapefirst.prompts.edits import blank, noise
 from shapefirst.studies.conditions import by_alignment, by_kind, chart, measure, picture, scored, tidy
-from shapefirst.studies.finding import Finding, Study, claim
 from shapefirst.studies.subject import Subject
 from shapefirst.studies.switching import cost, padded, pooled_out, seen_eos
-from shapefirst.studies.tables import columns
 
 #: The untouched prompt is better than each of the four others.
 RULE_BOTH: Final = Rule("above", 0.0)

@@ -10,14 +10,14 @@ from typing import Final
 
 from PIL import Image
 
-from shapefirst.attention import substitute
+from shapefirst.attention.recording import substitute
+from shapefirst.findings.finding import Finding, Study, claim
+from shapefirst.findings.tables import columns
+from shapefirst.measure.intervals import Rule, bootstrap
 from shapefirst.prompts import Pair
-from shapefirst.statistics import Rule, bootstrap
 from shapefirst.studies.conditions import by_alignment, by_kind, chart, picture, scored, tidy
-from shapefirst.studies.finding import Finding, Study, claim
 from shapefirst.studies.subject import Subject, part
 from shapefirst.studies.switching import Switched, cost, described, encode_pairs, label, measure_pairs, padded, seen_eos
-from shapefirst.studies.tables import columns
 
 #: The target's [EOS] in the values moves the image further to it than in the keys.
 RULE: Final = Rule("above", 0.0)

@@ -11,17 +11,17 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from shapefirst.attention import kl_divergence, record, substitute
+from shapefirst.attention.recording import kl_divergence, record, substitute
+from shapefirst.drawing import charts
+from shapefirst.findings.finding import Chart, Finding, Study, Summary, claim
+from shapefirst.findings.tables import columns, shown
+from shapefirst.measure.intervals import Rule, bootstrap, measured, ratio_of_means
 from shapefirst.prompts import Pair
-from shapefirst.statistics import Rule, bootstrap, measured, ratio_of_means
-from shapefirst.studies import charts
+from shapefirst.prompts.tokens import Positions
 from shapefirst.studies.conditions import by_kind
-from shapefirst.studies.finding import Chart, Finding, Study, Summary, claim
 from shapefirst.studies.maps import SIZE
 from shapefirst.studies.subject import Subject, part
 from shapefirst.studies.switching import cost, described, encode_pairs, padded
-from shapefirst.studies.tables import columns, shown
-from shapefirst.tokens import Positions
 
 #: The substituted keys move the maps less than making them uniform would.
 RULE: Final = Rule("below", 1.0)

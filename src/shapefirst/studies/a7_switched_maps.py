@@ -8,17 +8,17 @@ from typing import Any, Final
 import numpy as np
 from PIL import Image
 
+from shapefirst.drawing import charts
+from shapefirst.drawing.sheets import Cell, contact_sheet
+from shapefirst.findings.finding import Chart, Finding, Picture, Study, Summary, claim
+from shapefirst.findings.tables import columns, shown
+from shapefirst.measure.intervals import Rule, bootstrap
+from shapefirst.measure.shapes import Mask, iou
 from shapefirst.prompts import Pair
-from shapefirst.shapes import Mask, iou
-from shapefirst.sheets import Cell, contact_sheet
-from shapefirst.statistics import Rule, bootstrap
-from shapefirst.studies import charts
 from shapefirst.studies.conditions import by_kind
-from shapefirst.studies.finding import Chart, Finding, Picture, Study, Summary, claim
 from shapefirst.studies.maps import Followed, Word, follow, nouns_of, overlay, shape_in, shape_of, words_of
 from shapefirst.studies.subject import Subject
 from shapefirst.studies.switching import cost, described, encode_pairs, label, padded
-from shapefirst.studies.tables import columns, shown
 
 #: The map of A's noun agrees with the shape of B's object more than with that of A's own.
 RULE: Final = Rule("above", 0.0)

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from shapefirst.denoising import generators
-from shapefirst.spectrum import energies, low_high_bands, modes, pixels, radial_bands, snr
+from shapefirst.measure.spectrum import energies, low_high_bands, modes, pixels, radial_bands, snr
+from shapefirst.sampling.loop import generators
 
 __all__ = [
     "Noised",

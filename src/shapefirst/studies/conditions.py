@@ -16,13 +16,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 from PIL import Image
 
+from shapefirst.drawing import charts
+from shapefirst.drawing.sheets import Cell, contact_sheet
+from shapefirst.findings.finding import Chart, Picture, Summary
+from shapefirst.findings.tables import cell
+from shapefirst.measure.intervals import Interval, bootstrap, measured
 from shapefirst.prompts import Prompt
-from shapefirst.sheets import Cell, contact_sheet
-from shapefirst.statistics import Interval, bootstrap, measured
-from shapefirst.studies import charts
-from shapefirst.studies.finding import Chart, Picture, Summary
 from shapefirst.studies.subject import Subject
-from shapefirst.studies.tables import cell
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,13 +8,14 @@ from typing import Any, Final
 import numpy as np
 from PIL import Image
 
+from shapefirst.drawing import charts
+from shapefirst.drawing.sheets import Cell, contact_sheet
+from shapefirst.findings.finding import Chart, Claim, Finding, Picture, Study, Summary, claim, subject_to
+from shapefirst.findings.tables import columns, shown
+from shapefirst.measure.intervals import Rule, bootstrap, measured, ratio_of_means
+from shapefirst.measure.shapes import Mask, binarise, f1
 from shapefirst.prompts import Prompt
-from shapefirst.shapes import Mask, binarise, f1
-from shapefirst.sheets import Cell, contact_sheet
-from shapefirst.statistics import Rule, bootstrap, measured, ratio_of_means
-from shapefirst.studies import charts
 from shapefirst.studies.conditions import by_kind, dots
-from shapefirst.studies.finding import Chart, Claim, Finding, Picture, Study, Summary, claim, subject_to
 from shapefirst.studies.maps import (
     EARLY,
     ROLES,
@@ -32,7 +33,6 @@ from shapefirst.studies.maps import (
 )
 from shapefirst.studies.subject import Subject
 from shapefirst.studies.switching import cost
-from shapefirst.studies.tables import columns, shown
 
 #: When a fifth of the steps is done, the agreement with the final shape is above 0.9 of what the last step reaches.
 RULE: Final = Rule("above", 0.9)

@@ -16,20 +16,20 @@ import numpy as np
 import torch
 from PIL import Image
 
-from shapefirst.denoising import Step, decode
-from shapefirst.extrapolation import noise_to_signal
+from shapefirst.drawing import charts
+from shapefirst.drawing.sheets import Cell, contact_sheet
+from shapefirst.findings.finding import Chart, Finding, Picture, Study, Summary, claim
+from shapefirst.findings.tables import columns, shown
+from shapefirst.guidance.extrapolation import noise_to_signal
+from shapefirst.measure.intervals import Rule, bootstrap, settled
+from shapefirst.measure.spectrum import pixels, split
 from shapefirst.prompts import Prompt
-from shapefirst.sheets import Cell, contact_sheet
-from shapefirst.spectrum import pixels, split
-from shapefirst.statistics import Rule, bootstrap, settled
-from shapefirst.studies import charts
+from shapefirst.sampling.loop import Step, decode
 from shapefirst.studies.bands import Trajectories, cutoff_of, followed, joined
 from shapefirst.studies.conditions import by_kind
-from shapefirst.studies.distances import steps_at
-from shapefirst.studies.finding import Chart, Finding, Picture, Study, Summary, claim
+from shapefirst.studies.dropping import steps_at
 from shapefirst.studies.subject import Subject, part
 from shapefirst.studies.switching import cost
-from shapefirst.studies.tables import columns, shown
 
 #: Forward, share of the run: the high band sinks below the noise (SNR 1) before the low band does.
 RULE_FORWARD: Final = Rule("above", 0.0)

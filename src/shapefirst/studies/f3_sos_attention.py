@@ -7,16 +7,16 @@ from typing import Any, Final
 
 import numpy as np
 
-from shapefirst.attention import class_weights, record
+from shapefirst.attention.recording import class_weights, record
+from shapefirst.drawing import charts
+from shapefirst.findings.finding import Chart, Finding, Study, Summary, claim
+from shapefirst.findings.tables import columns, shown
+from shapefirst.measure.intervals import Rule, bootstrap
 from shapefirst.prompts import Prompt
-from shapefirst.statistics import Rule, bootstrap
-from shapefirst.studies import charts
 from shapefirst.studies.conditions import by_kind
-from shapefirst.studies.finding import Chart, Finding, Study, Summary, claim
 from shapefirst.studies.maps import EARLY, SIZE, step_at
 from shapefirst.studies.subject import Subject, part
 from shapefirst.studies.switching import cost, padded
-from shapefirst.studies.tables import columns, shown
 
 #: [SOS] gets more than nine tenths of the attention, on average over pixels and steps.
 RULE: Final = Rule("above", 0.9)

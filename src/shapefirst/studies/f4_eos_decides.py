@@ -8,15 +8,15 @@ from typing import Final
 
 import numpy as np
 
+from shapefirst.drawing import charts
+from shapefirst.findings.finding import Chart, Finding, Study, claim
+from shapefirst.findings.tables import columns
+from shapefirst.measure.intervals import Rule, bootstrap
+from shapefirst.measure.scores import JUDGE_ATTRIBUTE, JUDGE_NOUN
 from shapefirst.prompts import Pair
-from shapefirst.statistics import Rule, bootstrap
-from shapefirst.studies import charts
 from shapefirst.studies.conditions import Scores, by_alignment, by_kind, picture, scored, tidy
-from shapefirst.studies.finding import Chart, Finding, Study, claim
-from shapefirst.studies.scores import JUDGE_ATTRIBUTE, JUDGE_NOUN
 from shapefirst.studies.subject import Subject, part
 from shapefirst.studies.switching import SOURCE, TARGET, cost, described, encode_pairs, label, measure_pairs, padded
-from shapefirst.studies.tables import columns
 
 #: The alignment with the [EOS] owner exceeds that with the owner of the words.
 RULE: Final = Rule("above", 0.0)

@@ -16,12 +16,13 @@ from typing import Final
 import numpy as np
 from PIL import Image
 
+from shapefirst.drawing import charts
+from shapefirst.findings.finding import Chart, DoesNotApply, Finding, Study, Summary, claim
+from shapefirst.findings.tables import cell, columns, shown
+from shapefirst.measure.intervals import Rule, bootstrap
 from shapefirst.prompts import Pair
-from shapefirst.statistics import Rule, bootstrap
-from shapefirst.studies import charts
 from shapefirst.studies.conditions import Scores, by_kind, picture, scored, tidy
-from shapefirst.studies.distances import steps_at
-from shapefirst.studies.finding import Chart, DoesNotApply, Finding, Study, Summary, claim
+from shapefirst.studies.dropping import steps_at
 from shapefirst.studies.subject import Branch, Subject
 from shapefirst.studies.switching import (
     SOURCE,
@@ -34,7 +35,6 @@ from shapefirst.studies.switching import (
     measure_pairs,
     padded,
 )
-from shapefirst.studies.tables import cell, columns, shown
 
 #: Switching the [EOS] in the first half of the steps moves the image further to the target than in the second half.
 RULE: Final = Rule("above", 0.0)

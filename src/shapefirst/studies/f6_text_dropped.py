@@ -17,19 +17,21 @@ from typing import Any, Final
 import numpy as np
 from PIL import Image
 
-from shapefirst.denoising import Step
-from shapefirst.extrapolation import noise_to_signal
+from shapefirst.drawing import charts
+from shapefirst.drawing.sheets import Cell, contact_sheet
+from shapefirst.findings.finding import Chart, Finding, Picture, Study, Summary, claim
+from shapefirst.findings.tables import columns, shown
+from shapefirst.guidance.extrapolation import noise_to_signal
+from shapefirst.measure.distances import Distances, mean_psnr, measure
+from shapefirst.measure.intervals import Rule, bootstrap, ratio_of_means
+from shapefirst.policies.schedule import Branch as Kept
+from shapefirst.policies.schedule import TextSchedule
 from shapefirst.prompts import Prompt
-from shapefirst.schedule import Branch as Kept
-from shapefirst.schedule import TextSchedule
-from shapefirst.sheets import Cell, contact_sheet
-from shapefirst.statistics import Rule, bootstrap, ratio_of_means
-from shapefirst.studies import charts, distances
+from shapefirst.sampling.loop import Step
+from shapefirst.studies import dropping
 from shapefirst.studies.conditions import by_kind
-from shapefirst.studies.distances import Distances, check_guidance, mean_psnr, measure, steps_at
-from shapefirst.studies.finding import Chart, Finding, Picture, Study, Summary, claim
+from shapefirst.studies.dropping import check_guidance, steps_at
 from shapefirst.studies.subject import Branch, Subject
-from shapefirst.studies.tables import columns, shown
 
 #: L1 to the fully guided image with the text in half of the steps, over that without any text: the later half of the
 #: text makes less than a third of the difference that all of it makes.
@@ -107,7 +109,7 @@ def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
         subject.encode(prompts), seeds, grid[:-1], {keep: leaving(keep) for keep in KEEPS}, on_step=watch
     )
     forked |= {(keep, steps): trunk for keep in KEEPS}
-    similarity = distances.similarity_of(subject)
+    similarity = dropping.similarity_of(subject)
     primary = subject.alignments[subject.primary]
     whole = _At(measure(trunk, trunk, similarity), primary.score(trunk, prompts))
     found = {

@@ -15,18 +15,21 @@ from typing import Any, Final
 import numpy as np
 from PIL import Image
 
-from shapefirst.generation import Job, Sampling, generate
-from shapefirst.metrics.frechet import frechet_distance
+from shapefirst.drawing import charts
+from shapefirst.drawing.sheets import Cell, contact_sheet
+from shapefirst.findings import equal_fid
+from shapefirst.findings.finding import Chart, Finding, Picture, Study, Summary, claim, subject_to
+from shapefirst.findings.tables import columns, shown
+from shapefirst.images.jobs import Job, Sampling, generate
+from shapefirst.measure.distances import Distances, frechet_of_few, mean_psnr, measure
+from shapefirst.measure.frechet import frechet_distance
+from shapefirst.measure.intervals import Interval, Rule, bootstrap
 from shapefirst.models import with_sampler
+from shapefirst.policies.schedule import TextSchedule
 from shapefirst.prompts import Prompt
-from shapefirst.schedule import TextSchedule
-from shapefirst.sheets import Cell, contact_sheet
-from shapefirst.statistics import Interval, Rule, bootstrap
-from shapefirst.studies import charts, distances, equal_fid
-from shapefirst.studies.distances import Distances, check_guidance, frechet_of_few, mean_psnr, measure, steps_at
-from shapefirst.studies.finding import Chart, Finding, Picture, Study, Summary, claim, subject_to
+from shapefirst.studies import dropping
+from shapefirst.studies.dropping import check_guidance, steps_at
 from shapefirst.studies.subject import Branch, Subject
-from shapefirst.studies.tables import columns, shown
 
 #: Share of the seconds of fully guided calls that the text in half of the steps saves; of the evaluations it is 0.25.
 RULE_TIME: Final = Rule("above", 0.2)
@@ -71,8 +74,8 @@ def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
     calls = len(subjects) * sum(steps + k for k in timed)
     subject.meter.expect((len(subjects) * each + 2 * steps) * n + rounds * BATCH * calls)
 
-    similarity = distances.similarity_of(subject)
-    title, features = distances.features_of(subject)
+    similarity = dropping.similarity_of(subject)
+    title, features = dropping.features_of(subject)
     embeddings, seeds = subject.encode(prompts), subject.seeds(n)
     others = [subject.seed + n + i for i in range(n)]
     reference = np.asarray(features(subject.sample(embeddings, others)), dtype=np.float64)

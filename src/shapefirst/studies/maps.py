@@ -13,15 +13,15 @@ from typing import Any, Final, Literal, TypeAlias
 import numpy as np
 from PIL import Image
 
-from shapefirst.attention import record
-from shapefirst.denoising import Embeddings, decode
+from shapefirst.attention.recording import record
 from shapefirst.errors import ShapefirstError
+from shapefirst.measure.intervals import settled
+from shapefirst.measure.rgb import to_rgb
+from shapefirst.measure.shapes import Mask, binarise, f1, iou, resize, silhouette
 from shapefirst.prompts import Prompt
-from shapefirst.rgb import to_rgb
-from shapefirst.shapes import Mask, binarise, f1, iou, resize, silhouette
-from shapefirst.statistics import settled
+from shapefirst.prompts.tokens import Positions, word_positions
+from shapefirst.sampling.loop import Embeddings, decode
 from shapefirst.studies.subject import Subject, part
-from shapefirst.tokens import Positions, word_positions
 from shapefirst.words import folded, words_in
 
 __all__ = [

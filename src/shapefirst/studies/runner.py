@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shapefirst.errors import ShapefirstError
+from shapefirst.findings.finding import DoesNotApply, Study
+from shapefirst.findings.storage import Setting, Stored, load, load_all, mismatch, save, save_inapplicable
 from shapefirst.prompts import Pair, Prompt
 from shapefirst.studies import COSTS
-from shapefirst.studies.finding import DoesNotApply, Study
 from shapefirst.studies.selection import Source, digest
-from shapefirst.studies.storage import Setting, Stored, load, load_all, mismatch, save, save_inapplicable
 
 if TYPE_CHECKING:
     from shapefirst.studies.subject import Subject

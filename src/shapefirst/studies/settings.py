@@ -14,10 +14,10 @@ from typing import Final
 import numpy as np
 from PIL import Image
 
-from shapefirst.denoising import Embeddings
-from shapefirst.metrics import l1
+from shapefirst.measure import l1
+from shapefirst.policies.schedule import TextSchedule
 from shapefirst.prompts import Pair, Prompt
-from shapefirst.schedule import TextSchedule
+from shapefirst.sampling.loop import Embeddings
 from shapefirst.studies.conditions import Scores, measure
 from shapefirst.studies.subject import Branch, Subject
 

@@ -14,14 +14,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from shapefirst.denoising import Embeddings, Step, decode, denoise, encode, generators, preprocessed
 from shapefirst.families import family_of
-from shapefirst.metrics.alignment import Alignment
+from shapefirst.findings.finding import DoesNotApply
+from shapefirst.measure.alignment import Alignment
 from shapefirst.models import is_pocket
+from shapefirst.policies.schedule import TextSchedule
 from shapefirst.prompts import Prompt
-from shapefirst.schedule import TextSchedule
-from shapefirst.studies.finding import DoesNotApply
-from shapefirst.tokens import Positions, positions
+from shapefirst.prompts.tokens import Positions, positions
+from shapefirst.sampling.loop import Embeddings, Step, decode, denoise, encode, generators, preprocessed
 
 __all__ = ["Branch", "Meter", "Subject", "part"]
 
@@ -63,7 +63,7 @@ class Subject:
 
     Attributes:
         name: The model's name, id or folder.
-        pipe: A pipeline that `shapefirst.layout` knows.
+        pipe: A pipeline that `shapefirst.families.layout` knows.
         alignments: Name -> score of images against prompts. The first is the one that verdicts are made by.
         seed: Image i of a study has the seed ``seed + i``.
         steps: Denoising steps N.
@@ -98,7 +98,7 @@ class Subject:
         return next(iter(self.alignments))
 
     def as_read(self, prompt: Prompt | str) -> Prompt:
-        """The prompt in the spelling that its tokenizer is given (see `shapefirst.denoising.preprocessed`)."""
+        """The prompt in the spelling that its tokenizer is given (see `shapefirst.sampling.loop.preprocessed`)."""
         one = prompt if isinstance(prompt, Prompt) else Prompt(prompt)
         return replace(one, text=preprocessed(self.pipe, one.text))
 

@@ -12,13 +12,13 @@ from typing import Final
 import torch
 from PIL import Image
 
-from shapefirst.denoising import Embeddings
-from shapefirst.embeddings import switch_eos
 from shapefirst.families import family_of
 from shapefirst.prompts import Pair, Prompt
+from shapefirst.prompts.edits import switch_eos
+from shapefirst.prompts.tokens import Positions
+from shapefirst.sampling.loop import Embeddings
 from shapefirst.studies.conditions import Scores, measure
 from shapefirst.studies.subject import Subject
-from shapefirst.tokens import Positions
 
 __all__ = [
     "SOURCE",

@@ -14,12 +14,13 @@ from typing import Any, Final
 
 import numpy as np
 
+from shapefirst.drawing import charts
+from shapefirst.findings.finding import Chart, Claim, DoesNotApply, Finding, Study, Summary, claim
+from shapefirst.findings.tables import cell, columns, shown
+from shapefirst.measure.intervals import Rule, bootstrap, hardest, ratio_of_means
 from shapefirst.prompts import Pair, Prompt
-from shapefirst.statistics import Rule, bootstrap, hardest, ratio_of_means
-from shapefirst.studies import charts
 from shapefirst.studies.conditions import Scores, by_kind, dots, picture, scored, tidy
-from shapefirst.studies.distances import check_guidance
-from shapefirst.studies.finding import Chart, Claim, DoesNotApply, Finding, Study, Summary, claim
+from shapefirst.studies.dropping import check_guidance
 from shapefirst.studies.settings import (
     DROPPED,
     FIRST,
@@ -35,7 +36,6 @@ from shapefirst.studies.settings import (
 )
 from shapefirst.studies.subject import Subject
 from shapefirst.studies.switching import SOURCE, described, encode_pairs, label, measure_pairs, padded
-from shapefirst.studies.tables import cell, columns, shown
 
 #: F4 in every setting: target minus source, in each of them.
 RULE_SWITCH: Final = Rule("above", 0.0)

@@ -1,6 +1,6 @@
 """X2: which way to evaluate less keeps the picture? What the paper does not ask.
 
-The paper's rule, fewer steps, and extrapolation (`shapefirst.extrapolation`), each at about the same saving of
+The paper's rule, fewer steps, and extrapolation (`shapefirst.guidance.extrapolation`), each at about the same saving of
 evaluations; distances are to the fully guided image of all N steps, of the same seed.
 """
 
@@ -13,16 +13,18 @@ from typing import Any, Final
 import numpy as np
 from PIL import Image
 
+from shapefirst.drawing import charts
+from shapefirst.drawing.sheets import Cell, contact_sheet
 from shapefirst.errors import ShapefirstError
+from shapefirst.findings.finding import Chart, Claim, DoesNotApply, Finding, Picture, Study, Summary, claim
+from shapefirst.findings.tables import columns, shown
+from shapefirst.measure.distances import Distances, mean_psnr, measure
+from shapefirst.measure.intervals import Interval, Rule, bootstrap, ratio_of_means
+from shapefirst.policies.schedule import TextSchedule
 from shapefirst.prompts import Prompt
-from shapefirst.schedule import TextSchedule
-from shapefirst.sheets import Cell, contact_sheet
-from shapefirst.statistics import Interval, Rule, bootstrap, ratio_of_means
-from shapefirst.studies import charts, distances
-from shapefirst.studies.distances import Distances, check_guidance, mean_psnr, measure
-from shapefirst.studies.finding import Chart, Claim, DoesNotApply, Finding, Picture, Study, Summary, claim
+from shapefirst.studies import dropping
+from shapefirst.studies.dropping import check_guidance
 from shapefirst.studies.subject import Subject
-from shapefirst.studies.tables import columns, shown
 
 #: L1 of extrapolation over that of another way, at the same saving.
 RULE_PAPER: Final = Rule("below", 1 / 8)
@@ -77,7 +79,7 @@ def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
     if not all(any(w.family == family and w.saving == CLAIMED for w in every) for family in (PAPER, FEWER, BOTH)):
         raise DoesNotApply(f"{steps} steps are too few to compare ways to save {CLAIMED:.0%}: take 10 or more.")
     subject.meter.expect(len(prompts) * (2 * steps + sum(way.evaluations for way in every)))
-    similarity = distances.similarity_of(subject)
+    similarity = dropping.similarity_of(subject)
     embeddings, seeds = subject.encode(prompts), subject.seeds(len(prompts))
     whole = subject.sample(embeddings, seeds)
     images = {way: subject.sample(embeddings, seeds, schedule=way.schedule, num_steps=way.steps) for way in every}

@@ -9,4 +9,6 @@ run       shards one after the other, or as Ray tasks
 latency   seconds and FLOPs of whole calls and of their parts; `stopwatch` measures them
 summary   what is stored, one line for each policy in each setting
 report    its tables and Pareto plots; `pictures` its images, side by side
+
+It imports ``images``, ``findings`` and what lies below. A column more is what ``work`` puts into its rows.
 """

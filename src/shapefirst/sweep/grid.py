@@ -28,14 +28,14 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Final
 
-from shapefirst.acts import evaluations_together
 from shapefirst.checks import check_seed
 from shapefirst.errors import ShapefirstError, first_line
 from shapefirst.models import default_guidance_scale, sampler_info
-from shapefirst.policies import parse_policy
+from shapefirst.policies.acts import evaluations_together
+from shapefirst.policies.schedule import TextSchedule
+from shapefirst.policies.words import parse_policy
 from shapefirst.prompts import Prompt, mixed, parse_prompts, read_captions, read_prompts, sample
 from shapefirst.prompts.lines import read_text
-from shapefirst.schedule import TextSchedule
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -7,7 +7,7 @@ import statistics
 from dataclasses import dataclass, replace
 
 from shapefirst.errors import ShapefirstError
-from shapefirst.studies.finding import Summary
+from shapefirst.findings.finding import Summary
 from shapefirst.sweep.grid import Setting
 
 __all__ = ["Latency", "Parts", "Timing", "calls_table", "parts_table", "read_latencies", "rounds_of", "updated"]

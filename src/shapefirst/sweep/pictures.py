@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
-from shapefirst.rgb import read_rgb
-from shapefirst.sheets import Cell, contact_sheet
-from shapefirst.studies.finding import Picture
+from shapefirst.drawing.sheets import Cell, contact_sheet
+from shapefirst.findings.finding import Picture
+from shapefirst.measure.rgb import read_rgb
 from shapefirst.sweep.grid import Shard, Shards
 from shapefirst.sweep.rows import picture_name
 from shapefirst.sweep.store import Store

@@ -7,14 +7,14 @@ import time
 from dataclasses import replace
 from typing import Final
 
-from shapefirst.denoising import decode, encode, generators
+from shapefirst.measure.distances import measure
 from shapefirst.models import with_sampler
-from shapefirst.schedule import TextSchedule
-from shapefirst.studies.distances import measure
+from shapefirst.policies.schedule import TextSchedule
+from shapefirst.sampling.loop import decode, encode, generators
+from shapefirst.sampling.together import denoise_together
 from shapefirst.sweep.cost import Pace
 from shapefirst.sweep.grid import Setting, Shards
 from shapefirst.sweep.work import Worker
-from shapefirst.together import denoise_together
 
 __all__ = ["probe"]
 

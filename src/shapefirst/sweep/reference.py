@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Final
 
 from shapefirst.errors import ShapefirstError
-from shapefirst.metrics.frechet import Moments, read_gaussian
-from shapefirst.rgb import read_rgb
+from shapefirst.measure.frechet import Moments, read_gaussian
+from shapefirst.measure.rgb import read_rgb
 from shapefirst.sweep.summary import Reference
 from shapefirst.sweep.work import Scores, features_of
 

@@ -13,11 +13,12 @@ from typing import Any, Final
 import numpy as np
 
 from shapefirst import __version__
-from shapefirst.policies import describe
-from shapefirst.statistics import Interval
-from shapefirst.studies import charts, equal_fid
-from shapefirst.studies.finding import Chart, Claim, Finding, Picture, Study, Summary, claim, subject_to
-from shapefirst.studies.storage import Setting as StudySetting
+from shapefirst.drawing import charts
+from shapefirst.findings import equal_fid
+from shapefirst.findings.finding import Chart, Claim, Finding, Picture, Study, Summary, claim, subject_to
+from shapefirst.findings.storage import Setting as StudySetting
+from shapefirst.measure.intervals import Interval
+from shapefirst.policies.words import describe
 from shapefirst.sweep.grid import FULL, Setting, followed
 from shapefirst.sweep.latency import Latency, Timing, calls_table, parts_table, rounds_of
 from shapefirst.sweep.summary import Condition, Reference, SweepSummary

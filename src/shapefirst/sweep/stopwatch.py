@@ -16,11 +16,11 @@ from typing import Any, Final
 
 import torch
 
-from shapefirst.denoising import decode, encode, generators
-from shapefirst.generation import own_size
-from shapefirst.guidance import guide
-from shapefirst.layout import denoiser_of
-from shapefirst.schedule import TextSchedule
+from shapefirst.families.layout import denoiser_of
+from shapefirst.guidance.blocks import guide
+from shapefirst.images.jobs import own_size
+from shapefirst.policies.schedule import TextSchedule
+from shapefirst.sampling.loop import decode, encode, generators
 from shapefirst.sweep.latency import Parts, Timing
 
 __all__ = ["BATCHES", "calls", "parts_of", "seconds_of", "time_policies", "whole_call"]
@@ -110,9 +110,9 @@ def parts_of(pipe: Any, prompts: Sequence[str], *, batch: int, rounds: int = 5) 
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
-    from shapefirst.acts import Act
-    from shapefirst.denoising import begin, first_latents
-    from shapefirst.solving import Run, advance
+    from shapefirst.policies.acts import Act
+    from shapefirst.sampling.loop import begin, first_latents
+    from shapefirst.sampling.step import Run, advance
 
     texts = [prompts[i % len(prompts)] for i in range(batch)]
     embeddings = encode(pipe, texts)

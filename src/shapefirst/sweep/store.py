@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from shapefirst import __version__
 from shapefirst.errors import ShapefirstError, shortened
-from shapefirst.machine import versions
+from shapefirst.models.machine import versions
 from shapefirst.prompts import Prompt, as_lines, parse_prompts
 from shapefirst.sweep.grid import Grid, Shards, read_grid
 from shapefirst.sweep.rows import parquet_of
@@ -222,7 +222,7 @@ class Store:
                 return
             from pathlib import Path
 
-            from shapefirst.writes import atomic
+            from shapefirst.files import atomic
 
             try:
                 with atomic(Path(path)) as part:

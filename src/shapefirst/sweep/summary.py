@@ -14,8 +14,8 @@ from typing import Any, Final
 import numpy as np
 
 from shapefirst.errors import ShapefirstError
-from shapefirst.metrics.frechet import Gaussian, Moments, frechet_distance
-from shapefirst.statistics import Interval, bootstrap, jackknife
+from shapefirst.measure.frechet import Gaussian, Moments, frechet_distance
+from shapefirst.measure.intervals import Interval, bootstrap, jackknife
 from shapefirst.sweep.grid import FULL, Setting
 from shapefirst.sweep.rows import FEATURES, NOT_MEASURED, arrays_of, made
 from shapefirst.sweep.store import Store

@@ -16,23 +16,23 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from shapefirst.denoising import decode, encode, generators
-from shapefirst.machine import hardware
+from shapefirst.files import png_of
+from shapefirst.measure.distances import measure
+from shapefirst.measure.scores import alignments_for, features_for, similarity_for
 from shapefirst.models import is_pocket, load, with_sampler
-from shapefirst.studies.distances import measure
-from shapefirst.studies.scores import alignments_for, features_for, similarity_for
+from shapefirst.models.machine import hardware
+from shapefirst.sampling.loop import decode, encode, generators
+from shapefirst.sampling.together import denoise_together
 from shapefirst.sweep.cost import SAMPLES
 from shapefirst.sweep.grid import FULL, Shard
 from shapefirst.sweep.rows import picture_name, table_of
-from shapefirst.together import denoise_together
-from shapefirst.writes import png_of
 
 if TYPE_CHECKING:
     import pyarrow
     from PIL import Image
 
-    from shapefirst.metrics.alignment import Alignment
-    from shapefirst.studies.distances import Similarity
+    from shapefirst.measure.alignment import Alignment
+    from shapefirst.measure.distances import Similarity
 
 __all__ = ["Scores", "Work", "Worker", "features_of", "worker_for"]
 
@@ -221,7 +221,7 @@ def features_of(
     """
     if scores.inception is None:
         return features_for(model, scores.clip, device)
-    from shapefirst.metrics.inception import load_inception
+    from shapefirst.measure.inception import load_inception
 
     inception = load_inception(scores.inception, device=device)
     return inception.title, inception.features

@@ -1,0 +1,269 @@
+"""The hook that tells a denoiser's cross-attention layers which step and which rows they work on.
+
+It stands before the denoiser, notes what each call is about, and gives every cross-attention layer a processor that
+shows the layer's own one a `LayerView`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from diffusers.models.attention_processor import Attention
+
+from shapefirst.attention.layer import LayerView, Substitution, attention_weights, grid_of
+from shapefirst.errors import ShapefirstError, UnsupportedPipelineError
+from shapefirst.guidance.branches import evaluated, halves_agree, says_guided
+from shapefirst.guidance.hook import DenoiserHook
+from shapefirst.guidance.timeline import Run, Told, follow, told
+from shapefirst.policies.schedule import Branch
+
+if TYPE_CHECKING:
+    from shapefirst.attention.recording import Maps
+
+__all__ = ["AttentionHook", "Recording", "cross_attention_layers"]
+
+
+@dataclass(eq=False)
+class Recording:
+    """What one `record` block wants, and what it has of the call in progress."""
+
+    maps: Maps
+    size: int
+    resolutions: frozenset[int] | None
+    branches: tuple[Branch, ...]
+    full: bool
+    #: Sums over the layers of one grid, (B, h w, L), and their number.
+    sums: dict[tuple[Branch, tuple[int, int]], tuple[torch.Tensor, int]] = field(default_factory=dict)
+    #: Longer sides of the layers met, recorded or not.
+    seen: set[int] = field(default_factory=set)
+
+    def add(self, branch: Branch, call: Call, name: str, grid: tuple[int, int], attention: torch.Tensor) -> None:
+        """Take in one layer's maps, (B, heads, h w, L)."""
+        if self.full:
+            layers = self.maps.text_layers if branch == "text" else self.maps.null_layers
+            layers.setdefault(call.step, {})[name] = attention.transpose(2, 3).unflatten(3, grid).cpu()
+        total, count = self.sums.get((branch, grid), (0, 0))
+        self.sums[branch, grid] = (attention.mean(1) + total, count + 1)
+
+    def finish(self, call: Call) -> None:
+        """Average over layers: linear, so layers of one grid were summed first and are resized once."""
+        if self.seen and not self.sums:
+            raise ShapefirstError(
+                f"No cross-attention layer has one of the resolutions {sorted(self.resolutions or ())}; here they have "
+                f"{sorted(self.seen)}."
+            )
+        h, w = call.latents.shape[-2:]
+        target = tuple(max(1, round(side * self.size / max(h, w))) for side in (h, w))
+        for branch in self.branches:
+            parts = [(grid, *part) for (of, grid), part in self.sums.items() if of == branch]
+            if parts:
+                layers = [_resized(x.transpose(1, 2).unflatten(2, grid), target) for grid, x, _ in parts]
+                mean = torch.stack(layers).sum(0) / sum(count for *_, count in parts)
+                (self.maps.text if branch == "text" else self.maps.null)[call.step] = mean.cpu()
+        self.sums = {}
+
+
+def _resized(x: torch.Tensor, target: tuple[int, ...]) -> torch.Tensor:
+    if x.shape[-2:] == target:
+        return x
+    if x.shape[-2] >= target[0] and x.shape[-1] >= target[1]:
+        return F.interpolate(x, target, mode="area")
+    return F.interpolate(x, target, mode="bilinear", align_corners=False)
+
+
+@dataclass
+class Call:
+    """One call of the denoiser."""
+
+    step: int
+    begins_step: bool
+    latents: torch.Tensor
+    prompts: torch.Tensor
+    substitutions: list[Substitution]
+    rows: dict[Branch, slice] | None = None  # found out in the first layer, where `guide` has done its part
+
+
+class AttentionHook(DenoiserHook):
+    """Keeps the blocks (`Recording` and `Substitution`), the call in progress and the layers' processors."""
+
+    name = "shapefirst.attention.recording"
+    busy = "denoiser's attention is in use"
+
+    def __init__(self, pipe: Any, denoiser: Any) -> None:
+        super().__init__(pipe, denoiser)
+        self.call: Call | None = None
+        self._run: Run | None = None
+        self._told: Told | None = None  # by the loop that made the latest call, if it has a scheduler of its own
+        self._generation: object = None
+        self._known: dict[Branch, torch.Tensor] = {}  # the halves of the latest guided call
+        self._processors = [(m, _Processor(self, name, m.processor)) for name, m in cross_attention_layers(denoiser)]
+
+    @classmethod
+    @contextmanager
+    def within(cls, pipe: Any, denoiser: Any, block: Recording | Substitution, value: Any) -> Iterator[Any]:
+        """The `with` block, which yields `value`."""
+        hook = cls.enter(pipe, denoiser, block)
+        try:
+            yield value
+        finally:
+            hook.leave(block)
+
+    def attach(self) -> None:
+        super().attach()
+        for layer, processor in self._processors:
+            layer.set_processor(processor)
+
+    def detach(self) -> None:
+        for layer, processor in self._processors:
+            if layer.processor is processor:  # nobody has set another one meanwhile
+                layer.set_processor(processor.inner)
+        super().detach()
+
+    @property
+    def recordings(self) -> list[Recording]:
+        return [block for block in self.blocks if isinstance(block, Recording)]
+
+    @torch.compiler.disable
+    def pre_forward(self, module: torch.nn.Module, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+        latents, prompts = self.latents(args, kwargs), self.argument("encoder_hidden_states", args, kwargs)
+        generation, step, begins_step = self._place(self.argument("timestep", args, kwargs))
+        if generation is not self._generation:
+            for recording in self.recordings:
+                recording.maps.clear()
+            self._generation = generation
+        for recording in self.recordings:
+            recording.sums, recording.seen = {}, set()
+        self.call = Call(step, begins_step, latents, prompts, self._substitutions(prompts))
+        return args, kwargs
+
+    def _place(self, t: Any) -> tuple[object, int, bool]:
+        """The generation that a call at `t` belongs to, its step, and whether the call begins that step."""
+        before, self._told = self._told, told()
+        if self._told is not None:
+            return self._told.generation, self._told.step, self._told is not before
+        self._run = follow(self._run, t, self.pipe)
+        return self._run, self._run.step, self._run.begins_step
+
+    @torch.compiler.disable
+    def post_forward(self, module: torch.nn.Module, output: Any) -> Any:
+        call, self.call = self.call, None
+        if call is not None and call.begins_step:
+            with torch.inference_mode(False), torch.no_grad():
+                for recording in self.recordings:
+                    recording.finish(call)
+        return output
+
+    def _substitutions(self, prompts: torch.Tensor) -> list[Substitution]:
+        """Those that the blocks want, with embeddings as the layers get them."""
+        projection: Any = getattr(self.denoiser, "caption_projection", None)
+        substitutions = []
+        for block in self.blocks:
+            if isinstance(block, Substitution) and block.mask.any() and (block.keys or block.values):
+                other = block.embeddings.to(prompts)
+                if other.shape[1] != prompts.shape[1]:
+                    raise ShapefirstError(
+                        f"The embeddings to substitute hold {other.shape[1]} tokens, the prompt {prompts.shape[1]}: "
+                        "pad them alike."
+                    )
+                other = projection(other) if projection is not None else other
+                substitutions.append(replace(block, embeddings=other, mask=block.mask.to(other.device)))
+        return substitutions
+
+    @torch.compiler.disable
+    def rows(self, call: Call, n: int) -> dict[Branch, slice]:
+        """Which of a layer's n rows are which branch's."""
+        if call.rows is None:
+            branches = evaluated() or self._found(call)
+            images = n // len(branches)
+            call.rows = {branch: slice(i * images, (i + 1) * images) for i, branch in enumerate(branches)}
+            for one in call.substitutions:
+                if "text" in call.rows and {len(one.embeddings), len(one.mask)} - {1, images}:
+                    raise ShapefirstError(
+                        f"There are {images} images but embeddings of {len(one.embeddings)} and positions of "
+                        f"{len(one.mask)} to substitute; give one for all or one per image."
+                    )
+        return call.rows
+
+    def _found(self, call: Call) -> tuple[Branch, ...]:
+        """The branches in the call's batch, where nobody has said which they are."""
+        guided = says_guided(self.pipe, call.latents)
+        if guided is not None:
+            return ("null", "text") if guided else ("text",)
+        for branch, prompts in self._known.items():
+            if prompts.shape == call.prompts.shape and torch.equal(prompts, call.prompts):
+                return (branch,)
+        if halves_agree(call.latents):
+            null, text = (half.clone() for half in call.prompts.chunk(2))
+            self._known = {"null": null, "text": text}
+            return ("null", "text")
+        empty = self._empty_prompt(call.prompts)
+        is_empty = empty is not None and empty.shape[1:] == call.prompts.shape[1:]
+        is_empty = is_empty and torch.allclose(call.prompts, empty.expand_as(call.prompts), atol=1e-3)
+        return ("null",) if is_empty else ("text",)
+
+    def _empty_prompt(self, like: torch.Tensor) -> Any:
+        """The empty prompt's embeddings, (1, L, D); None if the pipeline has no text encoder."""
+        if getattr(self.pipe, "text_encoder", None) is None:
+            return None
+        with torch.inference_mode(False), torch.no_grad():
+            options = {"device": like.device, "num_images_per_prompt": 1, "do_classifier_free_guidance": False}
+            return self.pipe.encode_prompt("", **options)[0].to(like)
+
+
+class _Processor:
+    """Stands before a cross-attention layer's own processor."""
+
+    def __init__(self, hook: AttentionHook, name: str, inner: Any) -> None:
+        self.hook, self.name, self.inner = hook, name, inner
+        # The layer reads this signature to know which `cross_attention_kwargs` its processor takes.
+        vars(self)["__call__"] = inner.__call__
+
+    @torch.compiler.disable(recursive=False)
+    def __call__(
+        self,
+        attn: Any,
+        hidden_states: torch.Tensor,
+        encoder_hidden_states: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        given = (hidden_states, encoder_hidden_states, attention_mask, *args)
+        call = self.hook.call
+        recordings = self.hook.recordings if call is not None and call.begins_step else []
+        if call is None or not (call.substitutions or recordings):
+            return self.inner(attn, *given, **kwargs)
+
+        rows = self.hook.rows(call, hidden_states.shape[0])
+        layer = LayerView(attn, call.substitutions, rows.get("text"))
+        out = self.inner(layer, *given, **kwargs)
+        if layer.query is None or layer.key is None:
+            raise UnsupportedPipelineError(
+                f"{type(self.inner).__name__} does not compute queries and keys with the layer's to_q and to_k; "
+                "undo fused projections with pipe.unfuse_qkv_projections() first."
+            )
+        grid = grid_of(call.latents, layer.query.shape[1])
+        # Maps are ordinary tensors, also where `guide` runs a branch in inference mode.
+        with torch.inference_mode(False), torch.no_grad():
+            for recording in recordings:
+                for branch in recording.branches:
+                    if branch not in rows:
+                        continue
+                    recording.seen.add(max(grid))
+                    if recording.resolutions is None or max(grid) in recording.resolutions:
+                        attention = attention_weights(attn, layer.query, layer.key, attention_mask, rows[branch])
+                        recording.add(branch, call, self.name, grid, attention)
+        return out
+
+
+def cross_attention_layers(denoiser: Any) -> list[tuple[str, Any]]:
+    """The denoiser's cross-attention layers."""
+    layers = [(name, m) for name, m in denoiser.named_modules() if isinstance(m, Attention) and m.is_cross_attention]
+    if not layers:
+        raise UnsupportedPipelineError(f"{type(denoiser).__name__} has no cross-attention layers.")
+    return layers

@@ -1,0 +1,104 @@
+"""The tables that the commands print. Cells are plain text: a prompt may hold what rich would take for markup."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+from rich.text import Text
+
+from shapefirst.cli import terminal
+
+if TYPE_CHECKING:
+    from shapefirst.images.comparison import Comparison
+    from shapefirst.images.outputs import Written
+    from shapefirst.models import ModelInfo
+
+__all__ = ["comparisons", "models", "vocabulary", "written"]
+
+
+def written(rows: Sequence[Written]) -> None:
+    """What each image cost, where it lies, and how far it is from the fully guided one where that is known."""
+    from shapefirst.images.comparison import decibels
+
+    compared = any(row.l1 is not None for row in rows)
+    table = Table("prompt", "file")
+    for name in ("denoiser\nevaluations", "seconds", *(("L1", "PSNR") if compared else ())):
+        table.add_column(name, justify="right")
+    for row in rows:
+        cells = [row.result.prompt, str(row.path), f"{row.result.evaluations:g}", f"{row.result.seconds:.2f}"]
+        if compared:
+            cells += ["", ""] if row.l1 is None or row.psnr is None else [f"{row.l1:.4f}", decibels(row.psnr)]
+        _add(table, cells)
+    terminal.results().print(table)
+
+
+def comparisons(rows: Sequence[Comparison]) -> None:
+    """One line a policy: cost and distances, averaged over the images."""
+    from shapefirst.images.comparison import decibels, percent
+
+    table = Table("policy")
+    for name in ("evaluations an image", "saved", "seconds an image", "saved", "L1", "PSNR"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        seconds = f"{row.seconds:.2f}"
+        if row.is_reference:
+            _add(table, [row.title, f"{row.evaluations:g}", "", seconds, "", "", ""])
+            continue
+        saved = percent(row.evaluations_saved), percent(row.seconds_saved)
+        distances = f"{row.mean_l1:.4f}", decibels(row.mean_psnr)
+        _add(table, [row.title, f"{row.evaluations:g}", saved[0], seconds, saved[1], *distances])
+    terminal.results().print(table)
+
+
+def models(infos: Sequence[ModelInfo]) -> None:
+    """Each model: its name, what it is, where it comes from and where on this disk it lies, or what it takes to get."""
+    from shapefirst.models import locate
+
+    table = Table("name", "what it is", "comes from", "on this disk")
+    for info in infos:
+        full, half = info.gigabytes
+        size = f"about {full:g} GB" + (f" ({half:g} in float16)" if half < full else "")
+        _add(table, [info.name, info.summary, info.source or "this package", str(locate(info.name) or f"no: {size}")])
+    terminal.results().print(table)
+
+
+def model(info: ModelInfo) -> None:
+    """A model, and the files of it that are used or would be downloaded, as far as the hub tells."""
+    from shapefirst.errors import ModelError
+    from shapefirst.models import download_of, locate
+    from shapefirst.models.hub import gigabytes
+
+    models([info])
+    if locate(info.name) is not None or info.source is None:
+        return
+    for dtype in ("float32", "float16"):
+        try:
+            files = download_of(info.name, dtype)
+        except ModelError as error:
+            terminal.note(f"{error}")
+            return
+        table = Table(f"downloaded for {dtype}", "size")
+        for name, size in files.items():
+            _add(table, [name, gigabytes(size)])
+        _add(table, [f"{len(files)} files", gigabytes(sum(files.values()))])
+        terminal.results().print(table)
+
+
+def vocabulary() -> None:
+    """The words that pocket was trained on."""
+    from shapefirst.world.vocabulary import COLOURS, HELD_OUT, NOUNS, RELATIONS, TEXTURES
+
+    table = Table(show_header=False, box=None, padding=(0, 2, 1, 0))
+    _add(table, ["nouns", ", ".join(NOUNS)])
+    _add(table, ["attributes", f"{', '.join(COLOURS)};\n{', '.join(TEXTURES)}"])
+    _add(table, ["relations", ", ".join(RELATIONS)])
+    _add(table, ["prompts", "a {attribute} {noun}\na {attribute} {noun} {relation} a {attribute} {noun}"])
+    held_out = ", ".join(" ".join(pair) for pair in sorted(HELD_OUT))
+    _add(table, ["never seen together\nin training", held_out])
+    terminal.results().print(table)
+
+
+def _add(table: Table, cells: Sequence[str]) -> None:
+    table.add_row(*(Text(cell, overflow="fold") for cell in cells))

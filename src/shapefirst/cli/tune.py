@@ -1,0 +1,272 @@
+"""``shapefirst tune``. Words and wiring only."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import typer
+from rich.table import Table
+
+from shapefirst import __version__
+from shapefirst.checks import check_prompt
+from shapefirst.cli import terminal
+from shapefirst.cli.loading import load_quietly, obtained
+from shapefirst.cli.options import Device, Dtype, GuidanceScale, Model, Sampler
+from shapefirst.errors import ShapefirstError
+
+if TYPE_CHECKING:
+    from shapefirst.tuning.search import Found, Recording
+
+__all__ = ["tune"]
+
+FEWEST, MOST = 16, 64  # prompts to calibrate on
+FEWEST_STEPS: Final = 10
+CALIBRATION_SEED: Final = 1  # of pocket's prompts
+
+
+def tune(
+    model: Model = "pocket",
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help=f"Prompts, one a line: {FEWEST} to {MOST} to choose by, and as many more to check the choice on.",
+            show_default="pocket's words",
+        ),
+    ] = None,
+    save_time: Annotated[
+        float | None,
+        typer.Option(metavar="SHARE", help="The closest policy that saves this share of the time.", show_default="0.4"),
+    ] = None,
+    max_l1: Annotated[
+        float | None, typer.Option("--max-l1", metavar="L1", help="The fastest policy whose images stay this close.")
+    ] = None,
+    sampler: Sampler = None,
+    steps: Annotated[int, typer.Option(metavar="N", help="Denoising steps of full guidance.")] = 50,
+    guidance_scale: GuidanceScale = None,
+    negative_prompt: Annotated[str | None, typer.Option(metavar="P", help="What not to draw.")] = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    batch_size: Annotated[int, typer.Option(metavar="N", help="Images at a time.")] = 8,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="Where the policy goes.")] = Path("policy.json"),
+) -> None:
+    """Find the policy that keeps the picture best for the time you want to save, on your model and sampler.
+
+    Runs candidates on some prompts, measures the choice on others, and writes a small JSON for `generate --policy` and
+    `guide(pipe, "policy.json")`. What is done is kept: after an interruption the same command goes on.
+
+    \b
+    Examples:
+      shapefirst tune --save-time 0.4
+      shapefirst tune --max-l1 0.002 --sampler dpm-solver --out dpm.json
+      shapefirst tune --model sd15 --prompts prompts.txt --out sd15.json
+    """
+    from shapefirst.files import check_file
+    from shapefirst.models import default_guidance_scale, usual_sampler
+
+    if steps < FEWEST_STEPS:
+        raise ShapefirstError(f"--steps must be at least {FEWEST_STEPS} to choose among, not {steps}.")
+    if batch_size < 1:
+        raise ShapefirstError(f"--batch-size must be at least 1, not {batch_size}.")
+    check_prompt(negative_prompt or "", "--negative-prompt")
+    chosen_by, checked_on = _halves(prompts)
+    check_file(out)
+    scale = default_guidance_scale(model) if guidance_scale is None else guidance_scale
+    if scale <= 1:
+        raise ShapefirstError(f"At a guidance scale of {scale:g} no guidance runs, so there is nothing to tune.")
+    with terminal.working("Getting torch and diffusers ready"):
+        from shapefirst.checks import check_steps
+        from shapefirst.images.jobs import Sampling
+        from shapefirst.policies.file import PolicyFile, model_digest, sampler_digest, write_policy
+        from shapefirst.tuning.search import Found, Tuner, candidates, check_choice, choose, held_out, shortlist
+    if save_time is None and max_l1 is None:
+        save_time = 0.4
+    check_choice(save_time, max_l1)
+    sampling = Sampling(scale, steps, negative_prompt)
+    sampler = sampler or usual_sampler(obtained(model, dtype, device))
+    pipe = load_quietly(model, sampler, device, dtype)
+    check_steps(steps, pipe.scheduler)
+
+    tuner = Tuner(pipe, sampling, chosen_by, batch_size)
+    among = candidates(steps)
+    digests = model_digest(pipe), sampler_digest(pipe.scheduler)
+    kept = _Kept(out, [__version__, *digests, asdict(sampling), chosen_by, batch_size, pipe.device.type, dtype])
+    images = len(chosen_by)
+    record_cost, probe_cost = images * 2 * steps, 30 * batch_size
+    expected = record_cost + probe_cost + sum(c.evaluations for c in shortlist(among, {})) * images
+    with terminal.counting(f"Trying policies on {images} prompts", total=expected) as tick:
+        for batch in range(tuner.batches):
+            recording = kept.recording(batch)
+            if recording is None:
+                recorded = tuner.record(batch, among, lambda: tick(record_cost / (steps * tuner.batches)))
+                kept.keep_recording(batch, recorded)
+            else:
+                tuner.restore(batch, recording)
+                tick(record_cost / tuner.batches)
+        runs = shortlist(among, tuner.scores())
+        costs = kept.costs or kept.keep_costs(tuner.costs(lambda: tick(probe_cost / 16)))
+        found = []
+        for candidate in runs:
+            distances = kept.runs.get(candidate.name)
+            if distances is None:
+                tick_batch = partial(tick, candidate.evaluations * images / tuner.batches)
+                distances = kept.keep_run(candidate.name, tuner.run(candidate, tick_batch))
+            else:
+                tick(candidate.evaluations * images)
+            found.append(Found(candidate, costs.saved(candidate, steps), tuple(distances)))
+
+    chosen = choose(found, save_time, max_l1)
+    _print_front(found, chosen)
+    with terminal.progress(f"Checking the choice on {len(checked_on)} other prompts", total=1) as report:
+        distance, saved = held_out(pipe, chosen.candidate, sampling, checked_on, report)
+
+    import diffusers
+    import torch
+
+    candidate = chosen.candidate
+    policy = PolicyFile(
+        model=model,
+        model_digest=digests[0],
+        sampler=type(pipe.scheduler).__name__,
+        sampler_digest=digests[1],
+        guidance_scale=scale,
+        steps=candidate.steps,
+        guided=tuple(sorted(candidate.schedule.guided_steps(candidate.steps))),
+        keep=candidate.schedule.keep,
+        order=candidate.schedule.order,
+        versions={"shapefirst": __version__, "diffusers": diffusers.__version__, "torch": torch.__version__},
+        measured={
+            "full guidance at steps": steps,
+            "prompts": len(checked_on),
+            "evaluations": candidate.evaluations,
+            "L1": asdict(distance),
+            "time saved": asdict(saved),
+            "device": pipe.device.type,
+            "batch size": batch_size,
+        },
+    )
+    write_policy(policy, out)
+    kept.forget()
+    fewer = "" if candidate.steps == steps else f" --steps {candidate.steps}"
+    terminal.line(
+        f"On {len(checked_on)} other prompts: L1 {distance:.4f}, time saved {saved:.0%} "
+        f"(expected: {chosen.distance.estimate:.4f}, {chosen.time_saved:.0%}).\n"
+        f'Policy: {out}\nUse it: shapefirst generate "..." --model {model} --sampler {sampler}{fewer} --policy {out}'
+    )
+
+
+class _Kept:
+    """What an interrupted run leaves for the next one with the same settings, in a hidden folder beside the policy."""
+
+    def __init__(self, out: Path, settings: Sequence[Any]) -> None:
+        from shapefirst.tuning.search import Costs
+
+        self._folder = out.with_name(f".{out.name}.tuning")
+        self._digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+        self.costs: Costs | None = None
+        self.runs: dict[str, list[float]] = {}
+        try:
+            content = json.loads((self._folder / "state.json").read_text(encoding="utf-8"))
+            if content["digest"] != self._digest:
+                raise ValueError("another run's")
+            self.costs, self.runs = content["costs"] and Costs(**content["costs"]), content["runs"]
+        except (OSError, ValueError, KeyError, TypeError):  # there is none, or one that cannot be used
+            self.forget()
+            return
+        terminal.note(f"going on where it was interrupted, with {len(self.runs)} policies already tried.")
+
+    def recording(self, batch: int) -> Recording | None:
+        """What an earlier run recorded of a batch, or None."""
+        from shapefirst.measure.npz import read_npz
+        from shapefirst.tuning.search import Recording
+
+        try:
+            recorded = read_npz(self._folder / f"recording-{batch}.npz", ("references", "names", "scores"))
+        except ShapefirstError:  # there is none, or one that cannot be used
+            return None
+        references, names, scores = recorded
+        return Recording(references, dict(zip(names.tolist(), scores.tolist(), strict=True)))
+
+    def keep_recording(self, batch: int, recorded: Recording) -> None:
+        import numpy as np
+
+        from shapefirst.files import atomic
+
+        self._write()
+        with atomic(self._folder / f"recording-{batch}.npz") as part, part.open("wb") as stream:
+            names, scores = list(recorded.scores), list(recorded.scores.values())
+            np.savez(stream, references=recorded.references, names=np.array(names), scores=np.array(scores))
+
+    def keep_costs(self, costs: Any) -> Any:
+        self.costs = costs
+        self._write()
+        return costs
+
+    def keep_run(self, name: str, distances: list[float]) -> list[float]:
+        self.runs[name] = distances
+        self._write()
+        return distances
+
+    def forget(self) -> None:
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _write(self) -> None:
+        from shapefirst.files import save_text
+
+        costs = asdict(self.costs) if self.costs else None
+        content = json.dumps({"digest": self._digest, "costs": costs, "runs": self.runs})
+        save_text(content, self._folder / "state.json")
+
+
+def _halves(file: Path | None) -> tuple[list[str], list[str]]:
+    """Prompts to choose by, and others to check on."""
+    from shapefirst.prompts import mixed, read_prompts
+
+    if file is None:
+        prompts = mixed(2 * FEWEST, CALIBRATION_SEED)
+    else:
+        prompts = list(dict.fromkeys(read_prompts(file)))
+        if len(prompts) < 2 * FEWEST:
+            raise ShapefirstError(
+                f"There are {len(prompts)} different prompts in {str(file)!r}: give at least {2 * FEWEST}, half of "
+                "them to choose by and half to check the choice on."
+            )
+    half = min(len(prompts) // 2, MOST)
+    return prompts[:half], prompts[half : 2 * half]
+
+
+def _print_front(found: Sequence[Found], chosen: Found) -> None:
+    """What ran, the slowest first; those that another one beats in both time and L1 are marked."""
+    from shapefirst.policies.words import describe
+
+    table = Table("", "policy")
+    for name in ("evaluations", "time saved", "L1 (95% interval)"):
+        table.add_column(name, justify="right")
+    table.add_column("")
+    for one in sorted(found, key=lambda f: f.time_saved):
+        distance = one.distance
+        beaten = any(
+            f.time_saved > one.time_saved and f.distance.estimate < distance.estimate for f in found if f is not one
+        )
+        table.add_row(
+            "→" if one is chosen else "",
+            describe(one.candidate.schedule, one.candidate.steps) + _order(one.candidate.schedule.order),
+            str(one.candidate.evaluations),
+            f"{one.time_saved:.0%}",
+            f"{distance:.4f}",
+            "beaten" if beaten else "",
+            style="dim" if beaten else "bold" if one is chosen else "",
+        )
+    terminal.results().print(table)
+    terminal.line(f"→ {chosen.candidate.schedule.strip(chosen.candidate.steps)}")
+
+
+def _order(order: int | None) -> str:
+    return f" (order {order})" if order else ""

@@ -1,0 +1,96 @@
+"""Figures to read: estimates with just the digits that their interval supports, durations, counts, interval strips."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from html import escape
+
+from shapefirst.measure.intervals import Interval, Rule
+
+__all__ = ["duration", "label", "number", "one_of", "plural", "reach", "rule_in_short", "strip"]
+
+STRIP_WIDTH, STRIP_HEIGHT = 320, 44
+
+
+def number(value: float, digits: int | None = None) -> str:
+    """With a true minus sign; with ``digits`` after the point, or as many as it needs."""
+    if not math.isfinite(value):
+        return "undefined" if math.isnan(value) else ("−∞" if value < 0 else "∞")
+    text = f"{value:,.{digits}f}" if digits is not None else f"{value:,.6g}"
+    text = text.lstrip("-") if not any(c in "123456789" for c in text) else text  # no "-0.00"
+    return text.replace("-", "−")
+
+
+def reach(found: Interval) -> tuple[str, str]:
+    """The estimate, and "low to high", with digits enough to show two of the interval's width."""
+    spread = found.high - found.low
+    if not math.isfinite(spread):
+        return number(float(f"{found.estimate:.3g}")), "interval undefined"
+    scale = spread or abs(found.estimate) or 1.0
+    digits = min(6, max(0, 1 - math.floor(math.log10(scale))))
+    return number(found.estimate, digits), f"{number(found.low, digits)} to {number(found.high, digits)}"
+
+
+def _threshold(rule: Rule) -> str:
+    """With three digits: a third is 0.333."""
+    return number(float(f"{rule.threshold:.3g}"))
+
+
+def rule_in_short(rule: Rule) -> str:
+    """ "interval lies above 0", the last two words unparted."""
+    return f"interval lies {rule.side}\N{NO-BREAK SPACE}{_threshold(rule)}"
+
+
+def duration(seconds: float) -> str:
+    """As people say it: "4.2 s", "75 s", "3.1 min", "2.0 h"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def plural(count: int, singular: str) -> str:
+    """The count with its noun: "1 image", "2,000 images"."""
+    return f"{count:,} {singular}" + ("" if count == 1 else "s")
+
+
+def label(name: str) -> str:
+    """A study's name as the paper's digest writes it: "F4"."""
+    return name.upper()
+
+
+def one_of(values: Iterable[object]) -> str:
+    """What all values have in common; where they differ, each of them once, in their order."""
+    return ", ".join(dict.fromkeys(f"{value:g}" if isinstance(value, float) else str(value) for value in values))
+
+
+def strip(found: Interval, rule: Rule) -> str:
+    """The interval on a line, with the rule's threshold; the shaded side is where the claim replicates.
+
+    "" where the interval is undefined.
+    """
+    values = (found.low, found.estimate, found.high, rule.threshold)
+    if not all(math.isfinite(v) for v in values):
+        return ""
+    low, high = min(values), max(values)
+    margin = 0.15 * (high - low) or 1.0
+
+    def x(value: float) -> str:
+        return f"{STRIP_WIDTH * (value - low + margin) / (high - low + 2 * margin):.1f}"
+
+    at = x(rule.threshold)
+    start, width = (at, f"{STRIP_WIDTH - float(at):.1f}") if rule.side == "above" else ("0", at)
+    # The label stays inside the strip wherever the threshold is.
+    anchor = "start" if float(at) < 60 else "end" if float(at) > STRIP_WIDTH - 60 else "middle"
+    estimate, interval = reach(found)
+    alt = f"{estimate}, interval {interval}; threshold {_threshold(rule)}"
+    return (
+        f'<svg class="strip" role="img" aria-label="{escape(alt)}" '
+        f'viewBox="0 0 {STRIP_WIDTH} {STRIP_HEIGHT}" width="{STRIP_WIDTH}" height="{STRIP_HEIGHT}">'
+        f'<rect class="side" x="{start}" y="2" width="{width}" height="26"/>'
+        f'<line class="axis" x1="0" y1="15" x2="{STRIP_WIDTH}" y2="15"/>'
+        f'<line class="threshold" x1="{at}" y1="2" x2="{at}" y2="28"/>'
+        f'<line class="interval" x1="{x(found.low)}" y1="15" x2="{x(found.high)}" y2="15"/>'
+        f'<circle class="estimate" cx="{x(found.estimate)}" cy="15" r="5"/>'
+        f'<text x="{at}" y="41" text-anchor="{anchor}">{_threshold(rule)}</text></svg>'
+    )

@@ -1,0 +1,338 @@
+"""Findings on disk: a folder for each study, whole or not there, from which alone the report is made.
+
+    OUT/f4/finding.json        the study's facts, its setting, claims, summaries, captions; digests of the other files
+           table.parquet       the tidy table
+           chart-NAME.svg      plots
+           picture-NAME.png    images
+
+Reading needs neither torch nor matplotlib nor pyarrow nor the study's module.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from shapefirst.errors import ShapefirstError
+from shapefirst.files import Names, slug
+from shapefirst.findings.finding import Chart, Claim, Finding, Study, Summary
+from shapefirst.findings.order import STUDIES
+from shapefirst.measure.intervals import Interval, Rule
+
+__all__ = [
+    "Setting",
+    "Stored",
+    "StoredPicture",
+    "load",
+    "load_all",
+    "mismatch",
+    "save",
+    "save_inapplicable",
+]
+
+FORMAT: Final = 1  # of finding.json; raised when an older shapefirst could not read it
+FACTS: Final = "finding.json"
+SECTIONS: Final = (*STUDIES, "sweep")  # of the report: `sweep report` adds one that is no study
+TABLE: Final = "table.parquet"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a study was run with.
+
+    Attributes:
+        model: The model's name, id or folder.
+        fingerprint: Of its weights.
+        version: shapefirst's.
+        seed: Image i has the seed ``seed + i``.
+        steps: Denoising steps N.
+        guidance_scale: w.
+        sampler: Its name.
+        quick: Whether it was the short run.
+        count: Number of prompts or pairs.
+        prompts: Digest of them.
+        command: Repeats the study.
+        machine: What it ran on, in words.
+        seconds: How long it took.
+        words: What was run, where number, seeds, sampler, steps and scale above are not all of it; else "".
+    """
+
+    model: str
+    fingerprint: str
+    version: str
+    seed: int
+    steps: int
+    guidance_scale: float
+    sampler: str
+    quick: bool
+    count: int
+    prompts: str
+    command: str
+    machine: str
+    seconds: float
+    words: str = ""
+
+
+@dataclass(frozen=True)
+class StoredPicture:
+    """A picture as PNG, ``width`` x ``height`` pixels, with its caption and what it shows in words."""
+
+    name: str
+    png: bytes
+    width: int
+    height: int
+    caption: str
+    alt: str
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A study with what it found, as read from its folder. Fields as in ``Study``, ``Finding`` and ``Setting``.
+
+    ``reason`` says why the study does not apply to the model; it is empty where there is a finding.
+    """
+
+    name: str
+    title: str
+    question: str
+    paper: str
+    needs: str
+    setting: Setting
+    reason: str = ""
+    claims: tuple[Claim, ...] = ()
+    summaries: tuple[Summary, ...] = ()
+    charts: tuple[Chart, ...] = ()
+    pictures: tuple[StoredPicture, ...] = ()
+    method: str = ""
+    evaluations: float = 0
+    evaluations_apart: float = 0
+
+
+def save(out: Path, study: Study, finding: Finding, setting: Setting) -> Path:
+    """Writes the finding to the study's folder under ``out``, in place of an earlier one.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ShapefirstError: It cannot be written, pyarrow is missing, or the table's columns do not make a table.
+    """
+    names = Names()
+    files = {TABLE: _parquet(finding.table, study, setting)}
+    charts, pictures = [], []
+    for chart in finding.charts:
+        file = names.unique(f"chart-{slug(chart.name)}") + ".svg"
+        files[file] = chart.svg.encode()
+        charts.append({"name": chart.name, "file": file, "caption": chart.caption, "alt": chart.alt})
+    for picture in finding.pictures:
+        file = names.unique(f"picture-{slug(picture.name)}") + ".png"
+        png = io.BytesIO()
+        picture.image.save(png, format="PNG", optimize=True)
+        files[file] = png.getvalue()
+        size = {"width": picture.image.width, "height": picture.image.height}
+        pictures.append({"name": picture.name, "file": file, **size, "caption": picture.caption, "alt": picture.alt})
+    facts = {
+        "claims": [_plain(asdict(claim)) for claim in finding.claims],
+        "summaries": [_plain(asdict(summary)) for summary in finding.summaries],
+        "charts": charts,
+        "pictures": pictures,
+        "method": finding.method,
+        "evaluations": _plain(finding.evaluations),
+        "evaluations_apart": _plain(finding.evaluations_apart),
+    }
+    return _write(out, study, setting, facts, files)
+
+
+def save_inapplicable(out: Path, study: Study, reason: str, setting: Setting) -> Path:
+    """Writes, in place of an earlier finding, why the study does not apply to the model; returns the folder."""
+    return _write(out, study, setting, {"reason": reason or "It does not apply to this model."}, {})
+
+
+def load(out: Path, name: str) -> Stored | None:
+    """What is stored of the study ``name`` under ``out``, or None where nothing is.
+
+    Raises:
+        ShapefirstError: What is there is damaged, or was not written by this program.
+    """
+    folder = out / name
+    if not folder.exists():
+        return None
+    path = folder / FACTS
+    _check_ours(folder)
+    with _readable(path):
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        if facts["format"] != FORMAT:
+            raise ValueError(f"its format is {facts['format']!r}, and this version reads {FORMAT}")
+        setting = Setting(**{**facts["setting"], "guidance_scale": float(facts["setting"]["guidance_scale"])})
+        files = {name: _contents(folder / Path(name).name, digest) for name, digest in facts["files"].items()}
+        return Stored(
+            **{key: str(facts[key]) for key in ("name", "title", "question", "paper", "needs")},
+            setting=setting,
+            reason=facts.get("reason", ""),
+            claims=tuple(_claim(claim) for claim in facts.get("claims", ())),
+            summaries=tuple(_summary(summary) for summary in facts.get("summaries", ())),
+            charts=tuple(
+                Chart(c["name"], files[c["file"]].decode(), c["caption"], c["alt"]) for c in facts.get("charts", ())
+            ),
+            pictures=tuple(
+                StoredPicture(p["name"], files[p["file"]], p["width"], p["height"], p["caption"], p["alt"])
+                for p in facts.get("pictures", ())
+            ),
+            method=facts.get("method", ""),
+            evaluations=float(facts.get("evaluations", 0)),
+            evaluations_apart=float(facts.get("evaluations_apart", 0)),
+        )
+
+
+def load_all(out: Path) -> list[Stored]:
+    """What is stored under ``out``, in the order of ``SECTIONS``; other files and folders are ignored.
+
+    Raises:
+        ShapefirstError: As ``load``.
+    """
+    return [stored for name in SECTIONS if (stored := load(out, name)) is not None]
+
+
+def mismatch(stored: Setting, wanted: Setting) -> str:
+    """In which respects a stored result is not one of the wanted run, in words; "" where it is.
+
+    Neither machine, time and command matter, nor ``quick``, which shows in the numbers of prompts and steps.
+    """
+    values = {
+        "model": "model",
+        "version": "version of shapefirst",
+        "seed": "seed",
+        "steps": "steps",
+        "guidance_scale": "guidance scale",
+        "sampler": "sampler",
+        "count": "number of prompts",
+    }
+    differences = [
+        f"{words} {getattr(stored, key)} instead of {getattr(wanted, key)}"
+        for key, words in values.items()
+        if getattr(stored, key) != getattr(wanted, key)
+    ]
+    # Where the model or the number differs, that the weights and the prompts do too goes without saying.
+    if stored.model == wanted.model and stored.fingerprint != wanted.fingerprint:
+        differences.append("other weights of the same model")
+    if stored.count == wanted.count and stored.prompts != wanted.prompts:
+        differences.append("other prompts")
+    return ", ".join(differences)
+
+
+def _write(out: Path, study: Study, setting: Setting, facts: Mapping[str, Any], files: Mapping[str, bytes]) -> Path:
+    about = {key: getattr(study, key) for key in ("name", "title", "question", "paper", "needs")}
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    whole = {"format": FORMAT, **about, "setting": _plain(asdict(setting)), **facts, "files": digests}
+    with _replacing(out / study.name) as folder:
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
+        text = json.dumps(whole, indent=2, ensure_ascii=False, allow_nan=False)
+        (folder / FACTS).write_text(text + "\n", encoding="utf-8")
+    return out / study.name
+
+
+def _check_ours(folder: Path) -> None:
+    """A folder of the study's name that holds something else is neither read nor replaced."""
+    if folder.exists() and not (folder / FACTS).is_file():
+        raise ShapefirstError(f"{str(folder)!r} holds no {FACTS}: move it away, or choose another output folder.")
+
+
+@contextmanager
+def _replacing(folder: Path) -> Iterator[Path]:
+    """Yields a new folder, which takes the place of ``folder`` when the block ends well and vanishes otherwise."""
+    _check_ours(folder)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+        new, old = beside / "new", beside / "old"
+        try:
+            new.mkdir()
+            yield new
+            if folder.exists():
+                folder.rename(old)
+            new.rename(folder)
+        finally:
+            if old.exists() and not folder.exists():
+                old.rename(folder)
+            shutil.rmtree(beside, ignore_errors=True)
+    except OSError as error:
+        raise ShapefirstError(f"Cannot write {str(folder)!r}: {error.strerror or error}.") from error
+
+
+def _parquet(table: Mapping[str, Sequence[Any]], study: Study, setting: Setting) -> bytes:
+    """The table as Parquet, with the setting in its metadata so that it is not lost when the file is copied."""
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise ShapefirstError("Tables are stored with pyarrow: pip install 'shapefirst[studies]'.") from error
+    buffer = io.BytesIO()
+    try:
+        # list() because of numpy columns of strings, which pyarrow does not take
+        columns = {name: pyarrow.array(list(values)) for name, values in table.items()}
+        built = pyarrow.table(columns)
+    except (pyarrow.ArrowException, TypeError, ValueError) as error:
+        raise ShapefirstError(f"The columns of {study.name} do not make a table: {error}.") from error
+    about = {"shapefirst": json.dumps({"study": study.name, **_plain(asdict(setting))}, ensure_ascii=False)}
+    pyarrow.parquet.write_table(built.replace_schema_metadata(about), buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+def _plain(value: Any) -> Any:
+    """As JSON knows it: numpy's numbers as Python's, and what JSON has no number for (nan, inf) as text."""
+    if isinstance(value, Mapping):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    if hasattr(value, "item"):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
+
+
+def _claim(facts: Mapping[str, Any]) -> Claim:
+    found = facts["found"]
+    interval = Interval(float(found["estimate"]), float(found["low"]), float(found["high"]), int(found["n"]))
+    rule = Rule(facts["rule"]["side"], float(facts["rule"]["threshold"]))
+    texts = {key: facts[key] for key in ("statement", "paper", "quantity", "verdict", "hypothesis")}
+    return Claim(found=interval, rule=rule, **texts)
+
+
+def _summary(facts: Mapping[str, Any]) -> Summary:
+    return Summary(tuple(facts["columns"]), tuple(tuple(row) for row in facts["rows"]), facts["caption"])
+
+
+def _contents(path: Path, digest: str) -> bytes:
+    content = path.read_bytes()
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise ValueError(f"{path.name} is not as it was written")
+    return content
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Whatever is wrong with the files of a finding becomes one sentence with the remedy."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        if isinstance(error, OSError):
+            what = f"{Path(str(error.filename or path)).name}: {error.strerror or error}"
+        elif isinstance(error, json.JSONDecodeError | UnicodeDecodeError):
+            what = f"{path.name} is cut off or no longer JSON"
+        else:
+            what = f"no entry {error}" if isinstance(error, KeyError) else str(error)
+        raise ShapefirstError(
+            f"Cannot read the stored finding {str(path)!r} ({what}): delete the folder {str(path.parent)!r} "
+            "and run the study again."
+        ) from error

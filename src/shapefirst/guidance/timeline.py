@@ -1,0 +1,222 @@
+"""From a list of timesteps to denoising steps.
+
+A solver may call the denoiser more than once in a step, and its list has one entry a call. With N steps:
+
+    DDIM, DPM-Solver++, Euler, UniPC   t0      t1      t2     ...     N entries,     one call a step
+    Heun, KDPM2                        t0 t1 | t1 t2 | t2 ... t(N-1)  2N - 1,        two calls a step, the last step one
+    PNDM (skip_prk_steps)              t0 t1 | t1 | t2 ...            N + 1,         two calls in step 0
+    PNDM                               N + 9 entries, the first ten of them in step 0
+
+Step i of Heun evaluates the denoiser at t_i and again at t_(i+1), to correct itself: both calls belong to step i. So
+the timestep t_(i+1) stands twice in the list, for the end of step i and for the start of step i + 1, and its value
+alone does not tell the step; its position does. Nor do equal values tell one step: Karras', Lu's and exponential
+spacing round neighbours to the same timestep. PNDM's warm-up is one step, as diffusers' pipelines count it for their
+progress bars.
+
+Steps are those that run. A pipeline may start late in its scheduler's list (image to image) or stop early
+(`denoising_end`): it loops over a part of it, and a solver's first call is the first of that part. PNDM warms up there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+from typing import Any
+
+import torch
+
+from shapefirst.errors import UnsupportedPipelineError
+from shapefirst.guidance.branches import call_in_progress
+from shapefirst.guidance.extrapolation import noise_level
+
+__all__ = ["Run", "Told", "follow", "list_of", "position_of", "steps_of", "taking_step", "told"]
+
+
+@dataclass(eq=False)
+class Run:
+    """One generation as its denoiser sees it, from the first call on; see `follow`.
+
+    Attributes:
+        scheduler: The pipeline's scheduler.
+        listed: The list of timesteps that was set for the generation, held so that its place in memory stays its own.
+        timesteps: Those of them that it loops over.
+        values: The same as numbers.
+        first: Position of the first call in `timesteps`; a loop of one's own may start late.
+        last: Position of the latest call.
+    """
+
+    scheduler: Any
+    listed: torch.Tensor
+    timesteps: torch.Tensor
+    values: list[float]
+    first: int
+    last: int
+
+    @cached_property
+    def steps(self) -> list[int]:
+        """The step of each call from the first on."""
+        return steps_of(self.scheduler, len(self.values) - self.first)
+
+    @cached_property
+    def levels(self) -> list[float]:
+        """u_t (see `extrapolation`) of each of `values`; it never rises, also where rounded timesteps do."""
+        return list(accumulate((noise_level(self.scheduler, t) for t in self.values), min))
+
+    @property
+    def step(self) -> int:
+        """The step of the latest call, counted from the first one that runs."""
+        return self.steps[self.last - self.first]
+
+    @property
+    def num_steps(self) -> int:
+        return self.steps[-1] + 1
+
+    @property
+    def begins_step(self) -> bool:
+        """Whether the latest call is the first one of its step."""
+        return self.last == self.first or self.steps[self.last - self.first - 1] < self.step
+
+
+@dataclass(frozen=True, eq=False)
+class Told:
+    """What a loop with a scheduler of its own says of a step: the generation, whatever stands for it, and the step."""
+
+    generation: object
+    step: int
+
+
+_told: ContextVar[Told | None] = ContextVar("shapefirst.guidance.timeline", default=None)
+
+
+@contextmanager
+def taking_step(generation: object, step: int) -> Iterator[None]:
+    """Within the block, the denoiser's calls are those of this step, whatever list their timesteps are from."""
+    token = _told.set(Told(generation, step))
+    try:
+        yield
+    finally:
+        _told.reset(token)
+
+
+def told() -> Told | None:
+    """What the innermost `taking_step` block says, the same object throughout the step; None outside of one."""
+    return _told.get()
+
+
+def follow(run: Run | None, t: Any, pipe: Any) -> Run:
+    """The run that a denoiser call at `t` belongs to, brought up to date: a new one with new timesteps or a step back.
+
+    Args:
+        run: The run of the denoiser's previous call.
+        t: The timestep as the denoiser was given it.
+        pipe: The pipeline. What its call in progress loops over is the run; in a loop of one's own, the list that `t`
+            is from (see `list_of`).
+
+    Raises:
+        UnsupportedPipelineError: `t` is not in the list.
+    """
+    scheduler = pipe.scheduler
+    listed = list_of(t, scheduler)
+    if run is not None and _same_place(run.listed, listed):
+        position = position_of(t, run.timesteps, scheduler, run.values, last=run.last)
+        if position is not None and position >= run.last:
+            run.last = position
+            return run
+
+    looped = (call_in_progress(pipe) or {}).get("timesteps")
+    for timesteps in (looped, listed):
+        if listed is None or not isinstance(timesteps, torch.Tensor) or timesteps.ndim != 1:
+            continue
+        values = timesteps.tolist()  # the one wait for the device in a generation
+        position = position_of(t, timesteps, scheduler, values)
+        if position is not None:
+            return Run(scheduler, listed, timesteps, values, first=position, last=position)
+    raise UnsupportedPipelineError(
+        f"{type(pipe).__name__} gave its denoiser the timestep {float(torch.as_tensor(t).flatten()[0])}, "
+        "which is not in its scheduler's list, so the step cannot be told."
+    )
+
+
+def list_of(t: Any, scheduler: Any) -> torch.Tensor | None:
+    """The timesteps that `t` is an element of (or an expanded view of one); the scheduler's if that cannot be told.
+
+    A loop of one's own may sample with a copy of the pipeline's scheduler, which has a list of its own; the pipeline's
+    may then never have been set, and has none.
+    """
+    listed: torch.Tensor | None = scheduler.timesteps
+    if not isinstance(t, torch.Tensor) or any(n > 1 and s for n, s in zip(t.shape, t.stride(), strict=True)):
+        return listed
+    entries = t.untyped_storage().nbytes() // t.element_size()
+    if _shares_storage(t, listed) or (entries == 1 and t._base is None):
+        return listed
+    return t.detach().as_strided((entries,), (1,), 0)
+
+
+def _same_place(a: torch.Tensor, b: torch.Tensor | None) -> bool:
+    """Whether two lists are the same memory; set_timesteps() makes a new tensor for every generation."""
+    return b is not None and a.data_ptr() == b.data_ptr() and a.shape == b.shape
+
+
+def steps_of(scheduler: Any, calls: int | None = None) -> list[int]:
+    """The denoising step, counted from 0, of each of a run's calls; by default one that takes the scheduler's list."""
+    calls = len(scheduler.timesteps) if calls is None else calls
+    return [max(0, call - _warmup(scheduler)) // getattr(scheduler, "order", 1) for call in range(calls)]
+
+
+def _warmup(scheduler: Any) -> int:
+    """Calls of step 0 that a solver makes beyond those of any other step: PNDM's, wherever in its list it begins."""
+    if not hasattr(scheduler, "prk_timesteps"):
+        return 0
+    if scheduler.num_inference_steps is None:  # it was never set: a loop of one's own takes the steps of a copy
+        return 1 if scheduler.config.skip_prk_steps else 9
+    return len(scheduler.timesteps) - scheduler.num_inference_steps
+
+
+def position_of(
+    t: Any, timesteps: torch.Tensor, scheduler: Any, values: list[float], last: int | None = None
+) -> int | None:
+    """Where the timestep `t`, as the denoiser was given it, stands in a list.
+
+    Pipelines hand the denoiser an element of that tensor (or an expanded view of it): its place in memory is its
+    position, exact also where timesteps repeat, and read without waiting for the device. Otherwise `t` is looked up by
+    value. Where a value repeats, the solver's own `step_index` decides; if it has none, or one left over from an
+    aborted run that does not fit `t`, the first occurrence after `last` is taken.
+
+    Args:
+        t: A number, or a tensor of shape () or (batch,) with one value.
+        timesteps: The list, the scheduler's own or a part of it.
+        scheduler: The pipeline's scheduler.
+        values: `timesteps.tolist()`, which the caller keeps for a whole generation.
+        last: The position of the generation's previous call.
+
+    Returns:
+        A position in [0, len(values)), or None if `t` is not in the list.
+    """
+    if isinstance(t, torch.Tensor):
+        if (
+            t.device == timesteps.device
+            and t.dtype == timesteps.dtype
+            and all(stride == 0 or size == 1 for size, stride in zip(t.shape, t.stride(), strict=True))
+            and _shares_storage(t, timesteps)
+        ):
+            position = int(t.storage_offset() - timesteps.storage_offset())
+            return position if 0 <= position < len(values) else None
+        t = t.flatten()[0].item()
+
+    found = [position for position, value in enumerate(values) if value == t]
+    if not found:
+        return None
+    if len(found) > 1 and (index := getattr(scheduler, "step_index", None)) is not None:
+        whole = scheduler.timesteps
+        index -= timesteps.storage_offset() - whole.storage_offset() if _shares_storage(timesteps, whole) else 0
+        if index in found:
+            return index
+    return next((position for position in found if last is not None and position > last), found[0])
+
+
+def _shares_storage(a: torch.Tensor, b: torch.Tensor | None) -> bool:
+    return b is not None and a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()

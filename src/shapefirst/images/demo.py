@@ -1,0 +1,99 @@
+"""What a newcomer sees first: eight prompts, fully guided, with the text in the first steps only, and extrapolated.
+
+One sheet (PNG) and one self-contained HTML page, both with what every policy cost and how far its images moved,
+measured in the same run, the policies in alternation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Final
+
+from shapefirst.drawing.sheets import Cell, contact_sheet
+from shapefirst.files import save_png, save_text
+from shapefirst.images.comparison import Comparison, decibels, percent
+from shapefirst.images.demo_page import demo_page
+from shapefirst.images.jobs import Sampling, generate, plan
+from shapefirst.policies.schedule import Policy, TextSchedule
+from shapefirst.policies.words import describe
+from shapefirst.world.vocabulary import HELD_OUT
+
+__all__ = ["POLICIES", "PROMPTS", "STEPS", "compare", "demo_sheet", "label", "write_demo"]
+
+PROMPTS: Final = (
+    "a red mushroom",
+    "a blue butterfly",
+    "a wooden house",
+    "a metallic rocket",
+    "a fluffy rabbit",
+    "a pink cactus",  # in HELD_OUT: pocket saw pink things and cacti, never this
+    "a green tree on the left of a red house",
+    "a purple umbrella above a yellow duck",
+)
+STEPS: Final = 50
+POLICIES: Final = ("paper:25", "paper:10", "budget:0.6", "budget:0.4")  # as `shapefirst.policies.words` reads them
+
+
+def compare(
+    pipe: Any,
+    prompts: Sequence[str],
+    policies: Sequence[Policy],
+    sampling: Sampling,
+    seed: int = 0,
+    *,
+    on_progress: Callable[[float], None] | None = None,
+) -> list[Comparison]:
+    """One image of each prompt under full guidance (the first row) and under each policy."""
+    rows = {str(row): policy for row, policy in enumerate((TextSchedule.always(), *policies))}
+    results = generate(pipe, plan(prompts, 1, seed), rows, sampling, on_progress=on_progress)
+    return [Comparison(describe(rows[row], sampling.steps), mine, results["0"]) for row, mine in results.items()]
+
+
+def write_demo(rows: Sequence[Comparison], out: Path, setting: str) -> tuple[Path, Path]:
+    """Writes ``sheet.png`` and ``index.html`` to ``out``. ``setting`` says in a line how the images were made."""
+    sheet, page = out / "sheet.png", out / "index.html"
+    save_png(demo_sheet(rows, setting), sheet, {"Software": "shapefirst demo", "setting": setting})
+    save_text(demo_page(rows, setting, [label(result.prompt) for result in rows[0].results]), page)
+    return sheet, page
+
+
+def demo_sheet(rows: Sequence[Comparison], setting: str) -> Any:
+    """Prompts across, schedules down, so that the eye goes down one prompt."""
+    return contact_sheet(
+        [
+            [
+                Cell(
+                    result.image,
+                    "the reference" if row.is_reference else f"L1 {row.l1[n]:.4f}, PSNR {decibels(row.psnr[n])}",
+                )
+                for n, result in enumerate(row.results)
+            ]
+            for row in rows
+        ],
+        title=f"Less evaluated: what changes, what is saved\n{setting}",
+        column_titles=[label(result.prompt) for result in rows[0].results],
+        row_titles=[_row_title(row) for row in rows],
+        picture_width=176,
+        row_title_width=190,
+    )
+
+
+def label(prompt: str) -> str:
+    """The prompt, marked where pocket never saw its combination in training."""
+    words = prompt.split()
+    held_out = any(pair in HELD_OUT for pair in pairwise(words))
+    return f"{prompt} (combination never seen in training)" if held_out else prompt
+
+
+def _row_title(row: Comparison) -> str:
+    if row.is_reference:
+        saved = ("", "")
+    else:
+        saved = (f" ({percent(row.evaluations_saved)} saved)", f" ({percent(row.seconds_saved)} saved)")
+    return (
+        f"{row.title[0].upper()}{row.title[1:]}\n"
+        f"{row.evaluations:g} evaluations{saved[0]}\n{row.seconds:.2f} s an image{saved[1]}"
+        + ("" if row.is_reference else f"\nmean L1 {row.mean_l1:.4f}\nmean PSNR {decibels(row.mean_psnr)}")
+    )

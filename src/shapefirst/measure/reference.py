@@ -1,0 +1,86 @@
+"""Distance of an image x to a reference image y of the same size, all values in [0, 1].
+
+    L1(x, y)   = mean |x - y|                     0 = identical, 1 = black against white
+    PSNR(x, y) = -10 log10( mean (x - y)^2 )      in dB, infinite for identical images
+    SSIM(x, y) = mean of  (2 mu_x mu_y + C1) (2 sigma_xy + C2) / ((mu_x^2 + mu_y^2 + C1) (sigma_x^2 + sigma_y^2 + C2))
+
+SSIM compares local means, variances and covariance under a Gaussian window (Wang et al. 2004, IEEE Trans. Image
+Processing 13(4), 600-612), with C1 = 0.01^2 and C2 = 0.03^2; 1 = identical. Means run over pixels
+and channels. In the paper (arXiv 2405.15330) L1 is the distance to the fully guided image of the same seed.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from PIL import Image
+
+from shapefirst.errors import ShapefirstError
+from shapefirst.measure.rgb import Picture, unit
+
+__all__ = ["difference", "l1", "psnr", "ssim"]
+
+WINDOW, SIGMA = 11, 1.5  # pixels, Wang et al.'s
+C1, C2 = 0.01**2, 0.03**2
+
+
+def l1(image: Picture, reference: Picture) -> float:
+    """Mean absolute difference in [0, 1].
+
+    Args:
+        image: A PIL image, or an array (height, width, 3), or (height, width) of grey, of uint8 or of floats in [0, 1].
+        reference: The same size as ``image``.
+
+    Raises:
+        ShapefirstError: The two differ in size, or one is no image as `shapefirst.measure.rgb` takes it.
+    """
+    x, y = _same_size(image, reference)
+    return float(np.abs(x - y).mean())
+
+
+def psnr(image: Picture, reference: Picture) -> float:
+    """Peak signal-to-noise ratio in dB, ``inf`` for identical images. Arguments and errors as in :func:`l1`."""
+    x, y = _same_size(image, reference)
+    mean_squared_error = float(np.square(x - y).mean())
+    return math.inf if mean_squared_error == 0 else -10 * math.log10(mean_squared_error)
+
+
+def ssim(image: Picture, reference: Picture) -> float:
+    """Structural similarity in [-1, 1], over every place where the whole window of 11 pixels lies in the image.
+
+    Arguments as in :func:`l1`; of colour images it is the mean over the channels.
+
+    Raises:
+        ShapefirstError: As :func:`l1`, or the two are smaller than the window.
+    """
+    x, y = _same_size(image, reference)
+    if min(x.shape[:2]) < WINDOW:
+        raise ShapefirstError(f"SSIM needs images of at least {WINDOW} pixels a side, not {x.shape[:2]}.")
+    mu_x, mu_y = _windowed(x), _windowed(y)
+    var_x, var_y = _windowed(x * x) - mu_x**2, _windowed(y * y) - mu_y**2
+    covariance = _windowed(x * y) - mu_x * mu_y
+    similarity = (2 * mu_x * mu_y + C1) * (2 * covariance + C2) / ((mu_x**2 + mu_y**2 + C1) * (var_x + var_y + C2))
+    return float(similarity.mean())
+
+
+def difference(image: Picture, reference: Picture) -> Image.Image:
+    """|x - y| as an 8-bit RGB image, not amplified: black where the two agree. Errors as in :func:`l1`."""
+    x, y = _same_size(image, reference)
+    return Image.fromarray(np.rint(np.abs(x - y) * 255).astype(np.uint8))
+
+
+def _windowed(x: np.ndarray) -> np.ndarray:
+    """The mean of (height, width, ...) under the Gaussian window, along height and then along width."""
+    weights = np.exp(-0.5 * ((np.arange(WINDOW) - WINDOW // 2) / SIGMA) ** 2)
+    weights /= weights.sum()
+    rows, columns = (n - WINDOW + 1 for n in x.shape[:2])
+    x = sum(w * x[i : i + rows] for i, w in enumerate(weights))
+    return sum(w * x[:, i : i + columns] for i, w in enumerate(weights))
+
+
+def _same_size(image: Picture, reference: Picture) -> tuple[np.ndarray, np.ndarray]:
+    x, y = unit(image), unit(reference)
+    if x.shape != y.shape:
+        raise ShapefirstError(f"The images to compare differ in size: {x.shape} and {y.shape}.")
+    return x, y

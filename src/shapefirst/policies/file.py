@@ -1,0 +1,138 @@
+"""A tuned policy on the disk: a small JSON that says for which model, sampler and number of steps it was made.
+
+It holds a digest of itself, so that a change by hand is noticed: the figures in it would no longer be true.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Final
+
+from shapefirst.errors import ShapefirstError
+from shapefirst.files import save_text
+from shapefirst.policies.schedule import Kept, TextSchedule
+
+__all__ = ["PolicyFile", "model_digest", "read_policy", "sampler_digest", "write_policy"]
+
+FORMAT: Final = 1
+VALUES: Final = 64  # of each weight that enters a model's digest
+
+
+@dataclass(frozen=True)
+class PolicyFile:
+    """What the JSON holds, besides its format and digest.
+
+    Attributes:
+        model: Its name or path, for people.
+        model_digest: `model_digest` of its denoiser.
+        sampler: The scheduler's class.
+        sampler_digest: `sampler_digest` of the scheduler.
+        guidance_scale: w that the policy was tuned with.
+        steps: N, the number of steps to sample with.
+        guided: The guided steps.
+        keep: As in `TextSchedule`.
+        order: As in `TextSchedule`.
+        versions: Of shapefirst, diffusers and torch.
+        measured: What `tune` measured on prompts that it did not choose by.
+    """
+
+    model: str
+    model_digest: str
+    sampler: str
+    sampler_digest: str
+    guidance_scale: float
+    steps: int
+    guided: tuple[int, ...]
+    keep: Kept
+    order: int | None
+    versions: Mapping[str, str] = field(default_factory=dict)
+    measured: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def schedule(self) -> TextSchedule:
+        """The policy, for runs of `steps` steps only."""
+        return replace(TextSchedule.at(self.guided, keep=self.keep, order=self.order), num_steps=self.steps)
+
+    def policy_for(self, pipe: Any) -> TextSchedule:
+        """The policy.
+
+        Raises:
+            ShapefirstError: The pipeline's model or sampler is not the one that the policy was tuned on.
+        """
+        again = "run `shapefirst tune` for this one."
+        if model_digest(pipe) != self.model_digest:
+            raise ShapefirstError(f"The policy was tuned on another model, {self.model}: {again}")
+        name = type(pipe.scheduler).__name__
+        if name != self.sampler:
+            raise ShapefirstError(f"The policy was tuned with the sampler {self.sampler}, not {name}: {again}")
+        if sampler_digest(pipe.scheduler) != self.sampler_digest:
+            raise ShapefirstError(f"The policy was tuned with other settings of the sampler {name}: {again}")
+        return self.schedule
+
+
+def model_digest(pipe: Any) -> str:
+    """Twelve hex digits of a pipeline's denoiser: of the shapes of its weights and the signs of some of their values.
+
+    Signs are the same in every precision.
+    """
+    import torch
+
+    from shapefirst.families.layout import denoiser_of
+
+    seen = hashlib.sha256()
+    for name, weight in denoiser_of(pipe).named_parameters():
+        signs = torch.signbit(weight.detach().flatten()[:VALUES]).cpu().numpy().tobytes()
+        seen.update(f"{name}{tuple(weight.shape)}".encode() + signs)
+    return seen.hexdigest()[:12]
+
+
+def sampler_digest(scheduler: Any) -> str:
+    """Twelve hex digits of a scheduler's settings."""
+    public = {name: repr(value) for name, value in sorted(scheduler.config.items()) if not name.startswith("_")}
+    return hashlib.sha256(json.dumps(public).encode()).hexdigest()[:12]
+
+
+def write_policy(policy: PolicyFile, path: Path) -> None:
+    """Write the JSON, whole or not at all."""
+    content = {"shapefirst policy": FORMAT, **asdict(policy)}
+    save_text(json.dumps({**content, "digest": _digest(content)}, indent=1) + "\n", path)
+
+
+def read_policy(path: Path) -> PolicyFile:
+    """What `write_policy` wrote.
+
+    Raises:
+        ShapefirstError: There is no such file, it is no policy, of another format, or was changed.
+    """
+    what = f"The policy {str(path)!r}"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ShapefirstError(f"There is no policy file {str(path)!r}: `shapefirst tune` writes one.") from None
+    except OSError as error:
+        raise ShapefirstError(f"{what} cannot be read: {error.strerror or error}.") from error
+    except (ValueError, RecursionError) as error:
+        raise ShapefirstError(f"{what} is no JSON: write it anew with `shapefirst tune`.") from error
+    if not isinstance(content, dict) or "shapefirst policy" not in content:
+        raise ShapefirstError(f"{what} is not one that `shapefirst tune` wrote.")
+    if content["shapefirst policy"] != FORMAT:
+        raise ShapefirstError(
+            f"{what} has the format {content['shapefirst policy']!r} of another version of shapefirst, which reads "
+            f"{FORMAT}: write it anew with `shapefirst tune`."
+        )
+    digest = content.pop("digest", None)
+    if digest != _digest(content):
+        raise ShapefirstError(
+            f"{what} was changed after `shapefirst tune` wrote it, so its figures are not true: write it anew, or say "
+            "what you want as a policy, such as steps:0-4+7+11."
+        )
+    del content["shapefirst policy"]
+    return PolicyFile(**{**content, "guided": tuple(content["guided"])})
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

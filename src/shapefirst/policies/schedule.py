@@ -1,0 +1,341 @@
+"""Which denoising steps use the text, as plain data.
+
+Classifier-free guidance combines two predictions in each of the N steps (Yi et al. 2024, arXiv 2405.15330, eq. 9),
+
+    eps_hat = eps(t, x, 0) + w (eps(t, x, C) - eps(t, x, 0)),
+
+and so costs two denoiser evaluations per image. In a step that is not guided, a single branch runs and stands for
+eps_hat: the null branch eps(t, x, 0), as in the paper, or the text branch eps(t, x, C). To keep the picture, what does
+not run can be extrapolated from the guided steps before: the difference d of the two,
+
+    eps_hat = eps(t, x, 0) + w d             null branch kept
+    eps_hat = eps(t, x, C) + (w - 1) d       text branch kept
+
+or both predictions, where neither branch runs.
+
+Steps are counted from 0 in sampling order: step 0 is the noisiest.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import ClassVar, Final, Literal, SupportsIndex, TypeAlias
+
+from shapefirst.errors import ShapefirstError
+from shapefirst.policies.placement import Budget, Every, Growing, Placement
+
+__all__ = ["Auto", "Branch", "Kept", "Policy", "TextSchedule", "Window"]
+
+Branch: TypeAlias = Literal["null", "text"]
+Kept: TypeAlias = Literal["null", "text", "neither"]
+Window: TypeAlias = tuple[int, int | None]
+
+ALL_STEPS: Final[tuple[Window, ...]] = ((0, None),)
+
+
+@dataclass(frozen=True)
+class TextSchedule:
+    """The steps that evaluate both branches, and what the other steps do.
+
+    Attributes:
+        windows: Half-open ranges (start, stop) of guided steps; a stop of None is the end of the run. They are stored
+            in order, without empty or touching ones, so that equal schedules compare equal.
+        keep: The one branch that the other steps evaluate: "null" (the paper) or "text"; or "neither".
+        fraction: If given, the guided steps are the first floor(fraction N + 1/2) of the run's N steps. It lies in
+            [0, 1].
+        placement: If given, a rule that names the guided steps. Only one of windows, fraction and placement is given.
+        order: What stands for the predictions that are not evaluated. None: nothing, the branch that runs is taken for
+            eps_hat. 0: those of the last guided step are used again. 1 to 3: they are extrapolated, by a polynomial of
+            this degree through the last order + 1 guided steps (see `guidance.extrapolation`). Where one branch runs,
+            that is done with the difference of the two, where neither does, with both. "neither" needs an order.
+
+    Raises:
+        ShapefirstError: A bound that is no whole number or is negative, a window that ends before it starts, a
+            fraction outside [0, 1], an unknown branch, an order that does not exist or is missing.
+    """
+
+    windows: tuple[Window, ...] = ALL_STEPS
+    keep: Kept = "null"
+    fraction: float | None = None
+    placement: Placement | None = None
+    order: int | None = None
+    num_steps: int | None = None
+
+    def __post_init__(self) -> None:
+        check_kept(self.keep, self.order)
+        windows = _merged(self.windows)
+        if self.fraction is not None:
+            object.__setattr__(self, "fraction", _share(self.fraction))
+        if (windows != ALL_STEPS) + (self.fraction is not None) + (self.placement is not None) > 1:
+            raise ShapefirstError(
+                "A schedule takes windows of steps or a fraction of the steps, or a placement of them, not both."
+            )
+        object.__setattr__(self, "windows", windows)
+
+    @classmethod
+    def until(
+        cls, step: SupportsIndex | None = None, *, fraction: float | None = None, keep: Kept = "null"
+    ) -> TextSchedule:
+        """Text in the first `step` steps, or in the first `fraction` of them: exactly one of the two is given."""
+        if (step is None) == (fraction is None):
+            raise ShapefirstError("Give either a step (say, step=25) or a fraction (say, fraction=0.5) of the steps.")
+        if step is None:
+            return cls(fraction=fraction, keep=keep)
+        return cls(windows=((0, _whole(step, "step")),), keep=keep)
+
+    @classmethod
+    def starting_at(cls, step: SupportsIndex, *, keep: Kept = "null") -> TextSchedule:
+        """Text from `step` to the end."""
+        return cls(windows=((_whole(step, "step"), None),), keep=keep)
+
+    @classmethod
+    def window(cls, start: SupportsIndex, stop: SupportsIndex | None, *, keep: Kept = "null") -> TextSchedule:
+        """Text in the steps start, ..., stop - 1."""
+        return cls(windows=((_whole(start, "start"), None if stop is None else _whole(stop, "stop")),), keep=keep)
+
+    @classmethod
+    def always(cls) -> TextSchedule:
+        """Text in every step: the stock pipeline."""
+        return cls()
+
+    @classmethod
+    def never(cls, *, keep: Kept = "null") -> TextSchedule:
+        """Text in no step."""
+        return cls(windows=(), keep=keep)
+
+    @classmethod
+    def every(cls, gap: int, *, keep: Kept = "neither", order: int | None = 1) -> TextSchedule:
+        """Both branches in every `gap`-th step, extrapolated between them."""
+        return cls(placement=Every(gap), keep=keep, order=order)
+
+    @classmethod
+    def growing(cls, first: int, ratio: float, *, keep: Kept = "neither", order: int | None = 1) -> TextSchedule:
+        """Both branches in the first `first` steps and then after gaps that grow by `ratio`, extrapolated between."""
+        return cls(placement=Growing(first, ratio), keep=keep, order=order)
+
+    @classmethod
+    def at(cls, steps: Iterable[SupportsIndex], *, keep: Kept = "neither", order: int | None = 1) -> TextSchedule:
+        """Both branches in these steps, extrapolated between them."""
+        guided = [_whole(step, "step") for step in steps]
+        return cls(windows=tuple((step, step + 1) for step in guided), keep=keep, order=order)
+
+    @classmethod
+    def within(cls, budget: float, *, keep: Kept = "neither", order: int | None = 1) -> TextSchedule:
+        """As many guided steps as `budget`, a share of the evaluations of full guidance, pays for; well placed."""
+        return cls(placement=Budget(budget), keep=keep, order=order)
+
+    def check(self, num_steps: int) -> None:
+        """Raise ShapefirstError if the schedule cannot be followed in a run of `num_steps` steps."""
+        self.guided_steps(num_steps)
+
+    def guided_steps(self, num_steps: int) -> frozenset[int]:
+        """The steps that evaluate both branches.
+
+        Raises:
+            ShapefirstError: No steps, a window that reaches beyond `num_steps`, a budget that is too small, or a
+                schedule that extrapolates and does not begin with a guided step.
+        """
+        return _guided_steps(self, num_steps)
+
+    def uses_text(self, step: int, num_steps: int) -> bool:
+        """Whether step `step` of `num_steps` is a guided one.
+
+        Raises:
+            ShapefirstError: If `step` is not in [0, num_steps), or as `guided_steps`.
+        """
+        guided = self.guided_steps(num_steps)
+        if not 0 <= step < num_steps:
+            raise ShapefirstError(f"A generation of {num_steps} steps has no step {step}.")
+        return step in guided
+
+    def text_steps(self, num_steps: int) -> int:
+        """The number of guided steps, in [0, num_steps]."""
+        return len(self.guided_steps(num_steps))
+
+    def evaluations(self, num_steps: int, solver_order: int = 1) -> int:
+        """Denoiser evaluations per image: 2 for a guided call, and 1 for any other, or none if it keeps neither branch.
+
+        Args:
+            num_steps: N.
+            solver_order: The scheduler's ``order``, see `calls_in`.
+        """
+        guided = self.guided_steps(num_steps)
+        return sum(
+            (2 if step in guided else self.others) * calls_in(step, num_steps, solver_order)
+            for step in range(num_steps)
+        )
+
+    @property
+    def others(self) -> int:
+        """Evaluations in a step that is not guided: 0 or 1."""
+        return int(self.keep != "neither")
+
+    def saved(self, num_steps: int, solver_order: int = 1) -> float:
+        """The share of the evaluations of full guidance that is saved; (N - k) / (2 N) where one branch is kept."""
+        full = TextSchedule().evaluations(num_steps, solver_order)
+        return 1 - self.evaluations(num_steps, solver_order) / full
+
+    def strip(self, num_steps: int) -> str:
+        """One character a step: # both branches; n or t: the one that runs, N or T: the other extrapolated; . none."""
+        other = "." if self.keep == "neither" else self.keep[0]
+        guided = self.guided_steps(num_steps)
+        other = other if self.order is None else other.upper()
+        return "".join("#" if step in guided else other for step in range(num_steps))
+
+    def __str__(self) -> str:
+        """The strip of the fewest steps that the schedule fits, from 50 up."""
+        last = max((bound for window in self.windows for bound in window if bound is not None), default=0)
+        return self.strip(self.num_steps or max(50, last))
+
+
+@dataclass(frozen=True)
+class Auto:
+    """Each image decides for itself which steps evaluate both branches, by the error of the extrapolation.
+
+    A guided step knows what the extrapolation would have been: its error in eps_hat, as a root mean square over the
+    latents, times the way since the last guided step, in the u_t of `guidance.extrapolation`, is about the error e
+    that the steps between have brought into the latents (which have a variance of about 1). It sets the number of steps
+    to the next guided one, as an ODE solver sets its step size:
+
+        gap' = gap (tol / e)^(1 / (order + 2)),    rounded down; at least 1, at most twice gap + 1 and MAX_GAP
+
+    The first `order` + 2 steps and the last `LAST` are guided.
+
+    Attributes:
+        tol: The error that is let pass; 0 guides every step.
+        keep: What the other steps evaluate, as in `TextSchedule`.
+        order: Degree of the polynomial, 0 to 3.
+
+    Raises:
+        ShapefirstError: A tolerance that is negative or no number, an unknown branch or order.
+    """
+
+    tol: float
+    keep: Kept = "neither"
+    order: int = 1
+
+    MAX_GAP: ClassVar[int] = 8
+    LAST: ClassVar[int] = 2
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.tol < math.inf:
+            raise ShapefirstError(f"A tolerance is a finite number from 0 up, such as 0.006, not {self.tol:g}.")
+        if self.order is None:
+            raise ShapefirstError("Deciding by the extrapolation's error needs an order from 0 to 3, not None.")
+        check_kept(self.keep, self.order)
+
+    def next_gap(self, gap: int, error: float) -> int:
+        """Steps to the next guided one, after one that came `gap` steps after its predecessor with this error.
+
+        An error that is not a number, where predictions have overflown, lets no step pass.
+        """
+        most = min(2 * gap + 1, self.MAX_GAP)
+        if math.isnan(error):
+            return 1
+        if error == 0:
+            return most if self.tol > 0 else 1
+        return max(1, math.floor(min(gap * (self.tol / error) ** (1 / (self.order + 2)), most)))
+
+    def due(self, step: int, gap: int, num_steps: int) -> int:
+        """The next guided step after `step`: `gap` later, and in any case the last `LAST` of the run."""
+        return step + 1 if step + self.LAST >= num_steps else min(step + gap, num_steps - self.LAST)
+
+    def __str__(self) -> str:
+        return f"decides while sampling, tolerance {self.tol:g}"
+
+
+Policy: TypeAlias = "TextSchedule | Auto"
+
+
+def check_kept(keep: object, order: object) -> None:
+    """Raise ShapefirstError for an unknown branch or order, or if they leave steps without a prediction."""
+    if keep not in ("null", "text", "neither"):
+        raise ShapefirstError(f'keep must be "null", "text" or "neither", not {keep!r}.')
+    if order is not None and (isinstance(order, bool) or order not in range(4)):
+        raise ShapefirstError(f"order must be 0 (the last prediction again), 1, 2 or 3, or None, not {order!r}.")
+    if keep == "neither" and order is None:
+        raise ShapefirstError(
+            'Steps that keep neither branch need a prediction: give an order from 0 to 3 with "neither".'
+        )
+
+
+def calls_in(step: int, num_steps: int, solver_order: int) -> int:
+    """How often a solver calls the denoiser in a step: once, or with order 2 (Heun) twice in all but the last."""
+    return solver_order if step < num_steps - 1 else 1
+
+
+@lru_cache(maxsize=256)
+def _guided_steps(schedule: TextSchedule, num_steps: int) -> frozenset[int]:
+    if num_steps < 1:
+        raise ShapefirstError(f"A generation needs at least one step, not {num_steps}.")
+    if schedule.num_steps not in (None, num_steps):
+        raise ShapefirstError(
+            f"This policy was made for {schedule.num_steps} steps, but this generation has {num_steps}: sample with "
+            f"num_inference_steps={schedule.num_steps}, or tune one for {num_steps}."
+        )
+    last = max((start if stop is None else stop - 1 for start, stop in schedule.windows), default=0)
+    if any(bound is not None and bound > num_steps for window in schedule.windows for bound in window):
+        raise ShapefirstError(
+            f"The text schedule guides step {last}, counted from 0, but the last step of this generation of "
+            f"{num_steps} is {num_steps - 1}."
+        )
+    if schedule.fraction is not None:
+        guided = frozenset(range(math.floor(schedule.fraction * num_steps + 0.5)))
+    elif schedule.placement is not None:
+        guided = schedule.placement.steps(num_steps, schedule.others)
+    else:
+        guided = frozenset(
+            step for start, stop in schedule.windows for step in range(start, num_steps if stop is None else stop)
+        )
+    if schedule.order is not None and 0 not in guided:
+        raise ShapefirstError("A schedule that extrapolates needs a guided step to begin with: add step 0.")
+    return guided
+
+
+def _merged(windows: tuple[Window, ...]) -> tuple[Window, ...]:
+    """The same steps as ordered, non-empty, disjoint windows."""
+    spans = []
+    for window in windows:
+        try:
+            first, last = window
+        except (TypeError, ValueError):
+            raise ShapefirstError(f"A window is a pair (start, stop), not {window!r}.") from None
+        start = _whole(first, "start")
+        stop = math.inf if last is None else _whole(last, "stop")
+        if stop < start:
+            raise ShapefirstError(f"The window ({first}, {last}) ends before it starts.")
+        if stop > start:
+            spans.append((start, stop))
+    merged: list[tuple[int, float]] = []
+    for start, stop in sorted(spans):
+        if merged and start <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(stop, merged[-1][1]))
+        else:
+            merged.append((start, stop))
+    return tuple((start, None if stop == math.inf else int(stop)) for start, stop in merged)
+
+
+def _whole(value: object, name: str) -> int:
+    """`value` as a whole number of steps, >= 0."""
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        number = -1
+    if number < 0 or isinstance(value, bool):
+        raise ShapefirstError(f"{name} must be a whole number of steps, 0 or more, not {value!r}.")
+    return number
+
+
+def _share(value: object) -> float:
+    """`value` as a fraction in [0, 1]."""
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        number = math.nan
+    if not 0 <= number <= 1 or isinstance(value, bool):  # NaN fails too
+        raise ShapefirstError(f"fraction must lie between 0 and 1, not {value!r}.")
+    return number

@@ -1,0 +1,170 @@
+"""Policies by name, as `guide` and the command line take them.
+
+    full                    both branches in every step
+    paper:25  paper:0.5     text in the first 25 steps, or in that share of them, the null branch after
+    text:25                 the same, the text branch after (diffusers' SDCFGCutoffCallback)
+    budget:0.6              at most that share of the evaluations of full guidance, extrapolated between guided steps
+    every:3                 every 3rd step guided, extrapolated between them
+    growing:5x1.3           5 guided steps, then gaps that grow by 1.3
+    steps:0-4+7+11+20       these steps guided
+    tol:0.006               each image decides while sampling
+    policy.json             what `shapefirst tune` wrote
+
+All but the first three take options, as in "every:3,keep=text,order=2": keep is null, text or neither (the default),
+and order 0 (the last prediction again), 1 (the default), 2, 3 or none.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+
+from shapefirst.errors import ShapefirstError, shortened
+from shapefirst.policies.file import PolicyFile, read_policy
+from shapefirst.policies.schedule import Auto, Policy, TextSchedule
+
+__all__ = ["describe", "find_policy", "parse_policy", "policy_of"]
+
+
+def policy_of(
+    pipe: Any, policy: Policy | str | Path | None = None, *, budget: float | None = None, tol: float | None = None
+) -> Policy:
+    """The policy that exactly one of the three says; see `shapefirst.guide`."""
+    if (policy is not None) + (budget is not None) + (tol is not None) != 1:
+        raise ShapefirstError('Give one of a policy (such as "paper:25"), budget=0.6 and tol=0.006.')
+    if budget is not None:
+        return TextSchedule.within(_number(budget, "budget"))
+    if tol is not None:
+        return Auto(_number(tol, "tol"))
+    if isinstance(policy, TextSchedule | Auto):
+        return policy
+    if isinstance(policy, str | Path):
+        found = find_policy(policy)
+        return found.policy_for(pipe) if isinstance(found, PolicyFile) else found
+    raise ShapefirstError(
+        'guide() takes a TextSchedule, an Auto, words such as "paper:25" or a policy file, '
+        f"not a {type(policy).__name__}."
+    )
+
+
+def find_policy(words: str | Path) -> Policy | PolicyFile:
+    """What `words` name, or the tuned policy where they are the path of one.
+
+    Raises:
+        ShapefirstError: They name none, or there is no policy in the file.
+    """
+    if isinstance(words, Path) or words.endswith(".json") or Path(words).is_file():
+        return read_policy(Path(words))
+    return parse_policy(words)
+
+
+def parse_policy(words: str) -> Policy:
+    """The policy that `words` name; see the module.
+
+    Raises:
+        ShapefirstError: They name none.
+    """
+    head, *options = words.strip().split(",")
+    name, _, value = head.partition(":")
+    if name not in _MAKERS or bool(value) != (name != "full"):
+        raise ShapefirstError(
+            f"There is no policy {shortened(words)!r}: say full, paper:25, text:25, budget:0.6, every:3, "
+            "growing:5x1.3, steps:0-4+7+11, tol:0.006, or the path of a policy file (.json)."
+        )
+    pairs = [_option(option, words) for option in options]
+    given = dict(pairs)
+    if len(given) < len(pairs):
+        raise ShapefirstError(f"{shortened(words)!r} says the same option twice: say it once.")
+    if given and name in ("full", "paper", "text"):
+        raise ShapefirstError(f"The policy {name} takes no options, but {shortened(words)!r} has some.")
+    return _MAKERS[name](value, **given)
+
+
+def describe(policy: Policy, num_steps: int) -> str:
+    """The policy in words for people, such as "text in the first 25 of 50 steps".
+
+    Raises:
+        ShapefirstError: It does not fit the number of steps.
+    """
+    if isinstance(policy, Auto):
+        return f"tolerance {policy.tol:g}, each image decides"
+    k = policy.text_steps(num_steps)
+    if k == num_steps:
+        return f"full guidance, {num_steps} steps"
+    if policy.order is None and policy.guided_steps(num_steps) == set(range(k)):
+        return f"text in the first {k} of {num_steps} steps" + (", text branch kept" if policy.keep == "text" else "")
+    others = {"null": "the null branch in the others", "text": "the text branch in the others"}.get(policy.keep, "")
+    how = "" if policy.order is None else "the last prediction reused" if policy.order == 0 else "extrapolated between"
+    return ", ".join(filter(None, (f"{k} of {num_steps} steps guided", others, how)))
+
+
+def _option(text: str, words: str) -> tuple[str, Any]:
+    name, _, value = text.partition("=")
+    if name == "keep":
+        return name, value
+    if name == "order" and value in ("none", "0", "1", "2", "3"):
+        return name, None if value == "none" else int(value)
+    raise ShapefirstError(
+        f"{text!r} in {shortened(words)!r} is no option of a policy: say keep=null, keep=text or keep=neither, or "
+        "order=0, 1, 2, 3 or none."
+    )
+
+
+def _number(value: object, name: str) -> float:
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise ShapefirstError(f"In a policy, {name} must be a number, not {value!r}.") from None
+
+
+def _whole(value: str, name: str) -> int:
+    if not re.fullmatch(r"\d{1,9}", value):
+        raise ShapefirstError(f"In a policy, {name} must be a whole number of steps, 0 or more, not {value!r}.")
+    return int(value)
+
+
+def _until(keep: Any) -> Callable[[str], Policy]:
+    def make(value: str) -> Policy:
+        if "." in value:
+            return TextSchedule.until(fraction=_number(value, "the share of the steps"), keep=keep)
+        return TextSchedule.until(_whole(value, "the number of text steps"), keep=keep)
+
+    return make
+
+
+def _growing(value: str, **options: Any) -> Policy:
+    first, cross, ratio = value.partition("x")
+    if not cross:
+        raise ShapefirstError(f"'growing:{value}' lacks the ratio of its gaps: say growing:{value}x1.3.")
+    return TextSchedule.growing(_whole(first, "the first steps"), _number(ratio, "the ratio"), **options)
+
+
+def _steps(value: str, **options: Any) -> Policy:
+    steps: list[int] = []
+    for part in value.split("+"):
+        first, dash, last = part.partition("-")
+        start = _whole(first, "a step")
+        end = _whole(last, "a step") if dash else start
+        if end < start:
+            raise ShapefirstError(f"There are no steps from {start} to {end} in 'steps:{value}': say {end}-{start}.")
+        steps += range(start, end + 1)
+    return TextSchedule.at(steps, **options)
+
+
+_MAKERS: Final[Mapping[str, Callable[..., Policy]]] = MappingProxyType(
+    {
+        "full": lambda value: TextSchedule.always(),
+        "paper": _until("null"),
+        "text": _until("text"),
+        "budget": lambda value, **options: TextSchedule.within(_number(value, "the budget"), **options),
+        "every": lambda value, **options: TextSchedule.every(_whole(value, "the gap"), **options),
+        "growing": _growing,
+        "steps": _steps,
+        "tol": lambda value, **options: Auto(_number(value, "the tolerance"), **options),
+    }
+)

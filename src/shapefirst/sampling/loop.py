@@ -1,0 +1,322 @@
+"""The sampling loop of a latent diffusion model, written out over a pipeline's parts.
+
+    for i, t in enumerate(timesteps):
+        eps_null = eps(t, x_t, 0)
+        eps_text = eps(t, x_t, C)
+        eps_hat  = eps_null + w (eps_text - eps_null)       or one of the two alone, where the schedule drops the other
+        x0       = (x_t - sqrt(1 - abar_t) eps_hat) / sqrt(abar_t)
+        x_t      = solver(eps_hat, t, x_t)
+
+It gives the pipeline's own images, and shows what happens on the way. The pipeline is only read: the solver is a copy
+of its scheduler.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers.utils.torch_utils import randn_tensor
+from PIL import Image
+
+from shapefirst.checks import check_steps
+from shapefirst.errors import ShapefirstError, UnsupportedPipelineError
+from shapefirst.families import Embeddings, family_of
+from shapefirst.families.layout import denoiser_of
+from shapefirst.families.pixart import cleans_captions
+from shapefirst.guidance.blocks import is_steered
+from shapefirst.guidance.extrapolation import scales
+from shapefirst.guidance.timeline import steps_of, taking_step
+from shapefirst.models.catalogue import is_flow
+from shapefirst.policies.acts import Act, act_at
+from shapefirst.policies.schedule import TextSchedule
+from shapefirst.prompts.tokens import room
+from shapefirst.sampling.step import Past, Run, advance
+
+__all__ = ["Embeddings", "Step", "as_images", "decode", "denoise", "encode", "generators", "preprocessed"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One denoising step of B latents, each (C, H, W).
+
+    DDIM, DPM-Solver++ and UniPC hold the paper's x_t; Euler and Heun hold x_t / sqrt(abar_t). The predictions are of
+    the noise eps, also where the model predicts v, and x0 is in the paper's scale with every solver. A solver with two
+    evaluations a step (Heun) shows the first.
+
+    Attributes:
+        index: The step, from 0.
+        t: Its timestep, in the model's units (0 to 1000, noise first).
+        x_t: (B, C, H, W), the latents before the step, as the solver holds them.
+        eps_null: (B, C, H, W), eps(t, x_t, 0), or None if it was not evaluated.
+        eps_text: (B, C, H, W), eps(t, x_t, C), or None if it was not evaluated.
+        eps: (B, C, H, W), what the solver was given: eps_hat, or the one branch that ran.
+        x0: (B, C, H, W), the clean latents that eps implies.
+        x_next: (B, C, H, W), the latents after the step.
+        solver: The solver as it was before the step, for `denoise(start=...)`.
+        past: The guided calls before the step that a schedule may extrapolate from, likewise.
+        prompts: What they were of.
+    """
+
+    index: int
+    t: float
+    x_t: torch.Tensor
+    eps_null: torch.Tensor | None
+    eps_text: torch.Tensor | None
+    eps: torch.Tensor
+    x0: torch.Tensor
+    x_next: torch.Tensor
+    solver: Any = field(repr=False)
+    past: Past = field(repr=False, default=())
+    prompts: Embeddings | None = field(repr=False, default=None)
+
+
+def generators(seeds: Sequence[int]) -> list[torch.Generator]:
+    """One generator per image, so that a seed gives the same image in any batch; the CPU's, so also on any device."""
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+@torch.no_grad()
+def encode(
+    pipe: Any,
+    prompt: str | Sequence[str],
+    negative_prompt: str | Sequence[str] | None = None,
+    *,
+    num_images_per_prompt: int = 1,
+) -> Embeddings:
+    """The prompts' embeddings as the pipeline's own call makes them.
+
+    Raises:
+        ShapefirstError: Another number of negative prompts, or a tokenizer that does not say where to cut a prompt.
+    """
+    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+    negatives = [negative_prompt] * len(prompts) if isinstance(negative_prompt, str) else negative_prompt
+    if negatives is not None and len(negatives) != len(prompts):
+        raise ShapefirstError(f"There are {len(prompts)} prompts but {len(negatives)} negative prompts.")
+    family = family_of(pipe)
+    if not family.masks_padding:
+        room(pipe.tokenizer)
+    return family.encode(pipe, prompts, negatives, num_images_per_prompt)
+
+
+def preprocessed(pipe: Any, prompt: str) -> str:
+    """The prompt as the pipeline's own call hands it to the tokenizer.
+
+    PixArt's lowers its case and cleans it; Stable Diffusion's puts a token for each vector of a textual inversion, so
+    that "<toy>" may become "<toy> <toy>_1 <toy>_2".
+    """
+    if hasattr(pipe, "maybe_convert_prompt"):
+        return str(pipe.maybe_convert_prompt(prompt, pipe.tokenizer))
+    if hasattr(pipe, "_text_preprocessing"):
+        (prompt,) = pipe._text_preprocessing(prompt, clean_caption=cleans_captions())
+    return prompt
+
+
+@torch.no_grad()
+def denoise(
+    pipe: Any,
+    prompt: str | Sequence[str] | Embeddings,
+    negative_prompt: str | Sequence[str] | None = None,
+    *,
+    schedule: TextSchedule | None = None,
+    num_inference_steps: int = 50,
+    guidance_scale: float = 7.5,
+    num_images_per_prompt: int = 1,
+    generator: torch.Generator | list[torch.Generator] | None = None,
+    latents: torch.Tensor | None = None,
+    start: Step | None = None,
+    height: int | None = None,
+    width: int | None = None,
+) -> Iterator[Step]:
+    """Sample, one `Step` at a time; the last one's `x_next` is for `decode`.
+
+    Args:
+        pipe: A pipeline that `shapefirst.families.layout` knows.
+        prompt: B prompts, or their `Embeddings` (which `negative_prompt` and `num_images_per_prompt` leave alone).
+        negative_prompt: By default the empty prompt, as in the paper.
+        schedule: Which steps use the text; by default all.
+        num_inference_steps: N.
+        guidance_scale: w. At 1 or below there is no guidance: every step evaluates the text branch alone, as the
+            pipeline does.
+        num_images_per_prompt: Copies of every prompt.
+        generator: One, or one per image (see `generators`).
+        latents: (B, C, H / f, W / f), starting noise of unit variance, in place of the generators'.
+        start: A step of an earlier run to fork from. That run goes on at this step, its solver's memory included, with
+            whatever else is given here; `dataclasses.replace(step, x_t=...)` changes the latents. N, noise and size
+            come with it. A schedule that extrapolates has nothing to go by where that run had other prompts or no
+            guidance, and guides each step until it has.
+        height: In pixels; by default the model's own.
+        width: Likewise.
+
+    Raises:
+        UnsupportedPipelineError: A pipeline of an unknown layout, or a scheduler without `alphas_cumprod` (EDM).
+        ShapefirstError: More steps than the model was trained for, a schedule that names a step beyond N, or a
+            denoiser that `guide` is steering already.
+    """
+    denoiser = denoiser_of(pipe)
+    if is_steered(denoiser):
+        raise ShapefirstError("denoise() follows its own schedule: call it outside of guide() and text_until().")
+    if not (hasattr(pipe.scheduler, "alphas_cumprod") or is_flow(pipe.scheduler.config)):
+        raise UnsupportedPipelineError(
+            f"denoise() shows what is noise and what is clean by the alphas_cumprod of a scheduler, which "
+            f"{type(pipe.scheduler).__name__} does not have: give the pipeline another one, such as DDIMScheduler."
+        )
+    schedule = schedule or TextSchedule.always()
+    if not isinstance(schedule, TextSchedule):
+        raise ShapefirstError(f"denoise() follows a TextSchedule, not {type(schedule).__name__}; guide() takes more.")
+    embeddings = (
+        prompt
+        if isinstance(prompt, Embeddings)
+        else encode(pipe, prompt, negative_prompt, num_images_per_prompt=num_images_per_prompt)
+    )
+
+    if start is None:
+        solver = begin(pipe, num_inference_steps)
+        x = first_latents(pipe, solver, embeddings, generator, latents, height, width)
+    else:
+        solver, x = copy.deepcopy(start.solver), start.x_t
+    steps = steps_of(solver)
+    num_steps = steps[-1] + 1
+    schedule.check(num_steps)
+    extra = step_options(pipe, generator)
+
+    past = start.past if start and (start.prompts is None or embeddings.equals(start.prompts)) else ()
+    run, late = Run(x, solver, past), start is not None and start.index > 0 and not past
+    for index in range(start.index if start else 0, num_steps):
+        act = act_at(schedule, index, num_steps, guidance_scale)
+        if late and act.order is not None and len(run.past) <= act.order:
+            act = Act(("null", "text"))
+        before = run.fork()
+        timesteps = [t for t, step in zip(solver.timesteps, steps, strict=True) if step == index]
+        with taking_step(run, index):
+            (first,) = advance(pipe, denoiser, embeddings, [(run, act)], timesteps, guidance_scale, extra=extra)
+        eps_of = {branch: _eps_and_x0(solver, y, first.x_in, first.t)[0] for branch, y in first.out.items()}
+        eps, x0 = _eps_and_x0(solver, first.guided, first.x_in, first.t)
+        yield Step(
+            index,
+            float(first.t),
+            before.x,
+            eps_of.get("null"),
+            eps_of.get("text"),
+            eps,
+            x0,
+            run.x,
+            before.solver,
+            before.past,
+            embeddings,
+        )
+
+
+@torch.no_grad()
+def decode(pipe: Any, latents: torch.Tensor) -> list[Image.Image]:
+    """Clean latents (B, C, H, W), in the model's own scale, -> B images (see `as_images`)."""
+    vae, config = pipe.vae, pipe.vae.config
+    dtype = vae.dtype
+    overflows = dtype == torch.float16 and config.get("force_upcast", False)  # SDXL's own decoder, in half precision
+    if overflows:
+        vae.to(torch.float32)
+    mean, std = (config.get(f"latents_{name}") for name in ("mean", "std"))
+    if mean is not None and std is not None:
+        mean, std = (latents.new_tensor(values)[:, None, None] for values in (mean, std))
+        latents = latents * std / config.scaling_factor + mean
+    else:
+        latents = latents / config.scaling_factor + (config.get("shift_factor") or 0.0)
+    try:
+        pixels = vae.decode(latents.to(vae.dtype), return_dict=False)[0]
+    finally:
+        if overflows:
+            vae.to(dtype)
+    return as_images(pipe, pipe.image_processor.postprocess(pixels, output_type="np"))
+
+
+def as_images(pipe: Any, pixels: np.ndarray) -> list[Image.Image]:
+    """Pixels (B, H, W, 3) in [0, 1], as a pipeline's ``output_type="np"``, -> B images.
+
+    Raises:
+        ShapefirstError: Some are not numbers: an overflow, which would pass for a black picture.
+    """
+    if not np.isfinite(pixels).all():
+        raise ShapefirstError(
+            "The model's predictions overflowed, so there is no picture: use a smaller guidance scale, or load the "
+            "model in float32 (which is what it has on --device cpu)."
+        )
+    return pipe.image_processor.numpy_to_pil(pixels)
+
+
+def begin(pipe: Any, num_inference_steps: int) -> Any:
+    """A copy of the pipeline's scheduler, at the start of a run.
+
+    Raises:
+        ShapefirstError: More steps than the model was trained for.
+    """
+    check_steps(num_inference_steps, pipe.scheduler)
+    if pipe.scheduler.config.get("use_dynamic_shifting"):
+        raise ShapefirstError(
+            "The sampler of this model shifts its noise by the picture's size (use_dynamic_shifting), which a loop of "
+            "our own does not: use guide() on the pipeline, or another sampler."
+        )
+    solver = copy.deepcopy(pipe.scheduler)
+    solver.set_timesteps(num_inference_steps, device=pipe._execution_device)
+    if hasattr(solver, "set_begin_index"):
+        solver.set_begin_index(0)
+    return solver
+
+
+def step_options(pipe: Any, generator: Any = None) -> dict[str, Any]:
+    """What the pipeline's own call gives to its scheduler's steps, with eta = 0."""
+    prepare = getattr(pipe, "prepare_extra_step_kwargs", None)
+    return {} if prepare is None else dict(prepare(generator, 0.0))
+
+
+def first_latents(
+    pipe: Any,
+    solver: Any,
+    embeddings: Embeddings,
+    generator: torch.Generator | list[torch.Generator] | None,
+    latents: torch.Tensor | None = None,
+    height: int | None = None,
+    width: int | None = None,
+) -> torch.Tensor:
+    """The first latents, of the variance that the solver starts from."""
+    config = denoiser_of(pipe).config
+    size = config.sample_size
+    rows, columns = (size, size) if isinstance(size, int) else size
+    f = pipe.vae_scale_factor
+    shape = (
+        len(embeddings.text),
+        config.in_channels,
+        height // f if height else rows,
+        width // f if width else columns,
+    )
+    device = pipe._execution_device
+    if latents is None:
+        if isinstance(generator, list) and len(generator) != shape[0]:
+            raise ShapefirstError(f"There are {shape[0]} images but {len(generator)} generators; give one per image.")
+        latents = randn_tensor(shape, generator=generator, device=device, dtype=embeddings.text.dtype)
+    elif len(latents) != shape[0]:
+        raise ShapefirstError(f"There are {shape[0]} images but {len(latents)} latents; give one per image.")
+    return latents.to(device) * getattr(solver, "init_noise_sigma", 1.0)
+
+
+def _eps_and_x0(
+    solver: Any, out: torch.Tensor, x_in: torch.Tensor, t: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The model's output as noise and as clean latents, from x_t = a x0 + s eps.
+
+    Here a = sqrt(abar_t) and s = sqrt(1 - abar_t), and v = a eps - s x0 (Salimans & Ho 2022, arXiv 2202.00512).
+    """
+    a, s = scales(solver, float(t))
+    if is_flow(solver.config):  # out = eps - x0, and x_t = (1 - s) x0 + s eps
+        return x_in + a * out, x_in - s * out
+    kind = solver.config.prediction_type
+    if kind == "epsilon":
+        return out, (x_in - s * out) / a
+    if kind == "v_prediction":
+        return a * out + s * x_in, a * x_in - s * out
+    if kind == "sample":
+        return (x_in - a * out) / s, out
+    raise ShapefirstError(f"The model predicts {kind!r}; shapefirst knows epsilon, v_prediction and sample.")
