@@ -13,10 +13,11 @@ demo: $(VENV)/.installed ## images of 8 prompts with full guidance and with the 
 	@$(BIN)/shapefirst demo
 
 # Two processes of one thread: the tensors of the tests are tiny, and more threads would only wait for one another.
-test: $(VENV)/.installed ## format check, lint, type check, tests
+test: $(VENV)/.installed ## format check, lint, type check, floors of the house, tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 format: $(VENV)/.installed ## format the code and mend what the linter can
