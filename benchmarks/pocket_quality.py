@@ -13,7 +13,7 @@ from pathlib import Path
 
 from shapefirst.models import default_guidance_scale, locate
 from shapefirst.training.card import table_rows
-from shapefirst.training.quality import measure
+from shapefirst.training.quality import measure_model
 
 
 def main() -> int:
@@ -24,7 +24,9 @@ def main() -> int:
     arguments.add_argument("--seed", type=int, default=0)
     given = arguments.parse_args()
     scale = default_guidance_scale("pocket")
-    figures = measure(given.weights, count=given.count, others=given.others, guidance_scale=scale, seed=given.seed)
+    figures = measure_model(
+        given.weights, count=given.count, others=given.others, guidance_scale=scale, seed=given.seed
+    )
     print("| figure | value | 95% interval | n | bar |\n|---|---|---|---|---|")
     print("\n".join(table_rows(figures)))
     return int(any(f.reached is False for f in figures))

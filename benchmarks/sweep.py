@@ -34,7 +34,7 @@ from shapefirst.sweep.grid import FULL, Grid, Shards, prompts_of
 from shapefirst.sweep.rows import NOT_MEASURED
 from shapefirst.sweep.run import Resources, run_here, run_on_ray
 from shapefirst.sweep.store import Store
-from shapefirst.sweep.work import Scores, Worker
+from shapefirst.sweep.work import Scorers, Worker
 
 GRID = Grid(samplers=("ddim", "dpm-solver"), text_steps=("0:50:5",), count=64)
 
@@ -124,7 +124,7 @@ def nodes(given: argparse.Namespace) -> None:
     """Seconds of the same sweep on one Ray node and on two, each of one core; models are loaded before the clock."""
     from ray.cluster_utils import Cluster
 
-    worker = {"device": "cpu", "scores": Scores(), "keep_images": "none", "batch_size": None}
+    worker = {"device": "cpu", "scores": Scorers(), "keep_images": "none", "batch_size": None}
 
     def seconds_on(count: int) -> float:
         cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})

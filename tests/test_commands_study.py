@@ -15,7 +15,7 @@ from shapefirst import studies
 from shapefirst.cli import study as commands_study
 from shapefirst.errors import ShapefirstError
 from shapefirst.findings.finding import DoesNotApply, Finding, Picture, Study, claim
-from shapefirst.findings.storage import load
+from shapefirst.findings.storage import load_stored
 from shapefirst.measure import scores
 from shapefirst.measure.intervals import Rule, bootstrap
 
@@ -105,7 +105,7 @@ def test_the_subject_is_what_the_options_say(out):
     name, scorers = subject.alignments["judge"]
     assert (name, scorers) == ("sd15", {"clip": "a/clip", "vqa": None, "vlm": None, "device": "cpu", "judge": True})
     assert len(items) == 4
-    assert load(out, "f1").setting.fingerprint.endswith("+clip a/clip")
+    assert load_stored(out, "f1").setting.fingerprint.endswith("+clip a/clip")
 
 
 def test_without_options_the_models_own_guidance_scale_is_taken(out):
@@ -128,18 +128,18 @@ def test_the_stored_command_repeats_the_study(tmp_path, monkeypatch):
     file.write_text("a red car\na glass cat\na blue key\n")
     options = ["--quick", "--prompts-file", file, "--seed", 3, "--guidance-scale", 5.5, "--vqa", "some/vqa"]
     assert study(tmp_path / "a", "f1", "f4", *options, "--force").exit_code == 0
-    first = load(tmp_path / "a", "f4").setting
+    first = load_stored(tmp_path / "a", "f4").setting
     name, *arguments = shlex.split(first.command)
     assert (name, arguments[:2]) == ("shapefirst", ["study", "f4"])
     assert "--force" not in arguments
     arguments[arguments.index("--out") + 1] = str(tmp_path / "b")
     assert shapefirst(*arguments).exit_code == 0
-    second = load(tmp_path / "b", "f4").setting
+    second = load_stored(tmp_path / "b", "f4").setting
     assert (second.prompts, second.seed, second.guidance_scale) == (first.prompts, 3, 5.5)
     assert second.fingerprint == first.fingerprint
 
     assert shapefirst("study", "f1").exit_code == 0
-    assert load(tmp_path / "out" / "studies", "f1").setting.command == "shapefirst study f1"
+    assert load_stored(tmp_path / "out" / "studies", "f1").setting.command == "shapefirst study f1"
 
 
 def test_finished_studies_are_kept_without_loading_the_model(out, monkeypatch):
@@ -198,7 +198,7 @@ def test_force_leaves_other_studies_alone_and_says_so(out):
     result = study(out, "a2", "--force")
     assert result.exit_code == 0, result.output
     assert "also shows f1" in result.stderr
-    assert load(out, "f1").setting.seed == 1
+    assert load_stored(out, "f1").setting.seed == 1
 
 
 def test_a_study_that_does_not_apply_is_shown_with_its_reason(out):
@@ -222,8 +222,8 @@ def test_any_other_error_of_a_study_ends_the_run(out):
     result = study(out, "all")
     assert result.exit_code == 2
     assert result.stderr.splitlines()[-1] == "Error: The prompt is too long."
-    assert load(out, "f1") is not None
-    assert load(out, "f4") is None
+    assert load_stored(out, "f1") is not None
+    assert load_stored(out, "f4") is None
 
 
 def test_a_file_with_fewer_prompts_is_used_whole_and_that_is_said(out, tmp_path):

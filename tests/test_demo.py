@@ -3,7 +3,7 @@
 from PIL import Image
 
 from shapefirst.images.comparison import Comparison, decibels, percent
-from shapefirst.images.demo import PROMPTS, label
+from shapefirst.images.demo import PROMPTS, marked
 from shapefirst.images.demo_page import demo_page
 from shapefirst.images.gallery import gallery_prompts
 from shapefirst.images.jobs import Result
@@ -21,9 +21,9 @@ def test_pocket_knows_every_word_of_the_demo():
 
 
 def test_exactly_one_prompt_is_a_combination_never_seen_and_it_says_so():
-    assert [prompt for prompt in PROMPTS if label(prompt) != prompt] == ["a pink cactus"]
+    assert [prompt for prompt in PROMPTS if marked(prompt) != prompt] == ["a pink cactus"]
     assert ("pink", "cactus") in HELD_OUT
-    assert "never seen in training" in label("a pink cactus")
+    assert "never seen in training" in marked("a pink cactus")
 
 
 def test_the_page_escapes_whatever_the_prompts_are():

@@ -7,7 +7,7 @@ import pytest
 
 from shapefirst.errors import ShapefirstError
 from shapefirst.images.comparison import Comparison
-from shapefirst.images.jobs import Job, Sampling, cut_text, generate, plan
+from shapefirst.images.jobs import Job, Sampling, cut_text, generate, make_jobs
 from shapefirst.policies.schedule import TextSchedule
 
 FULL, HALF = TextSchedule.always(), TextSchedule.until(2)
@@ -19,7 +19,7 @@ def pixels(result):
 
 
 def test_every_prompt_gets_the_same_seeds():
-    assert plan(["a", "b"], num_images=2, seed=7) == [Job("a", 7), Job("a", 8), Job("b", 7), Job("b", 8)]
+    assert make_jobs(["a", "b"], num_images=2, seed=7) == [Job("a", 7), Job("a", 8), Job("b", 7), Job("b", 8)]
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def test_every_prompt_gets_the_same_seeds():
 )
 def test_a_plan_of_nothing_is_refused(arguments, sentence):
     with pytest.raises(ShapefirstError, match=sentence):
-        plan(*arguments)
+        make_jobs(*arguments)
 
 
 @pytest.mark.parametrize("scale", [-1, math.nan, math.inf])
@@ -50,7 +50,7 @@ def test_no_steps_are_refused():
 
 @pytest.mark.parametrize("kind", ["sd-epsilon", "pixart"])
 def test_a_step_with_text_costs_two_evaluations_and_one_without_costs_one(make_pipe, kind):
-    jobs = plan(["a cat", "a dog", "a car"], num_images=1, seed=0)
+    jobs = make_jobs(["a cat", "a dog", "a car"], num_images=1, seed=0)
     results = generate(make_pipe(kind), jobs, {"full": FULL, "half": HALF}, FOUR_STEPS, batch_size=2)
     assert [r.evaluations for r in results["full"]] == [8, 8, 8]
     assert [r.evaluations for r in results["half"]] == [6, 6, 6]
@@ -59,7 +59,7 @@ def test_a_step_with_text_costs_two_evaluations_and_one_without_costs_one(make_p
 
 
 def test_a_seed_gives_the_same_image_in_any_batch(make_pipe):
-    jobs = plan(["a cat", "a dog"], num_images=2, seed=3)
+    jobs = make_jobs(["a cat", "a dog"], num_images=2, seed=3)
     together = generate(make_pipe(), jobs, {"": HALF}, FOUR_STEPS, batch_size=4)[""]
     alone = [generate(make_pipe(), [job], {"": HALF}, FOUR_STEPS)[""][0] for job in jobs]
     for a, b in zip(together, alone, strict=True):
@@ -81,7 +81,7 @@ def test_the_images_are_the_pipelines_own(make_pipe):
 @pytest.mark.parametrize("kind", ["sd-epsilon", "pixart"])
 def test_progress_is_told_in_images_and_never_goes_back(make_pipe, kind):
     told = []
-    jobs = plan(["a cat", "a dog", "a car"], num_images=1, seed=0)
+    jobs = make_jobs(["a cat", "a dog", "a car"], num_images=1, seed=0)
     generate(make_pipe(kind), jobs, {"full": FULL, "half": HALF}, FOUR_STEPS, batch_size=2, on_progress=told.append)
     assert told == sorted(told)
     assert told[-1] == 6
@@ -95,7 +95,7 @@ def test_what_does_not_fit_into_the_text_encoder_is_known(make_pipe):
 
 
 def test_a_comparison_measures_against_the_fully_guided_images(make_pipe):
-    jobs = plan(["a cat", "a dog"], num_images=1, seed=0)
+    jobs = make_jobs(["a cat", "a dog"], num_images=1, seed=0)
     results = generate(make_pipe(), jobs, {"full": FULL, "half": HALF}, FOUR_STEPS)
     full = Comparison("full", results["full"], results["full"])
     half = Comparison("half", results["half"], results["full"])

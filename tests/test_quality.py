@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 pytest.importorskip("resvg_py", reason="the world needs the 'train' extra")
-from shapefirst.measure.judge import Judge, Verdict
+from shapefirst.measure.judge import Judge, Sighting
 from shapefirst.training.card import table_rows
 from shapefirst.training.judge import augment
 from shapefirst.training.quality import Figure, fresh_held_out, fresh_scenes, judged, judged_pairs, level, share
@@ -44,7 +44,7 @@ def test_single_objects_are_scored_by_noun_attribute_and_both():
     scenes = [place([("red", "cat")], None, rng)] * 4
     nothing = torch.zeros(1)
     seen = [(("red", "cat"),), (("red", "car"),), (("blue", "cat"),), (("blue", "car"),)]
-    noun, attribute, both = judged("t", [Verdict(o, nothing) for o in seen], scenes)
+    noun, attribute, both = judged("t", [Sighting(o, nothing) for o in seen], scenes)
     assert (noun.value, attribute.value, both.value) == (0.5, 0.5, 0.25)
 
 
@@ -58,7 +58,7 @@ def test_pairs_are_scored_by_presence_binding_and_place():
         (("blue", "cat"), ("red", "car")),  # swapped attributes
         (("red", "cat"),),
     ]
-    nouns, bound, placed = judged_pairs("t", [Verdict(o, nothing) for o in seen], scenes)
+    nouns, bound, placed = judged_pairs("t", [Sighting(o, nothing) for o in seen], scenes)
     assert (nouns.value, bound.value, placed.value) == (0.75, 0.5, 0.25)
 
 

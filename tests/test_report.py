@@ -12,14 +12,14 @@ from PIL import Image
 from shapefirst.drawing.numbers import duration, number, one_of, plural, reach, strip
 from shapefirst.errors import ShapefirstError
 from shapefirst.findings.finding import Chart, Claim, Finding, Picture, Study, Summary
-from shapefirst.findings.storage import Setting, load_all, save, save_inapplicable
+from shapefirst.findings.storage import StudySetting, load_all, save, save_inapplicable
 from shapefirst.measure.intervals import Interval, Rule
-from shapefirst.report import render, write_report
+from shapefirst.report import render_report, write_report
 
 pytest.importorskip("pyarrow")
 
 HOSTILE = "\"><script>alert(1)</script><img src=x onerror='alert(2)'> & ein Käse 奶酪 🧀 $title " + "long " * 200
-SETTING = Setting(
+SETTING = StudySetting(
     "pocket", "abc", "0.1.0", 7, 50, 7.5, "ddim", False, 64, "d", "shapefirst study f4 --seed 7", "2 cores", 12.5
 )
 VERDICTS = ("replicates", "does not replicate", "inconclusive", "does not apply")
@@ -109,7 +109,7 @@ def out(tmp_path):
 
 @pytest.fixture
 def page(out):
-    return Page(render(load_all(out)))
+    return Page(render_report(load_all(out)))
 
 
 def test_text_is_text_whatever_it_says(page):
@@ -121,7 +121,7 @@ def test_text_is_text_whatever_it_says(page):
 
 
 def test_the_page_asks_nothing_of_a_network(out):
-    text = render(load_all(out))
+    text = render_report(load_all(out))
     page = Page(text)
     for _, attributes in page.elements:
         for key in ("src", "href", "srcset", "data", "action", "poster", "xlink:href", "formaction"):
@@ -166,7 +166,7 @@ def test_images_are_embedded_as_they_were_stored(out, page):
 
 
 def test_the_summary_has_every_claim_with_figure_interval_rule_and_verdict(out):
-    text = render(load_all(out))
+    text = render_report(load_all(out))
     summary = Page(_summary(text)).words
     for n, which in enumerate(VERDICTS):
         assert summary.count(f"Claim {n}.") == 2
@@ -194,7 +194,7 @@ def test_a_claim_that_does_not_replicate_shows_its_hypothesis(tmp_path):
     (yes, no, *_) = claims()
     found = finding(claims=(replace(yes, hypothesis=""), replace(no, hypothesis="It is < 1; `study a3` would tell.")))
     save(tmp_path, study("f4"), found, SETTING)
-    html = render(load_all(tmp_path))
+    html = render_report(load_all(tmp_path))
     words = Page(html).words
     assert words.count("what would test it:") == 1
     assert "what would test it: It is < 1; study a3 would tell." in words
@@ -203,7 +203,7 @@ def test_a_claim_that_does_not_replicate_shows_its_hypothesis(tmp_path):
 
 def test_the_section_says_how_it_was_measured_and_how_to_repeat_it(tmp_path):
     save(tmp_path, study("f4", "pairs"), finding(), SETTING)
-    words = Page(render(load_all(tmp_path))).words
+    words = Page(render_report(load_all(tmp_path))).words
     assert "pocket, 64 pairs, seeds 7 to 70, ddim, 50 steps, guidance scale 7.5" in words
     assert "460 per image with shared prefixes computed once, against 1,300 in separate runs: 65% saved" in words
     assert "To repeat it: shapefirst study f4 --seed 7" in words
@@ -213,7 +213,7 @@ def test_the_section_says_how_it_was_measured_and_how_to_repeat_it(tmp_path):
 def test_results_of_different_runs_and_short_ones_are_called_that(tmp_path):
     save(tmp_path, study("f1"), finding(), replace(SETTING, quick=True))
     save(tmp_path, study("f4"), finding(), replace(SETTING, seed=8, count=6, prompts="other"))
-    words = Page(render(load_all(tmp_path))).words
+    words = Page(render_report(load_all(tmp_path))).words
     assert "Short runs (F1) (--quick)" in words
     assert "Heun" not in words
     assert "F4 is of another run than F1: seed 8 instead of 7." in words
@@ -233,15 +233,15 @@ def test_the_same_results_make_the_same_page_from_the_folder_alone(out):
 
 
 def test_the_title_names_the_model_or_is_what_one_says(out):
-    assert Page(render(load_all(out))).words.startswith("How text steers the picture, measured on pocket")
-    assert Page(render(load_all(out), title=HOSTILE)).all("script") == []
+    assert Page(render_report(load_all(out))).words.startswith("How text steers the picture, measured on pocket")
+    assert Page(render_report(load_all(out), title=HOSTILE)).all("script") == []
 
 
 def test_nothing_to_report_is_one_sentence(tmp_path):
     with pytest.raises(ShapefirstError, match="run `shapefirst study all"):
         write_report(tmp_path)
     with pytest.raises(ShapefirstError, match="run a study first"):
-        render([])
+        render_report([])
 
 
 @pytest.mark.parametrize(
@@ -288,4 +288,4 @@ def test_words_for_figures():
 
 def test_counts_of_a_solver_with_two_calls_a_step_are_said_to_be_steps(tmp_path):
     save(tmp_path, study("f4"), finding(), replace(SETTING, sampler="heun"))
-    assert "Heun calls the denoiser twice in a step" in Page(render(load_all(tmp_path))).words
+    assert "Heun calls the denoiser twice in a step" in Page(render_report(load_all(tmp_path))).words

@@ -22,14 +22,14 @@ from shapefirst.measure.clip import load_clip
 from shapefirst.measure.inception import Inception
 from shapefirst.measure.rgb import read_rgb, to_rgb, unit
 from shapefirst.measure.scores import features_for
-from shapefirst.measure.shapes import silhouette
+from shapefirst.measure.shapes import silhouette_of
 from shapefirst.measure.spectrum import pixels
 from shapefirst.measure.vlm import load_vlm
 from shapefirst.measure.vqa import load_vqa
 from shapefirst.prompts import Prompt
 from shapefirst.studies.maps import overlay
 from shapefirst.sweep import reference
-from shapefirst.sweep.work import Scores
+from shapefirst.sweep.work import Scorers
 
 RAMP = np.linspace(0, 65535, 16 * 16).astype(np.uint16).reshape(16, 16)
 NEAREST = np.rint(RAMP.astype(np.float64) * 255 / 65535)  # what 8 bits can say of it
@@ -260,7 +260,7 @@ def readers(folder):
         "inception": Inception().features,
         "judge": features_for("pocket", None, "cpu")[1],
         "spectrum": pixels,
-        "silhouette": lambda images: silhouette(images[0]),
+        "silhouette": lambda images: silhouette_of(images[0]),
         "sheet": lambda images: np.asarray(contact_sheet([[Cell(images[0])]])),
         "overlay": lambda images: np.asarray(overlay(images[0], np.eye(4))),
     }
@@ -295,7 +295,7 @@ def statistics_of(monkeypatch):
     class Pocket:
         model = "pocket"
 
-    return lambda folder: reference.reference_from(folder, Scores(), None, progress).statistics(Pocket)
+    return lambda folder: reference.reference_from(folder, Scorers(), None, progress).statistics(Pocket)
 
 
 def test_a_reference_folder_may_hold_pictures_of_any_kind(tmp_path, statistics_of):

@@ -9,7 +9,7 @@ import pytest
 
 from shapefirst.errors import ShapefirstError
 from shapefirst.findings.finding import DoesNotApply, Finding, Study, claim
-from shapefirst.findings.storage import Setting, load
+from shapefirst.findings.storage import StudySetting, load_stored
 from shapefirst.measure.intervals import Rule, bootstrap
 from shapefirst.models.fingerprint import fingerprint
 from shapefirst.prompts import as_lines
@@ -18,7 +18,7 @@ from shapefirst.studies.runner import make_plan, make_tasks, run
 from shapefirst.studies.selection import digest, source
 from shapefirst.studies.subject import Subject
 
-COMMON = Setting("pocket", "abc", "1.0", 0, 50, 4.0, "ddim", False, 0, "", "", "a machine", 0.0)
+COMMON = StudySetting("pocket", "abc", "1.0", 0, 50, 4.0, "ddim", False, 0, "", "", "a machine", 0.0)
 
 
 class Fakes:
@@ -84,7 +84,7 @@ def test_results_are_stored_one_by_one_and_the_page_after_each(tmp_path, fakes):
     it = Run(tmp_path, [fakes.study("f1"), fakes.study("f4", "pairs")]).go()
     assert it.done == fakes.ran == ["f1", "f4"]
     assert it.pages == [["f1"], ["f1", "f4"]]
-    stored = load(tmp_path, "f4")
+    stored = load_stored(tmp_path, "f4")
     assert stored.claims[0].verdict == "replicates"
     assert stored.setting.count == stored.claims[0].found.n == 8
     assert stored.setting.command == "shapefirst study f4"
@@ -130,8 +130,8 @@ def test_what_does_not_apply_is_stored_with_its_reason_and_kept(tmp_path, fakes)
     fakes.act["f3"] = refuse
     it = Run(tmp_path, [fakes.study("f3"), fakes.study("f4")]).go()
     assert it.done == ["f3", "f4"]
-    assert load(tmp_path, "f3").reason == "T5 has no [SOS]."
-    assert load(tmp_path, "f3").claims == ()
+    assert load_stored(tmp_path, "f3").reason == "T5 has no [SOS]."
+    assert load_stored(tmp_path, "f3").claims == ()
     assert it.progress[-1] == pytest.approx(it.total)
     assert Run(tmp_path, [fakes.study("f3")]).plan.tasks == ()
 
@@ -169,7 +169,7 @@ def test_results_of_another_setting_are_refused_and_replaced_by_force(tmp_path, 
 
     Run(tmp_path, [fakes.study("f1"), fakes.study("f4")], force=True).go()
     assert fakes.ran == ["f4", "f1", "f4"]
-    assert load(tmp_path, "f4").setting.model == "pocket"
+    assert load_stored(tmp_path, "f4").setting.model == "pocket"
     Run(tmp_path, [fakes.study("f1"), fakes.study("f4")], force=True).go()
     assert fakes.ran == ["f4", "f1", "f4"], "of the same setting they are kept, also by force"
 
@@ -181,7 +181,7 @@ def test_results_of_other_studies_must_be_of_the_same_model_too(tmp_path, fakes)
     forced = Run(tmp_path, [fakes.study("f4")], force=True)
     assert forced.plan.strangers == ("f1",)
     forced.go()
-    assert load(tmp_path, "f1").setting.model == "sd15"
+    assert load_stored(tmp_path, "f1").setting.model == "sd15"
 
 
 def test_other_studies_may_have_another_number_of_prompts(tmp_path, fakes):

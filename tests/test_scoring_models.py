@@ -12,7 +12,7 @@ import torch
 from shapefirst.errors import ModelError, ShapefirstError
 from shapefirst.measure.clip import load_clip
 from shapefirst.measure.vqa import load_vqa
-from shapefirst.models.scoring import find
+from shapefirst.models.scoring import find_scorer
 
 
 @pytest.fixture(scope="session")
@@ -43,21 +43,21 @@ def test_models_are_loaded_in_full_precision_and_ready(saved):
 
 def test_a_name_that_is_neither_id_nor_folder_is_refused(empty_cache):
     with pytest.raises(ModelError, match=r"no model 'nonsense'.*hub id such as"):
-        find("nonsense")
+        find_scorer("nonsense")
 
 
 def test_an_id_that_is_not_to_be_had_says_how_to_get_it(empty_cache):
     with pytest.raises(ModelError, match="hf download someone/clip"):
-        find("someone/clip")
+        find_scorer("someone/clip")
 
 
 def test_what_is_in_the_cache_is_used_without_network(empty_cache, saved):
     other = into_cache(empty_cache, saved, "b" * 40, main=False)
-    assert find("someone/clip") == other  # a conversion, say
+    assert find_scorer("someone/clip") == other  # a conversion, say
     main = into_cache(empty_cache, saved, "c" * 40, main=True)
-    assert find("someone/clip") == main
+    assert find_scorer("someone/clip") == main
     (main / "model.safetensors").unlink()
-    assert find("someone/clip") == other
+    assert find_scorer("someone/clip") == other
 
 
 @pytest.mark.parametrize("author", ["SFconvertbot", "somebody"])
@@ -85,11 +85,11 @@ def test_weights_that_are_only_pickled_are_taken_from_the_hub_s_own_conversion(e
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda repository, name: str(saved / name))
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     if author == "SFconvertbot":
-        assert find("someone/clip") == saved
+        assert find_scorer("someone/clip") == saved
         assert asked == [("someone/clip", "refs/pr/3", ["config.json", "model.safetensors"])]
     else:
         with pytest.raises(ModelError, match="offers no safetensors"):
-            find("someone/clip")
+            find_scorer("someone/clip")
 
 
 def test_pickled_weights_are_not_opened(damaged):

@@ -10,7 +10,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image, ImageFilter
 
 from shapefirst.errors import ShapefirstError
-from shapefirst.measure.shapes import binarise, f1, iou, otsu, resize, silhouette
+from shapefirst.measure.shapes import binarise, f1, iou, otsu, resize, silhouette_of
 
 laws = settings(deadline=None, max_examples=100)
 numbers = arrays(np.int64, array_shapes(max_dims=1, max_side=12), elements=st.integers(-9, 9))
@@ -106,7 +106,7 @@ def scenes():
 
 
 def test_silhouettes_of_renders_are_their_masks(scenes):
-    scores = [float(f1(silhouette(image), mask)) for image, mask in scenes]
+    scores = [float(f1(silhouette_of(image), mask)) for image, mask in scenes]
     assert np.mean(scores) > 0.93
     assert np.quantile(scores, 0.1) > 0.85
 
@@ -118,14 +118,14 @@ def test_silhouettes_stand_a_blurred_and_noisy_picture(scenes):
     for image, mask in scenes:
         blurred = np.asarray(Image.fromarray(image).filter(ImageFilter.GaussianBlur(0.6))) / 255
         noisy = np.clip(blurred + rng.normal(0, 0.03, blurred.shape), 0, 1)
-        scores.append(float(f1(silhouette(noisy), mask)))
+        scores.append(float(f1(silhouette_of(noisy), mask)))
     assert np.mean(scores) > 0.9
     assert np.quantile(scores, 0.1) > 0.8
 
 
 def test_a_silhouette_is_the_same_for_pictures_and_arrays(scenes):
     image = scenes[0][0]
-    found = silhouette(Image.fromarray(image))
-    assert np.array_equal(found, silhouette(image))
-    assert np.array_equal(found, silhouette(image / 255))
-    assert not silhouette(np.tile(np.linspace(0, 1, 64)[:, None, None], (1, 64, 3)).round()).any()
+    found = silhouette_of(Image.fromarray(image))
+    assert np.array_equal(found, silhouette_of(image))
+    assert np.array_equal(found, silhouette_of(image / 255))
+    assert not silhouette_of(np.tile(np.linspace(0, 1, 64)[:, None, None], (1, 64, 3)).round()).any()

@@ -12,13 +12,13 @@ from PIL import Image
 
 from shapefirst.errors import ShapefirstError
 from shapefirst.findings.finding import Chart, Finding, Picture, Study, Summary, claim
-from shapefirst.findings.storage import Setting, load, load_all, mismatch, save, save_inapplicable
+from shapefirst.findings.storage import StudySetting, load_all, load_stored, mismatch, save, save_inapplicable
 from shapefirst.measure.intervals import Interval, Rule
 
 parquet = pytest.importorskip("pyarrow.parquet")
 
 HOSTILE = "<script>alert(\"1\")</script> & ein Käse\u2028奶酪 🧀\n'x'"
-SETTING = Setting(
+SETTING = StudySetting(
     "pocket", "abc", "0.1.0", 7, 50, 7.5, "ddim", False, 4, "def", "shapefirst study f4 --seed 7", "2 cores", 12.5
 )
 STUDY = Study("f4", "Which token", HOSTILE, "The [EOS].", "pairs", 64, 6, lambda *_: None)
@@ -61,7 +61,7 @@ def test_every_field_comes_back(tmp_path):
     found = finding()
     folder = save(tmp_path / "new", STUDY, found, SETTING)
     assert folder == tmp_path / "new" / "f4"
-    stored = load(tmp_path / "new", "f4")
+    stored = load_stored(tmp_path / "new", "f4")
     assert (stored.name, stored.title, stored.question) == ("f4", "Which token", HOSTILE)
     assert (stored.paper, stored.needs, stored.reason) == ("The [EOS].", "pairs", "")
     assert stored.setting == SETTING
@@ -104,18 +104,18 @@ def test_what_is_stored_is_strict_json(tmp_path):
         raise AssertionError(f"{constant} is no JSON")
 
     json.loads(text, parse_constant=refuse)
-    assert math.isnan(load(tmp_path, "f4").claims[0].found.low)
+    assert math.isnan(load_stored(tmp_path, "f4").claims[0].found.low)
 
 
 def test_a_study_that_does_not_apply_keeps_its_reason_and_has_no_finding(tmp_path):
     save_inapplicable(tmp_path, STUDY, "There is no [SOS].", SETTING)
-    stored = load(tmp_path, "f4")
+    stored = load_stored(tmp_path, "f4")
     assert (stored.reason, stored.claims, stored.charts, stored.title) == ("There is no [SOS].", (), (), "Which token")
 
 
 def test_nothing_stored_is_none(tmp_path):
-    assert load(tmp_path, "f4") is None
-    assert load(tmp_path / "absent", "f4") is None
+    assert load_stored(tmp_path, "f4") is None
+    assert load_stored(tmp_path / "absent", "f4") is None
     assert load_all(tmp_path / "absent") == []
 
 
@@ -130,7 +130,7 @@ def test_all_come_in_the_order_of_the_studies(tmp_path):
 def test_a_second_run_replaces_all_of_the_first(tmp_path):
     save(tmp_path, STUDY, finding(), SETTING)
     save(tmp_path, STUDY, finding(charts=(), method="Anew."), replace(SETTING, seed=8))
-    stored = load(tmp_path, "f4")
+    stored = load_stored(tmp_path, "f4")
     assert (stored.method, stored.setting.seed, stored.charts) == ("Anew.", 8, ())
     assert not list((tmp_path / "f4").glob("chart-*"))
     assert [p.name for p in tmp_path.iterdir()] == ["f4"]
@@ -161,7 +161,7 @@ def test_an_interrupted_run_leaves_the_earlier_finding(tmp_path, monkeypatch, st
         save(tmp_path, STUDY, finding(method="half"), SETTING)
     monkeypatch.undo()
     assert [p.name for p in tmp_path.iterdir()] == ["f4"]
-    assert load(tmp_path, "f4").method == "So."
+    assert load_stored(tmp_path, "f4").method == "So."
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def test_a_damaged_file_is_named_with_the_remedy(tmp_path, name, damage):
     else:
         path.write_bytes(content[: len(content) // 2] if damage == "cut off" else b"\xff" + content[1:])
     with pytest.raises(ShapefirstError) as error:
-        load(tmp_path, "f4")
+        load_stored(tmp_path, "f4")
     said = str(error.value)
     assert str(folder) in said
     assert "\n" not in said
@@ -193,7 +193,7 @@ def test_json_that_is_no_finding_is_refused(tmp_path, facts):
     (tmp_path / "f4").mkdir()
     (tmp_path / "f4" / "finding.json").write_text(facts)
     with pytest.raises(ShapefirstError, match="run the study again"):
-        load(tmp_path, "f4")
+        load_stored(tmp_path, "f4")
 
 
 def test_files_outside_the_folder_are_not_read(tmp_path):
@@ -204,7 +204,7 @@ def test_files_outside_the_folder_are_not_read(tmp_path):
     facts["files"]["../secret"] = "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"
     (folder / "finding.json").write_text(json.dumps(facts))
     with pytest.raises(ShapefirstError, match="secret"):
-        load(tmp_path, "f4")
+        load_stored(tmp_path, "f4")
 
 
 def test_a_folder_of_something_else_is_not_replaced(tmp_path):

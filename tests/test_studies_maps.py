@@ -19,7 +19,7 @@ from shapefirst.prompts import Pair, Prompt
 from shapefirst.prompts.tokens import positions
 from shapefirst.sampling.loop import denoise, encode, generators
 from shapefirst.studies import a5_maps_of_keys, a7_switched_maps, f1_shape_first, f3_sos_attention
-from shapefirst.studies.maps import Followed, Word, course, follow, overlay, shape_in, shape_of, step_at, words_of
+from shapefirst.studies.maps import Followed, Word, course, follow_words, overlay, shape_in, shape_of, step_at, words_of
 from shapefirst.studies.subject import Meter, Subject
 
 PROMPTS = [
@@ -127,7 +127,7 @@ def test_followed_maps_are_those_of_the_readable_loop(make_pipe, kind):
     pipe = make_pipe(kind)
     subject, seeds = subject_of(pipe), [3, 4, 5, 6]
     words = [words_of(pipe.tokenizer, p, at) for p, at in zip(PROMPTS, subject.positions(PROMPTS), strict=True)]
-    followed = follow(subject, subject.encode(PROMPTS), seeds, words, previews=[1], shown=4)
+    followed = follow_words(subject, subject.encode(PROMPTS), seeds, words, previews=[1], shown=4)
 
     plain = subject.sample(subject.encode(PROMPTS), seeds)
     assert [image.tobytes() for image in followed.images] == [image.tobytes() for image in plain]
@@ -200,7 +200,7 @@ def test_f1_says_whether_the_shape_stands_at_a_fifth(make_pipe, moved, verdict):
     subject = subject_of(make_pipe(), steps=20)  # a fifth: 4 steps done
     words = [[Word("noun", "cup", (1,)), Word("[EOS]", "[EOS]", (2,))]] * 4
     maps = [[moves_at(moved, 20), moves_at(10, 20)]] * 4
-    finding = f1_shape_first.report(subject, PROMPTS, words, Followed([GREY] * 4, maps))
+    finding = f1_shape_first.shape_finding(subject, PROMPTS, words, Followed([GREY] * 4, maps))
     assert [claim.verdict for claim in finding.claims] == [verdict, verdict]
     assert finding.claims[0].found.estimate == float(moved <= 4)
     assert finding.claims[1].found.estimate == (1.0 if moved <= 4 else -1.0)
@@ -222,7 +222,7 @@ def on_pocket(make_pipe: Any, maps: list[np.ndarray], places: list[tuple[int, in
     steps = sorted({step_at(10, share) for share in f1_shape_first.SHARES})
     seen = {(i, step): drawn_at(*place) for i, place in enumerate(previews) for step in steps}
     followed = Followed([drawn_at(*place) for place in places], [[m] for m in maps], seen)
-    return f1_shape_first.report(subject, PROMPTS[:2], [[Word("noun", "cup", (1,))]] * 2, followed)
+    return f1_shape_first.shape_finding(subject, PROMPTS[:2], [[Word("noun", "cup", (1,))]] * 2, followed)
 
 
 def test_f1_takes_the_picture_for_the_truth_where_it_can_be_read(make_pipe):
@@ -278,7 +278,7 @@ def test_f3_follows_its_rule(make_pipe, share, verdict):
     sos = share + np.linspace(-0.01, 0.01, 4 * N).reshape(4, N)
     weights = {"sos": sos, "sem": (1 - sos) / 4, "eos": 3 * (1 - sos) / 4}
     tokens = {"sos": np.ones(4, int), "sem": np.full(4, 3), "eos": np.full(4, 73)}
-    finding = f3_sos_attention.report(subject, PROMPTS, weights, tokens)
+    finding = f3_sos_attention.attention_finding(subject, PROMPTS, weights, tokens)
     assert finding.claims[0].verdict == verdict
     assert finding.claims[0].found.estimate == pytest.approx(share)
     check_page(finding, 4 * 3 * N)
@@ -360,7 +360,7 @@ def test_a5_uniform_is_uniform_over_the_tokens_that_are_seen(make_pipe):
 def test_a5_follows_its_rule(make_pipe, ratio, verdict):
     uniform = np.random.default_rng(0).uniform(0.5, 1, (3, N))
     kl = {name: np.stack([ratio * uniform, uniform]) for name in a5_maps_of_keys.OVER}
-    finding = a5_maps_of_keys.report(subject_of(make_pipe()), PAIRS, kl)
+    finding = a5_maps_of_keys.key_finding(subject_of(make_pipe()), PAIRS, kl)
     assert finding.claims[0].found.estimate == pytest.approx(ratio)
     assert finding.claims[0].verdict == verdict
     assert finding.summaries[0].rows[0][-1] == (f"{N} of {N}" if ratio < 1 else f"0 of {N}")
@@ -374,7 +374,7 @@ def test_a7_follows_its_rule(make_pipe, step, verdict):
     """The map of A's noun moves to B's place before the last step, or never does."""
     own, target = (shape_of([Word("noun", "", (1,))], [blob(*at)[None]]) for at in ((1, 1), (9, 9)))
     followed = Followed([GREY] * 3, [[moves_at(step, N)]] * 3)
-    finding = a7_switched_maps.report(
+    finding = a7_switched_maps.switched_finding(
         subject_of(make_pipe()),
         PAIRS,
         [[Word("noun", "cup", (1,))]] * 3,
@@ -417,6 +417,6 @@ def test_a7_reads_shapes_from_pockets_pictures(make_pipe):
     nouns = [
         w for w in words_of(subject.pipe.tokenizer, PROMPTS[0], subject.positions(PROMPTS[:1])[0]) if w.role == "noun"
     ]
-    followed = follow(subject, a7_switched_maps.encode_pairs(subject, PAIRS[:1]).switched(), [0], [nouns])
+    followed = follow_words(subject, a7_switched_maps.encode_pairs(subject, PAIRS[:1]).switched(), [0], [nouns])
     masks = shape_of(nouns, followed.maps[0])
     np.testing.assert_allclose(finding.table["iou_own"][:N], iou(masks, own), atol=1e-9)

@@ -23,8 +23,8 @@ from shapefirst.policies.schedule import TextSchedule
 from shapefirst.prompts import Prompt
 from shapefirst.sampling.loop import decode, denoise, encode, generators
 from shapefirst.studies import dropping, f2_frequencies, f6_text_dropped, f7_savings, x2_policies
-from shapefirst.studies.bands import correlations, noise, two_bands, without_mean
-from shapefirst.studies.subject import Branch, Subject
+from shapefirst.studies.bands import add_noise, correlations, two_bands, without_mean
+from shapefirst.studies.subject import Fork, Subject
 
 N, W = 4, 5.0
 PROMPTS = [
@@ -79,7 +79,7 @@ ABAR = torch.linspace(0.01, 0.99, 21, dtype=torch.float64)
 
 
 def test_white_latents_have_no_early_low_band():
-    found = noise(white(12, 4, 16, 16), ABAR, two_bands(16, 16), range(12))
+    found = add_noise(white(12, 4, 16, 16), ABAR, two_bands(16, 16), range(12))
     low, high = (settled(found.measured[..., b], 1.0) for b in (0, 1))
     assert bootstrap(high - low).low < 1  # of 21 steps
     assert np.allclose(found.energy / found.count, 1, atol=0.6)
@@ -89,7 +89,7 @@ def test_white_latents_have_no_early_low_band():
 
 def test_low_latents_outlast_the_noise_and_the_closed_form_says_when():
     x_0 = split(white(6, 4, 16, 16), 2)[0] * 5 + white(6, 4, 16, 16, seed=1) * 0.3
-    found = noise(x_0, ABAR, two_bands(16, 16), range(6))
+    found = add_noise(x_0, ABAR, two_bands(16, 16), range(6))
     low, high = (settled(found.measured[..., b], 1.0) for b in (0, 1))
     assert (high - low > 5).all()
     # SNR 1 at abar / (1 - abar) = n / E
@@ -103,7 +103,7 @@ def test_low_latents_outlast_the_noise_and_the_closed_form_says_when():
 def test_a_band_without_signal_is_left_out_of_the_comparison():
     # One cosine: the high band holds nothing at all, and its SNR is 0 by measure and by closed form.
     wave = torch.cos(2 * math.pi * torch.arange(16) / 16).expand(1, 1, 16, 16)
-    found = noise(wave, ABAR, two_bands(16, 16), [0])
+    found = add_noise(wave, ABAR, two_bands(16, 16), [0])
     assert found.energy[0, 0] == pytest.approx(128, rel=1e-5)
     assert found.energy[0, 1] == pytest.approx(0, abs=1e-6)
     assert settled(found.measured[..., 1], 1.0) == [21]
@@ -112,7 +112,7 @@ def test_a_band_without_signal_is_left_out_of_the_comparison():
 
 def test_noise_is_of_the_seed_and_not_of_the_batch():
     x_0 = white(3, 4, 8, 8)
-    many, one = noise(x_0, ABAR, two_bands(8, 8), [5, 6, 7]), noise(x_0[1:2], ABAR, two_bands(8, 8), [6])
+    many, one = add_noise(x_0, ABAR, two_bands(8, 8), [5, 6, 7]), add_noise(x_0[1:2], ABAR, two_bands(8, 8), [6])
     assert np.allclose(many.measured[1:2], one.measured)
     assert not np.allclose(many.measured[0], many.measured[1])
 
@@ -177,7 +177,7 @@ def test_a_fork_is_the_run_with_less_text(make_subject, kind, keep):
 
     subject = make_subject(kind)
     texts, seeds = [p.text for p in PROMPTS], [11, 12, 13]
-    way = {keep: lambda k: Branch(schedule=TextSchedule.until(k, keep=keep))}
+    way = {keep: lambda k: Fork(schedule=TextSchedule.until(k, keep=keep))}
     trunk, forked = subject.fork(subject.encode(PROMPTS), seeds, range(N), way)
     for k in range(N):
         with text_until(subject.pipe, step=k, keep=keep):
@@ -226,11 +226,11 @@ def test_f6(make_subject):
 def test_f6_whole_run_is_the_trunk_bit_for_bit(make_subject):
     subject = make_subject()
     embeddings = subject.encode(PROMPTS)
-    trunk, _ = subject.fork(embeddings, [11, 12, 13], [0], {"null": lambda k: Branch()})
+    trunk, _ = subject.fork(embeddings, [11, 12, 13], [0], {"null": lambda k: Fork()})
     alone = subject.sample(embeddings, [11, 12, 13])
     assert [a.tobytes() for a in trunk] == [b.tobytes() for b in alone]
     # Leaving it without any change is the trunk, too.
-    _, same = subject.fork(embeddings, [11, 12, 13], range(N), {"same": lambda k: Branch()})
+    _, same = subject.fork(embeddings, [11, 12, 13], range(N), {"same": lambda k: Fork()})
     assert all(a.tobytes() == b.tobytes() for k in range(N) for a, b in zip(same["same", k], alone, strict=True))
 
 
@@ -354,7 +354,7 @@ def test_the_frechet_distance_for_resampling_is_the_frechet_distance(n, d):
 
 def test_distances_to_images():
     black, grey = Image.new("RGB", (16, 16)), Image.new("RGB", (16, 16), (51, 51, 51))
-    found = distances.measure([black, grey], [black, black], Brightness())
+    found = distances.distances_of([black, grey], [black, black], Brightness())
     assert found.l1 == pytest.approx([0, 0.2])
     assert found.row(0) == {"l1": 0.0, "psnr": None, "ssim": pytest.approx(1), "similarity": 0.0}
     assert found.row(1)["psnr"] == pytest.approx(-20 * math.log10(0.2))
@@ -365,4 +365,4 @@ def test_distances_to_images():
 def test_shares_of_a_run():
     assert dropping.steps_at(f6_text_dropped.SHARES, 50) == list(range(0, 51, 5))
     assert dropping.steps_at(f6_text_dropped.SHARES, 4) == [0, 1, 2, 3, 4]
-    assert f6_text_dropped.evaluations(list(range(0, 51, 5)), 50) == (650, 1550)
+    assert f6_text_dropped.evaluations_of_forks(list(range(0, 51, 5)), 50) == (650, 1550)

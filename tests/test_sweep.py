@@ -33,7 +33,7 @@ from shapefirst.sweep.report import finding_of
 from shapefirst.sweep.rows import made, picture_name
 from shapefirst.sweep.run import missing, run_here
 from shapefirst.sweep.store import CannotWrite, Store
-from shapefirst.sweep.summary import Condition, Reference, summarise
+from shapefirst.sweep.summary import PolicySummary, Reference, summarise
 from shapefirst.sweep.work import Worker
 
 GRID = Grid(
@@ -438,7 +438,7 @@ def test_a_reference_puts_the_paper_s_claim_to_the_test(half, none, verdicts):
         interval = Interval(middle, *over_full, 1000)
         policy = "full" if k == 50 else f"paper:{k}"
         same = {"l1": Interval(0.1, 0.09, 0.11, 1000), "similarity": Interval(0.9, 0.8, 0.95, 1000)}
-        return Condition(setting, policy, k, "null", "features", 50 + k, 1000, same, interval, interval, interval)
+        return PolicySummary(setting, policy, k, "null", "features", 50 + k, 1000, same, interval, interval, interval)
 
     found = [condition(0, none), condition(25, half), condition(30, (1, 1.01)), condition(50, (1, 1))]
     finding = finding_of(found, [], [], reference=Reference("renders", "renders", lambda setting: None), unfinished=0)

@@ -15,13 +15,13 @@ from test_sweep import shards_of
 from shapefirst.sweep.grid import Grid
 from shapefirst.sweep.run import Resources, run_here, run_on_ray
 from shapefirst.sweep.store import CannotWrite, Store
-from shapefirst.sweep.work import Scores, Worker
+from shapefirst.sweep.work import Scorers, Worker
 
 ray = pytest.importorskip("ray")
 cluster_utils = pytest.importorskip("ray.cluster_utils")
 
 GRID = Grid(steps=(4,), text_steps=("0", "2"), count=8, shard_size=1)
-WORKER = {"device": "cpu", "scores": Scores(), "keep_images": "none", "batch_size": None}
+WORKER = {"device": "cpu", "scores": Scorers(), "keep_images": "none", "batch_size": None}
 
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds workers in /proc")

@@ -14,7 +14,7 @@ from shapefirst.errors import ShapefirstError
 pytest.importorskip("resvg_py", reason="training needs the 'train' extra")
 from shapefirst.training import loop
 from shapefirst.training import stages as training
-from shapefirst.training.loop import Recipe, Run, fit, learning_rate
+from shapefirst.training.loop import Recipe, TrainingRun, fit, learning_rate
 
 
 def problem() -> tuple[nn.Module, loop.LossFunction]:
@@ -28,9 +28,9 @@ def problem() -> tuple[nn.Module, loop.LossFunction]:
     return model, loss
 
 
-def run_in(folder) -> Run:
+def run_in(folder) -> TrainingRun:
     folder.mkdir(exist_ok=True)
-    return Run(folder, 0, torch.device("cpu"))
+    return TrainingRun(folder, 0, torch.device("cpu"))
 
 
 def test_an_interrupted_run_ends_where_an_uninterrupted_one_does(tmp_path, monkeypatch):

@@ -18,7 +18,7 @@ from shapefirst.measure import l1
 from shapefirst.policies.file import read_policy
 from shapefirst.policies.schedule import TextSchedule
 from shapefirst.sampling.loop import decode, denoise, generators
-from shapefirst.tuning.search import SEED, Candidate, Costs, Found, Recording, Tuner, candidates, choose, shortlist
+from shapefirst.tuning.search import SEED, BatchRecord, Candidate, Costs, Found, Tuner, candidates, choose, shortlist
 
 N, W = 12, 3.0
 
@@ -260,7 +260,9 @@ def test_a_spoilt_remainder_is_written_anew(tmp_path):
 
 def test_a_recording_is_taken_up_whole_or_made_again(tmp_path):
     kept = commands_tune._Kept(tmp_path / "policy.json", ["mine"])
-    recorded = Recording(np.random.default_rng(0).integers(0, 256, (2, 4, 4, 3), dtype=np.uint8), {"a": 0.5, "b": 0.25})
+    recorded = BatchRecord(
+        np.random.default_rng(0).integers(0, 256, (2, 4, 4, 3), dtype=np.uint8), {"a": 0.5, "b": 0.25}
+    )
     kept.keep_recording(0, recorded)
     (file,) = (tmp_path / ".policy.json.tuning").glob("recording-0.npz")
     whole, dice, taken = file.read_bytes(), random.Random(0), 0

@@ -10,7 +10,7 @@ from alphabets import TEXTS
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from shapefirst.words import find, folded, spans, words_in
+from shapefirst.words import find_words, folded, spans, words_in
 
 
 def words(text):
@@ -61,8 +61,8 @@ def test_words_of_any_script(text, wanted):
     ],
 )
 def test_spellings_of_one_phrase(text, phrase):
-    assert find(text, phrase) == (0, len(text))
-    assert find(f"ab {text}, x", phrase) == (3, 3 + len(text))
+    assert find_words(text, phrase) == (0, len(text))
+    assert find_words(f"ab {text}, x", phrase) == (3, 3 + len(text))
 
 
 @pytest.mark.parametrize(
@@ -80,28 +80,28 @@ def test_spellings_of_one_phrase(text, phrase):
     ],
 )
 def test_what_is_a_part_of_a_word_is_not_found(text, phrase):
-    assert find(text, phrase) is None
+    assert find_words(text, phrase) is None
 
 
 def test_what_is_invisible_around_a_phrase_is_no_part_of_it():
-    assert find("a ❤\ufe0f car", "❤") == (2, 3)
-    assert find("a \u200ered\u200f car", "RED") == (3, 6)
+    assert find_words("a ❤\ufe0f car", "❤") == (2, 3)
+    assert find_words("a \u200ered\u200f car", "RED") == (3, 6)
 
 
 def test_a_word_comes_before_a_part_of_a_compound():
-    assert find("a well-known well", "well") == (13, 17)
-    assert find("a well-known inn", "well") == (2, 6)
-    assert find("red–blue red-blue", "red-blue") == (9, 17)
-    assert find("a well-known well known", "well known") == (13, 23)
+    assert find_words("a well-known well", "well") == (13, 17)
+    assert find_words("a well-known inn", "well") == (2, 6)
+    assert find_words("red–blue red-blue", "red-blue") == (9, 17)
+    assert find_words("a well-known well known", "well known") == (13, 23)
 
 
 def test_what_is_set_apart_is_a_word_by_itself():
     text = "a <cat-toy>like toy"
     apart = [(2, 11)]
     assert [text[a:b] for a, b in spans(text, apart)] == ["a", "like", "toy"]
-    assert find(text, "<cat-toy>", apart) == (2, 11)
-    assert find(text, "like", apart) == (11, 15)
-    assert find(text, "toy", apart) == (16, 19)
+    assert find_words(text, "<cat-toy>", apart) == (2, 11)
+    assert find_words(text, "like", apart) == (11, 15)
+    assert find_words(text, "toy", apart) == (16, 19)
 
 
 @settings(deadline=None)
@@ -113,7 +113,7 @@ def test_every_word_is_found_where_it_first_stands(text):
     first: dict[str, tuple[int, int]] = {}
     for start, end in spans(text):
         word = text[start:end]
-        assert find(text, word) == first.setdefault(folded(word), (start, end))
+        assert find_words(text, word) == first.setdefault(folded(word), (start, end))
 
 
 @settings(deadline=None)

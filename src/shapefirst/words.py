@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Final, TypeAlias
 
-__all__ = ["Span", "find", "folded", "spans", "words_in"]
+__all__ = ["Span", "find_words", "folded", "spans", "words_in"]
 
 #: The first letter of a piece of text and the one after its last.
 Span: TypeAlias = tuple[int, int]
@@ -49,7 +49,7 @@ def folded(text: str) -> str:
     return "".join(folding for folding, _ in _clusters(text))
 
 
-def find(text: str, phrase: str, apart: Sequence[Span] = ()) -> Span | None:
+def find_words(text: str, phrase: str, apart: Sequence[Span] = ()) -> Span | None:
     """Where ``phrase`` first stands in ``text``: as one word, else as several whole ones, else as a part of a compound.
 
     "well" is found in "well-known", but in "well-known, well" behind the comma. White space is as wide as may be.

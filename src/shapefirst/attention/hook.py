@@ -19,7 +19,7 @@ from shapefirst.attention.layer import LayerView, Substitution, attention_weight
 from shapefirst.errors import ShapefirstError, UnsupportedPipelineError
 from shapefirst.guidance.branches import evaluated, halves_agree, says_guided
 from shapefirst.guidance.hook import DenoiserHook
-from shapefirst.guidance.timeline import Run, Told, follow, told
+from shapefirst.guidance.timeline import Generation, Told, follow, told
 from shapefirst.policies.schedule import Branch
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class AttentionHook(DenoiserHook):
     def __init__(self, pipe: Any, denoiser: Any) -> None:
         super().__init__(pipe, denoiser)
         self.call: Call | None = None
-        self._run: Run | None = None
+        self._run: Generation | None = None
         self._told: Told | None = None  # by the loop that made the latest call, if it has a scheduler of its own
         self._generation: object = None
         self._known: dict[Branch, torch.Tensor] = {}  # the halves of the latest guided call

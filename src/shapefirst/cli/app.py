@@ -133,8 +133,8 @@ def shapefirst(
     """
 
 
-@app.command()
-def generate(
+@app.command("generate")
+def generate_images(
     prompts: Annotated[
         list[str] | None,
         typer.Argument(metavar="PROMPT", help="What to draw. '-' reads prompts from stdin, one a line."),
@@ -213,11 +213,11 @@ def generate(
     scale = default_guidance_scale(model) if guidance_scale is None else guidance_scale
     with terminal.working("Getting torch and diffusers ready"):
         from shapefirst.images.comparison import Comparison
-        from shapefirst.images.jobs import Sampling, plan
+        from shapefirst.images.jobs import Sampling, make_jobs
         from shapefirst.images.jobs import generate as sample
         from shapefirst.images.outputs import Pictures, write_comparison, write_images
         from shapefirst.policies.words import describe, policy_of
-    jobs = plan(texts, num_images, seed)
+    jobs = make_jobs(texts, num_images, seed)
     sampling = Sampling(scale, steps, negative_prompt)
     sampler = sampler or usual_sampler(obtained(model, dtype, device))
     pipe = load_quietly(model, sampler, device, dtype)
@@ -287,8 +287,8 @@ def demo(
     terminal.line(f"Sheet: {sheet}\nPage:  {page}")
 
 
-@app.command()
-def models(
+@app.command("models")
+def list_models(
     name: Annotated[
         str | None,
         typer.Argument(metavar="NAME", help="Tell about this model only."),
@@ -319,9 +319,9 @@ def models(
     elif name == "pocket":
         tables.vocabulary()
     elif name:
-        tables.model(MODELS[name])
+        tables.model_table(MODELS[name])
     else:
-        tables.models(list(MODELS.values()))
+        tables.models_table(list(MODELS.values()))
 
 
 @app.command("train-pocket")
@@ -351,8 +351,8 @@ def train_pocket(
     if missing := [name for name in TRAINING_MODULES if find_spec(name) is None]:
         raise ShapefirstError(f"Training needs {' and '.join(missing)}: pip install 'shapefirst[train]'.")
     with terminal.working("Getting torch ready"):
-        from shapefirst.training.stages import train
-    train(out, preset=preset, seed=seed, stages=stages or None, start_from=start_from)
+        from shapefirst.training.stages import train_model
+    train_model(out, preset=preset, seed=seed, stages=stages or None, start_from=start_from)
 
 
 def _draw_gallery(file: Path) -> None:

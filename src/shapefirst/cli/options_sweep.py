@@ -10,10 +10,10 @@ import typer
 
 __all__ = [
     "BatchSize",
-    "Clip",
-    "Count",
+    "ClipOption",
+    "CountOption",
     "File",
-    "Inception",
+    "InceptionOption",
     "Keep",
     "Models",
     "PerPrompt",
@@ -21,7 +21,7 @@ __all__ = [
     "Prompts",
     "Samplers",
     "Scales",
-    "Seed",
+    "SeedOption",
     "ShardSize",
     "Steps",
     "TextSteps",
@@ -72,13 +72,13 @@ Prompts: TypeAlias = Annotated[
         "--prompts", metavar="FILE", help="Text, or captions as CSV or JSON.", show_default="pocket's vocabulary"
     ),
 ]
-Count: TypeAlias = Annotated[
+CountOption: TypeAlias = Annotated[
     int | None, typer.Option("--count", metavar="N", help="Of the prompts.", show_default="all; 1000 of pocket's")
 ]
 PerPrompt: TypeAlias = Annotated[
     int | None, typer.Option("--images-per-prompt", metavar="N", help="With seeds of their own.", show_default="1")
 ]
-Seed: TypeAlias = Annotated[int | None, typer.Option("--seed", help="Image i has it plus i.", show_default="0")]
+SeedOption: TypeAlias = Annotated[int | None, typer.Option("--seed", help="Image i has it plus i.", show_default="0")]
 ShardSize: TypeAlias = Annotated[
     int | None,
     typer.Option("--shard-size", metavar="N", help="Images of each policy in one unit of work.", show_default="32"),
@@ -89,10 +89,10 @@ BatchSize: TypeAlias = Annotated[
         "--batch-size", metavar="N", help="Rows in one call of the denoiser.", show_default="64 with pocket, else 8"
     ),
 ]
-Clip: TypeAlias = Annotated[str | None, typer.Option("--clip", metavar="ID", help="A CLIP to score images by.")]
+ClipOption: TypeAlias = Annotated[str | None, typer.Option("--clip", metavar="ID", help="A CLIP to score images by.")]
 Vqa: TypeAlias = Annotated[str | None, typer.Option("--vqa", metavar="ID", help="A model of visual questions, too.")]
 Vlm: TypeAlias = Annotated[str | None, typer.Option("--vlm", metavar="ID", help="A vision-language model, too.")]
-Inception: TypeAlias = Annotated[
+InceptionOption: TypeAlias = Annotated[
     str | None,
     typer.Option(
         "--inception",

@@ -71,8 +71,8 @@ def pocket(
     _write(sample(everything, count, seed), pairs, seed, out)
 
 
-@app.command()
-def compbench(
+@app.command("compbench")
+def compbench_prompts(
     colour: Files = None,
     texture: Files = None,
     complex: Files = None,

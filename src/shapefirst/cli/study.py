@@ -113,13 +113,13 @@ def study(
     if missing := [name for name in MODULES if find_spec(name) is None]:
         raise ShapefirstError(f"Studies need {' and '.join(missing)}: pip install 'shapefirst[studies]'.")
     with terminal.working("Getting torch and diffusers ready"):
-        from shapefirst.findings.storage import Setting, load
+        from shapefirst.findings.storage import StudySetting, load_stored
         from shapefirst.measure.judging import can_judge
         from shapefirst.measure.scores import alignments_for
         from shapefirst.models.fingerprint import fingerprint
         from shapefirst.models.machine import hardware
         from shapefirst.report import write_report
-        from shapefirst.studies import study as find
+        from shapefirst.studies import study_named as find
         from shapefirst.studies.runner import make_plan, make_tasks, run
         from shapefirst.studies.subject import Subject
 
@@ -127,7 +127,7 @@ def study(
     place = obtained(model, dtype, device)
     sampler = sampler or usual_sampler(place)
     scorers = {"clip": clip, "vqa": vqa, "vlm": vlm}
-    setting = Setting(
+    setting = StudySetting(
         model=model,
         fingerprint=fingerprint(place, {**scorers, "dtype": dtype}),
         version=__version__,
@@ -177,7 +177,7 @@ def study(
                 write_report=write_report,
             )
     page = write_report(out)
-    _results([found for name in wanted if (found := load(out, name)) is not None])
+    _results([found for name in wanted if (found := load_stored(out, name)) is not None])
     terminal.line(f"Report: {page}")
 
 
@@ -264,7 +264,7 @@ def _outcome(stored: Stored) -> str:
 
 def _list(names: Sequence[str]) -> None:
     with terminal.working("Getting torch ready"):
-        from shapefirst.studies import study as find
+        from shapefirst.studies import study_named as find
 
         studies = [find(name) for name in names]
     table = Table("name", "title", "question")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from shapefirst.sweep.grid import Grid, Setting, Shards
     from shapefirst.sweep.latency import Latency
     from shapefirst.sweep.store import Store
-    from shapefirst.sweep.work import Scores
+    from shapefirst.sweep.work import Scorers
 
 __all__ = ["app"]
 
@@ -31,7 +31,7 @@ FEW: Final = 1000  # images, for a Frechet distance
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 
 Folder: TypeAlias = Annotated[str, typer.Argument(metavar="[DIR]", help="Where `sweep run` put its results.")]
-Out: TypeAlias = Annotated[str, typer.Option("--out", metavar="DIR", help="A folder, or any fsspec URL.")]
+OutOption: TypeAlias = Annotated[str, typer.Option("--out", metavar="DIR", help="A folder, or any fsspec URL.")]
 
 
 @app.callback()
@@ -47,8 +47,8 @@ def sweep() -> None:
     """
 
 
-@app.command()
-def plan(
+@app.command("plan")
+def plan_sweep(
     context: typer.Context,
     grid: grid_options.File = None,
     model: grid_options.Models = None,
@@ -59,15 +59,15 @@ def plan(
     policy: grid_options.Policies = None,
     guidance_scale: grid_options.Scales = None,
     prompts: grid_options.Prompts = None,
-    count: grid_options.Count = None,
+    count: grid_options.CountOption = None,
     images_per_prompt: grid_options.PerPrompt = None,
-    seed: grid_options.Seed = None,
+    seed: grid_options.SeedOption = None,
     shard_size: grid_options.ShardSize = None,
     batch_size: grid_options.BatchSize = None,
-    clip: grid_options.Clip = None,
+    clip: grid_options.ClipOption = None,
     vqa: grid_options.Vqa = None,
     vlm: grid_options.Vlm = None,
-    inception: grid_options.Inception = None,
+    inception: grid_options.InceptionOption = None,
     device: Device = None,
     dtype: Dtype = None,
     images: Annotated[Literal["none", "sample", "all"], typer.Option(help="Pictures to keep.")] = "none",
@@ -101,15 +101,15 @@ def run(
     policy: grid_options.Policies = None,
     guidance_scale: grid_options.Scales = None,
     prompts: grid_options.Prompts = None,
-    count: grid_options.Count = None,
+    count: grid_options.CountOption = None,
     images_per_prompt: grid_options.PerPrompt = None,
-    seed: grid_options.Seed = None,
+    seed: grid_options.SeedOption = None,
     shard_size: grid_options.ShardSize = None,
     batch_size: grid_options.BatchSize = None,
-    clip: grid_options.Clip = None,
+    clip: grid_options.ClipOption = None,
     vqa: grid_options.Vqa = None,
     vlm: grid_options.Vlm = None,
-    inception: grid_options.Inception = None,
+    inception: grid_options.InceptionOption = None,
     device: Device = None,
     dtype: Dtype = None,
     images: Annotated[
@@ -121,7 +121,7 @@ def run(
     ] = None,
     cores: Annotated[int, typer.Option(metavar="N", help="CPU cores of each Ray task.")] = 1,
     gpus: Annotated[float, typer.Option(metavar="N", help="GPUs of each Ray task.")] = 0,
-    out: Out = OUT,
+    out: OutOption = OUT,
 ) -> None:
     """Run a grid. What is done is kept: after an interruption the same command goes on.
 
@@ -140,7 +140,7 @@ def run(
         from shapefirst.models import check_samplers
         from shapefirst.models.fingerprint import fingerprint
         from shapefirst.models.machine import find_device
-        from shapefirst.sweep.run import Resources, missing, run_here, run_on_ray
+        from shapefirst.sweep.run import Resources, run_here, run_on_ray
         from shapefirst.sweep.work import Worker
     from dataclasses import asdict
 
@@ -214,7 +214,7 @@ def latency(
     from dataclasses import asdict
     from functools import partial
 
-    from shapefirst.sweep.grid import Shards, followed
+    from shapefirst.sweep.grid import Shards, schedule_of
 
     if rounds < 2:
         raise ShapefirstError(f"--rounds must be at least 2, not {rounds}: a spread needs more than one.")
@@ -240,7 +240,7 @@ def latency(
     found: list[Latency] = []
     pipes: dict[str, Any] = {}  # one: two large ones may not fit
     for setting in shards.settings:
-        schedules = {words: followed(words) for words in policy} if policy else shards.policies(setting)
+        schedules = {words: schedule_of(words) for words in policy} if policy else shards.policies(setting)
         if setting.model not in pipes:
             pipes.clear()
             pipes[setting.model] = load_quietly(setting.model, setting.sampler, device, dtype)
@@ -268,8 +268,8 @@ def latency(
     terminal.line(f"Seconds: {file}\nNow: shapefirst sweep report {folder}")
 
 
-@app.command()
-def report(
+@app.command("report")
+def report_sweep(
     context: typer.Context,
     folder: Folder = OUT,
     reference: Annotated[
@@ -302,12 +302,12 @@ def report(
     out = out or Path(folder) / "report"
     with terminal.working("Getting numpy and matplotlib ready"):
         from shapefirst.files import check_writable, save_text
-        from shapefirst.findings.storage import load, save
+        from shapefirst.findings.storage import load_stored, save
         from shapefirst.report import write_report
         from shapefirst.sweep.grid import Shards
         from shapefirst.sweep.latency import read_latencies
         from shapefirst.sweep.pictures import pictures_of
-        from shapefirst.sweep.report import STUDY, finding_of, markdown, missing, setting_of, verdicts
+        from shapefirst.sweep.report import STUDY, finding_of, markdown, setting_of, unfinished_note, verdicts
         from shapefirst.sweep.summary import summarise
 
         check_writable(out)
@@ -315,10 +315,10 @@ def report(
     if reference is not None:
         from shapefirst.models.machine import find_device
         from shapefirst.sweep.reference import reference_from
-        from shapefirst.sweep.work import Scores
+        from shapefirst.sweep.work import Scorers
 
         find_device(device)
-        against = reference_from(reference, Scores(**manifest["about"]["scores"]), device, terminal.progress)
+        against = reference_from(reference, Scorers(**manifest["about"]["scores"]), device, terminal.progress)
     shards = Shards(store.grid(), store.prompts())
     names = store.done()
     begun = {shard.setting for shard in shards if shard.name in names}
@@ -334,7 +334,7 @@ def report(
         reference=against,
         unfinished=unfinished,
     )
-    before = load(out, STUDY.name)
+    before = load_stored(out, STUDY.name)
     save(out, STUDY, finding, setting_of(manifest, stored, command_line(context, ("sweep", "report"))))
     if before is not None and before.setting.prompts != manifest["plan"]:
         terminal.note(f"the report in {str(out)!r} held another sweep, whose place this one takes.")
@@ -345,7 +345,7 @@ def report(
     for verdict in verdicts(finding):
         terminal.line(verdict)
     if unfinished:
-        terminal.note(missing(unfinished))
+        terminal.note(unfinished_note(unfinished))
     if min(one.n for one in stored.conditions) < FEW:
         terminal.note(f"fewer than {FEW} images of a policy: Frechet distances say little beyond their order.")
     terminal.line(f"Report: {page}\nTable:  {table}")
@@ -358,17 +358,17 @@ def _shards(file: Path | None, entries: Mapping[str, Any]) -> Shards:
     return Shards(grid, prompts_of(grid))
 
 
-def _scores(shards: Shards, clip: str | None, vqa: str | None, vlm: str | None, inception: str | None) -> Scores:
+def _scores(shards: Shards, clip: str | None, vqa: str | None, vlm: str | None, inception: str | None) -> Scorers:
     """What scores the images; says so where pocket's judge cannot, since it does not know the prompts' words."""
     from shapefirst.cli.remarks import warn_of_unjudged
     from shapefirst.measure.judging import can_judge
     from shapefirst.models import is_pocket
-    from shapefirst.sweep.work import Scores
+    from shapefirst.sweep.work import Scorers
 
     unjudged = next((prompt for prompt in shards.prompts if not can_judge(prompt)), None)
     if unjudged is not None and any(map(is_pocket, shards.grid.models)):
         warn_of_unjudged(unjudged, shards.prompts, shards.grid.prompts)
-    return Scores(clip, vqa, vlm, inception, judge=unjudged is None)
+    return Scorers(clip, vqa, vlm, inception, judge=unjudged is None)
 
 
 def _known_latencies(store: Store) -> dict[Setting, Latency]:

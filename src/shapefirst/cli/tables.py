@@ -52,7 +52,7 @@ def comparisons(rows: Sequence[Comparison]) -> None:
     terminal.results().print(table)
 
 
-def models(infos: Sequence[ModelInfo]) -> None:
+def models_table(infos: Sequence[ModelInfo]) -> None:
     """Each model: its name, what it is, where it comes from and where on this disk it lies, or what it takes to get."""
     from shapefirst.models import locate
 
@@ -64,13 +64,13 @@ def models(infos: Sequence[ModelInfo]) -> None:
     terminal.results().print(table)
 
 
-def model(info: ModelInfo) -> None:
+def model_table(info: ModelInfo) -> None:
     """A model, and the files of it that are used or would be downloaded, as far as the hub tells."""
     from shapefirst.errors import ModelError
     from shapefirst.models import download_of, locate
     from shapefirst.models.hub import gigabytes
 
-    models([info])
+    models_table([info])
     if locate(info.name) is not None or info.source is None:
         return
     for dtype in ("float32", "float16"):

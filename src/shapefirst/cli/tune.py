@@ -22,7 +22,7 @@ from shapefirst.cli.options import Device, Dtype, GuidanceScale, Model, Sampler
 from shapefirst.errors import ShapefirstError
 
 if TYPE_CHECKING:
-    from shapefirst.tuning.search import Found, Recording
+    from shapefirst.tuning.search import BatchRecord, Found
 
 __all__ = ["tune"]
 
@@ -182,19 +182,19 @@ class _Kept:
             return
         terminal.note(f"going on where it was interrupted, with {len(self.runs)} policies already tried.")
 
-    def recording(self, batch: int) -> Recording | None:
+    def recording(self, batch: int) -> BatchRecord | None:
         """What an earlier run recorded of a batch, or None."""
         from shapefirst.measure.npz import read_npz
-        from shapefirst.tuning.search import Recording
+        from shapefirst.tuning.search import BatchRecord
 
         try:
             recorded = read_npz(self._folder / f"recording-{batch}.npz", ("references", "names", "scores"))
         except ShapefirstError:  # there is none, or one that cannot be used
             return None
         references, names, scores = recorded
-        return Recording(references, dict(zip(names.tolist(), scores.tolist(), strict=True)))
+        return BatchRecord(references, dict(zip(names.tolist(), scores.tolist(), strict=True)))
 
-    def keep_recording(self, batch: int, recorded: Recording) -> None:
+    def keep_recording(self, batch: int, recorded: BatchRecord) -> None:
         import numpy as np
 
         from shapefirst.files import atomic

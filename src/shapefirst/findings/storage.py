@@ -29,11 +29,11 @@ from shapefirst.findings.order import STUDIES
 from shapefirst.measure.intervals import Interval, Rule
 
 __all__ = [
-    "Setting",
     "Stored",
     "StoredPicture",
-    "load",
+    "StudySetting",
     "load_all",
+    "load_stored",
     "mismatch",
     "save",
     "save_inapplicable",
@@ -46,7 +46,7 @@ TABLE: Final = "table.parquet"
 
 
 @dataclass(frozen=True)
-class Setting:
+class StudySetting:
     """What a study was run with.
 
     Attributes:
@@ -96,7 +96,7 @@ class StoredPicture:
 
 @dataclass(frozen=True)
 class Stored:
-    """A study with what it found, as read from its folder. Fields as in ``Study``, ``Finding`` and ``Setting``.
+    """A study with what it found, as read from its folder. Fields as in ``Study``, ``Finding`` and ``StudySetting``.
 
     ``reason`` says why the study does not apply to the model; it is empty where there is a finding.
     """
@@ -106,7 +106,7 @@ class Stored:
     question: str
     paper: str
     needs: str
-    setting: Setting
+    setting: StudySetting
     reason: str = ""
     claims: tuple[Claim, ...] = ()
     summaries: tuple[Summary, ...] = ()
@@ -117,7 +117,7 @@ class Stored:
     evaluations_apart: float = 0
 
 
-def save(out: Path, study: Study, finding: Finding, setting: Setting) -> Path:
+def save(out: Path, study: Study, finding: Finding, setting: StudySetting) -> Path:
     """Writes the finding to the study's folder under ``out``, in place of an earlier one.
 
     Returns:
@@ -152,12 +152,12 @@ def save(out: Path, study: Study, finding: Finding, setting: Setting) -> Path:
     return _write(out, study, setting, facts, files)
 
 
-def save_inapplicable(out: Path, study: Study, reason: str, setting: Setting) -> Path:
+def save_inapplicable(out: Path, study: Study, reason: str, setting: StudySetting) -> Path:
     """Writes, in place of an earlier finding, why the study does not apply to the model; returns the folder."""
     return _write(out, study, setting, {"reason": reason or "It does not apply to this model."}, {})
 
 
-def load(out: Path, name: str) -> Stored | None:
+def load_stored(out: Path, name: str) -> Stored | None:
     """What is stored of the study ``name`` under ``out``, or None where nothing is.
 
     Raises:
@@ -172,7 +172,7 @@ def load(out: Path, name: str) -> Stored | None:
         facts = json.loads(path.read_text(encoding="utf-8"))
         if facts["format"] != FORMAT:
             raise ValueError(f"its format is {facts['format']!r}, and this version reads {FORMAT}")
-        setting = Setting(**{**facts["setting"], "guidance_scale": float(facts["setting"]["guidance_scale"])})
+        setting = StudySetting(**{**facts["setting"], "guidance_scale": float(facts["setting"]["guidance_scale"])})
         files = {name: _contents(folder / Path(name).name, digest) for name, digest in facts["files"].items()}
         return Stored(
             **{key: str(facts[key]) for key in ("name", "title", "question", "paper", "needs")},
@@ -197,12 +197,12 @@ def load_all(out: Path) -> list[Stored]:
     """What is stored under ``out``, in the order of ``SECTIONS``; other files and folders are ignored.
 
     Raises:
-        ShapefirstError: As ``load``.
+        ShapefirstError: As ``load_stored``.
     """
-    return [stored for name in SECTIONS if (stored := load(out, name)) is not None]
+    return [stored for name in SECTIONS if (stored := load_stored(out, name)) is not None]
 
 
-def mismatch(stored: Setting, wanted: Setting) -> str:
+def mismatch(stored: StudySetting, wanted: StudySetting) -> str:
     """In which respects a stored result is not one of the wanted run, in words; "" where it is.
 
     Neither machine, time and command matter, nor ``quick``, which shows in the numbers of prompts and steps.
@@ -229,7 +229,9 @@ def mismatch(stored: Setting, wanted: Setting) -> str:
     return ", ".join(differences)
 
 
-def _write(out: Path, study: Study, setting: Setting, facts: Mapping[str, Any], files: Mapping[str, bytes]) -> Path:
+def _write(
+    out: Path, study: Study, setting: StudySetting, facts: Mapping[str, Any], files: Mapping[str, bytes]
+) -> Path:
     about = {key: getattr(study, key) for key in ("name", "title", "question", "paper", "needs")}
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     whole = {"format": FORMAT, **about, "setting": _plain(asdict(setting)), **facts, "files": digests}
@@ -269,7 +271,7 @@ def _replacing(folder: Path) -> Iterator[Path]:
         raise ShapefirstError(f"Cannot write {str(folder)!r}: {error.strerror or error}.") from error
 
 
-def _parquet(table: Mapping[str, Sequence[Any]], study: Study, setting: Setting) -> bytes:
+def _parquet(table: Mapping[str, Sequence[Any]], study: Study, setting: StudySetting) -> bytes:
     """The table as Parquet, with the setting in its metadata so that it is not lost when the file is copied."""
     try:
         import pyarrow

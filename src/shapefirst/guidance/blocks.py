@@ -34,7 +34,7 @@ from shapefirst.guidance.branches import evaluating, evaluating_some, guidance_s
 from shapefirst.guidance.conditions import Conditions
 from shapefirst.guidance.follow import Course
 from shapefirst.guidance.hook import DenoiserHook, check_unreplaced
-from shapefirst.guidance.timeline import Run, follow
+from shapefirst.guidance.timeline import Generation, follow
 from shapefirst.policies.schedule import Auto, Branch, Policy, TextSchedule
 from shapefirst.policies.words import policy_of
 
@@ -144,13 +144,13 @@ class _GuidanceHook(DenoiserHook):
 
     def __init__(self, pipe: Any, denoiser: Any) -> None:
         super().__init__(pipe, denoiser)
-        self._run: Run | None = None
+        self._run: Generation | None = None
         self._course: Course | None = None
-        self._course_of: tuple[Run | None, Policy | None] = None, None
+        self._course_of: tuple[Generation | None, Policy | None] = None, None
         self._conditions = Conditions()
         self._scale: float | None = None  # w, as far as a policy asks for it
         self._guided = False
-        self._guided_for: tuple[Run | None, int] = None, 0  # the run and the rows for which that was found out
+        self._guided_for: tuple[Generation | None, int] = None, 0  # the run and the rows for which that was found out
         self._wrap: Callable[[torch.Tensor], Any] = _as_tuple  # a tensor -> the denoiser's kind of output
 
     # A compiled denoiser stays compiled; the bookkeeping around it, which changes with every call, is not traced.
@@ -223,7 +223,7 @@ class _GuidanceHook(DenoiserHook):
         return prediction if course.is_guided else self._wrap(out)
 
     @torch.compiler.disable
-    def _is_guided(self, run: Run, latents: torch.Tensor) -> bool:
+    def _is_guided(self, run: Generation, latents: torch.Tensor) -> bool:
         """Whether the batch holds a null and a text half. Found out once a generation, when it first matters."""
         if self._guided_for != (run, len(latents)):
             # Two images of one seed have equal rows without guidance, too: what the pipeline says goes first.

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from shapefirst.guidance.extrapolation import Memory
-from shapefirst.guidance.timeline import Run
+from shapefirst.guidance.timeline import Generation
 from shapefirst.policies.schedule import Auto, Policy, TextSchedule
 
 __all__ = ["Course"]
@@ -42,7 +42,7 @@ class Course:
         self._dtype = torch.float32
 
     @torch.compiler.disable
-    def begin(self, run: Run, guidance_scale: float | None = None) -> None:
+    def begin(self, run: Generation, guidance_scale: float | None = None) -> None:
         """A call of the denoiser begins. A step with several (Heun) guides the same images in each.
 
         Args:

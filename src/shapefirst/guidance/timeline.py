@@ -33,11 +33,11 @@ from shapefirst.errors import UnsupportedPipelineError
 from shapefirst.guidance.branches import call_in_progress
 from shapefirst.guidance.extrapolation import noise_level
 
-__all__ = ["Run", "Told", "follow", "list_of", "position_of", "steps_of", "taking_step", "told"]
+__all__ = ["Generation", "Told", "follow", "list_of", "position_of", "steps_of", "taking_step", "told"]
 
 
 @dataclass(eq=False)
-class Run:
+class Generation:
     """One generation as its denoiser sees it, from the first call on; see `follow`.
 
     Attributes:
@@ -107,7 +107,7 @@ def told() -> Told | None:
     return _told.get()
 
 
-def follow(run: Run | None, t: Any, pipe: Any) -> Run:
+def follow(run: Generation | None, t: Any, pipe: Any) -> Generation:
     """The run that a denoiser call at `t` belongs to, brought up to date: a new one with new timesteps or a step back.
 
     Args:
@@ -134,7 +134,7 @@ def follow(run: Run | None, t: Any, pipe: Any) -> Run:
         values = timesteps.tolist()  # the one wait for the device in a generation
         position = position_of(t, timesteps, scheduler, values)
         if position is not None:
-            return Run(scheduler, listed, timesteps, values, first=position, last=position)
+            return Generation(scheduler, listed, timesteps, values, first=position, last=position)
     raise UnsupportedPipelineError(
         f"{type(pipe).__name__} gave its denoiser the timestep {float(torch.as_tensor(t).flatten()[0])}, "
         "which is not in its scheduler's list, so the step cannot be told."

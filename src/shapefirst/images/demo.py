@@ -15,12 +15,12 @@ from shapefirst.drawing.sheets import Cell, contact_sheet
 from shapefirst.files import save_png, save_text
 from shapefirst.images.comparison import Comparison, decibels, percent
 from shapefirst.images.demo_page import demo_page
-from shapefirst.images.jobs import Sampling, generate, plan
+from shapefirst.images.jobs import Sampling, generate, make_jobs
 from shapefirst.policies.schedule import Policy, TextSchedule
 from shapefirst.policies.words import describe
 from shapefirst.world.vocabulary import HELD_OUT
 
-__all__ = ["POLICIES", "PROMPTS", "STEPS", "compare", "demo_sheet", "label", "write_demo"]
+__all__ = ["POLICIES", "PROMPTS", "STEPS", "compare", "demo_sheet", "marked", "write_demo"]
 
 PROMPTS: Final = (
     "a red mushroom",
@@ -47,7 +47,7 @@ def compare(
 ) -> list[Comparison]:
     """One image of each prompt under full guidance (the first row) and under each policy."""
     rows = {str(row): policy for row, policy in enumerate((TextSchedule.always(), *policies))}
-    results = generate(pipe, plan(prompts, 1, seed), rows, sampling, on_progress=on_progress)
+    results = generate(pipe, make_jobs(prompts, 1, seed), rows, sampling, on_progress=on_progress)
     return [Comparison(describe(rows[row], sampling.steps), mine, results["0"]) for row, mine in results.items()]
 
 
@@ -55,7 +55,7 @@ def write_demo(rows: Sequence[Comparison], out: Path, setting: str) -> tuple[Pat
     """Writes ``sheet.png`` and ``index.html`` to ``out``. ``setting`` says in a line how the images were made."""
     sheet, page = out / "sheet.png", out / "index.html"
     save_png(demo_sheet(rows, setting), sheet, {"Software": "shapefirst demo", "setting": setting})
-    save_text(demo_page(rows, setting, [label(result.prompt) for result in rows[0].results]), page)
+    save_text(demo_page(rows, setting, [marked(result.prompt) for result in rows[0].results]), page)
     return sheet, page
 
 
@@ -73,14 +73,14 @@ def demo_sheet(rows: Sequence[Comparison], setting: str) -> Any:
             for row in rows
         ],
         title=f"Less evaluated: what changes, what is saved\n{setting}",
-        column_titles=[label(result.prompt) for result in rows[0].results],
+        column_titles=[marked(result.prompt) for result in rows[0].results],
         row_titles=[_row_title(row) for row in rows],
         picture_width=176,
         row_title_width=190,
     )
 
 
-def label(prompt: str) -> str:
+def marked(prompt: str) -> str:
     """The prompt, marked where pocket never saw its combination in training."""
     words = prompt.split()
     held_out = any(pair in HELD_OUT for pair in pairwise(words))

@@ -7,7 +7,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 from shapefirst.drawing.sheets import Cell, contact_sheet
-from shapefirst.images.jobs import Result, Sampling, generate, plan
+from shapefirst.images.jobs import Result, Sampling, generate, make_jobs
 from shapefirst.policies.schedule import TextSchedule
 from shapefirst.world.vocabulary import ATTRIBUTES, COLOURS, HELD_OUT, NOUNS
 
@@ -37,7 +37,7 @@ def gallery(pipe: Any, guidance_scale: float, *, on_progress: Callable[[float], 
     """Samples the prompts of :func:`gallery_prompts` (seed 0) and lays them out on one sheet."""
     prompts = gallery_prompts()
     schedule, sampling = {"full": TextSchedule.always()}, Sampling(guidance_scale, STEPS)
-    jobs = plan(list(prompts.values()), num_images=1, seed=0)
+    jobs = make_jobs(list(prompts.values()), num_images=1, seed=0)
     results = generate(pipe, jobs, schedule, sampling, batch_size=8, on_progress=on_progress)["full"]
     return contact_sheet(
         [*_rows(prompts, results[: len(NOUNS)], NOUNS), *_rows(prompts, results[len(NOUNS) :], ATTRIBUTES)],

@@ -25,7 +25,7 @@ from shapefirst.sampling.loop import as_images, generators, preprocessed
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["Job", "Result", "Sampling", "cut_text", "generate", "own_size", "plan"]
+__all__ = ["Job", "Result", "Sampling", "cut_text", "generate", "make_jobs", "own_size"]
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Result:
     seconds: float  #: wall clock of its batch's whole pipeline call, divided by the batch size
 
 
-def plan(prompts: Sequence[str], num_images: int, seed: int) -> list[Job]:
+def make_jobs(prompts: Sequence[str], num_images: int, seed: int) -> list[Job]:
     """``num_images`` of each prompt. Every prompt gets the same seeds: ``seed``, ``seed + 1``, ...
 
     Raises:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from shapefirst.measure.reference import l1, psnr, ssim
 
-__all__ = ["Distances", "Similarity", "frechet_of_few", "mean_psnr", "measure"]
+__all__ = ["Distances", "Similarity", "distances_of", "frechet_of_few", "mean_psnr"]
 
 
 class Similarity(Protocol):
@@ -56,7 +56,7 @@ class Distances:
         }
 
 
-def measure(images: Sequence[Image.Image], references: Sequence[Image.Image], similarity: Similarity) -> Distances:
+def distances_of(images: Sequence[Image.Image], references: Sequence[Image.Image], similarity: Similarity) -> Distances:
     """The distances of the images to the references beside them.
 
     Raises:

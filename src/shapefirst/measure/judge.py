@@ -29,7 +29,7 @@ BATCH = 128
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Sighting:
     """What the judge sees: (attribute, noun) of one object, or of two in reading order; and its features (d,)."""
 
     objects: tuple[tuple[str, str], ...]
@@ -65,15 +65,15 @@ class Judge(nn.Module):
             logits, features = self(x.to(self.head.weight.device))
             yield tuple(q.cpu() for q in logits), features.cpu()
 
-    def look(self, images: Sequence[Image.Image]) -> list[Verdict]:
+    def look(self, images: Sequence[Image.Image]) -> list[Sighting]:
         """The verdict on each image."""
-        out: list[Verdict] = []
+        out: list[Sighting] = []
         for logits, features in self.see(images):
             for n1, a1, n2, a2, f in zip(*(q.argmax(-1).tolist() for q in logits), features, strict=True):
                 objects = [(ATTRIBUTES[a1], NOUNS[n1])]
                 if n2 < len(NOUNS):
                     objects.append((ATTRIBUTES[a2] if a2 < len(ATTRIBUTES) else "", NOUNS[n2]))
-                out.append(Verdict(tuple(objects), f))
+                out.append(Sighting(tuple(objects), f))
         return out
 
     @torch.no_grad()

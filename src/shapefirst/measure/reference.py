@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from shapefirst.errors import ShapefirstError
-from shapefirst.measure.rgb import Picture, unit
+from shapefirst.measure.rgb import AnyPicture, unit
 
 __all__ = ["difference", "l1", "psnr", "ssim"]
 
@@ -25,7 +25,7 @@ WINDOW, SIGMA = 11, 1.5  # pixels, Wang et al.'s
 C1, C2 = 0.01**2, 0.03**2
 
 
-def l1(image: Picture, reference: Picture) -> float:
+def l1(image: AnyPicture, reference: AnyPicture) -> float:
     """Mean absolute difference in [0, 1].
 
     Args:
@@ -39,14 +39,14 @@ def l1(image: Picture, reference: Picture) -> float:
     return float(np.abs(x - y).mean())
 
 
-def psnr(image: Picture, reference: Picture) -> float:
+def psnr(image: AnyPicture, reference: AnyPicture) -> float:
     """Peak signal-to-noise ratio in dB, ``inf`` for identical images. Arguments and errors as in :func:`l1`."""
     x, y = _same_size(image, reference)
     mean_squared_error = float(np.square(x - y).mean())
     return math.inf if mean_squared_error == 0 else -10 * math.log10(mean_squared_error)
 
 
-def ssim(image: Picture, reference: Picture) -> float:
+def ssim(image: AnyPicture, reference: AnyPicture) -> float:
     """Structural similarity in [-1, 1], over every place where the whole window of 11 pixels lies in the image.
 
     Arguments as in :func:`l1`; of colour images it is the mean over the channels.
@@ -64,7 +64,7 @@ def ssim(image: Picture, reference: Picture) -> float:
     return float(similarity.mean())
 
 
-def difference(image: Picture, reference: Picture) -> Image.Image:
+def difference(image: AnyPicture, reference: AnyPicture) -> Image.Image:
     """|x - y| as an 8-bit RGB image, not amplified: black where the two agree. Errors as in :func:`l1`."""
     x, y = _same_size(image, reference)
     return Image.fromarray(np.rint(np.abs(x - y) * 255).astype(np.uint8))
@@ -79,7 +79,7 @@ def _windowed(x: np.ndarray) -> np.ndarray:
     return sum(w * x[:, i : i + columns] for i, w in enumerate(weights))
 
 
-def _same_size(image: Picture, reference: Picture) -> tuple[np.ndarray, np.ndarray]:
+def _same_size(image: AnyPicture, reference: AnyPicture) -> tuple[np.ndarray, np.ndarray]:
     x, y = unit(image), unit(reference)
     if x.shape != y.shape:
         raise ShapefirstError(f"The images to compare differ in size: {x.shape} and {y.shape}.")

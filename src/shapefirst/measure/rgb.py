@@ -20,9 +20,9 @@ from PIL import Image
 
 from shapefirst.errors import ShapefirstError, first_line
 
-__all__ = ["Picture", "read_rgb", "to_rgb", "unit"]
+__all__ = ["AnyPicture", "read_rgb", "to_rgb", "unit"]
 
-Picture: TypeAlias = "Image.Image | np.ndarray"
+AnyPicture: TypeAlias = "Image.Image | np.ndarray"
 
 _SIXTEEN: Final = ("I;16", "I;16L", "I;16B", "I;16N")
 _CONVERTED: Final = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "HSV")
@@ -72,7 +72,7 @@ def read_rgb(source: Path | IO[bytes], name: str = "") -> Image.Image:
         raise _damaged(name or str(source), error) from error
 
 
-def unit(picture: Picture) -> np.ndarray:
+def unit(picture: AnyPicture) -> np.ndarray:
     """(height, width, 3) float64 in [0, 1]; grey is three equal channels.
 
     Args:

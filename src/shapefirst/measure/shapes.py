@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from shapefirst.errors import ShapefirstError
-from shapefirst.measure.rgb import Picture, unit
+from shapefirst.measure.rgb import AnyPicture, unit
 
-__all__ = ["binarise", "f1", "iou", "otsu", "resize", "silhouette"]
+__all__ = ["binarise", "f1", "iou", "otsu", "resize", "silhouette_of"]
 
 Mask = NDArray[np.bool_]
 Map = NDArray[np.floating]
@@ -85,7 +85,7 @@ def resize(maps: Map, size: tuple[int, int]) -> NDArray[np.float32]:
     return np.stack(resized).reshape(*maps.shape[:-2], height, width)
 
 
-def silhouette(image: Picture) -> Mask:
+def silhouette_of(image: AnyPicture) -> Mask:
     """(H, W): where objects stand in a picture of pocket's world, found from the picture alone.
 
     The caption has no say, so that a picture of something else than it asks for is measured for what it shows, and

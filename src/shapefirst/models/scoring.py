@@ -20,12 +20,12 @@ from shapefirst.models.quiet import quietly
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["find", "load_model", "load_part"]
+__all__ = ["find_scorer", "load_model", "load_part"]
 
 _SMALL = (".json", ".txt", ".jinja", ".model")
 
 
-def find(name: str | Path) -> Path:
+def find_scorer(name: str | Path) -> Path:
     """The folder of a transformers model, downloaded if it is a hub id that is not in the cache.
 
     Args:
@@ -53,7 +53,7 @@ def load_model(
     """A transformers model in evaluation mode, and its folder.
 
     Args:
-        name: As for :func:`find`.
+        name: As for :func:`find_scorer`.
         kind: The transformers class, "CLIPModel" or "AutoModelForImageTextToText".
         device: By default CUDA, else Apple's MPS, else the CPU.
         dtype: By default float32.
@@ -65,7 +65,7 @@ def load_model(
     import torch
 
     place = find_device(device)
-    folder = find(name)
+    folder = find_scorer(name)
     _check_files(folder)
     with quietly():
         import transformers

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from shapefirst.checks import check_text
 from shapefirst.errors import ShapefirstError
-from shapefirst.words import Span, find, folded, spans
+from shapefirst.words import Span, find_words, folded, spans
 
 __all__ = ["ENDLESS", "Overflow", "Positions", "overflow", "phrase_positions", "positions", "room", "word_positions"]
 
@@ -133,7 +133,7 @@ def phrase_positions(tokenizer: Any, prompt: str, phrase: str, max_length: int |
     """The positions of the tokens of one or more whole words, where they first occur, in whatever spelling.
 
     `phrase_positions(tokenizer, "a red fire truck", "fire truck")` gives (3, 4) for CLIP; () if the words are cut off.
-    Which spellings are alike, and where parts of a compound are found: `shapefirst.words.find`.
+    Which spellings are alike, and where parts of a compound are found: `shapefirst.words.find_words`.
 
     Args:
         tokenizer: A CLIP or T5 tokenizer of transformers.
@@ -147,7 +147,7 @@ def phrase_positions(tokenizer: Any, prompt: str, phrase: str, max_length: int |
     """
     tokens, added = _read(tokenizer, prompt, max_length)
     apart = [one.letters for one in added]
-    found = find(_heard(prompt, added), phrase, apart) or find(prompt, phrase, apart)
+    found = find_words(_heard(prompt, added), phrase, apart) or find_words(prompt, phrase, apart)
     if found is None:
         raise ShapefirstError(f"The words {phrase!r} do not occur in the prompt {prompt!r}.")
     # Whoever asks for an inversion, or for a part of its name, asks for all of its vectors.

@@ -19,7 +19,7 @@ from shapefirst.report.overview import overview
 from shapefirst.report.section import section
 from shapefirst.report.style import REPORT_STYLE
 
-__all__ = ["render", "write_report"]
+__all__ = ["render_report", "write_report"]
 
 # The policy lets the page load nothing: whatever a prompt or a chart may contain, it stays one file.
 PAGE = Template("""<!doctype html>
@@ -44,7 +44,7 @@ $sections
 """)
 
 
-def render(stored: Sequence[Stored], title: str = "") -> str:
+def render_report(stored: Sequence[Stored], title: str = "") -> str:
     """The page for ``stored``, in that order.
 
     Args:
@@ -81,5 +81,5 @@ def write_report(out: Path) -> Path:
             f"There are no stored findings in {str(out)!r}: run `shapefirst study all --out {out}` first."
         )
     path = out / "report.html"
-    save_text(render(stored), path)
+    save_text(render_report(stored), path)
     return path

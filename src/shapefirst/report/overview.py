@@ -10,7 +10,7 @@ from html import escape
 from shapefirst.drawing.numbers import duration, label, one_of, plural, reach, rule_in_short
 from shapefirst.findings.finding import Claim
 from shapefirst.findings.order import STUDIES
-from shapefirst.findings.storage import Setting, Stored, mismatch
+from shapefirst.findings.storage import Stored, StudySetting, mismatch
 from shapefirst.report.parts import MARKS, facts, verdict
 
 __all__ = ["overview"]
@@ -70,7 +70,7 @@ def _setting(stored: Sequence[Stored]) -> str:
     )
 
 
-def _sampling(settings: Sequence[Setting]) -> dict[str, str]:
+def _sampling(settings: Sequence[StudySetting]) -> dict[str, str]:
     """How images were sampled; of settings that need words, in those words."""
     if words := [setting.words for setting in settings if setting.words]:
         return {"Run with": escape(one_of(words))}

@@ -15,7 +15,7 @@ from shapefirst.errors import ShapefirstError
 from shapefirst.findings.finding import Study
 from shapefirst.findings.order import STUDIES
 
-__all__ = ["COSTS", "STUDIES", "chosen", "study"]
+__all__ = ["COSTS", "STUDIES", "chosen", "study_named"]
 
 #: About what a study costs at its default count, in images of 50 guided steps: weights of the progress bar, no more.
 COSTS: Final = {
@@ -51,7 +51,7 @@ def chosen(names: Iterable[str]) -> list[str]:
     return [name for name in STUDIES if name in wanted or ("all" in wanted and _exists(name))]
 
 
-def study(name: str) -> Study:
+def study_named(name: str) -> Study:
     """The study of this name.
 
     Raises:

@@ -21,9 +21,9 @@ from shapefirst.studies.switching import (
     cost,
     described,
     encode_pairs,
-    label,
     measure_pairs,
     padded,
+    pair_label,
     seen_eos,
 )
 
@@ -88,7 +88,9 @@ def run(subject: Subject, pairs: Sequence[Pair]) -> Finding:
         ),
         charts=(_chart(subject, scores),),
         pictures=(
-            picture("switched", images, [label(pair) for pair in pairs], "By the number of switched [EOS] positions."),
+            picture(
+                "switched", images, [pair_label(pair) for pair in pairs], "By the number of switched [EOS] positions."
+            ),
         ),
         method=f"{described(pairs)}, one image each, all conditions of a pair from one seed. Of the source's [EOS] and "
         "padding positions the first n are replaced by the target's, the n-th by the n-th (-1 in the table: all). "

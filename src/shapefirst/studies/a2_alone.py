@@ -11,7 +11,7 @@ from shapefirst.findings.tables import columns
 from shapefirst.measure.intervals import Rule, bootstrap
 from shapefirst.prompts import Prompt
 from shapefirst.prompts.edits import Places, keep_only
-from shapefirst.studies.conditions import Scores, by_alignment, by_kind, chart, measure, picture, scored, tidy
+from shapefirst.studies.conditions import Scores, by_alignment, by_kind, chart, picture, score_conditions, scored, tidy
 from shapefirst.studies.subject import Subject
 from shapefirst.studies.switching import cost, padded, pooled_out, seen_eos
 
@@ -49,7 +49,7 @@ def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
         alone = replace(whole, text=keep_only(whole.text, places))
         images[name] = subject.sample(alone if name == EOS else pooled_out(alone), seeds)
     images[UNTOUCHED] = subject.sample(whole, seeds)
-    scores = measure(subject, images, {CHANCE: unrelated(prompts), PROMPT: prompts})
+    scores = score_conditions(subject, images, {CHANCE: unrelated(prompts), PROMPT: prompts})
     return Finding(
         claims=_claims(subject, scores, SOS in kept),
         table=columns(tidy(subject, scores)),

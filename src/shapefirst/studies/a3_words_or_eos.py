@@ -11,7 +11,7 @@ from shapefirst.findings.tables import columns
 from shapefirst.measure.intervals import Rule, bootstrap, hardest
 from shapefirst.prompts import Prompt
 from shapefirst.prompts.edits import blank, noise
-from shapefirst.studies.conditions import by_alignment, by_kind, chart, measure, picture, scored, tidy
+from shapefirst.studies.conditions import by_alignment, by_kind, chart, picture, score_conditions, scored, tidy
 from shapefirst.studies.subject import Subject
 from shapefirst.studies.switching import cost, padded, pooled_out, seen_eos
 
@@ -44,7 +44,7 @@ def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
     for name, text in texts.items():
         damaged = replace(whole, text=text)
         images[name] = subject.sample(pooled_out(damaged) if name in (EOS_ZERO, EOS_NOISE) else damaged, seeds)
-    scores = measure(subject, images, {PROMPT: prompts})
+    scores = score_conditions(subject, images, {PROMPT: prompts})
 
     title = subject.alignments[subject.primary].title
     of = {name: scores.of(subject.primary, name, PROMPT) for name in texts}

@@ -17,7 +17,16 @@ from shapefirst.measure.intervals import Rule, bootstrap
 from shapefirst.prompts import Pair
 from shapefirst.studies.conditions import by_alignment, by_kind, chart, picture, scored, tidy
 from shapefirst.studies.subject import Subject, part
-from shapefirst.studies.switching import Switched, cost, described, encode_pairs, label, measure_pairs, padded, seen_eos
+from shapefirst.studies.switching import (
+    Switched,
+    cost,
+    described,
+    encode_pairs,
+    measure_pairs,
+    padded,
+    pair_label,
+    seen_eos,
+)
 
 #: The target's [EOS] in the values moves the image further to it than in the keys.
 RULE: Final = Rule("above", 0.0)
@@ -72,7 +81,9 @@ def run(subject: Subject, pairs: Sequence[Pair]) -> Finding:
             ),
         ),
         charts=(chart(subject, scores, "Alignment with both prompts, by what was taken from the target."),),
-        pictures=(picture("edited", images, [label(pair) for pair in pairs], "What of the [EOS] is the target's."),),
+        pictures=(
+            picture("edited", images, [pair_label(pair) for pair in pairs], "What of the [EOS] is the target's."),
+        ),
         method=f"{described(pairs)}, one image each, all conditions of a pair from one seed. In every cross-attention "
         "layer and step the keys, the values or both at the source's [EOS] and padding positions are those of the "
         f"target's, the n-th for the n-th; the unguided branch stays. {padded(subject)} {scored(subject)}",

@@ -52,7 +52,7 @@ def run(subject: Subject, pairs: Sequence[Pair]) -> Finding:
                 changed = recorded.text.pop(step.index)
                 for name, value in divergences(plain, changed, at, mine.text_mask).items():
                     kl[name][:, here, step.index] = value
-    return report(subject, pairs, kl)
+    return key_finding(subject, pairs, kl)
 
 
 def divergences(
@@ -82,7 +82,7 @@ def divergences(
     return found
 
 
-def report(subject: Subject, pairs: Sequence[Pair], kl: Mapping[str, np.ndarray]) -> Finding:
+def key_finding(subject: Subject, pairs: Sequence[Pair], kl: Mapping[str, np.ndarray]) -> Finding:
     """What the divergences say.
 
     Args:

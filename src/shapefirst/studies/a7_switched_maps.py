@@ -16,9 +16,9 @@ from shapefirst.measure.intervals import Rule, bootstrap
 from shapefirst.measure.shapes import Mask, iou
 from shapefirst.prompts import Pair
 from shapefirst.studies.conditions import by_kind
-from shapefirst.studies.maps import Followed, Word, follow, nouns_of, overlay, shape_in, shape_of, words_of
+from shapefirst.studies.maps import Followed, Word, follow_words, nouns_of, overlay, shape_in, shape_of, words_of
 from shapefirst.studies.subject import Subject
-from shapefirst.studies.switching import cost, described, encode_pairs, label, padded
+from shapefirst.studies.switching import cost, described, encode_pairs, padded, pair_label
 
 #: The map of A's noun agrees with the shape of B's object more than with that of A's own.
 RULE: Final = Rule("above", 0.0)
@@ -38,22 +38,22 @@ def run(subject: Subject, pairs: Sequence[Pair]) -> Finding:
         for side, where in (("source", sides.at_source), ("target", sides.at_target))
     )
 
-    followed = follow(subject, sides.switched(), seeds, nouns_a)
+    followed = follow_words(subject, sides.switched(), seeds, nouns_a)
     size = followed.maps[0][0].shape[1:]
     if subject.is_pocket:  # the shapes can be seen in the pictures
         of_a, of_b = (subject.sample(embeddings, seeds) for embeddings in (sides.source, sides.target))
         own, target = ([shape_in(image, size) for image in images] for images in (of_a, of_b))
     else:
-        plain = [follow(subject, e, seeds, n) for e, n in ((sides.source, nouns_a), (sides.target, nouns_b))]
+        plain = [follow_words(subject, e, seeds, n) for e, n in ((sides.source, nouns_a), (sides.target, nouns_b))]
         of_a, of_b = (run.images for run in plain)
         own, target = (
             [shape_of(n, maps)[-1] for n, maps in zip(nouns, run.maps, strict=True)]
             for nouns, run in zip((nouns_a, nouns_b), plain, strict=True)
         )
-    return report(subject, pairs, nouns_a, followed, np.stack(target), np.stack(own), of_a, of_b)
+    return switched_finding(subject, pairs, nouns_a, followed, np.stack(target), np.stack(own), of_a, of_b)
 
 
-def report(
+def switched_finding(
     subject: Subject,
     pairs: Sequence[Pair],
     nouns: Sequence[Sequence[Word]],
@@ -188,7 +188,7 @@ def _sheet(
         rows.append(
             [
                 Cell(of_a[i], pair.source.text),
-                Cell(followed.images[i], label(pair)),
+                Cell(followed.images[i], pair_label(pair)),
                 Cell(overlay(followed.images[i], last), f'"{nouns[i][0].text}": {scores}'),
                 Cell(of_b[i], pair.target.text),
             ]

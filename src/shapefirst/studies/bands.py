@@ -23,11 +23,11 @@ from shapefirst.sampling.loop import generators
 __all__ = [
     "Noised",
     "Trajectories",
+    "add_noise",
     "correlations",
     "cutoff_of",
     "followed",
     "joined",
-    "noise",
     "two_bands",
     "without_mean",
 ]
@@ -66,7 +66,7 @@ class Noised:
         return np.nanmean(np.where(np.isfinite(off), off, np.nan), axis=(1, 2))
 
 
-def noise(x_0: torch.Tensor, abar: torch.Tensor, bands: torch.Tensor, seeds: Sequence[int]) -> Noised:
+def add_noise(x_0: torch.Tensor, abar: torch.Tensor, bands: torch.Tensor, seeds: Sequence[int]) -> Noised:
     """Clean pictures (B, C, H, W) noised to every abar of (T,), with noise of their own seeds, in ``bands`` (H, W)."""
     sources = generators([NOISE_SEED + seed for seed in seeds])
     count = x_0.shape[1] * modes(bands)
@@ -155,7 +155,7 @@ def followed(
     two, two_seen = two_bands(*final.shape[-2:]), two_bands(*seen.shape[-2:])
     three, three_seen = without_mean(two), without_mean(two_seen)
     radial = radial_bands(*final.shape[-2:])
-    clean = noise(final, abars, two, seeds)
+    clean = add_noise(final, abars, two, seeds)
     alone = snr(abars, energies(final, three).double().sum(1), final.shape[1] * modes(three))[..., 1:]
 
     def along(values: Iterable[torch.Tensor], bands: torch.Tensor, target: torch.Tensor) -> np.ndarray:
@@ -163,8 +163,8 @@ def followed(
 
     return Trajectories(
         clean=clean,
-        seen=noise(seen, abars, two_seen, seeds),
-        radial=noise(final, abars, radial, seeds),
+        seen=add_noise(seen, abars, two_seen, seeds),
+        radial=add_noise(final, abars, radial, seeds),
         of_x0=along(x0s, three, final)[..., 1:],
         of_x_t=along(x_ts, three, final)[..., 1:],
         implied=(alone / (1 + alone)).sqrt().numpy(),

@@ -27,7 +27,7 @@ from shapefirst.studies.subject import Subject
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["Scores", "by_alignment", "by_kind", "chart", "dots", "measure", "picture", "scored", "tidy"]
+__all__ = ["Scores", "by_alignment", "by_kind", "chart", "dots", "picture", "score_conditions", "scored", "tidy"]
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Scores:
         return self.of(alignment, condition, last) - self.of(alignment, condition, first)
 
 
-def measure(
+def score_conditions(
     subject: Subject, images: Mapping[str, Sequence[Image.Image]], sides: Mapping[str, Sequence[Prompt]]
 ) -> Scores:
     """Scores each condition's images against each side's prompts, by all of the subject's alignments."""

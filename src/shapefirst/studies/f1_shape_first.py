@@ -20,11 +20,11 @@ from shapefirst.studies.maps import (
     EARLY,
     ROLES,
     SETTLED,
-    Course,
     Followed,
     Word,
+    WordCourse,
     course,
-    follow,
+    follow_words,
     overlay,
     shape_in,
     shape_of,
@@ -57,11 +57,15 @@ def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
     ]
     steps = sorted({step_at(subject.steps, share) for share in SHARES})
     few = len(prompts) if subject.is_pocket else min(SHOWN, len(prompts))
-    followed = follow(subject, subject.encode(prompts), subject.seeds(len(prompts)), words, previews=steps, shown=few)
-    return report(subject, prompts, words, followed)
+    followed = follow_words(
+        subject, subject.encode(prompts), subject.seeds(len(prompts)), words, previews=steps, shown=few
+    )
+    return shape_finding(subject, prompts, words, followed)
 
 
-def report(subject: Subject, prompts: Sequence[Prompt], words: Sequence[Sequence[Word]], followed: Followed) -> Finding:
+def shape_finding(
+    subject: Subject, prompts: Sequence[Prompt], words: Sequence[Sequence[Word]], followed: Followed
+) -> Finding:
     """What a recorded run says."""
     size = followed.maps[0][0].shape[1:]
     seen = [shape_in(image, size) for image in followed.images] if subject.is_pocket else [None] * len(prompts)
@@ -171,7 +175,7 @@ def _previews(subject: Subject, seen: Sequence[Mask | None], followed: Followed)
     return found
 
 
-def _courses(words: Sequence[Word], maps: Sequence[np.ndarray], seen: Mask | None) -> list[Course]:
+def _courses(words: Sequence[Word], maps: Sequence[np.ndarray], seen: Mask | None) -> list[WordCourse]:
     """That of the shape first, then each word's."""
     nouns = " + ".join(word.text for word in words if word.role == "noun")
     return [
@@ -181,7 +185,7 @@ def _courses(words: Sequence[Word], maps: Sequence[np.ndarray], seen: Mask | Non
 
 
 def _rows(
-    subject: Subject, prompts: Sequence[Prompt], courses: Sequence[Sequence[Course]], other: np.ndarray
+    subject: Subject, prompts: Sequence[Prompt], courses: Sequence[Sequence[WordCourse]], other: np.ndarray
 ) -> list[dict[str, Any]]:
     return [
         {
@@ -223,13 +227,13 @@ def _by_step(
     return Summary(tuple(names), tuple(rows), caption if previews else "")
 
 
-def _settled(subject: Subject, mine: Sequence[Course], role: str) -> float:
+def _settled(subject: Subject, mine: Sequence[WordCourse], role: str) -> float:
     """When the prompt's words of that role settle, in % of the steps; nan if it has none."""
     found = [100 * one.settled / subject.steps for one in mine if one.role == role]
     return float(np.mean(found)) if found else float("nan")
 
 
-def _by_word(subject: Subject, courses: Sequence[Sequence[Course]]) -> Summary:
+def _by_word(subject: Subject, courses: Sequence[Sequence[WordCourse]]) -> Summary:
     rows = []
     for role in ROLES:
         values = measured([_settled(subject, mine, role) for mine in courses])
@@ -271,7 +275,7 @@ def _chart(subject: Subject, last: np.ndarray, final: np.ndarray, other: np.ndar
     )
 
 
-def _chart_of_words(subject: Subject, courses: Sequence[Sequence[Course]]) -> Chart:
+def _chart_of_words(subject: Subject, courses: Sequence[Sequence[WordCourse]]) -> Chart:
     values = {role: measured([_settled(subject, mine, role) for mine in courses]) for role in ROLES}
     found = {role: bootstrap(v) for role, v in values.items() if len(v) > 1}
     with charts.figure(height=2.6) as (drawn, (axis,)):
@@ -295,7 +299,7 @@ def _chart_of_words(subject: Subject, courses: Sequence[Sequence[Course]]) -> Ch
 def _sheet(
     subject: Subject,
     prompts: Sequence[Prompt],
-    courses: Sequence[Sequence[Course]],
+    courses: Sequence[Sequence[WordCourse]],
     seen: Sequence[Mask | None],
     words: Sequence[Sequence[Word]],
     followed: Followed,

@@ -40,10 +40,10 @@ def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
         "sem": np.array([len(p.sem) for p in at]),
         "eos": np.array([len(p.paper_eos) for p in at]),
     }
-    return report(subject, prompts, weights, tokens)
+    return attention_finding(subject, prompts, weights, tokens)
 
 
-def report(
+def attention_finding(
     subject: Subject, prompts: Sequence[Prompt], weights: Mapping[str, np.ndarray], tokens: Mapping[str, np.ndarray]
 ) -> Finding:
     """What the weights say.

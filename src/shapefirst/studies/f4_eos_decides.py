@@ -16,7 +16,16 @@ from shapefirst.measure.scores import JUDGE_ATTRIBUTE, JUDGE_NOUN
 from shapefirst.prompts import Pair
 from shapefirst.studies.conditions import Scores, by_alignment, by_kind, picture, scored, tidy
 from shapefirst.studies.subject import Subject, part
-from shapefirst.studies.switching import SOURCE, TARGET, cost, described, encode_pairs, label, measure_pairs, padded
+from shapefirst.studies.switching import (
+    SOURCE,
+    TARGET,
+    cost,
+    described,
+    encode_pairs,
+    measure_pairs,
+    padded,
+    pair_label,
+)
 
 #: The alignment with the [EOS] owner exceeds that with the owner of the words.
 RULE: Final = Rule("above", 0.0)
@@ -79,7 +88,7 @@ def run(subject: Subject, pairs: Sequence[Pair]) -> Finding:
             picture(
                 "switched",
                 {"Source A": plain[0], MIXED: images, "Target B": plain[1]},
-                [label(pair) for pair in pairs],
+                [pair_label(pair) for pair in pairs],
                 "The plain prompts on both sides of the switched one, all of one seed.",
                 few=SHOWN,
             ),

@@ -23,7 +23,7 @@ from shapefirst.measure.intervals import Rule, bootstrap
 from shapefirst.prompts import Pair
 from shapefirst.studies.conditions import Scores, by_kind, picture, scored, tidy
 from shapefirst.studies.dropping import steps_at
-from shapefirst.studies.subject import Branch, Subject
+from shapefirst.studies.subject import Fork, Subject
 from shapefirst.studies.switching import (
     SOURCE,
     TARGET,
@@ -31,9 +31,9 @@ from shapefirst.studies.switching import (
     cost,
     described,
     encode_pairs,
-    label,
     measure_pairs,
     padded,
+    pair_label,
 )
 
 #: Switching the [EOS] in the first half of the steps moves the image further to the target than in the second half.
@@ -52,7 +52,7 @@ def window(family: str, a: int, steps: int) -> str:
     return f"[0, {a})" if family == EARLY else f"[{a}, {steps})"
 
 
-def evaluations(subject: Subject) -> tuple[int, int]:
+def evaluations_of_windows(subject: Subject) -> tuple[int, int]:
     """Denoiser evaluations per pair: as done here, and with a run for each a of each family."""
     at = grid(subject.steps)
     branches = sum(2 * cost(subject, subject.steps - a) for a in at[1:-1])
@@ -63,7 +63,7 @@ def run(subject: Subject, pairs: Sequence[Pair]) -> Finding:
     """Both families of windows, scored against source and target."""
     if subject.steps < 2:
         raise DoesNotApply("A run of 1 step has no early and late steps to compare: take 2 steps or more.")
-    done, apart = evaluations(subject)
+    done, apart = evaluations_of_windows(subject)
     subject.meter.expect(done * len(pairs))
     at, middle = grid(subject.steps), (subject.steps + 1) // 2
     images = sample_windows(subject, encode_pairs(subject, pairs), at)
@@ -112,7 +112,7 @@ def run(subject: Subject, pairs: Sequence[Pair]) -> Finding:
             picture(
                 f"switched-{family}",
                 {window(family, a, subject.steps): images[window(family, a, subject.steps)] for a in few},
-                [label(pair) for pair in pairs],
+                [pair_label(pair) for pair in pairs],
                 f"The target's [EOS] only in the steps above each column ({family} switches).",
                 few=3,
             )
@@ -132,8 +132,8 @@ def sample_windows(subject: Subject, sides: Switched, at: Sequence[int]) -> dict
     """Window (see :func:`window`) -> images, for both families. ``at`` begins with 0 and ends with N."""
     seeds, inner = subject.seeds(len(sides.source.text)), at[1:-1]
     source, switched = sides.source, sides.switched()
-    all_steps, early = subject.fork(switched, seeds, inner, {EARLY: lambda a: Branch(embeddings=source)})
-    no_step, late = subject.fork(source, seeds, inner, {LATE: lambda a: Branch(embeddings=switched)})
+    all_steps, early = subject.fork(switched, seeds, inner, {EARLY: lambda a: Fork(embeddings=source)})
+    no_step, late = subject.fork(source, seeds, inner, {LATE: lambda a: Fork(embeddings=switched)})
     whole = {(EARLY, at[0]): no_step, (EARLY, at[-1]): all_steps, (LATE, at[0]): all_steps, (LATE, at[-1]): no_step}
     made = {**whole, **early, **late}
     return {window(family, a, subject.steps): made[family, a] for family in (EARLY, LATE) for a in at}

@@ -22,7 +22,7 @@ from shapefirst.drawing.sheets import Cell, contact_sheet
 from shapefirst.findings.finding import Chart, Finding, Picture, Study, Summary, claim
 from shapefirst.findings.tables import columns, shown
 from shapefirst.guidance.extrapolation import noise_to_signal
-from shapefirst.measure.distances import Distances, mean_psnr, measure
+from shapefirst.measure.distances import Distances, distances_of, mean_psnr
 from shapefirst.measure.intervals import Rule, bootstrap, ratio_of_means
 from shapefirst.policies.schedule import Branch as Kept
 from shapefirst.policies.schedule import TextSchedule
@@ -31,7 +31,7 @@ from shapefirst.sampling.loop import Step
 from shapefirst.studies import dropping
 from shapefirst.studies.conditions import by_kind
 from shapefirst.studies.dropping import check_guidance, steps_at
-from shapefirst.studies.subject import Branch, Subject
+from shapefirst.studies.subject import Fork, Subject
 
 #: L1 to the fully guided image with the text in half of the steps, over that without any text: the later half of the
 #: text makes less than a third of the difference that all of it makes.
@@ -98,11 +98,11 @@ def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
     check_guidance(subject)
     steps, seeds = subject.steps, subject.seeds(len(prompts))
     grid = steps_at(SHARES, steps)
-    together, apart = evaluations(grid, steps)
+    together, apart = evaluations_of_forks(grid, steps)
     subject.meter.expect(together * len(prompts))
 
     def leaving(keep: Kept) -> Any:
-        return lambda k: Branch(schedule=TextSchedule.until(k, keep=keep))
+        return lambda k: Fork(schedule=TextSchedule.until(k, keep=keep))
 
     watch = Watch(len(prompts), steps)
     trunk, forked = subject.fork(
@@ -111,9 +111,9 @@ def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
     forked |= {(keep, steps): trunk for keep in KEEPS}
     similarity = dropping.similarity_of(subject)
     primary = subject.alignments[subject.primary]
-    whole = _At(measure(trunk, trunk, similarity), primary.score(trunk, prompts))
+    whole = _At(distances_of(trunk, trunk, similarity), primary.score(trunk, prompts))
     found = {
-        key: whole if key[1] == steps else _At(measure(images, trunk, similarity), primary.score(images, prompts))
+        key: whole if key[1] == steps else _At(distances_of(images, trunk, similarity), primary.score(images, prompts))
         for key, images in forked.items()
     }
     norms = watch.norms(subject.guidance_scale)
@@ -170,7 +170,7 @@ def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
     )
 
 
-def evaluations(grid: Sequence[int], steps: int) -> tuple[int, int]:
+def evaluations_of_forks(grid: Sequence[int], steps: int) -> tuple[int, int]:
     """Denoiser evaluations per image for the whole grid (its last is N), with the prefixes shared and without.
 
     A step of the trunk takes two, one of a branch a single one. By itself a run of k guided steps takes N + k.

@@ -21,7 +21,7 @@ from shapefirst.findings import equal_fid
 from shapefirst.findings.finding import Chart, Finding, Picture, Study, Summary, claim, subject_to
 from shapefirst.findings.tables import columns, shown
 from shapefirst.images.jobs import Job, Sampling, generate
-from shapefirst.measure.distances import Distances, frechet_of_few, mean_psnr, measure
+from shapefirst.measure.distances import Distances, distances_of, frechet_of_few, mean_psnr
 from shapefirst.measure.frechet import frechet_distance
 from shapefirst.measure.intervals import Interval, Rule, bootstrap
 from shapefirst.models import with_sampler
@@ -29,7 +29,7 @@ from shapefirst.policies.schedule import TextSchedule
 from shapefirst.prompts import Prompt
 from shapefirst.studies import dropping
 from shapefirst.studies.dropping import check_guidance, steps_at
-from shapefirst.studies.subject import Branch, Subject
+from shapefirst.studies.subject import Fork, Subject
 
 #: Share of the seconds of fully guided calls that the text in half of the steps saves; of the evaluations it is 0.25.
 RULE_TIME: Final = Rule("above", 0.2)
@@ -64,7 +64,7 @@ def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
     check_guidance(subject)
     steps, n = subject.steps, len(prompts)
     grid, (half,) = steps_at(SHARES, steps), steps_at([0.5], steps)
-    each, rounds = evaluations(grid, steps), ROUNDS if n >= FEW else QUICK_ROUNDS
+    each, rounds = evaluations_of_removals(grid, steps), ROUNDS if n >= FEW else QUICK_ROUNDS
     subjects = [subject] + [
         replace(subject, pipe=with_sampler(subject.pipe, name), sampler=name)
         for name in PAPER_SAMPLERS
@@ -84,15 +84,15 @@ def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
     own_images: dict[int, list[Image.Image]] = {}
     resampled: dict[int, np.ndarray] = {}
     for one in subjects:
-        drop = {"null": lambda k: Branch(schedule=TextSchedule.until(k))}
+        drop = {"null": lambda k: Fork(schedule=TextSchedule.until(k))}
         whole, forked = one.fork(embeddings, seeds, grid[:-1], drop)
         images = {k: forked["null", k] for k in grid[:-1]} | {steps: whole}
-        seconds = seconds_of(one, prompts, timed, rounds)
+        seconds = call_seconds(one, prompts, timed, rounds)
         for k in grid:
             of_k = np.asarray(features(images[k]), dtype=np.float64)
             found[one.sampler, k] = Condition(
                 saved=TextSchedule.until(k).saved(steps),
-                distances=measure(images[k], whole, similarity),
+                distances=distances_of(images[k], whole, similarity),
                 frechet=frechet_distance(of_k, reference),
                 seconds=1 - seconds[k] / seconds[steps] if k in seconds else None,
             )
@@ -112,12 +112,12 @@ def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
     )
 
 
-def evaluations(grid: Sequence[int], steps: int) -> int:
+def evaluations_of_removals(grid: Sequence[int], steps: int) -> int:
     """Denoiser evaluations per image for a run with full guidance and its branches at the rest of the grid."""
     return 2 * steps + sum(steps - k for k in grid if k < steps)
 
 
-def seconds_of(subject: Subject, prompts: Sequence[Prompt], at: Sequence[int], rounds: int) -> dict[int, np.ndarray]:
+def call_seconds(subject: Subject, prompts: Sequence[Prompt], at: Sequence[int], rounds: int) -> dict[int, np.ndarray]:
     """Seconds of whole pipeline calls on ``BATCH`` prompts with the text in k steps: k -> (rounds,).
 
     The numbers of steps take turns, in reversed order every other round.
@@ -154,7 +154,7 @@ def _finding(
     steps, n = subject.steps, len(prompts)
     features, similarity = titles
     grid = sorted(images)
-    each = evaluations(grid, steps)
+    each = evaluations_of_removals(grid, steps)
     own = found[subject.sampler, half]
     assert own.seconds is not None  # half of the steps are timed with every sampler
     samplers = list(dict.fromkeys(sampler for sampler, _ in found))

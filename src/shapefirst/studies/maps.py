@@ -17,7 +17,7 @@ from shapefirst.attention.recording import record
 from shapefirst.errors import ShapefirstError
 from shapefirst.measure.intervals import settled
 from shapefirst.measure.rgb import to_rgb
-from shapefirst.measure.shapes import Mask, binarise, f1, iou, resize, silhouette
+from shapefirst.measure.shapes import Mask, binarise, f1, iou, resize, silhouette_of
 from shapefirst.prompts import Prompt
 from shapefirst.prompts.tokens import Positions, word_positions
 from shapefirst.sampling.loop import Embeddings, decode
@@ -29,12 +29,12 @@ __all__ = [
     "ROLES",
     "SETTLED",
     "SIZE",
-    "Course",
     "Followed",
     "Role",
     "Word",
+    "WordCourse",
     "course",
-    "follow",
+    "follow_words",
     "nouns_of",
     "overlay",
     "shape_in",
@@ -88,7 +88,7 @@ class Followed:
 
 
 @dataclass(frozen=True)
-class Course:
+class WordCourse:
     """How one mask comes to its final form.
 
     Attributes:
@@ -156,7 +156,7 @@ def nouns_of(words: Sequence[Word]) -> list[Word]:
     return [word for word in words if word.role == "noun"]
 
 
-def follow(
+def follow_words(
     subject: Subject,
     embeddings: Embeddings,
     seeds: Sequence[int],
@@ -202,16 +202,16 @@ def shape_of(words: Sequence[Word], maps: Sequence[np.ndarray]) -> Mask:
     return united
 
 
-def course(role: str, text: str, masks: Mask, seen: Mask | None) -> Course:
+def course(role: str, text: str, masks: Mask, seen: Mask | None) -> WordCourse:
     """The course of these masks (N, h, w), towards their last and towards the shape that is seen (h, w)."""
     last = np.stack([f1(masks, masks[-1]), iou(masks, masks[-1])])
     truth = np.full_like(last, np.nan) if seen is None else np.stack([f1(masks, seen), iou(masks, seen)])
-    return Course(role, text, masks, last, truth, int(settled(last[1:], SETTLED)[0]))
+    return WordCourse(role, text, masks, last, truth, int(settled(last[1:], SETTLED)[0]))
 
 
 def shape_in(image: Image.Image, size: tuple[int, int]) -> Mask:
     """The true shape in a picture of pocket's world at a map's size (h, w): pixels that are mostly object."""
-    return resize(silhouette(image).astype(np.float32), size) > 0.5
+    return resize(silhouette_of(image).astype(np.float32), size) > 0.5
 
 
 def step_at(num_steps: int, share: float) -> int:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from shapefirst.errors import ShapefirstError
 from shapefirst.findings.finding import DoesNotApply, Study
-from shapefirst.findings.storage import Setting, Stored, load, load_all, mismatch, save, save_inapplicable
+from shapefirst.findings.storage import Stored, StudySetting, load_all, load_stored, mismatch, save, save_inapplicable
 from shapefirst.prompts import Pair, Prompt
 from shapefirst.studies import COSTS
 from shapefirst.studies.selection import Source, digest
@@ -30,7 +30,7 @@ class Task:
 
     study: Study
     items: Sequence[Prompt] | Sequence[Pair]
-    setting: Setting
+    setting: StudySetting
     wanted: int
 
     @property
@@ -49,7 +49,7 @@ class Plan:
 
 
 def make_tasks(
-    studies: Sequence[Study], given: Source, common: Setting, count: int | None, command: Callable[[str], str]
+    studies: Sequence[Study], given: Source, common: StudySetting, count: int | None, command: Callable[[str], str]
 ) -> list[Task]:
     """What each study is given.
 
@@ -81,7 +81,7 @@ def make_plan(tasks: Sequence[Task], out: Path, *, force: bool = False) -> Plan:
     """
     to_run, kept = [], []
     for task in tasks:
-        stored = load(out, task.study.name)
+        stored = load_stored(out, task.study.name)
         if stored is not None and not (unlike := _unlike(stored.setting, task.setting)):
             kept.append(stored)
             continue
@@ -138,7 +138,7 @@ def run(
         write_report(out)
         done += task.cost
         on_progress(done)
-        stored = load(out, task.study.name)
+        stored = load_stored(out, task.study.name)
         assert stored is not None
         on_done(stored)
 
@@ -148,7 +148,7 @@ def _share_of(cost: float, before: float, tell: Callable[[float], None]) -> Call
     return lambda share: tell(before + share * cost)
 
 
-def _timed(setting: Setting, start: float) -> Setting:
+def _timed(setting: StudySetting, start: float) -> StudySetting:
     return replace(setting, seconds=round(time.perf_counter() - start, 2))
 
 
@@ -168,7 +168,7 @@ def _strangers(tasks: Sequence[Task], out: Path) -> list[tuple[str, str]]:
     return found
 
 
-def _unlike(stored: Setting, wanted: Setting) -> str:
+def _unlike(stored: StudySetting, wanted: StudySetting) -> str:
     """How the settings differ, in words: weights and, behind a plus, what images were scored by, apart."""
     (weights, _, scores), (own_weights, _, own_scores) = (s.fingerprint.partition("+") for s in (stored, wanted))
     unlike = mismatch(replace(stored, fingerprint=weights), replace(wanted, fingerprint=own_weights))

@@ -18,17 +18,17 @@ from shapefirst.measure import l1
 from shapefirst.policies.schedule import TextSchedule
 from shapefirst.prompts import Pair, Prompt
 from shapefirst.sampling.loop import Embeddings
-from shapefirst.studies.conditions import Scores, measure
-from shapefirst.studies.subject import Branch, Subject
+from shapefirst.studies.conditions import Scores, score_conditions
+from shapefirst.studies.subject import Fork, Subject
 
 __all__ = [
     "DROPPED",
     "FIRST",
     "FULL",
     "SECOND",
-    "Setting",
+    "GuidanceSetting",
     "distances",
-    "evaluations",
+    "evaluations_of_settings",
     "in_either_place",
     "own",
     "settings",
@@ -45,7 +45,7 @@ FIRST, SECOND = "first object", "second object"
 
 
 @dataclass(frozen=True)
-class Setting:
+class GuidanceSetting:
     """A guidance scale and a number of steps."""
 
     scale: float
@@ -59,19 +59,19 @@ class Setting:
         return f"w = {self.scale:g}, {self.steps} steps"
 
 
-def own(subject: Subject) -> Setting:
+def own(subject: Subject) -> GuidanceSetting:
     """The subject's."""
-    return Setting(subject.guidance_scale, subject.steps)
+    return GuidanceSetting(subject.guidance_scale, subject.steps)
 
 
-def settings(subject: Subject) -> list[Setting]:
+def settings(subject: Subject) -> list[GuidanceSetting]:
     """All guidance scales in order, the subject's among them, then the smaller numbers of steps; each once."""
-    scales = [Setting(w, subject.steps) for w in sorted({subject.guidance_scale, *SCALES})]
-    numbers = [Setting(subject.guidance_scale, max(2, round(share * subject.steps))) for share in SHARES]
+    scales = [GuidanceSetting(w, subject.steps) for w in sorted({subject.guidance_scale, *SCALES})]
+    numbers = [GuidanceSetting(subject.guidance_scale, max(2, round(share * subject.steps))) for share in SHARES]
     return list(dict.fromkeys(scales + numbers))
 
 
-def evaluations(subject: Subject) -> tuple[int, int]:
+def evaluations_of_settings(subject: Subject) -> tuple[int, int]:
     """Denoiser evaluations per pair: as done here, and if no run shared its first steps or its lack of text."""
     every = settings(subject)
     textless, steps, half = {s.steps for s in every}, subject.steps, own(subject).half
@@ -87,12 +87,14 @@ def two_objects(pair: Pair) -> Prompt:
     return Prompt(f"{source.text} and {target.text}", source.phrases + target.phrases, "complex")
 
 
-def under(subject: Subject, setting: Setting) -> Subject:
+def under(subject: Subject, setting: GuidanceSetting) -> Subject:
     """The subject in this setting; its meter is the same."""
     return replace(subject, steps=setting.steps, guidance_scale=setting.scale)
 
 
-def distances(subject: Subject, every: Sequence[Setting], prompts: Embeddings, seeds: Sequence[int]) -> np.ndarray:
+def distances(
+    subject: Subject, every: Sequence[GuidanceSetting], prompts: Embeddings, seeds: Sequence[int]
+) -> np.ndarray:
     """(n, settings, 2): L1 to the fully guided image, of the one with text in the first half and of the one without."""
     textless: dict[int, list[Image.Image]] = {}  # w has no part in them
     found = []
@@ -110,7 +112,7 @@ def _full_and_dropped(
     subject: Subject, embeddings: Embeddings, seeds: Sequence[int], half: int
 ) -> tuple[list[Image.Image], list[Image.Image]]:
     """Images with the text in all steps, and in the first ``half`` of them."""
-    branches = {DROPPED: lambda k: Branch(schedule=TextSchedule.until(k))}
+    branches = {DROPPED: lambda k: Fork(schedule=TextSchedule.until(k))}
     full, forked = subject.fork(embeddings, seeds, [half], branches)
     return full, forked[DROPPED, half]
 
@@ -124,7 +126,7 @@ def with_two_objects(subject: Subject, pairs: Sequence[Pair]) -> tuple[dict[str,
         FIRST: [in_either_place(subject, pair.source) for pair in pairs],
         SECOND: [in_either_place(subject, pair.target) for pair in pairs],
     }
-    return images, measure(subject, images, sides)
+    return images, score_conditions(subject, images, sides)
 
 
 def in_either_place(subject: Subject, prompt: Prompt) -> Prompt:

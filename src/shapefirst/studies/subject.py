@@ -23,7 +23,7 @@ from shapefirst.prompts import Prompt
 from shapefirst.prompts.tokens import Positions, positions
 from shapefirst.sampling.loop import Embeddings, Step, decode, denoise, encode, generators, preprocessed
 
-__all__ = ["Branch", "Meter", "Subject", "part"]
+__all__ = ["Fork", "Meter", "Subject", "part"]
 
 
 class Meter:
@@ -45,7 +45,7 @@ class Meter:
 
 
 @dataclass(frozen=True)
-class Branch:
+class Fork:
     """How a trajectory goes on once it leaves the trunk.
 
     Attributes:
@@ -188,7 +188,7 @@ class Subject:
         trunk: Embeddings,
         seeds: Sequence[int],
         at: Collection[int],
-        branches: Mapping[str, Callable[[int], Branch]],
+        branches: Mapping[str, Callable[[int], Fork]],
         *,
         on_step: Callable[[slice, Step], None] | None = None,
     ) -> tuple[list[Image.Image], dict[tuple[str, int], list[Image.Image]]]:

@@ -17,7 +17,7 @@ from shapefirst.prompts import Pair, Prompt
 from shapefirst.prompts.edits import switch_eos
 from shapefirst.prompts.tokens import Positions
 from shapefirst.sampling.loop import Embeddings
-from shapefirst.studies.conditions import Scores, measure
+from shapefirst.studies.conditions import Scores, score_conditions
 from shapefirst.studies.subject import Subject
 
 __all__ = [
@@ -27,9 +27,9 @@ __all__ = [
     "cost",
     "described",
     "encode_pairs",
-    "label",
     "measure_pairs",
     "padded",
+    "pair_label",
     "pooled_out",
     "seen_eos",
 ]
@@ -73,7 +73,7 @@ def measure_pairs(subject: Subject, images: Mapping[str, Sequence[Image.Image]],
         SOURCE: [pair.source for pair in pairs],
         TARGET: [pair.target for pair in pairs],
     }
-    return measure(subject, images, sides)
+    return score_conditions(subject, images, sides)
 
 
 def seen_eos(embeddings: Embeddings, at: Sequence[Positions]) -> list[tuple[int, ...]]:
@@ -113,7 +113,7 @@ def described(pairs: Sequence[Pair]) -> str:
     return f"{len(pairs)} pairs{rest}"
 
 
-def label(pair: Pair) -> str:
+def pair_label(pair: Pair) -> str:
     """Two lines that name a pair beside its pictures."""
     return f"{pair.source.text}\nwith the [EOS] of: {pair.target.text}"
 

@@ -26,16 +26,16 @@ from shapefirst.studies.settings import (
     FIRST,
     FULL,
     SECOND,
-    Setting,
+    GuidanceSetting,
     distances,
-    evaluations,
+    evaluations_of_settings,
     settings,
     two_objects,
     under,
     with_two_objects,
 )
 from shapefirst.studies.subject import Subject
-from shapefirst.studies.switching import SOURCE, described, encode_pairs, label, measure_pairs, padded
+from shapefirst.studies.switching import SOURCE, described, encode_pairs, measure_pairs, padded, pair_label
 
 #: F4 in every setting: target minus source, in each of them.
 RULE_SWITCH: Final = Rule("above", 0.0)
@@ -55,7 +55,7 @@ def run(subject: Subject, pairs: Sequence[Pair]) -> Finding:
     if subject.steps < 2:
         raise DoesNotApply("A run of 1 step has no first half: take 2 steps or more.")
     check_guidance(subject)
-    done, apart = evaluations(subject)
+    done, apart = evaluations_of_settings(subject)
     subject.meter.expect(done * len(pairs))
     sides, seeds, every = encode_pairs(subject, pairs), subject.seeds(len(pairs)), settings(subject)
 
@@ -81,7 +81,9 @@ def run(subject: Subject, pairs: Sequence[Pair]) -> Finding:
         ),
         charts=(_chart(subject, every, leads, l1s),),
         pictures=(
-            picture("settings", switched, [label(pair) for pair in pairs], "The switched prompts in every setting."),
+            picture(
+                "settings", switched, [pair_label(pair) for pair in pairs], "The switched prompts in every setting."
+            ),
             picture("two-objects", both, [two_objects(pair).text for pair in pairs], "Prompts of two objects."),
         ),
         method=f"{described(pairs)}, one seed each, the same in every setting. "
@@ -161,7 +163,7 @@ def _claims(
 
 
 def _rows(
-    subject: Subject, every: Sequence[Setting], scores: Scores, l1s: np.ndarray, objects: Scores
+    subject: Subject, every: Sequence[GuidanceSetting], scores: Scores, l1s: np.ndarray, objects: Scores
 ) -> list[dict[str, Any]]:
     """Alignments and L1 l1s in one tidy table: ``alignment`` says which, ``side`` against what."""
     sources = scores.sides[SOURCE]
@@ -187,7 +189,7 @@ def _rows(
     return rows + tidy(subject, objects, both)
 
 
-def _by_setting(every: Sequence[Setting], leads: np.ndarray, l1s: np.ndarray) -> Summary:
+def _by_setting(every: Sequence[GuidanceSetting], leads: np.ndarray, l1s: np.ndarray) -> Summary:
     rows = []
     for s, setting in enumerate(every):
         relative = bootstrap(l1s[:, s], ratio_of_means)
@@ -209,7 +211,7 @@ def _by_object(subject: Subject, objects: Scores) -> Summary:
     )
 
 
-def _chart(subject: Subject, every: Sequence[Setting], leads: np.ndarray, l1s: np.ndarray) -> Chart:
+def _chart(subject: Subject, every: Sequence[GuidanceSetting], leads: np.ndarray, l1s: np.ndarray) -> Chart:
     lines = np.arange(len(every))[::-1]
     alignment = subject.alignments[subject.primary]
     with charts.figure(2, height=1.2 + 0.4 * len(every)) as (drawn, (switched, dropped)):

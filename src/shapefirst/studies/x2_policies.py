@@ -18,7 +18,7 @@ from shapefirst.drawing.sheets import Cell, contact_sheet
 from shapefirst.errors import ShapefirstError
 from shapefirst.findings.finding import Chart, Claim, DoesNotApply, Finding, Picture, Study, Summary, claim
 from shapefirst.findings.tables import columns, shown
-from shapefirst.measure.distances import Distances, mean_psnr, measure
+from shapefirst.measure.distances import Distances, distances_of, mean_psnr
 from shapefirst.measure.intervals import Interval, Rule, bootstrap, ratio_of_means
 from shapefirst.policies.schedule import TextSchedule
 from shapefirst.prompts import Prompt
@@ -83,7 +83,7 @@ def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
     embeddings, seeds = subject.encode(prompts), subject.seeds(len(prompts))
     whole = subject.sample(embeddings, seeds)
     images = {way: subject.sample(embeddings, seeds, schedule=way.schedule, num_steps=way.steps) for way in every}
-    found = {way: measure(made, whole, similarity) for way, made in images.items()}
+    found = {way: distances_of(made, whole, similarity) for way, made in images.items()}
     ours, paper, fewer = (_at(found, family) for family in (BOTH, PAPER, FEWER))
     return Finding(
         claims=(_claim(ours, paper, "dropping the text", RULE_PAPER), _claim(ours, fewer, "fewer steps", RULE_FEWER)),

@@ -42,7 +42,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["FULL", "Grid", "Setting", "Shard", "Shards", "followed", "prompts_of", "read_grid"]
+__all__ = ["FULL", "Grid", "Setting", "Shard", "Shards", "prompts_of", "read_grid", "schedule_of"]
 
 FULL: Final = "full"
 POCKET_PROMPTS: Final = 1000
@@ -108,7 +108,7 @@ class Grid:
             words += [f"{head}:{k}" for given in self.text_steps for k in _numbers(given, steps)]
         found: dict[frozenset[int] | tuple[Any, ...], tuple[str, TextSchedule]] = {}
         for word in (*words, *self.policies):
-            schedule = followed(word)
+            schedule = schedule_of(word)
             guided = schedule.guided_steps(steps)
             alike = guided if len(guided) == steps else (guided, schedule.keep, schedule.order)
             found.setdefault(alike, (word, schedule))
@@ -224,7 +224,7 @@ class Shards(Sequence[Shard]):
         return seen.hexdigest()[:16]
 
 
-def followed(words: str) -> TextSchedule:
+def schedule_of(words: str) -> TextSchedule:
     """The policy of these words, if several of them can run together.
 
     Raises:

@@ -13,7 +13,7 @@ from shapefirst.measure.rgb import read_rgb
 from shapefirst.sweep.grid import Shard, Shards
 from shapefirst.sweep.rows import picture_name
 from shapefirst.sweep.store import Store
-from shapefirst.sweep.summary import Condition
+from shapefirst.sweep.summary import PolicySummary
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -24,7 +24,7 @@ SHOWN: Final = 4  # prompts
 WIDTH: Final = 112  # of a picture on the sheet, in pixels
 
 
-def pictures_of(store: Store, shards: Shards, found: Sequence[Condition]) -> list[Picture]:
+def pictures_of(store: Store, shards: Shards, found: Sequence[PolicySummary]) -> list[Picture]:
     """A sheet for each setting: a row for each of the first prompts, a column for each policy; none without images.
 
     Args:
@@ -57,7 +57,7 @@ def pictures_of(store: Store, shards: Shards, found: Sequence[Condition]) -> lis
     return drawn
 
 
-def _rows(store: Store, shards: Iterable[Shard], policies: Sequence[Condition]) -> Iterator[tuple[str, list[Cell]]]:
+def _rows(store: Store, shards: Iterable[Shard], policies: Sequence[PolicySummary]) -> Iterator[tuple[str, list[Cell]]]:
     """Prompts with their images, for as long as shards begin with images that are kept."""
     for shard in shards:
         kept = 0

@@ -7,7 +7,7 @@ import time
 from dataclasses import replace
 from typing import Final
 
-from shapefirst.measure.distances import measure
+from shapefirst.measure.distances import distances_of
 from shapefirst.models import with_sampler
 from shapefirst.policies.schedule import TextSchedule
 from shapefirst.sampling.loop import decode, encode, generators
@@ -51,7 +51,7 @@ def probe(worker: Worker, shards: Shards, setting: Setting) -> Pace:
         latents[0].sum().item()  # waits for the device
         middle = time.perf_counter()
         full, fewer = decode(pipe, latents[-1]), decode(pipe, latents[0])
-        measure(fewer, full, model.similarity)
+        distances_of(fewer, full, model.similarity)
         for alignment in model.alignments.values():
             alignment.score(full, texts)
             alignment.score(fewer, texts)

@@ -12,7 +12,7 @@ from shapefirst.errors import ShapefirstError
 from shapefirst.measure.frechet import Moments, read_gaussian
 from shapefirst.measure.rgb import read_rgb
 from shapefirst.sweep.summary import Reference
-from shapefirst.sweep.work import Scores, features_of
+from shapefirst.sweep.work import Scorers, frechet_features
 
 __all__ = ["reference_from"]
 
@@ -36,7 +36,7 @@ BATCH: Final = 32  # images at a time
 
 def reference_from(
     path: Path,
-    scores: Scores,
+    scores: Scorers,
     device: str | None,
     progress: Callable[[str, float], AbstractContextManager[Callable[[float], None]]],
 ) -> Reference:
@@ -64,7 +64,7 @@ def reference_from(
 
     @cache
     def statistics(model: str) -> Moments:
-        _, features = features_of(model, scores, device)
+        _, features = frechet_features(model, scores, device)
         total: Moments | None = None
         with progress(f"Features of {len(files)} reference images", len(files)) as report:
             for first in range(0, len(files), BATCH):

@@ -16,14 +16,14 @@ from shapefirst import __version__
 from shapefirst.drawing import charts
 from shapefirst.findings import equal_fid
 from shapefirst.findings.finding import Chart, Claim, Finding, Picture, Study, Summary, claim, subject_to
-from shapefirst.findings.storage import Setting as StudySetting
+from shapefirst.findings.storage import StudySetting as StudySetting
 from shapefirst.measure.intervals import Interval
 from shapefirst.policies.words import describe
-from shapefirst.sweep.grid import FULL, Setting, followed
+from shapefirst.sweep.grid import FULL, Setting, schedule_of
 from shapefirst.sweep.latency import Latency, Timing, calls_table, parts_table, rounds_of
-from shapefirst.sweep.summary import Condition, Reference, SweepSummary
+from shapefirst.sweep.summary import PolicySummary, Reference, SweepSummary
 
-__all__ = ["STUDY", "finding_of", "markdown", "missing", "setting_of", "summary_of", "verdicts"]
+__all__ = ["STUDY", "finding_of", "markdown", "setting_of", "summary_of", "unfinished_note", "verdicts"]
 
 STUDY: Final = Study(
     name="sweep",
@@ -51,7 +51,7 @@ SHOWN: Final = (
 
 
 def finding_of(
-    found: Sequence[Condition],
+    found: Sequence[PolicySummary],
     latencies: Sequence[Latency],
     pictures: Sequence[Picture],
     *,
@@ -84,8 +84,8 @@ def finding_of(
         summaries=tuple(summaries),
         charts=tuple(drawn),
         pictures=tuple(pictures),
-        method=f"{images} images of each policy. {f'{missing(unfinished)} ' if unfinished else ''}All policies of a "
-        "setting start from the same noise; what they have in common is computed once. Distances are to the fully "
+        method=f"{images} images of each policy. {f'{unfinished_note(unfinished)} ' if unfinished else ''}"
+        "All policies of a setting start from the same noise; what they have in common is computed once. Distances are to the fully "
         "guided image of the same prompt and seed, means over images, L1 with its 95% interval, PSNR without images "
         "that are identical; the table beside this page has all intervals. The Frechet distance is that of the set to "
         "the fully guided set of the same seeds. That to a reference set is biased upwards, the more so the fewer "
@@ -97,7 +97,7 @@ def finding_of(
     )
 
 
-def _claims(setting: Setting, found: Sequence[Condition]) -> list[Claim]:
+def _claims(setting: Setting, found: Sequence[PolicySummary]) -> list[Claim]:
     """The paper's last column, where the sweep has a reference and the policies that it is about."""
     mine = [one for one in found if one.setting == setting]
     ratios = {
@@ -128,7 +128,7 @@ def _claims(setting: Setting, found: Sequence[Condition]) -> list[Claim]:
     return [subject_to(control, close, equal_fid.UNCONTROLLED), control]
 
 
-def summary_of(found: Sequence[Condition], timed: Latency | None, reference: Reference | None) -> Summary:
+def summary_of(found: Sequence[PolicySummary], timed: Latency | None, reference: Reference | None) -> Summary:
     """One setting's table."""
     columns = ["policy", "guided steps", "evaluations", "saved"]
     policies = {one.policy for one in found}
@@ -168,14 +168,14 @@ def verdicts(finding: Finding) -> list[str]:
     ]
 
 
-def missing(unfinished: int) -> str:
+def unfinished_note(unfinished: int) -> str:
     """What a reader of an unfinished sweep has to know."""
     return f"Shards that are not done yet and not counted: {unfinished:,}."
 
 
 def markdown(finding: Finding, unfinished: int) -> str:
     """The tables to paste, and the verdicts."""
-    blocks = [missing(unfinished)] if unfinished else []
+    blocks = [unfinished_note(unfinished)] if unfinished else []
     for summary in finding.summaries:
         lines = [summary.caption, "", f"| {' | '.join(summary.columns)} |", "|" + "---|" * len(summary.columns)]
         lines += [f"| {' | '.join(row)} |" for row in summary.rows]
@@ -214,8 +214,8 @@ def setting_of(manifest: Mapping[str, Any], stored: SweepSummary, command: str) 
     )
 
 
-def _together(found: Sequence[Condition], setting: Setting) -> int:
-    schedules = [followed(one.policy) for one in found if one.setting == setting]
+def _together(found: Sequence[PolicySummary], setting: Setting) -> int:
+    schedules = [schedule_of(one.policy) for one in found if one.setting == setting]
     return setting.evaluations_together(schedules)
 
 
@@ -242,7 +242,7 @@ def _distance(found: Interval | None) -> str:
     return f"{found.estimate:.{digits}f} ± {reach:.{digits}f}"
 
 
-def _table(found: Sequence[Condition], timed: Mapping[Setting, Latency]) -> dict[str, list[Any]]:
+def _table(found: Sequence[PolicySummary], timed: Mapping[Setting, Latency]) -> dict[str, list[Any]]:
     """Tidy: one row for each condition."""
     rows = []
     for one in found:
@@ -270,13 +270,13 @@ def _table(found: Sequence[Condition], timed: Mapping[Setting, Latency]) -> dict
     return {name: [row.get(name) for row in rows] for name in dict.fromkeys(key for row in rows for key in row)}
 
 
-def _chart(found: Sequence[Condition], timed: Latency | None) -> Chart | None:
+def _chart(found: Sequence[PolicySummary], timed: Latency | None) -> Chart | None:
     """L1 (log), CLIP similarity and Frechet distance, to the reference if there is one, over the evaluations saved; L1
     over the time saved."""
     others = [one for one in found if one.policy != FULL and one.metrics["l1"].estimate > 0]
     if not others:
         return None
-    families: dict[str, list[Condition]] = {}
+    families: dict[str, list[PolicySummary]] = {}
     for one in others:
         families.setdefault(_family(one), []).append(one)
     of_full = next((one.reference for one in found if one.policy == FULL), None)
@@ -321,12 +321,12 @@ def _chart(found: Sequence[Condition], timed: Latency | None) -> Chart | None:
         f"pareto {setting.model} {setting.sampler} {setting.steps} {setting.guidance_scale:g}",
         image,
         f"{setting}: what each policy costs over what it saves; means with 95% intervals, n = {found[0].n:,}.",
-        f"The most is saved by {describe(followed(most.policy), setting.steps)}: {most.saved:.0%} of the "
+        f"The most is saved by {describe(schedule_of(most.policy), setting.steps)}: {most.saved:.0%} of the "
         f"evaluations, at an L1 of {most.metrics['l1']:.4f}.",
     )
 
 
-def _family(one: Condition) -> str:
+def _family(one: PolicySummary) -> str:
     if one.policy.startswith("paper:"):
         return "text first, null after"
     return "text first, text branch kept" if one.policy.startswith("text:") else one.policy.partition(":")[0]

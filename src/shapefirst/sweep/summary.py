@@ -20,7 +20,7 @@ from shapefirst.sweep.grid import FULL, Setting
 from shapefirst.sweep.rows import FEATURES, NOT_MEASURED, arrays_of, made
 from shapefirst.sweep.store import Store
 
-__all__ = ["Condition", "Reference", "SweepSummary", "summarise"]
+__all__ = ["PolicySummary", "Reference", "SweepSummary", "summarise"]
 
 GROUPS: Final = 10
 #: Column -> what its mean cannot leave, which an interval of few images would.
@@ -29,7 +29,7 @@ WIDEST: Final = 768  # numbers in a feature; with more, an interval would take m
 
 
 @dataclass(frozen=True)
-class Condition:
+class PolicySummary:
     """One policy in one setting.
 
     Attributes:
@@ -91,7 +91,7 @@ class SweepSummary:
         seconds: That they took, added up.
     """
 
-    conditions: tuple[Condition, ...]
+    conditions: tuple[PolicySummary, ...]
     shards: int
     machine: str
     seconds: float
@@ -124,7 +124,7 @@ def summarise(
     Raises:
         ShapefirstError: Nothing is stored, a shard is damaged, or the reference has other features.
     """
-    found: list[Condition] = []
+    found: list[PolicySummary] = []
     here: Setting | None = None
     gathered: dict[str, _Gathered] = {}
     machines: dict[str, None] = {}
@@ -177,7 +177,7 @@ def _conditions(
     gathered: Mapping[str, _Gathered],
     reference: Reference | None,
     on_step: Callable[[], None],
-) -> list[Condition]:
+) -> list[PolicySummary]:
     against = reference.statistics(setting) if reference else None
     sums = {policy: _with_each_left_out(one.groups) for policy, one in gathered.items()}
     to_full: dict[str, list[float]] = {}
@@ -201,7 +201,7 @@ def _conditions(
             ratios = [mine / full for mine, full in zip(to_reference[policy], of_full, strict=True)]
             over_full = jackknife(ratios[0], ratios[1:], n)
         found.append(
-            Condition(
+            PolicySummary(
                 setting,
                 policy,
                 one.text_steps,

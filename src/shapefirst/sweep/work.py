@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from shapefirst.files import png_of
-from shapefirst.measure.distances import measure
+from shapefirst.measure.distances import distances_of
 from shapefirst.measure.scores import alignments_for, features_for, similarity_for
 from shapefirst.models import is_pocket, load, with_sampler
 from shapefirst.models.machine import hardware
@@ -34,14 +34,14 @@ if TYPE_CHECKING:
     from shapefirst.measure.alignment import Alignment
     from shapefirst.measure.distances import Similarity
 
-__all__ = ["Scores", "Work", "Worker", "features_of", "worker_for"]
+__all__ = ["Scorers", "Work", "Worker", "frechet_features", "worker_for"]
 
 ROWS: Final = 64  # in one call of pocket's denoiser
 ROWS_ELSEWHERE: Final = 8
 
 
 @dataclass(frozen=True)
-class Scores:
+class Scorers:
     """Which models score images; each an id or folder, or None for the usual one or none (see `studies.scores`)."""
 
     clip: str | None = None
@@ -79,7 +79,7 @@ class Worker:
     """
 
     device: str | None = None
-    scores: Scores = Scores()
+    scores: Scorers = Scorers()
     keep_images: str = "none"
     batch_size: int | None = None
     dtype: str | None = None
@@ -155,7 +155,7 @@ class Worker:
         model: Scored,
     ) -> dict[str, list[Any]]:
         setting, schedule, n = shard.setting, shard.policies[words], len(images)
-        distances = measure(images, full, model.similarity)
+        distances = distances_of(images, full, model.similarity)
         same = {
             **asdict(setting),
             "policy": words,
@@ -201,18 +201,18 @@ class Scored:
     alignments: Mapping[str, Alignment]
 
     @classmethod
-    def loaded(cls, name: str, device: str | None, dtype: str | None, scores: Scores) -> Scored:
+    def loaded(cls, name: str, device: str | None, dtype: str | None, scores: Scorers) -> Scored:
         pipe = load(name, device=device, dtype=dtype)
         pipe.set_progress_bar_config(disable=True)
-        title, features = features_of(name, scores, device)
+        title, features = frechet_features(name, scores, device)
         alignments = alignments_for(
             name, clip=scores.clip, vqa=scores.vqa, vlm=scores.vlm, device=device, judge=scores.judge
         )
         return cls(name, pipe, similarity_for(name, scores.clip, device), features, title, alignments)
 
 
-def features_of(
-    model: str, scores: Scores, device: str | None
+def frechet_features(
+    model: str, scores: Scorers, device: str | None
 ) -> tuple[str, Callable[[Sequence[Image.Image]], np.ndarray]]:
     """What the Frechet distance is taken of: (its name for tables, images -> (n, d) float32 features).
 
@@ -245,7 +245,7 @@ class _Clock:
 
 @lru_cache(maxsize=1)
 def worker_for(
-    device: str | None, scores: Scores, keep_images: str, batch_size: int | None, dtype: str | None = None
+    device: str | None, scores: Scorers, keep_images: str, batch_size: int | None, dtype: str | None = None
 ) -> Worker:
     """The worker of this process."""
     return Worker(device, scores, keep_images, batch_size, dtype)

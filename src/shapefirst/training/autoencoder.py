@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from shapefirst.training.loop import Recipe, Run, fit, mixed_precision
+from shapefirst.training.loop import Recipe, TrainingRun, fit, mixed_precision
 from shapefirst.world.renders import Renders
 
 CROP, CROPPED_SHARE = 32, 0.65
@@ -19,7 +19,7 @@ KL_WEIGHT = 1e-3  # keeps the latents' scale in hand; the posterior stays narrow
 GRADIENT_WEIGHT = 0.5
 
 
-def build() -> AutoencoderKL:
+def build_autoencoder() -> AutoencoderKL:
     """The untrained network: three levels, no attention (it would tie the weights to one resolution)."""
     return AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 3,
@@ -40,10 +40,10 @@ def gradient_l1(a: Tensor, b: Tensor) -> Tensor:
     return d.diff(dim=-1).abs().mean() + d.diff(dim=-2).abs().mean()
 
 
-def train(renders: Renders, recipe: Recipe, run: Run) -> AutoencoderKL:
+def train_autoencoder(renders: Renders, recipe: Recipe, run: TrainingRun) -> AutoencoderKL:
     """Train from ``renders`` with L1 + gradient L1 + KL (Rombach et al. 2022, without the adversary)."""
     torch.manual_seed(run.seed)
-    model = build().to(run.device, memory_format=torch.channels_last)
+    model = build_autoencoder().to(run.device, memory_format=torch.channels_last)
     whole_from = round(CROPPED_SHARE * recipe.steps)
 
     def loss(step: int, g: torch.Generator) -> dict[str, Tensor]:

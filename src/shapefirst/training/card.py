@@ -87,7 +87,7 @@ def write(parts: Path, weights: Path, preset_name: str, seed: int) -> None:
     scale = MODELS["pocket"].guidance_scale
     logs = {stage: _log(parts / f"{stage}.jsonl") for stage in FITTED}
     loss_curves(logs, weights / "losses.png")
-    figures = quality.measure(
+    figures = quality.measure_model(
         weights, count=preset.card_images, others=max(2, preset.card_images // 4), guidance_scale=scale
     )
     record = {"hardware": hardware(), "seed": seed, "preset": preset_name, "figures": [asdict(f) for f in figures]}

@@ -16,14 +16,14 @@ from rich.progress import track
 from torch import Tensor
 from transformers import CLIPModel, CLIPTokenizer
 
-from shapefirst.training.loop import Recipe, Run, fit, mixed_precision, part_of
+from shapefirst.training.loop import Recipe, TrainingRun, fit, mixed_precision, part_of
 from shapefirst.training.text import POSITIONS
 
 EMPTY_PROMPT_SHARE = 0.1
 SNR_CAP = 5.0
 
 
-def build(width: int) -> UNet2DConditionModel:
+def build_denoiser(width: int) -> UNet2DConditionModel:
     """The untrained network, at 16 x 16 latents; ``width`` is the width of the 192-wide text encoder."""
     return UNet2DConditionModel(
         sample_size=16,
@@ -50,7 +50,7 @@ def build_scheduler() -> DDIMScheduler:
 
 
 @torch.no_grad()
-def encode(prompts: list[str], tokenizer: CLIPTokenizer, clip: CLIPModel) -> Tensor:
+def encode_renders(prompts: list[str], tokenizer: CLIPTokenizer, clip: CLIPModel) -> Tensor:
     """(b, 77, 192): what ``StableDiffusionPipeline`` hands to the denoiser for these prompts."""
     tokens = tokenizer(prompts, padding="max_length", max_length=POSITIONS, truncation=True, return_tensors="pt")
     return clip.text_model(tokens.input_ids).last_hidden_state
@@ -65,17 +65,19 @@ def encode_captions(captions: list[str], tokenizer: CLIPTokenizer, clip: CLIPMod
     """
     unique = ["", *dict.fromkeys(captions)]
     row = {c: i for i, c in enumerate(unique)}
-    parts = [encode(unique[i : i + 64], tokenizer, clip).half() for i in track(range(0, len(unique), 64), "prompts")]
+    parts = [
+        encode_renders(unique[i : i + 64], tokenizer, clip).half() for i in track(range(0, len(unique), 64), "prompts")
+    ]
     return torch.cat(parts), torch.tensor([row[c] for c in captions])
 
 
-def train(
-    latents: Tensor, states: Tensor, rows: Tensor, recipe: Recipe, run: Run, *, start_from: Path | None = None
+def train_denoiser(
+    latents: Tensor, states: Tensor, rows: Tensor, recipe: Recipe, run: TrainingRun, *, start_from: Path | None = None
 ) -> UNet2DConditionModel:
     """Train on ``latents`` (n, 4, 16, 16) and what ``encode_captions`` returns; returns the averaged weights."""
     torch.manual_seed(run.seed)
     device = run.device
-    model = UNet2DConditionModel.from_pretrained(start_from) if start_from else build(states.shape[-1])
+    model = UNet2DConditionModel.from_pretrained(start_from) if start_from else build_denoiser(states.shape[-1])
     model = model.to(device, memory_format=torch.channels_last)
     if device.type == "cpu":
         # The CPU's fused attention is slow backwards: plain attention takes a third off a training step.

@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from shapefirst.measure.judge import Judge
-from shapefirst.training.loop import Recipe, Run, fit, mixed_precision
+from shapefirst.training.loop import Recipe, TrainingRun, fit, mixed_precision
 from shapefirst.world.renders import Renders
 
-__all__ = ["answered", "augment", "train"]
+__all__ = ["answered", "augment", "train_judge"]
 
 
 def augment(x: Tensor, g: torch.Generator) -> Tensor:
@@ -33,7 +33,7 @@ def answered(logits: Sequence[Tensor], labels: Tensor) -> tuple[Tensor, Tensor]:
     return torch.stack(errors).sum(), right
 
 
-def train(renders: Renders, recipe: Recipe, run: Run, stage: str = "judge") -> Judge:
+def train_judge(renders: Renders, recipe: Recipe, run: TrainingRun, stage: str = "judge") -> Judge:
     """Cross-entropy on the four questions."""
     torch.manual_seed(run.seed)
     model = Judge().to(run.device)

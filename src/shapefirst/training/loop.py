@@ -44,7 +44,7 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Run:
+class TrainingRun:
     """Where a training run keeps its files, what it is seeded with and what it computes on."""
 
     folder: Path
@@ -88,7 +88,9 @@ def learning_rate(recipe: Recipe, step: int) -> float:
     return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, recipe.steps - warm)))
 
 
-def fit(stage: str, model: nn.Module, loss_function: LossFunction, recipe: Recipe, run: Run) -> dict[str, Tensor]:
+def fit(
+    stage: str, model: nn.Module, loss_function: LossFunction, recipe: Recipe, run: TrainingRun
+) -> dict[str, Tensor]:
     """Train ``model`` in place for ``recipe.steps`` steps and return the averaged weights (the last ones without EMA).
 
     Resumes from ``run.folder/{stage}.checkpoint.safetensors`` where that exists, and appends one JSON line every 20

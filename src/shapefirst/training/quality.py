@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from rich.progress import track
 
-from shapefirst.measure.judge import Judge, Verdict
+from shapefirst.measure.judge import Judge, Sighting
 from shapefirst.sampling.loop import generators
 from shapefirst.world.renders import labels_of
 from shapefirst.world.scenes import Scene, place, render, sample_scene
@@ -86,7 +86,7 @@ def draw(
 
 
 def judged(
-    name: str, verdicts: list[Verdict], scenes: list[Scene], bars: tuple[float | None, ...] = (None,) * 3
+    name: str, verdicts: list[Sighting], scenes: list[Scene], bars: tuple[float | None, ...] = (None,) * 3
 ) -> list[Figure]:
     """Noun right, attribute right and both right, over single-object scenes."""
     seen = [v.objects[0] for v in verdicts]
@@ -98,7 +98,7 @@ def judged(
     return [share(f"{name}: {part} right", hits, bar) for part, hits, bar in parts]
 
 
-def judged_pairs(name: str, verdicts: list[Verdict], scenes: list[Scene], bar: float | None = None) -> list[Figure]:
+def judged_pairs(name: str, verdicts: list[Sighting], scenes: list[Scene], bar: float | None = None) -> list[Figure]:
     """Both nouns there; each with its own attribute; and each object where the relation wants it."""
     nouns, bound, placed = [], [], []
     for verdict, scene in zip(verdicts, scenes, strict=True):
@@ -113,7 +113,7 @@ def judged_pairs(name: str, verdicts: list[Verdict], scenes: list[Scene], bar: f
     ]
 
 
-def measure(
+def measure_model(
     folder: Path, *, count: int = 512, others: int = 128, guidance_scale: float = 4.0, seed: int = 0
 ) -> list[Figure]:
     """Every figure of the model card for the weights in ``folder``.
@@ -138,7 +138,7 @@ def measure(
     clip = CLIPModel.from_pretrained(folder / "clip", dtype=torch.float32).eval()
     figures += _zero_shot(clip, CLIPTokenizer.from_pretrained(folder / "clip"), renders, singles)
 
-    def looked_at(scenes: list[Scene], first_seed: int, scale: float) -> list[Verdict]:
+    def looked_at(scenes: list[Scene], first_seed: int, scale: float) -> list[Sighting]:
         return judge.look(draw(pipe, [s.caption for s in scenes], first_seed, guidance_scale=scale))
 
     base, w = FRESH_SEED + seed, f"w = {guidance_scale:g}"

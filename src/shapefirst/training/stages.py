@@ -22,7 +22,7 @@ import torch
 from shapefirst.checks import check_seed
 from shapefirst.errors import ShapefirstError
 from shapefirst.models.disk import check_configurations, check_whole
-from shapefirst.training.loop import Recipe, Run
+from shapefirst.training.loop import Recipe, TrainingRun
 
 STAGES = ("render", "teacher", "text", "autoencoder", "encode", "denoiser", "vision", "judge", "export", "card")
 
@@ -115,7 +115,7 @@ ALLOCATOR = {
 }
 
 
-def train(
+def train_model(
     out: Path, *, preset: str = "cpu", seed: int = 0, stages: list[str] | None = None, start_from: Path | None = None
 ) -> None:
     """Run ``stages`` (default: all, in order) into the folder ``out``.
@@ -189,7 +189,7 @@ def run_stage(out: Path, preset_name: str, seed: int, stage: str) -> None:
         print(f"{stage}: done before, kept")
         return
     preset = PRESETS[preset_name]
-    run = Run(out, seed, _device())
+    run = TrainingRun(out, seed, _device())
     if stage == "render":
         from shapefirst.world import renders as data
 
@@ -203,7 +203,7 @@ def run_stage(out: Path, preset_name: str, seed: int, stage: str) -> None:
 
         card.write(out, out / "weights", preset_name, seed)
     else:
-        fitters: dict[str, Callable[[Preset, Run], None]] = {
+        fitters: dict[str, Callable[[Preset, TrainingRun], None]] = {
             "teacher": _teacher,
             "text": _text,
             "autoencoder": _autoencoder,
@@ -215,7 +215,7 @@ def run_stage(out: Path, preset_name: str, seed: int, stage: str) -> None:
         fitters[stage](preset, run)
 
 
-def _teacher(preset: Preset, run: Run) -> None:
+def _teacher(preset: Preset, run: TrainingRun) -> None:
     """The image encoder that the text encoder learns from: built like the judge, but never asked to judge."""
     from shapefirst.training import judge
     from shapefirst.world import renders as data
@@ -224,7 +224,7 @@ def _teacher(preset: Preset, run: Run) -> None:
     judge.train(data.read(run.folder / "renders"), preset.teacher, apart, "teacher").save(run.folder / "teacher")
 
 
-def _text(preset: Preset, run: Run) -> None:
+def _text(preset: Preset, run: TrainingRun) -> None:
     from shapefirst.measure.judge import Judge
     from shapefirst.training import text
     from shapefirst.world import renders as data
@@ -234,7 +234,7 @@ def _text(preset: Preset, run: Run) -> None:
     _keep(run.folder / "clip", clip, tokenizer)
 
 
-def _autoencoder(preset: Preset, run: Run) -> None:
+def _autoencoder(preset: Preset, run: TrainingRun) -> None:
     from shapefirst.training import autoencoder
     from shapefirst.world import renders as data
 
@@ -242,7 +242,7 @@ def _autoencoder(preset: Preset, run: Run) -> None:
     _keep(run.folder / "vae", vae)
 
 
-def _encode(preset: Preset, run: Run) -> None:
+def _encode(preset: Preset, run: TrainingRun) -> None:
     """What the denoiser learns from, computed once: latents of the images, states of the captions."""
     from diffusers import AutoencoderKL
     from safetensors.torch import save_file
@@ -260,7 +260,7 @@ def _encode(preset: Preset, run: Run) -> None:
     (run.folder / "encoded.part").rename(run.folder / "encoded.safetensors")
 
 
-def _denoiser(preset: Preset, run: Run) -> None:
+def _denoiser(preset: Preset, run: TrainingRun) -> None:
     import torch.distributed as dist
     from safetensors.torch import load_file
 
@@ -278,7 +278,7 @@ def _denoiser(preset: Preset, run: Run) -> None:
         dist.destroy_process_group()
 
 
-def _vision(preset: Preset, run: Run) -> None:
+def _vision(preset: Preset, run: TrainingRun) -> None:
     from transformers import CLIPModel, CLIPTokenizer
 
     from shapefirst.training import text
@@ -290,7 +290,7 @@ def _vision(preset: Preset, run: Run) -> None:
     _keep(run.folder / "sharp", clip, tokenizer)
 
 
-def _judge(preset: Preset, run: Run) -> None:
+def _judge(preset: Preset, run: TrainingRun) -> None:
     from shapefirst.training import judge
     from shapefirst.world import renders as data
 

@@ -18,7 +18,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
 from shapefirst.measure.judge import Judge
 from shapefirst.training.judge import answered
-from shapefirst.training.loop import Recipe, Run, fit, mixed_precision
+from shapefirst.training.loop import Recipe, TrainingRun, fit, mixed_precision
 from shapefirst.world.renders import Renders
 from shapefirst.world.vocabulary import ATTRIBUTES, NOUNS, RELATIONS
 
@@ -92,7 +92,7 @@ def build_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
     return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=128))
 
 
-def train(renders: Renders, teacher: Judge, recipe: Recipe, run: Run) -> tuple[CLIPTokenizer, CLIPModel]:
+def train_text(renders: Renders, teacher: Judge, recipe: Recipe, run: TrainingRun) -> tuple[CLIPTokenizer, CLIPModel]:
     """Contrastive training of the text encoder against the features of ``teacher``, a convolutional image encoder.
 
     Convolutions find silhouettes within minutes, which the vision transformer of a ``CLIPModel`` does not: trained
@@ -152,7 +152,7 @@ def train(renders: Renders, teacher: Judge, recipe: Recipe, run: Run) -> tuple[C
     return tokenizer, clip.cpu().eval()
 
 
-def sharpen(renders: Renders, tokenizer: CLIPTokenizer, clip: CLIPModel, recipe: Recipe, run: Run) -> CLIPModel:
+def sharpen(renders: Renders, tokenizer: CLIPTokenizer, clip: CLIPModel, recipe: Recipe, run: TrainingRun) -> CLIPModel:
     """Go on with the image encoder alone, against the finished text encoder (Zhai et al. 2022, "LiT").
 
     The denoiser depends on the text encoder and no longer changes it; the pair still gains as a score.

@@ -38,10 +38,10 @@ from shapefirst.policies.schedule import Kept, TextSchedule
 from shapefirst.sampling.loop import Step, decode, denoise, encode, generators
 
 __all__ = [
+    "BatchRecord",
     "Candidate",
     "Costs",
     "Found",
-    "Recording",
     "Tuner",
     "candidates",
     "check_choice",
@@ -187,7 +187,7 @@ def choose(found: Sequence[Found], save_time: float | None = None, max_l1: float
 
 
 @dataclass(frozen=True)
-class Recording:
+class BatchRecord:
     """What stays of a batch's fully guided trajectories.
 
     Attributes:
@@ -212,14 +212,14 @@ class Tuner:
     def __init__(self, pipe: Any, sampling: Sampling, prompts: Sequence[str], batch_size: int = 8) -> None:
         self.pipe, self.sampling, self.batch_size = pipe, sampling, batch_size
         self.prompts = list(prompts)
-        self._recordings: dict[int, Recording] = {}
+        self._recordings: dict[int, BatchRecord] = {}
         self._forks: dict[int, dict[int, Step]] = {}
 
     @property
     def batches(self) -> int:
         return -(-len(self.prompts) // self.batch_size)
 
-    def record(self, batch: int, among: Sequence[Candidate], tick: Callable[[], None]) -> Recording:
+    def record(self, batch: int, among: Sequence[Candidate], tick: Callable[[], None]) -> BatchRecord:
         """Sample a batch of the prompts fully guided. `tick` is called after every step."""
         replayed = [c for c in among if c.steps == self.sampling.steps and c.schedule.order is not None]
         leave = {min(set(range(c.steps)) - c.schedule.guided_steps(c.steps), default=0) for c in among}
@@ -229,9 +229,9 @@ class Tuner:
             tick()
         self._forks[batch] = {step.index: step for step in steps if step.index in leave}
         images = np.stack([np.asarray(image) for image in decode(self.pipe, steps[-1].x_next)])
-        return self.restore(batch, Recording(images, _replay(steps, replayed, self.sampling.guidance_scale)))
+        return self.restore(batch, BatchRecord(images, _replay(steps, replayed, self.sampling.guidance_scale)))
 
-    def restore(self, batch: int, recording: Recording) -> Recording:
+    def restore(self, batch: int, recording: BatchRecord) -> BatchRecord:
         """Take a batch's recording from an earlier run; what would go on from its trajectories runs from the noise."""
         self._recordings[batch] = recording
         return recording
