@@ -140,7 +140,7 @@ def run(
         from shapefirst.models import check_samplers
         from shapefirst.models.fingerprint import fingerprint
         from shapefirst.models.machine import find_device
-        from shapefirst.sweep.run import Resources, run_here, run_on_ray
+        from shapefirst.sweep.run import Resources, missing, run_here, run_on_ray
         from shapefirst.sweep.work import Worker
     from dataclasses import asdict
 

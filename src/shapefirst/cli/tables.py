@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from shapefirst.images.outputs import Written
     from shapefirst.models import ModelInfo
 
-__all__ = ["comparisons", "models", "vocabulary", "written"]
+__all__ = ["comparisons", "model_table", "models_table", "vocabulary", "written"]
 
 
 def written(rows: Sequence[Written]) -> None:
