@@ -86,8 +86,9 @@ def finding_of(
         pictures=tuple(pictures),
         method=f"{images} images of each policy. {f'{unfinished_note(unfinished)} ' if unfinished else ''}"
         "All policies of a setting start from the same noise; what they have in common is computed once. Distances are "
-        "to the fully guided image of the same prompt and seed, means over images, L1 with its 95% interval, PSNR without images "
-        "that are identical; the table beside this page has all intervals. The Frechet distance is that of the set to "
+        "to the fully guided image of the same prompt and seed, means over images, L1 with its 95% interval, PSNR "
+        "without images that are identical; the table beside this page has all intervals. The Frechet distance is that "
+        "of the set to "
         "the fully guided set of the same seeds. That to a reference set is biased upwards, the more so the fewer "
         "images there are: compare equal numbers. After ± stands half of a distance's 95% interval, by a jackknife "
         "over ten groups of prompts, for features of at most 768 numbers. Seconds, where they stand, are medians of "
