@@ -369,7 +369,7 @@ def test_an_interrupted_run_exits_with_130_and_leaves_nothing(folder, out, monke
 
 
 def test_training_without_its_extra_says_what_to_install(tmp_path, monkeypatch):
-    monkeypatch.setattr("shapefirst.cli.app.find_spec", lambda name: None)
+    monkeypatch.setattr("shapefirst.cli.train.find_spec", lambda name: None)
     assert "shapefirst[train]" in one_sentence(shapefirst("train-pocket", "--out", tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 

@@ -1,0 +1,219 @@
+"""`shapefirst generate`: images of prompts under a policy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from shapefirst import __version__
+from shapefirst.checks import check_prompt
+from shapefirst.cli import tables, terminal
+from shapefirst.cli.loading import load_quietly, obtained
+from shapefirst.cli.options import Device, Dtype, GuidanceScale, Model, PolicyWords, Sampler
+from shapefirst.errors import ShapefirstError, shortened
+from shapefirst.policies.schedule import Auto, Branch, Policy, TextSchedule
+
+__all__ = ["DEFAULT_STEPS", "generate_images", "policy_and_steps"]
+
+DEFAULT_STEPS = 50
+
+
+def generate_images(
+    prompts: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="PROMPT", help="What to draw. '-' reads prompts from stdin, one a line."),
+    ] = None,
+    prompts_file: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="More prompts, one a line; lines that start with # do not count."),
+    ] = None,
+    model: Model = "pocket",
+    text_steps: Annotated[
+        int | None,
+        typer.Option(metavar="K", show_default="half of the steps", help="Use the text in the first K steps only."),
+    ] = None,
+    text_fraction: Annotated[
+        float | None,
+        typer.Option(metavar="F", help="The same as a fraction of the steps, from 0 to 1."),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(metavar="N", show_default="50, or the policy's own", help="Denoising steps.")
+    ] = None,
+    sampler: Sampler = None,
+    guidance_scale: GuidanceScale = None,
+    negative_prompt: Annotated[
+        str | None,
+        typer.Option(metavar="P", help="What not to draw."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of each prompt's first image; further ones count up.")] = 0,
+    num_images: Annotated[int, typer.Option(metavar="N", help="Images of each prompt.")] = 1,
+    keep: Annotated[
+        Literal["null", "text"],
+        typer.Option(help="The branch that the steps without text evaluate; null is the paper's."),
+    ] = "null",
+    policy: PolicyWords = None,
+    device: Device = None,
+    dtype: Dtype = None,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the PNGs go.")] = Path("out"),
+    compare: Annotated[
+        bool, typer.Option("--compare", help="Also full guidance, the difference, and a sheet of the three.")
+    ] = False,
+) -> None:
+    """Make images that use the text in the first steps only, or follow another policy.
+
+    Every PNG holds its settings. The table shows what each image cost.
+
+    \b
+    Examples:
+      shapefirst generate "a red mushroom" "a fluffy rabbit" --text-steps 15
+      shapefirst generate "a metallic rocket" --num-images 4 --compare
+      shapefirst generate "a metallic rocket" --policy budget:0.6 --compare
+      echo "a blue butterfly" | shapefirst generate -
+      shapefirst generate "a horse on the moon" --model sd15 --out horses
+    """
+    from shapefirst.files import check_writable, slug
+    from shapefirst.models import default_guidance_scale, usual_sampler
+
+    texts = _all_prompts(prompts or [], prompts_file)
+    check_prompt(negative_prompt or "", "--negative-prompt")
+    if policy and (text_steps is not None or text_fraction is not None or keep != "null"):
+        raise ShapefirstError("Give --policy, or --text-steps, --text-fraction and --keep, not both.")
+    if policy and len(policy) > 1:
+        raise ShapefirstError("generate follows one --policy; to see several side by side, say `shapefirst demo`.")
+    words = policy[0] if policy else None
+    if steps is not None and steps < 1:
+        raise ShapefirstError(f"--steps must be at least 1, not {steps}.")
+    schedule: Policy
+    if words is None:
+        steps = DEFAULT_STEPS if steps is None else steps
+        schedule = _schedule(text_steps, text_fraction, steps, keep)
+        tag = f"text{schedule.text_steps(steps)}of{steps}" + ("-keep-text" if keep == "text" else "")
+        own: dict[str, object] = {"text_steps": schedule.text_steps(steps), "keep": keep}
+    else:
+        schedule, steps = policy_and_steps(words, steps)
+        tag = f"{slug(Path(words).stem if words.endswith('.json') else words)}-of{steps}"
+        own = {"policy": words, **({"guided": schedule.strip(steps)} if isinstance(schedule, TextSchedule) else {})}
+    check_writable(out)
+    scale = default_guidance_scale(model) if guidance_scale is None else guidance_scale
+    with terminal.working("Getting torch and diffusers ready"):
+        from shapefirst.images.comparison import Comparison
+        from shapefirst.images.jobs import Sampling, make_jobs
+        from shapefirst.images.jobs import generate as sample
+        from shapefirst.images.outputs import Pictures, write_comparison, write_images
+        from shapefirst.policies.words import describe, policy_of
+    jobs = make_jobs(texts, num_images, seed)
+    sampling = Sampling(scale, steps, negative_prompt)
+    sampler = sampler or usual_sampler(obtained(model, dtype, device))
+    pipe = load_quietly(model, sampler, device, dtype)
+    _warn(pipe, model, [*texts, *([negative_prompt] if negative_prompt else [])], scale)
+
+    if words is not None:
+        policy_of(pipe, words)  # a tuned one is for this model and sampler, or refused here
+        _note_scale(words, scale)
+        terminal.line("\n".join([f"Policy {words}: {describe(schedule, steps)}", str(own.get("guided", ""))]).rstrip())
+    schedules = {tag: schedule, **({"full": TextSchedule.always()} if compare else {})}
+    with terminal.progress(f"Sampling with {model}", total=len(jobs) * len(schedules)) as report:
+        results = sample(pipe, jobs, schedules, sampling, on_progress=report)
+
+    if isinstance(schedule, Auto) and all(result.evaluations >= 2 * steps for result in results[tag]):
+        terminal.note(f"a tolerance of {schedule.tol:g} guided every step, so nothing was saved: give a larger one.")
+    common = {
+        "Software": f"shapefirst {__version__}",
+        "model": model,
+        "sampler": sampler,
+        "num_inference_steps": steps,
+        "guidance_scale": f"{scale:g}",
+        "negative_prompt": negative_prompt or "",
+        "device": pipe.device.type,
+        **({"dtype": dtype} if dtype else {}),
+    }
+    settings = {**common, **own}
+    if compare:
+        title = describe(schedule, steps)
+        comparison = Comparison(title[0].upper() + title[1:], results[tag], results["full"])
+        full_settings = {**common, "text_steps": steps}
+        written, sheet = write_comparison(comparison, out, tag, settings, full_settings)
+        tables.written(written)
+        terminal.line(f"Side by side: {sheet}")
+    else:
+        tables.written(write_images(results[tag], Pictures(out), tag, settings))
+
+
+def policy_and_steps(words: str, steps: int | None) -> tuple[Policy, int]:
+    """The policy, before there is a model to check a tuned one against, and the number of steps that go with it."""
+    from shapefirst.policies.file import PolicyFile
+    from shapefirst.policies.words import find_policy
+
+    found = find_policy(words)
+    own_steps = found.steps if isinstance(found, PolicyFile) else DEFAULT_STEPS
+    policy = found.schedule if isinstance(found, PolicyFile) else found
+    steps = own_steps if steps is None else steps
+    if isinstance(policy, TextSchedule):
+        policy.check(steps)
+    return policy, steps
+
+
+def _all_prompts(prompts: list[str], prompts_file: Path | None) -> list[str]:
+    """The prompts of the command line, of stdin where it says "-", and of the file."""
+    from shapefirst.prompts import read_prompts
+
+    texts = [text for prompt in prompts for text in (read_prompts("-") if prompt == "-" else [prompt])]
+    if prompts_file is not None:
+        texts += read_prompts(prompts_file)
+    if not texts:
+        raise ShapefirstError('There is no prompt: give one or more, as in: shapefirst generate "a red mushroom".')
+    for n, text in enumerate(texts, start=1):
+        check_prompt(text, f"Prompt {n}")
+    return texts
+
+
+def _note_scale(words: str, scale: float) -> None:
+    """A policy file does not know the guidance scale that it is used with, which moves the picture too."""
+    from shapefirst.policies.file import PolicyFile
+    from shapefirst.policies.words import find_policy
+
+    found = find_policy(words)
+    if isinstance(found, PolicyFile) and found.guidance_scale != scale:
+        terminal.note(
+            f"the policy was tuned at guidance scale {found.guidance_scale:g}, not {scale:g}: what it promises was "
+            "measured there."
+        )
+
+
+def _schedule(text_steps: int | None, text_fraction: float | None, steps: int, keep: Branch) -> TextSchedule:
+    if text_steps is not None and text_fraction is not None:
+        raise ShapefirstError("Give --text-steps or --text-fraction, not both.")
+    if text_steps is not None and not 0 <= text_steps <= steps:
+        raise ShapefirstError(f"--text-steps must be from 0 to {steps} (the number of --steps), not {text_steps}.")
+    if text_steps is not None:
+        return TextSchedule.until(text_steps, keep=keep)
+    if text_fraction is not None and not 0 <= text_fraction <= 1:
+        raise ShapefirstError(f"--text-fraction must lie between 0 and 1, not {text_fraction:g}.")
+    return TextSchedule.until(fraction=0.5 if text_fraction is None else text_fraction, keep=keep)
+
+
+def _warn(pipe: Any, model: str, texts: list[str], scale: float) -> None:
+    """What the user should know before the images are there."""
+    from shapefirst.images.jobs import cut_text
+    from shapefirst.models import is_pocket
+    from shapefirst.world.vocabulary import unknown_words
+
+    for text in dict.fromkeys(texts):
+        short = shortened(text)
+        if cut := cut_text(pipe, text):
+            terminal.warning(
+                f"the prompt {short!r} is too long for the text encoder; this is cut off: {shortened(cut)!r}"
+            )
+        if not is_pocket(model):
+            continue
+        if not any(map(str.isalpha, text)):
+            terminal.warning(f"{short!r} has no word for pocket to draw.")
+        if unknown := unknown_words(text):
+            terminal.warning(
+                f"pocket never saw {terminal.listed(unknown)} (in {short!r}). It knows sentences such as "
+                "'a red car above a wooden house'; `shapefirst models pocket` lists its words."
+            )
+    if scale <= 1:
+        terminal.note(f"at a guidance scale of {scale:g} no guidance runs, so there are no evaluations to save.")
