@@ -18,7 +18,9 @@ from shapefirst.measure import l1
 from shapefirst.policies.file import read_policy
 from shapefirst.policies.schedule import TextSchedule
 from shapefirst.sampling.loop import decode, denoise, generators
-from shapefirst.tuning.search import SEED, BatchRecord, Candidate, Costs, Found, Tuner, candidates, choose, shortlist
+from shapefirst.tuning.candidates import Candidate, Costs, Found, candidates, choose, shortlist
+from shapefirst.tuning.kept import Kept
+from shapefirst.tuning.search import SEED, BatchRecord, Tuner
 
 N, W = 12, 3.0
 
@@ -252,14 +254,14 @@ def test_a_spoilt_remainder_is_written_anew(tmp_path):
     ):
         rest.parent.mkdir()
         rest.write_text(text)
-        kept = commands_tune._Kept(out, ["mine"])
+        kept = Kept(out, ["mine"])
         assert kept.runs == {}
         assert kept.recording(0) is None
         assert not rest.parent.exists()
 
 
 def test_a_recording_is_taken_up_whole_or_made_again(tmp_path):
-    kept = commands_tune._Kept(tmp_path / "policy.json", ["mine"])
+    kept = Kept(tmp_path / "policy.json", ["mine"])
     recorded = BatchRecord(
         np.random.default_rng(0).integers(0, 256, (2, 4, 4, 3), dtype=np.uint8), {"a": 0.5, "b": 0.25}
     )

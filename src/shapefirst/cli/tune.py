@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 from rich.table import Table
@@ -22,7 +19,7 @@ from shapefirst.cli.options import Device, Dtype, GuidanceScale, Model, Sampler
 from shapefirst.errors import ShapefirstError
 
 if TYPE_CHECKING:
-    from shapefirst.tuning.search import BatchRecord, Found
+    from shapefirst.tuning.candidates import Found
 
 __all__ = ["tune"]
 
@@ -85,7 +82,9 @@ def tune(
         from shapefirst.checks import check_steps
         from shapefirst.images.jobs import Sampling
         from shapefirst.policies.file import PolicyFile, model_digest, sampler_digest, write_policy
-        from shapefirst.tuning.search import Found, Tuner, candidates, check_choice, choose, held_out, shortlist
+        from shapefirst.tuning.candidates import Found, candidates, check_choice, choose, shortlist
+        from shapefirst.tuning.kept import Kept
+        from shapefirst.tuning.search import Tuner, held_out
     if save_time is None and max_l1 is None:
         save_time = 0.4
     check_choice(save_time, max_l1)
@@ -97,7 +96,9 @@ def tune(
     tuner = Tuner(pipe, sampling, chosen_by, batch_size)
     among = candidates(steps)
     digests = model_digest(pipe), sampler_digest(pipe.scheduler)
-    kept = _Kept(out, [__version__, *digests, asdict(sampling), chosen_by, batch_size, pipe.device.type, dtype])
+    kept = Kept(out, [__version__, *digests, asdict(sampling), chosen_by, batch_size, pipe.device.type, dtype])
+    if kept.goes_on:
+        terminal.note(f"going on where it was interrupted, with {len(kept.runs)} policies already tried.")
     images = len(chosen_by)
     record_cost, probe_cost = images * 2 * steps, 30 * batch_size
     expected = record_cost + probe_cost + sum(c.evaluations for c in shortlist(among, {})) * images
@@ -160,69 +161,6 @@ def tune(
         f"(expected: {chosen.distance.estimate:.4f}, {chosen.time_saved:.0%}).\n"
         f'Policy: {out}\nUse it: shapefirst generate "..." --model {model} --sampler {sampler}{fewer} --policy {out}'
     )
-
-
-class _Kept:
-    """What an interrupted run leaves for the next one with the same settings, in a hidden folder beside the policy."""
-
-    def __init__(self, out: Path, settings: Sequence[Any]) -> None:
-        from shapefirst.tuning.search import Costs
-
-        self._folder = out.with_name(f".{out.name}.tuning")
-        self._digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-        self.costs: Costs | None = None
-        self.runs: dict[str, list[float]] = {}
-        try:
-            content = json.loads((self._folder / "state.json").read_text(encoding="utf-8"))
-            if content["digest"] != self._digest:
-                raise ValueError("another run's")
-            self.costs, self.runs = content["costs"] and Costs(**content["costs"]), content["runs"]
-        except (OSError, ValueError, KeyError, TypeError):  # there is none, or one that cannot be used
-            self.forget()
-            return
-        terminal.note(f"going on where it was interrupted, with {len(self.runs)} policies already tried.")
-
-    def recording(self, batch: int) -> BatchRecord | None:
-        """What an earlier run recorded of a batch, or None."""
-        from shapefirst.measure.npz import read_npz
-        from shapefirst.tuning.search import BatchRecord
-
-        try:
-            recorded = read_npz(self._folder / f"recording-{batch}.npz", ("references", "names", "scores"))
-        except ShapefirstError:  # there is none, or one that cannot be used
-            return None
-        references, names, scores = recorded
-        return BatchRecord(references, dict(zip(names.tolist(), scores.tolist(), strict=True)))
-
-    def keep_recording(self, batch: int, recorded: BatchRecord) -> None:
-        import numpy as np
-
-        from shapefirst.files import atomic
-
-        self._write()
-        with atomic(self._folder / f"recording-{batch}.npz") as part, part.open("wb") as stream:
-            names, scores = list(recorded.scores), list(recorded.scores.values())
-            np.savez(stream, references=recorded.references, names=np.array(names), scores=np.array(scores))
-
-    def keep_costs(self, costs: Any) -> Any:
-        self.costs = costs
-        self._write()
-        return costs
-
-    def keep_run(self, name: str, distances: list[float]) -> list[float]:
-        self.runs[name] = distances
-        self._write()
-        return distances
-
-    def forget(self) -> None:
-        shutil.rmtree(self._folder, ignore_errors=True)
-
-    def _write(self) -> None:
-        from shapefirst.files import save_text
-
-        costs = asdict(self.costs) if self.costs else None
-        content = json.dumps({"digest": self._digest, "costs": costs, "runs": self.runs})
-        save_text(content, self._folder / "state.json")
 
 
 def _halves(file: Path | None) -> tuple[list[str], list[str]]:

@@ -1,0 +1,154 @@
+"""The policies that could be chosen, what they cost, and the choice among those that ran."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from shapefirst.errors import ShapefirstError
+from shapefirst.measure.intervals import Interval, bootstrap
+from shapefirst.policies.placement import Budget, spread
+from shapefirst.policies.schedule import Kept, TextSchedule
+
+__all__ = ["Candidate", "Costs", "Found", "candidates", "check_choice", "choose", "shortlist"]
+
+SAVINGS: Final = (0.25, 0.33, 0.4, 0.5, 0.6, 0.7)  # of the evaluations: where the front is looked for
+PAPERS: Final = (0.25, 0.4)  # the same for the paper's rule, which is there to compare with
+POWERS: Final = (1.0, 1.25, 1.5, 1.8)
+ORDERS: Final = (0, 1, 2)
+FEWER: Final = (0.75, 0.5)  # of N: numbers of steps that are tried, with and without extrapolation
+FIRST, LAST = Budget.FIRST, Budget.LAST
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A policy that could be chosen.
+
+    Attributes:
+        steps: The number of steps to sample with.
+        schedule: For so many steps.
+        kind: What it is compared with: of one kind and about one saving only the best by score runs.
+    """
+
+    steps: int
+    schedule: TextSchedule
+    kind: str
+
+    @property
+    def name(self) -> str:
+        """Tells it from all others."""
+        order = "" if self.schedule.order is None else f" order {self.schedule.order}"
+        return f"{self.schedule.strip(self.steps)}{order}"
+
+    @property
+    def evaluations(self) -> int:
+        return self.schedule.evaluations(self.steps)
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Seconds of an image's batch: of a guided step, one with one branch, one with none, and of all the rest."""
+
+    guided: float
+    one: float
+    none: float
+    rest: float
+
+    def seconds(self, candidate: Candidate) -> float:
+        k = candidate.schedule.text_steps(candidate.steps)
+        others = self.none if candidate.schedule.keep == "neither" else self.one
+        return self.rest + k * self.guided + (candidate.steps - k) * others
+
+    def saved(self, candidate: Candidate, steps: int) -> float:
+        """The share of the time of full guidance at `steps` steps that the candidate saves."""
+        return 1 - self.seconds(candidate) / (self.rest + steps * self.guided)
+
+
+@dataclass(frozen=True)
+class Found:
+    """A candidate that ran: the share of the time that it is expected to save, and the L1 of each image."""
+
+    candidate: Candidate
+    time_saved: float
+    l1: tuple[float, ...]
+
+    @property
+    def distance(self) -> Interval:
+        return bootstrap(self.l1)
+
+
+def candidates(steps: int) -> list[Candidate]:
+    """All that are scored or run: placements, branches and orders at N steps, fewer steps, and both together."""
+    found: dict[str, Candidate] = {}
+
+    def add(n: int, schedule: TextSchedule, kind: str) -> None:
+        one = Candidate(n, schedule, kind)
+        found.setdefault(one.name, one)
+
+    keeps: tuple[Kept, ...] = ("neither", "text", "null")
+    for saving in SAVINGS:
+        spent = 2 * steps * (1 - saving)
+        for keep in keeps:
+            guided = round(spent / 2) if keep == "neither" else round(spent - steps)
+            if FIRST + LAST <= guided < steps:
+                for order in ORDERS:
+                    for power in POWERS:
+                        placed = spread(steps, guided, FIRST, LAST, power)
+                        kind = "no branch" if keep == "neither" else "one branch"
+                        add(steps, TextSchedule.at(placed, keep=keep, order=order), f"{kind} {saving:g}")
+    for saving in PAPERS:
+        add(steps, TextSchedule.until(round(steps * (1 - 2 * saving))), f"the paper {saving:g}")
+    for share in FEWER:
+        fewer = round(share * steps)
+        if fewer >= 2 * (FIRST + LAST):
+            add(fewer, TextSchedule.always(), f"{fewer} steps")
+            placed = spread(fewer, round(0.7 * fewer), FIRST, LAST, 1.25)
+            add(fewer, TextSchedule.at(placed), f"{fewer} steps, extrapolated")
+    return list(found.values())
+
+
+def check_choice(save_time: float | None, max_l1: float | None) -> None:
+    """Raise ShapefirstError unless what to choose by is given once and in range."""
+    if save_time is not None and max_l1 is not None:
+        raise ShapefirstError("Give the time to save or the largest L1, not both.")
+    if save_time is not None and not 0 < save_time < 0.95:
+        raise ShapefirstError(f"The time to save is a share above 0 and below 0.95, not {save_time:g}.")
+    if max_l1 is not None and not 0 < max_l1 < 1:
+        raise ShapefirstError(f"The largest L1 is a distance above 0 and below 1, such as 0.005, not {max_l1:g}.")
+
+
+def choose(found: Sequence[Found], save_time: float | None = None, max_l1: float | None = None) -> Found:
+    """The closest of those that save as much time, or the fastest of those whose L1's interval stays below.
+
+    Raises:
+        ShapefirstError: None does.
+    """
+    check_choice(save_time, max_l1)
+    if max_l1 is not None:
+        fit = [f for f in found if f.distance.high <= max_l1]
+        if not fit:
+            closest = min(found, key=lambda f: f.distance.high)
+            raise ShapefirstError(
+                f"No policy keeps the L1 below {max_l1:g}: the closest has {closest.distance.estimate:.4f} (up to "
+                f"{closest.distance.high:.4f}) and saves {closest.time_saved:.0%} of the time."
+            )
+        return max(fit, key=lambda f: f.time_saved)
+    fit = [f for f in found if f.time_saved >= (save_time or 0)]
+    if not fit:
+        fastest = max(found, key=lambda f: f.time_saved)
+        raise ShapefirstError(
+            f"No policy saves {save_time:.0%} of the time: the fastest saves {fastest.time_saved:.0%} with an L1 of "
+            f"{fastest.distance.estimate:.4f}."
+        )
+    return min(fit, key=lambda f: f.distance.estimate)
+
+
+def shortlist(among: Sequence[Candidate], scores: Mapping[str, float]) -> list[Candidate]:
+    """Those that run: of each kind the best by score, and all that have none."""
+    best: dict[str, Candidate] = {}
+    for candidate in among:
+        rival = best.get(candidate.kind)
+        if rival is None or scores.get(candidate.name, 0) < scores.get(rival.name, 0):
+            best[candidate.kind] = candidate
+    return list(best.values())

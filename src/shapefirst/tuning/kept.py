@@ -1,0 +1,80 @@
+"""What an interrupted search leaves for the next one with the same settings."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from shapefirst.errors import ShapefirstError
+from shapefirst.files import atomic, save_text
+from shapefirst.measure.npz import read_npz
+from shapefirst.tuning.candidates import Costs
+from shapefirst.tuning.search import BatchRecord
+
+__all__ = ["Kept"]
+
+
+class Kept:
+    """What an interrupted run leaves, in a hidden folder beside the policy.
+
+    Attributes:
+        goes_on: Whether an earlier run with the same settings has left something.
+        costs: What it measured, if it came so far.
+        runs: Candidate's name -> the L1 of each image.
+    """
+
+    def __init__(self, out: Path, settings: Sequence[Any]) -> None:
+        self._folder = out.with_name(f".{out.name}.tuning")
+        self._digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+        self.goes_on = False
+        self.costs: Costs | None = None
+        self.runs: dict[str, list[float]] = {}
+        try:
+            content = json.loads((self._folder / "state.json").read_text(encoding="utf-8"))
+            if content["digest"] != self._digest:
+                raise ValueError("another run's")
+            self.costs, self.runs = content["costs"] and Costs(**content["costs"]), content["runs"]
+        except (OSError, ValueError, KeyError, TypeError):  # there is none, or one that cannot be used
+            self.forget()
+        else:
+            self.goes_on = True
+
+    def recording(self, batch: int) -> BatchRecord | None:
+        """What an earlier run recorded of a batch, or None."""
+        try:
+            recorded = read_npz(self._folder / f"recording-{batch}.npz", ("references", "names", "scores"))
+        except ShapefirstError:  # there is none, or one that cannot be used
+            return None
+        references, names, scores = recorded
+        return BatchRecord(references, dict(zip(names.tolist(), scores.tolist(), strict=True)))
+
+    def keep_recording(self, batch: int, recorded: BatchRecord) -> None:
+        self._write()
+        with atomic(self._folder / f"recording-{batch}.npz") as part, part.open("wb") as stream:
+            names, scores = list(recorded.scores), list(recorded.scores.values())
+            np.savez(stream, references=recorded.references, names=np.array(names), scores=np.array(scores))
+
+    def keep_costs(self, costs: Any) -> Any:
+        self.costs = costs
+        self._write()
+        return costs
+
+    def keep_run(self, name: str, distances: list[float]) -> list[float]:
+        self.runs[name] = distances
+        self._write()
+        return distances
+
+    def forget(self) -> None:
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _write(self) -> None:
+        costs = asdict(self.costs) if self.costs else None
+        content = json.dumps({"digest": self._digest, "costs": costs, "runs": self.runs})
+        save_text(content, self._folder / "state.json")
