@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from shapefirst.errors import ShapefirstError
 from shapefirst.families import family_of
 from shapefirst.findings.finding import DoesNotApply
 from shapefirst.measure.alignment import Alignment
@@ -124,7 +125,7 @@ class Subject:
         length = self.encode(prompts[:1]).text.shape[1]
         try:
             at = [positions(self.pipe.tokenizer, self.as_read(p).text, length) for p in prompts]
-        except Exception as error:
+        except ShapefirstError as error:
             raise DoesNotApply(str(error)) from error
         if sos and not all(p.sos for p in at):
             raise DoesNotApply(
