@@ -159,7 +159,7 @@ def test_corrupt_weights_name_their_file(damaged, part, damage):
     file = damaged / f"{part}.safetensors"
     whole = file.read_bytes()
     file.write_bytes({"truncated": whole[: len(whole) // 2], "garbage": b"\x00garbage" * 99, "empty": b""}[damage])
-    assert refusal(damaged) == f"{file} is corrupt or truncated: get it again."
+    assert refusal(damaged) == f"{file} is corrupt or truncated: delete it and get it again."
 
 
 def test_missing_weights_and_broken_configurations(damaged):

@@ -19,7 +19,16 @@ from shapefirst.words import spans
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["Names", "atomic", "check_file", "check_writable", "png_of", "save_png", "save_text", "slug"]
+__all__ = ["Names", "atomic", "check_file", "check_writable", "on_disk", "png_of", "save_png", "save_text", "slug"]
+
+
+def on_disk(name: str) -> Path | None:
+    """The file or folder that a user means by ``name``, or None if nothing is there."""
+    try:
+        path = Path(name).expanduser()
+        return path if name and path.exists() else None
+    except (OSError, RuntimeError, ValueError):  # a name that is too long, of nobody's home, with a zero byte
+        return None
 
 
 @contextmanager

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, field
+from inspect import signature
 from pathlib import Path
 from typing import Any, Final
 
-from shapefirst.errors import ShapefirstError
+from shapefirst.errors import ShapefirstError, first_line
+from shapefirst.files import on_disk
 from shapefirst.models.quiet import quietly
 
 __all__ = [
@@ -124,7 +126,8 @@ SAMPLERS: Final[dict[str, SamplerInfo]] = {
 
 def is_pocket(name: str) -> bool:
     """Whether this is the embedded model, or a folder that `train-pocket` made: the judge of its world lies in it."""
-    return name == "pocket" or (Path(name).expanduser() / "judge" / "config.json").is_file()
+    place = None if name in MODELS else on_disk(name)
+    return name == "pocket" or (place is not None and (place / "judge" / "config.json").is_file())
 
 
 def default_guidance_scale(name: str) -> float:
@@ -143,7 +146,9 @@ def sampler_info(name: str) -> SamplerInfo:
 
 def is_flow(config: Any) -> bool:
     """Whether a scheduler's configuration is that of a model trained by flow matching (Stable Diffusion 3, Flux)."""
-    return str(config.get("_class_name", "")).startswith("FlowMatch") or bool(config.get("use_flow_sigmas"))
+    name = str(config.get("_class_name", ""))  # which a scheduler made by hand has not got
+    own = name.startswith("FlowMatch") or (not name and "shift" in config and "beta_start" not in config)
+    return own or bool(config.get("use_flow_sigmas"))
 
 
 def default_sampler(config: Any) -> str:
@@ -178,7 +183,18 @@ def make_sampler(name: str, config: Any) -> Any:
     with quietly():
         import diffusers
 
-        return getattr(diffusers, class_name).from_config(config, **options)
+        scheduler = getattr(diffusers, class_name)
+        if config.get("rescale_betas_zero_snr") and "rescale_betas_zero_snr" not in signature(scheduler).parameters:
+            raise ShapefirstError(
+                f"This model was trained down to no signal at all (rescale_betas_zero_snr), which {name} cannot sample "
+                "from: take ddim, dpm-solver, euler or unipc."
+            )
+        try:
+            return scheduler.from_config(config, **options)
+        except Exception as error:  # whatever a class of diffusers makes of another one's settings
+            raise ShapefirstError(
+                f"The sampler {name} cannot be made from this model's scheduler: {first_line(error)}."
+            ) from error
 
 
 def with_sampler(pipe: Any, name: str) -> Any:

@@ -47,6 +47,9 @@ VARIANTS: Final[Mapping[str, tuple[str | None, ...]]] = {
 
 #: Components that making an image from a prompt does not need.
 _SKIPPED: Final = ("safety_checker", "feature_extractor", "image_encoder")
+#: diffusers and transformers themselves, and names of diffusers' pipelines that have classes of their own.
+_LIBRARIES: Final = re.compile(r"[a-z0-9_]+")
+_AUTO: Final = re.compile(r"Auto[A-Z]|.*\W")  # transformers' Auto classes run what a configuration names
 _PREPARES: Final = re.compile(r"Tokenizer|Scheduler|Processor|FeatureExtractor")
 _SMALL: Final = (".json", ".txt", ".model", ".jinja")
 _VOCABULARIES: Final = (
@@ -102,14 +105,27 @@ class Weights:
 
 
 def components_of(index: Mapping[str, Any]) -> tuple[list[Component], list[str]]:
-    """The components that a model_index.json names: those that are loaded, and the names of those that are left out."""
-    named = {
-        name: origin
-        for name, origin in index.items()
-        if isinstance(origin, list) and len(origin) == 2 and isinstance(origin[1], str)
-    }
-    left_out = [name for name in _SKIPPED if name in index]
-    return [Component(name, *map(str, origin)) for name, origin in named.items() if name not in _SKIPPED], left_out
+    """The components that a model_index.json names: those that are loaded, and the names of those that are left out.
+
+    Raises:
+        ModelError: An entry that is none, or that names code which is neither diffusers' nor transformers'.
+    """
+    named = []
+    for name, origin in index.items():
+        if name in _SKIPPED or not isinstance(origin, (list, dict)) or origin == [None, None]:
+            continue
+        if not isinstance(origin, list) or len(origin) != 2 or not all(isinstance(word, str) for word in origin):
+            raise ModelError(
+                f"The model_index.json says {origin!r:.60} of {name}, and no library and class: correct it."
+            )
+        named.append(Component(name, *origin))
+    for component in named:
+        if not _LIBRARIES.fullmatch(component.library) or _AUTO.match(component.class_name):
+            raise ModelError(
+                f"The model_index.json takes {component.name} from {component.library}.{component.class_name!s:.60}; "
+                "only classes of diffusers and transformers are run, and no code of a model's own."
+            )
+    return named, [name for name in _SKIPPED if name in index]
 
 
 def files_of(

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from shapefirst.errors import ModelError
 from shapefirst.models.components import Component, components_of, files_of
@@ -20,6 +21,10 @@ __all__ = [
     "read_index",
     "read_json",
 ]
+
+
+_NUMBER: Final = re.compile(r"\d+")
+_COUNTERS: Final = ("position_ids", "num_batches_tracked")  # buffers that count and are no weights
 
 
 def read_index(folder: Path) -> dict[str, Any]:
@@ -60,6 +65,8 @@ def checked(folder: Path, index: Mapping[str, Any], variants: tuple[str | None, 
         check_configurations(files)
         check_shards(files)
         check_whole(file for file in files if file.suffix == ".safetensors")
+        if component.is_network:
+            check_numbers(file for file in files if file.suffix == ".safetensors")
     return {component: found[component.name][1] for component in components}
 
 
@@ -70,8 +77,8 @@ def check_configurations(files: Iterable[Path]) -> None:
             raise ModelError(f"{file} is corrupt: get the file again.")
 
 
-def check_shards(files: Iterable[Path]) -> None:
-    """Raise ModelError unless all shards that an index among these files names lie beside it."""
+def check_shards(files: Collection[Path]) -> None:
+    """Raise ModelError unless all shards that an index among these files names are among them, too."""
     for file in files:
         if ".safetensors." not in file.name:
             continue
@@ -79,7 +86,8 @@ def check_shards(files: Iterable[Path]) -> None:
             shards = set(read_json(file)["weight_map"].values())
         except (KeyError, TypeError, AttributeError) as error:
             raise ModelError(f"{file} is corrupt: it does not name the shards; get the file again.") from error
-        if missing := sorted(str(name) for name in shards if not (file.parent / str(name)).is_file()):
+        beside = {other.name for other in files if other.suffix == ".safetensors" and other.is_file()}
+        if missing := sorted(str(name) for name in shards if name not in beside):
             raise ModelError(f"{file.parent} is incomplete: it lacks {missing[0]}, which {file.name} names.")
 
 
@@ -94,14 +102,36 @@ def check_whole(files: Iterable[Path]) -> None:
         except PermissionError as error:
             raise ModelError(f"{file} cannot be read: allow it to be (chmod u+r).") from error
         except (SafetensorError, OSError) as error:
-            raise ModelError(f"{file} is corrupt or truncated: get it again.") from error
+            kept = file.resolve()  # the hub's cache links to what it has downloaded
+            also = "" if kept == file.absolute() else f" (and {kept})"
+            raise ModelError(f"{file} is corrupt or truncated: delete it{also} and get it again.") from error
 
 
-def check_keys(folder: Path, info: Mapping[str, Any]) -> None:
-    """Raise ModelError if weights were missing from a folder: the libraries go on with random ones in their place.
+def check_numbers(files: Iterable[Path]) -> None:
+    """Raise ModelError unless the weights in these safetensors are floating-point numbers as they stand.
+
+    Quantised ones are read as if they were the values themselves, without the scales that belong to them.
+    """
+    from safetensors import safe_open
+
+    for file in files:
+        with safe_open(file, framework="numpy") as content:
+            for name in list(content.keys()):
+                kind = content.get_slice(name).get_dtype()
+                if kind not in ("F64", "F32", "F16", "BF16") and not name.endswith(_COUNTERS):
+                    raise ModelError(
+                        f"{file} holds {name} as {kind}: quantised weights are not read, get them in float32, float16 "
+                        "or bfloat16."
+                    )
+
+
+def check_keys(folder: Path, info: Mapping[str, Any], known: Iterable[str]) -> None:
+    """Raise ModelError if weights were missing from a folder, where the libraries go on with random ones, or left over
+    that are further layers of the same network.
 
     Args:
         folder: Where the weights lie.
+        known: The names of the network's own weights.
         info: What `from_pretrained(..., output_loading_info=True)` tells.
     """
     if missing := sorted(info["missing_keys"]):
@@ -109,11 +139,22 @@ def check_keys(folder: Path, info: Mapping[str, Any]) -> None:
             f"{folder} lacks {len(missing)} of its weights ({missing[0]}, ...): its configuration and its weights are "
             "not of the same model."
         )
+    stems = {_NUMBER.sub("", name) for name in known}
+    if surplus := sorted(name for name in info["unexpected_keys"] if _NUMBER.sub("", _bare(name)) in stems):
+        raise ModelError(
+            f"{folder} has {len(surplus)} weights more than its configuration has layers for ({surplus[0]}, ...): the "
+            "two are not of the same model."
+        )
 
 
 def read_json(file: Path) -> Any:
     """The content of a JSON file. Raises ModelError if it is none."""
     try:
         return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{file} is corrupt: get the file again.") from error
+
+
+def _bare(name: str) -> str:
+    """A weight's name without the prefix that transformers 4 gave to those of a text encoder."""
+    return name.removeprefix("text_model.")

@@ -5,6 +5,7 @@ The cache holds each revision of a repository as a folder, models--owner--name/s
 
 from __future__ import annotations
 
+import errno
 import re
 import shutil
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -19,11 +20,20 @@ __all__ = ["cached", "download", "gigabytes", "is_hub_id", "listing"]
 
 #: Hugging Face's converter: where a repository has pickled weights only it offers safetensors in a pull request.
 _CONVERTER: Final = "SFconvertbot"
+#: What the disk says where nothing can be written.
+_DISK: Final = (errno.EACCES, errno.EEXIST, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS)
 
 
 def is_hub_id(name: str) -> bool:
     """Whether this could be the id of a model on the hub: "owner/name"."""
-    return re.fullmatch(r"[\w][\w.-]*/[\w][\w.-]*", name) is not None
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils._validators import validate_repo_id
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return "/" in name
 
 
 def cached(repository: str, is_complete: Callable[[Path], bool]) -> Path | None:
@@ -34,7 +44,7 @@ def cached(repository: str, is_complete: Callable[[Path], bool]) -> Path | None:
     folder = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=repository, repo_type="model")
     try:
         main = [folder / "snapshots" / (folder / "refs" / "main").read_text(encoding="utf-8").strip()]
-    except OSError:
+    except (OSError, ValueError):
         main = []
     snapshots = folder / "snapshots"
     others = sorted(snapshots.iterdir()) if snapshots.is_dir() else []
@@ -130,12 +140,25 @@ def _said(repository: str, called: str) -> Iterator[None]:
         raise ModelError(
             f"The Hugging Face hub has no model {name}, or it is private: check the name, or say `hf auth login`."
         ) from error
+    except OSError as error:
+        if error.errno in _DISK:
+            raise ModelError(
+                f"Cannot write to the cache {constants.HF_HUB_CACHE}: {error.strerror}; let the variable HF_HUB_CACHE "
+                "name another folder."
+            ) from error
+        raise _unreachable(name, repository, error) from error
     except Exception as error:
-        raise ModelError(
-            f"The weights of {name} are not in the cache {constants.HF_HUB_CACHE} and could not be downloaded from the "
-            f"Hugging Face hub ({first_line(error)}): check the name and the network, then get them with "
-            f"`hf download {repository}`."
-        ) from error
+        raise _unreachable(name, repository, error) from error
+
+
+def _unreachable(name: str, repository: str, error: Exception) -> ModelError:
+    from huggingface_hub import constants
+
+    return ModelError(
+        f"The weights of {name} are not in the cache {constants.HF_HUB_CACHE} and could not be downloaded from the "
+        f"Hugging Face hub ({first_line(error)}): check the name and the network, then get them with "
+        f"`hf download {repository}`."
+    )
 
 
 def _converted(api: Any, repository: str, choose: Callable[[Collection[str]], Sequence[str] | None]) -> str:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Collection, Iterable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shapefirst.errors import ModelError, ShapefirstError, first_line
+from shapefirst.files import on_disk
 from shapefirst.models.catalogue import MODELS, POCKET, default_sampler, make_sampler, sampler_info
 from shapefirst.models.components import VARIANTS, Component, components_of, files_of
 from shapefirst.models.disk import check_keys, checked, file_names, read_index, read_json
@@ -62,10 +64,13 @@ def load(
 
     with quietly():
         if folder.is_file():
-            pipe = load_checkpoint(read_checkpoint(folder), getattr(torch, kind))
+            checkpoint = read_checkpoint(folder)
+            pipe = load_checkpoint(checkpoint, getattr(torch, kind))
+            noise = checkpoint.scheduler
         else:
-            pipe = _from_folder(folder, name, kind)
-        pipe.scheduler = make_sampler(sampler or default_sampler(pipe.scheduler.config), pipe.scheduler.config)
+            pipe, noise = _from_folder(folder, name, kind), {}
+        config = {**pipe.scheduler.config, **noise}
+        pipe.scheduler = make_sampler(sampler or default_sampler(config), config)
         _limit_tokenizers(pipe)
         place = find_device(device)
         pipe.to(place)
@@ -120,8 +125,8 @@ def locate(name: str) -> Path | None:
     """
     if name in MODELS and MODELS[name].source is None:
         return POCKET if (POCKET / "model_index.json").is_file() else None
-    path = Path(name).expanduser()
-    return path if path.is_dir() or path.is_file() else cached(_hub_id(name), _is_complete)
+    place = None if name in MODELS else on_disk(name)
+    return place or cached(_hub_id(name), _is_complete)
 
 
 def usual_sampler(place: Path) -> str:
@@ -228,20 +233,23 @@ def _from_folder(folder: Path, name: str, dtype: str) -> Any:
     except ModelError:
         raise
     except Exception as error:  # whatever diffusers and transformers make of a broken folder
-        raise ModelError(f"{folder} cannot be loaded: {first_line(error)}.") from error
+        said = "the shapes of its weights are not those of its configuration" if "mismatch" in str(error) else ""
+        raise ModelError(f"{folder} cannot be loaded: {said or first_line(error)}.") from error
 
 
 def _network(folder: Path, component: Component, **options: Any) -> Any:
     """A pipeline's network with all of its weights: the pipeline's own loader makes up those that a file lacks."""
     module = importlib.import_module(component.library)
+    base = module.ModelMixin if component.library == "diffusers" else module.PreTrainedModel
+    kind = getattr(module, component.class_name, None)
+    if not inspect.isclass(kind) or not issubclass(kind, base):
+        raise ModelError(f"{folder} names {component.library}.{component.class_name}, which is no network there.")
     if component.library == "diffusers":
         from diffusers.utils import is_accelerate_available
 
         options["low_cpu_mem_usage"] = is_accelerate_available()
-    network, info = getattr(module, component.class_name).from_pretrained(
-        folder / component.name, output_loading_info=True, **options
-    )
-    check_keys(folder / component.name, info)
+    network, info = kind.from_pretrained(folder / component.name, output_loading_info=True, **options)
+    check_keys(folder / component.name, info, network.state_dict())
     return network
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shapefirst.errors import ModelError, first_line
+from shapefirst.files import on_disk
 from shapefirst.models.components import PICKLED, Weights, check_vocabulary, weights_in
 from shapefirst.models.disk import check_configurations, check_keys, check_shards, check_whole
 from shapefirst.models.hub import cached, download, is_hub_id
@@ -34,8 +35,8 @@ def find_scorer(name: str | Path) -> Path:
     Raises:
         ModelError: There is no such model, it cannot be had, or has no safetensors.
     """
-    if (path := Path(name).expanduser()).is_dir():
-        return path
+    if (place := on_disk(str(name))) is not None and place.is_dir():
+        return place
     if not is_hub_id(str(name)):
         raise ModelError(
             f"There is no model {str(name)!r}: use a hub id such as openai/clip-vit-base-patch16, or the path of a "
@@ -85,10 +86,11 @@ def load_model(
                 use_safetensors=True,
                 local_files_only=True,
                 output_loading_info=True,
+                trust_remote_code=False,
             )
         except Exception as error:  # whatever transformers makes of a broken folder
             raise ModelError(f"{name} in {folder} cannot be loaded as {kind}: {first_line(error)}.") from error
-        check_keys(folder, info)
+        check_keys(folder, info, model.state_dict())
         return model.to(place).eval(), folder
 
 
@@ -105,7 +107,7 @@ def load_part(folder: Path, kind: str, what: str) -> Any:
         import transformers
 
         try:
-            return getattr(transformers, kind).from_pretrained(folder, local_files_only=True)
+            return getattr(transformers, kind).from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         except Exception as error:
             raise ModelError(f"The {what} in {folder} cannot be loaded: {first_line(error)}.") from error
 
@@ -124,7 +126,7 @@ def _check_files(folder: Path) -> None:
             )
         raise ModelError(f"{folder} is incomplete: it lacks weights (model.safetensors).")
     files = [folder / name for name in weights.files]
-    check_shards([folder / weights.index] if weights.index else [])
+    check_shards([*files, *([folder / weights.index] if weights.index else [])])
     check_whole(files)
 
 

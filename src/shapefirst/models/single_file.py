@@ -34,6 +34,8 @@ _BASES: Final[Mapping[str, tuple[str, ...]]] = {
 }
 #: The number of training steps after which Stable Diffusion 2's published checkpoints stood -> kind.
 _SD2_STEPS: Final = {875000: "v2-base", 220000: "v2-base", 110000: "v2", 140000: "v2"}
+#: Channels that a U-Net takes -> what it is for, in diffusers' names.
+_TAKES: Final = {9: "inpainting", 8: "instruct-pix2pix", 7: "upscale"}
 _CONFIGURATIONS: Final = "--include '*.json' '*.txt' '*.model'"
 
 
@@ -69,7 +71,10 @@ def read_checkpoint(file: Path) -> Checkpoint:
     shapes = _shapes(file)
     kind = _kind(file, shapes)
     if kind not in _BASES or not any(key.startswith("model.diffusion_model.") for key in shapes):
-        refuse_file(file, shapes)
+        refuse_file(file, shapes, kind)
+    taken = shapes.get("model.diffusion_model.input_blocks.0.0.weight")
+    if taken is not None and taken.shape[1] != 4:
+        refuse_file(file, shapes, _TAKES.get(taken.shape[1], "inpainting"))
     _check_text_encoders(file, shapes, kind)
     for repository in _BASES[kind]:
         if (base := cached(repository, _lends)) is not None:
@@ -110,8 +115,6 @@ def load_checkpoint(checkpoint: Checkpoint, dtype: Any) -> Any:
                 f"{file} lacks {len(missing)} of the weights of a {pipeline_class.__name__} ({missing[0]}, ...): it is "
                 f"incomplete, or of another kind than the configurations in {base}."
             )
-        if checkpoint.scheduler:
-            pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, **checkpoint.scheduler)
     return pipe
 
 
@@ -161,9 +164,11 @@ def _kind(file: Path, shapes: Mapping[str, Any]) -> str:
     from safetensors import safe_open
 
     step = 0
-    if "global_step" in shapes:
+    if "v_pred" in shapes:
+        return kind
+    if "global_step" in shapes and shapes["global_step"].numel() == 1:
         with safe_open(file, framework="pt") as content:
-            step = int(content.get_tensor("global_step"))
+            step = int(content.get_tensor("global_step").nan_to_num())
     if step not in _SD2_STEPS:
         raise ModelError(
             f"{file} is a Stable Diffusion 2 checkpoint, which does not say whether it predicts noise or v: convert "

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import inspect
-import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from shapefirst.errors import ModelError, UnsupportedPipelineError
+from shapefirst.errors import ModelError, UnsupportedPipelineError, shortened
+from shapefirst.models.disk import read_json
 from shapefirst.models.quiet import quietly
 
 __all__ = ["check_class", "check_inputs", "refuse_file", "refuse_folder"]
@@ -41,10 +41,17 @@ _PARAMETERS: Final = {
     "num_frames": "a video pipeline",
     "audio_length_in_s": "an audio pipeline",
 }
+#: Part of diffusers' name for a kind of checkpoint -> what it is.
+_KINDS: Final = {
+    "inpaint": "an inpainting model",
+    "pix2pix": "a model that edits images",
+    "upscale": "an upscaler",
+    "refiner": "the refiner of Stable Diffusion XL",
+}
 #: A pattern of a weight's name -> what a single file with it is, and what to do. The first that fits.
 _FILES: Final = (
     (
-        r"lora_(up|down|A|B)\b|lora_unet_|\.lora\.|hada_w1|lokr_w1",
+        r"lora_(up|down|A|B)\b|lora_unet_|lora_te|[._]lora\.|hada_w1|lokr_w1|dora_scale|oft_|ia3|\.diff(_b)?$",
         "a LoRA",
         "load the model that it was made for and say pipe.load_lora_weights({file!r})",
     ),
@@ -96,6 +103,7 @@ def check_class(index: Mapping[str, Any], name: str) -> type:
         class_name = index["_class_name"]
         pipeline_class = getattr(diffusers, class_name, None)
         if not (isinstance(pipeline_class, type) and issubclass(pipeline_class, diffusers.DiffusionPipeline)):
+            class_name = shortened(" ".join(class_name.split()))
             raise ModelError(f"{name} is a {class_name}, which diffusers {diffusers.__version__} has not got.")
         kinds = [what for part, what in _CLASSES.items() if part in class_name]
         if pipeline_class not in AUTO_TEXT2IMAGE_PIPELINES_MAPPING.values():
@@ -113,8 +121,8 @@ def check_class(index: Mapping[str, Any], name: str) -> type:
 
 def check_inputs(index: Mapping[str, Any], folder: Path, name: str) -> None:
     """Raise UnsupportedPipelineError if the denoiser takes more than noisy latents: a mask, an image, a depth map."""
-    configs = {part: folder / part / "config.json" for part in ("unet", "transformer", "vae")}
-    contents = {part: json.loads(file.read_text(encoding="utf-8")) for part, file in configs.items() if file.is_file()}
+    parts = [part for part in ("unet", "vae") if part in index and (folder / part / "config.json").is_file()]
+    contents = {part: read_json(folder / part / "config.json") for part in parts}
     taken = contents.get("unet", {}).get("in_channels")
     latent = contents.get("vae", {}).get("latent_channels")
     if isinstance(taken, int) and isinstance(latent, int) and taken != latent:
@@ -133,15 +141,14 @@ def refuse_folder(folder: Path) -> None:
             f"{folder} holds a LoRA: load the model that it was made for and say "
             f"pipe.load_lora_weights({str(folder)!r}) on it."
         )
-    config = {}
-    if "config.json" in names:
-        try:
-            config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        except ValueError:
-            config = {}
-    if not isinstance(config, dict):
-        config = {}
-    kind = config.get("_class_name") or next(iter(config.get("architectures") or ()), None) or config.get("model_type")
+    config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
+    said = (
+        [config.get("_class_name"), config.get("architectures"), config.get("model_type")]
+        if isinstance(config, dict)
+        else []
+    )
+    said = [one[0] if isinstance(one, list) and one else one for one in said]
+    kind = next((shortened(" ".join(one.split())) for one in said if isinstance(one, str)), None)
     if kind and "ControlNet" in str(kind):
         raise ModelError(f"{folder} is a ControlNet: {_CONTROLNET}.")
     if kind:
@@ -153,8 +160,17 @@ def refuse_folder(folder: Path) -> None:
     raise ModelError(f"{folder} is no diffusers pipeline: it has no model_index.json{hint}.")
 
 
-def refuse_file(file: Path, keys: Mapping[str, Any]) -> None:
-    """Raise ModelError for a single file with the weights ``keys``, which is no whole model, and say what it is."""
+def refuse_file(file: Path, keys: Mapping[str, Any], kind: str = "") -> None:
+    """Raise ModelError for a single file with the weights ``keys``, which is no whole text-to-image model, and say what
+    it is; ``kind`` is what diffusers takes it for."""
+    for part, what in _KINDS.items():
+        if part in kind:
+            raise ModelError(
+                f"{file} is {what}, which does not make an image from a prompt alone: {_GUIDE} (its pipeline's "
+                "from_single_file)."
+            )
+    if set(keys) == {"*"}:
+        keys = {"emb_params": None}
     for pattern, what, remedy in _FILES:
         if any(re.search(pattern, key) for key in keys):
             raise ModelError(f"{file} is {what}, no whole model: {remedy.format(file=str(file))}.")
