@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from test_models import refusal
 
 from shapefirst import TextSchedule, guide
-from shapefirst.models import MODELS, load, locate
+from shapefirst.models import MODELS, SAMPLERS, is_pocket, load, locate
 from shapefirst.prompts import Pair, Prompt
 from shapefirst.sampling.loop import decode, denoise, generators
 from shapefirst.studies.subject import DoesNotApply, Subject
@@ -441,3 +441,157 @@ def test_what_positions_say_does_not_apply_to_stable_diffusion_3(folders):
     subject = Subject("sd35", load(folders["sd35"], device="cpu"), {}, steps=2)
     with pytest.raises(DoesNotApply, match="one after the other"):
         subject.positions(["a red cat"])
+
+
+# --- folders that lie -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def lying(folders, tmp_path):
+    return shutil.copytree(folders["dreamshaper"], tmp_path / "lying")
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        ["transformers", "AutoModel"],
+        ["transformers", "AutoTokenizer"],
+        ["transformers.models.clip.modeling_clip", "CLIPTextModel"],
+        ["diffusers.models", "AutoencoderKL"],
+        ["evil.py", "Evil"],
+        ["transformers", "__class__"],
+        ["transformers", "pipeline"],
+        {"library": "transformers"},
+        ["transformers"],
+        ["transformers", "CLIPTextModel", "more"],
+        ["transformers", 5],
+    ],
+)
+def test_only_classes_of_diffusers_and_transformers_are_run(lying, monkeypatch, origin):
+    (lying / "evil.py").write_text("raise SystemExit('code of the model ran')")
+    shutil.copy(lying / "evil.py", lying / "text_encoder")
+    changed(
+        lying, "text_encoder/config.json", model_type="evil", auto_map={"AutoModel": "evil.M", "AutoConfig": "evil.C"}
+    )
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    index = json.loads((lying / "model_index.json").read_text())
+    (lying / "model_index.json").write_text(json.dumps({**index, "text_encoder": origin}))
+    refusal(lying, device="cpu")
+
+
+@pytest.mark.parametrize("shard", ["pytorch_model.bin", "../../elsewhere.safetensors", "config.json"])
+def test_an_index_names_the_shards_beside_it_and_nothing_else(folders, tmp_path, shard):
+    folder = shutil.copytree(folders["pixart"], tmp_path / "lying")
+    save_file({"a": torch.zeros(1)}, tmp_path / "elsewhere.safetensors")
+    (folder / "text_encoder" / "pytorch_model.bin").write_bytes(b"x")
+    file = folder / "text_encoder" / "model.safetensors.index.json"
+    index = json.loads(file.read_text())
+    file.write_text(json.dumps({**index, "weight_map": dict.fromkeys(index["weight_map"], shard)}))
+    assert f"it lacks {shard}, which {file.name} names" in refusal(folder, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "changes"),
+    [
+        ("dreamshaper", "text_encoder", {"num_hidden_layers": 1}),
+        ("sdxl", "text_encoder_2", {"num_hidden_layers": 2}),
+        ("sdxl", "unet", {"transformer_layers_per_block": [1, 1, 1]}),
+    ],
+)
+def test_weights_of_further_layers_are_not_left_out(folders, tmp_path, name, part, changes):
+    folder = shutil.copytree(folders[name], tmp_path / "lying")
+    changed(folder, f"{part}/config.json", **changes)
+    said = refusal(folder, device="cpu")
+    assert "more than its configuration has layers for" in said
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])
+def test_quantised_weights_are_refused(lying, dtype):
+    file = lying / "unet" / "diffusion_pytorch_model.safetensors"
+    weights = load_file(file)
+    save_file({key: value.to(dtype) for key, value in weights.items()}, file, {"format": "pt"})
+    assert "quantised weights are not read" in refusal(lying, device="cpu")
+
+
+def test_zero_terminal_snr_of_a_checkpoint_is_kept_or_the_sampler_refused(folders, checkpoint, empty_cache):
+    lend(empty_cache, "sd15", folders)
+    save_file({**load_file(checkpoint), "v_pred": torch.zeros(1), "ztsnr": torch.zeros(1)}, checkpoint)
+    for sampler in ("ddim", "dpm-solver", "euler", "unipc"):
+        scheduler = load(checkpoint, device="cpu", sampler=sampler).scheduler
+        assert scheduler.config.prediction_type == "v_prediction"
+        assert scheduler.alphas_cumprod[-1] < 1e-6
+    for sampler in ("heun", "dpm-solver-singlestep"):
+        assert "trained down to no signal at all" in refusal(checkpoint, device="cpu", sampler=sampler)
+
+
+def test_a_scheduler_made_by_hand_is_known_to_match_a_flow():
+    from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
+
+    from shapefirst.models.catalogue import is_flow
+
+    assert is_flow(FlowMatchEulerDiscreteScheduler(shift=3.0).config)
+    assert not is_flow(DDIMScheduler().config)
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_flow_is_sampled_by_its_own_samplers(folders, sampler):
+    if SAMPLERS[sampler].flow_class is None:
+        assert "its samplers are dpm-solver, euler, unipc, heun" in refusal(folders["sd35"], sampler=sampler)
+        return
+    pipe = load(folders["sd35"], device="cpu", sampler=sampler)
+    pipe.set_progress_bar_config(disable=True)
+    own = image(pipe)
+    options = {"num_inference_steps": 3, "guidance_scale": 4.0, "generator": generators([0])}
+    *_, last = denoise(pipe, "a red cat", **options)
+    (picture,) = decode(pipe, last.x_next)
+    assert abs(np.asarray(picture) / 255 - own).max() < 0.003
+
+
+@pytest.mark.parametrize(
+    "name", ["~nobody-here/model", "x" * 300, "a/b--c", "a/b..c", "a/b.git", "ü/ö", f"a/{'b' * 200}", "", "\0"]
+)
+def test_odd_names_are_refused(empty_cache, name):
+    assert "There is no model" in refusal(name, device="cpu")
+    assert not is_pocket(name)
+
+
+def test_odd_caches_and_configurations_are_refused(empty_cache, lying, tmp_path):
+    refs = empty_cache / "models--someone--something" / "refs"
+    refs.mkdir(parents=True)
+    (refs / "main").write_bytes(b"\xff\xfe")
+    assert "hf download" in refusal("someone/something")
+    for content in ("[" * 100_000, '{"architectures": 5}', "{", '{"_class_name": "X\\nY"}'):
+        odd = tmp_path / "odd"
+        odd.mkdir(exist_ok=True)
+        (odd / "config.json").write_text(content)
+        refusal(odd)
+    changed(lying, "model_index.json", _class_name="X\nfoo")
+    assert "is a X foo, which diffusers" in refusal(lying)
+    changed(lying, "model_index.json", _class_name="StableDiffusionPipeline")
+    changed(lying, "scheduler/scheduler_config.json", timestep_spacing="bogus")
+    assert "cannot be made from this model's scheduler" in refusal(lying, device="cpu", sampler="heun")
+
+
+def test_a_known_name_means_the_model_whatever_lies_in_the_folder(empty_cache, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sd15").write_text("")
+    assert locate("sd15") is None
+
+
+def test_what_a_damaged_download_leaves_is_named(hub):
+    load(LAYOUTS["sdxl"].repository, device="cpu")
+    file = locate(LAYOUTS["sdxl"].repository) / "unet" / "diffusion_pytorch_model.safetensors"
+    blob = file.resolve()
+    blob.write_bytes(b"x" * blob.stat().st_size)
+    assert f"delete it (and {blob}) and get it again" in refusal(LAYOUTS["sdxl"].repository, device="cpu")
+    blob.unlink()
+    file.unlink()
+    assert load(LAYOUTS["sdxl"].repository, device="cpu") is not None
+
+
+def test_single_files_of_other_tasks(tmp_path, checkpoint, empty_cache):
+    first = "model.diffusion_model.input_blocks.0.0.weight"
+    weights = load_file(checkpoint)
+    for channels, said in ((9, "is an inpainting model"), (8, "is a model that edits images")):
+        save_file({**weights, first: torch.zeros(8, channels, 3, 3)}, checkpoint)
+        assert said in refusal(checkpoint, device="cpu")

@@ -139,7 +139,7 @@ def check_keys(folder: Path, info: Mapping[str, Any], known: Iterable[str]) -> N
             f"{folder} lacks {len(missing)} of its weights ({missing[0]}, ...): its configuration and its weights are "
             "not of the same model."
         )
-    stems = {_NUMBER.sub("", name) for name in known}
+    stems = {_NUMBER.sub("", _bare(name)) for name in known}
     if surplus := sorted(name for name in info["unexpected_keys"] if _NUMBER.sub("", _bare(name)) in stems):
         raise ModelError(
             f"{folder} has {len(surplus)} weights more than its configuration has layers for ({surplus[0]}, ...): the "

@@ -70,6 +70,7 @@ def load(
         else:
             pipe, noise = _from_folder(folder, name, kind), {}
         config = {**pipe.scheduler.config, **noise}
+        config["_use_default_values"] = [one for one in config.get("_use_default_values", ()) if one not in noise]
         pipe.scheduler = make_sampler(sampler or default_sampler(config), config)
         _limit_tokenizers(pipe)
         place = find_device(device)
@@ -248,7 +249,8 @@ def _network(folder: Path, component: Component, **options: Any) -> Any:
         from diffusers.utils import is_accelerate_available
 
         options["low_cpu_mem_usage"] = is_accelerate_available()
-    network, info = kind.from_pretrained(folder / component.name, output_loading_info=True, **options)
+    load_weights: Any = kind.from_pretrained  # type: ignore[attr-defined]
+    network, info = load_weights(folder / component.name, output_loading_info=True, **options)
     check_keys(folder / component.name, info, network.state_dict())
     return network
 
