@@ -21,7 +21,7 @@ from shapefirst.guidance.extrapolation import Memory, noise_level, weights
 from shapefirst.policies.file import PolicyFile, model_digest, read_policy, sampler_digest, write_policy
 from shapefirst.policies.placement import spread
 from shapefirst.policies.schedule import Auto, TextSchedule
-from shapefirst.policies.words import parse_policy
+from shapefirst.policies.words import find_policy, parse_policy
 
 STEPS = st.integers(1, 80)
 KEEP = st.sampled_from(["null", "text", "neither"])
@@ -255,6 +255,14 @@ def test_words_name_policies(words, policy):
 def test_words_that_name_none_are_refused(words, message):
     with pytest.raises(ShapefirstError, match=message):
         parse_policy(words)
+
+
+def test_a_file_called_as_a_policy_is_does_not_shadow_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "full").write_text("")
+    assert find_policy("full") == TextSchedule.always()
+    with pytest.raises(ShapefirstError, match="There is no policy"):
+        find_policy("x" * 300)
 
 
 def test_guide_takes_one_of_the_three(make_pipe):

@@ -86,3 +86,11 @@ def test_names_never_repeat_within_a_run(stems):
     names = Names()
     given_out = [names.unique(stem).casefold() for stem in stems]
     assert len(set(given_out)) == len(stems)
+
+
+def test_a_file_has_the_permissions_of_any_other(tmp_path):
+    (tmp_path / "other").write_text("")
+    with atomic(tmp_path / "mine") as part:
+        part.write_text("")
+    assert (tmp_path / "mine").stat().st_mode == (tmp_path / "other").stat().st_mode
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["mine", "other"]

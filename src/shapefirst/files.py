@@ -6,11 +6,11 @@ import io
 import os
 import re
 import sys
-import tempfile
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from secrets import token_hex
 from typing import TYPE_CHECKING
 
 from shapefirst.errors import ShapefirstError
@@ -41,11 +41,11 @@ def atomic(path: Path) -> Iterator[Path]:
     part: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem[:40]}-", suffix=".part")
-        os.close(handle)
-        part = Path(name)
+        part = path.with_name(f".{path.stem[:40]}-{token_hex(4)}.part")
+        os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         yield part
-        part.chmod(0o666 & ~_umask())  # mkstemp keeps a file to its owner; an image is an ordinary file
+        with part.open("rb") as written:
+            os.fsync(written.fileno())  # a name must not reach the disk before what it names
         part.replace(path)
     except OSError as error:
         raise ShapefirstError(f"Cannot write {str(path)!r}: {error.strerror or error}.") from error
@@ -129,9 +129,3 @@ class Names:
             name = f"{stem}-{n}"
         self._taken.add(name.casefold())
         return name
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

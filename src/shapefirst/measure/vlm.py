@@ -65,9 +65,6 @@ class VlmScore:
         batch_size: Images at a time.
         max_new_tokens: The longest description; the answer has a quarter of it.
 
-    Attributes:
-        unread: Images so far whose answer held no score (a refusal, another scale); their score is nan.
-
     Raises:
         ModelError: The processor has no chat template.
     """
@@ -80,7 +77,6 @@ class VlmScore:
         if not getattr(processor, "chat_template", None):
             raise ModelError(f"{name} has no chat template, so it cannot be asked: use an instruction-tuned model.")
         self.title = f"Chain-of-thought score ({name})"
-        self.unread = 0
         self._model, self._processor = model, processor
         self._batch_size, self._max_new_tokens = batch_size, max_new_tokens
         tokenizer = processor.tokenizer
@@ -94,9 +90,7 @@ class VlmScore:
         Raises:
             ShapefirstError: The numbers of images and prompts differ.
         """
-        scores = np.array([reply.score for reply in self.ask(images, prompts)], dtype=np.float64)
-        self.unread += int(np.isnan(scores).sum())
-        return scores
+        return np.array([reply.score for reply in self.ask(images, prompts)], dtype=np.float64)
 
     def ask(self, images: Sequence[Image.Image], prompts: Sequence[Prompt]) -> list[Reply]:
         """What the model says of each image with the prompt beside it; errors as in :meth:`score`."""

@@ -23,6 +23,7 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from shapefirst.errors import ShapefirstError, shortened
+from shapefirst.files import on_disk
 from shapefirst.policies.file import PolicyFile, read_policy
 from shapefirst.policies.schedule import Auto, Policy, TextSchedule
 
@@ -56,9 +57,11 @@ def find_policy(words: str | Path) -> Policy | PolicyFile:
     Raises:
         ShapefirstError: They name none, or there is no policy in the file.
     """
-    if isinstance(words, Path) or words.endswith(".json") or Path(words).is_file():
+    if isinstance(words, Path) or words.endswith(".json"):
         return read_policy(Path(words))
-    return parse_policy(words)
+    named = words.strip().split(",")[0].partition(":")[0] in _MAKERS
+    file = None if named else on_disk(words)
+    return parse_policy(words) if file is None else read_policy(file)
 
 
 def parse_policy(words: str) -> Policy:

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from shapefirst.world.paint import BACKGROUNDS, SUPERSAMPLE, background, sprite
 from shapefirst.world.vocabulary import ATTRIBUTES, HELD_OUT, NOUNS, RELATIONS
@@ -114,13 +113,3 @@ def render(scene: Scene, size: int = SIZE) -> tuple[NDArray[np.uint8], NDArray[n
     down = canvas.reshape(size, SUPERSAMPLE, size, SUPERSAMPLE, 3).mean((1, 3))
     masks = masks.reshape(-1, size, SUPERSAMPLE, size, SUPERSAMPLE).mean((2, 4))
     return (np.clip(down, 0, 1) * 255 + 0.5).astype(np.uint8), (masks + 0.5).astype(np.uint8)
-
-
-def sheet(scenes: list[Scene], columns: int = 8, zoom: int = 2) -> Image.Image:
-    """Renders side by side, for a person to look at."""
-    tiles = [Image.fromarray(render(s)[0]).resize((SIZE * zoom,) * 2, Image.Resampling.LANCZOS) for s in scenes]
-    rows = -(-len(tiles) // columns)
-    out = Image.new("RGB", (columns * (SIZE * zoom + 4), rows * (SIZE * zoom + 4)), "white")
-    for i, tile in enumerate(tiles):
-        out.paste(tile, ((i % columns) * (SIZE * zoom + 4), (i // columns) * (SIZE * zoom + 4)))
-    return out
