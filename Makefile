@@ -24,7 +24,7 @@ format: $(VENV)/.installed ## format the code and mend what the linter can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-benchmark: $(VENV)/.installed ## print the figures of README.md and of the model card (minutes)
+benchmark: $(VENV)/.installed ## print the figures of the model card and of README.md's first table (minutes)
 	@for name in saving pocket_quality recording startup full_size; do \
 		echo "== benchmarks/$$name.py"; $(BIN)/python benchmarks/$$name.py || exit 1; done
 
