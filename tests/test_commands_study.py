@@ -51,7 +51,7 @@ def fakes(monkeypatch, tmp_path):
     weights = tmp_path / "weights"
     weights.mkdir()
     (weights / "model.safetensors").write_bytes(b"1234")
-    monkeypatch.setattr(studies, "study", fake)
+    monkeypatch.setattr(studies, "study_named", fake)
     monkeypatch.setattr(studies, "_exists", lambda name: name in ("f1", "f4", "a2"))
     monkeypatch.setattr("shapefirst.models.loader.POCKET", weights)
     monkeypatch.setattr("shapefirst.models.locate", lambda name: weights)

@@ -279,17 +279,17 @@ def test_whatever_looks_at_pictures_sees_the_same_in_sixteen_bits_as_in_eight(tm
 def test_no_other_place_reads_or_converts_pictures():
     home = Path(shapefirst.__file__).parent
     texts = {str(path.relative_to(home)): path.read_text(encoding="utf-8") for path in home.rglob("*.py")}
-    assert {name for name, text in texts.items() if 'convert("RGB")' in text} == {"rgb.py"}
+    assert {name for name, text in texts.items() if 'convert("RGB")' in text} == {"measure/rgb.py"}
     # The other two read the settings in a PNG, and the transparency of pocket's own silhouettes.
     opening = {name for name, text in texts.items() if "with Image.open(" in text or "= Image.open(" in text}
-    assert opening == {"rgb.py", "outputs.py", "pocket/paint.py"}
+    assert opening == {"measure/rgb.py", "images/outputs.py", "world/paint.py"}
 
 
 @pytest.fixture
 def statistics_of(monkeypatch):
     """The reference statistics of a folder, in features that are the pixels themselves."""
     features = lambda images: np.stack([np.asarray(image, float).ravel() for image in images])  # noqa: E731
-    monkeypatch.setattr(reference, "features_of", lambda *_: ("pixels", features))
+    monkeypatch.setattr(reference, "frechet_features", lambda *_: ("pixels", features))
     progress = lambda what, total: contextlib.nullcontext(lambda done: None)  # noqa: E731
 
     class Pocket:

@@ -242,8 +242,8 @@ def test_reading_needs_no_torch_matplotlib_pyarrow_or_study(tmp_path):
         "for name in (*heavy, 'shapefirst.studies.f4_eos_decides'):\n"
         "    sys.modules[name] = None\n"
         "from shapefirst.findings.storage import load_all\n"
-        "from shapefirst.report import render\n"
-        f"print(len(render(load_all(Path({str(tmp_path)!r})))))\n"
+        "from shapefirst.report import render_report\n"
+        f"print(len(render_report(load_all(Path({str(tmp_path)!r})))))\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

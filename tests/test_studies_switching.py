@@ -232,7 +232,7 @@ def test_f5_is_the_stock_pipeline_with_its_prompt_exchanged_on_the_way(
 
 @given(st.integers(2, 200))
 def test_f5_takes_at_most_half_of_the_evaluations_of_separate_runs(steps: int) -> None:
-    done, apart = f5_when_it_decides.evaluations(replace(subject_of(None), steps=steps))
+    done, apart = f5_when_it_decides.evaluations_of_windows(replace(subject_of(None), steps=steps))
     at = f5_when_it_decides.grid(steps)
     assert 2 * done <= apart
     assert apart == sum(2 * steps for family in range(2) for a in at)
@@ -402,7 +402,7 @@ def test_x1_needs_guidance(make_pipe: Any) -> None:
 def test_scores_are_found_by_their_names() -> None:
     subject = subject_of(None, lambda i, image, prompt: 10 * image.width + i + 0.5 * (prompt in TARGETS))
     images = {name: [Image.new("RGB", (size, 1))] * 3 for name, size in (("small", 1), ("large", 2))}
-    scores = conditions.measure(subject, images, {"source A": SOURCES, "target B": TARGETS})
+    scores = conditions.score_conditions(subject, images, {"source A": SOURCES, "target B": TARGETS})
     assert scores.of("fake", "large", "target B").tolist() == [20.5, 21.5, 22.5]
     assert scores.lead("fake", "small").tolist() == [0.5] * 3
     rows = conditions.tidy(subject, scores, {"small": {"size": 1}, "large": {"size": 2}})

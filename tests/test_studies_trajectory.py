@@ -51,8 +51,8 @@ def features(images: Sequence[Image.Image]) -> np.ndarray:
 @pytest.fixture
 def make_subject(make_pipe, monkeypatch):
     """make_subject(kind, sampler, ...): a tiny pipeline under study, scored by brightness."""
-    monkeypatch.setattr(distances, "similarity_of", lambda subject: Brightness())
-    monkeypatch.setattr(distances, "features_of", lambda subject: ("means of quarters", features))
+    monkeypatch.setattr(dropping, "similarity_of", lambda subject: Brightness())
+    monkeypatch.setattr(dropping, "features_of", lambda subject: ("means of quarters", features))
 
     def make(kind: str = "sd-epsilon", sampler: str = "ddim", **options) -> Subject:
         options = {"steps": N, "guidance_scale": W, "batch_size": 2, "seed": 11, **options}
@@ -290,7 +290,7 @@ def test_f7(make_subject, kind, sampler):
 
 def test_f7_says_nothing_by_a_distance_that_cannot_tell_images_without_text_apart(make_subject, monkeypatch):
     blind = np.random.default_rng(0).normal(size=(99, 4))
-    monkeypatch.setattr(distances, "features_of", lambda subject: ("noise", lambda images: blind[: len(images)]))
+    monkeypatch.setattr(dropping, "features_of", lambda subject: ("noise", lambda images: blind[: len(images)]))
     monkeypatch.setattr(f7_savings, "frechet_ratio", lambda x: 1.0)
     _, close, control = f7_savings.STUDY.run(make_subject(), PROMPTS).claims
     assert control.verdict == "does not replicate"

@@ -115,18 +115,18 @@ def test_the_tokenizer_is_the_same_in_every_process():
 
 def test_an_unknown_preset_or_stage_is_named(tmp_path):
     with pytest.raises(ShapefirstError, match=r"'huge'.*cpu"):
-        training.train(tmp_path, preset="huge")
+        training.train_model(tmp_path, preset="huge")
     with pytest.raises(ShapefirstError, match=r"'upscale'.*render"):
-        training.train(tmp_path, stages=["upscale"])
+        training.train_model(tmp_path, stages=["upscale"])
 
 
 def test_a_stage_without_what_it_reads_is_refused_before_anything_is_written(tmp_path):
     for stage, lacking in {"export": "'text' and 'autoencoder' and 'denoiser'", "teacher": "'render'"}.items():
         with pytest.raises(ShapefirstError, match=f"'{stage}' needs what {lacking}"):
-            training.train(tmp_path / "run", preset="smoke", stages=[stage])
+            training.train_model(tmp_path / "run", preset="smoke", stages=[stage])
     for seed in (-1, 2**63):
         with pytest.raises(ShapefirstError, match=f"seed .* not {seed}"):
-            training.train(tmp_path / "run", preset="smoke", seed=seed)
+            training.train_model(tmp_path / "run", preset="smoke", seed=seed)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -145,10 +145,10 @@ def test_weights_that_are_not_whole_are_not_adopted(tmp_path):
     broken = weights / "vae" / "model.safetensors"
     broken.write_bytes(broken.read_bytes()[:-10])
     with pytest.raises(ShapefirstError, match=r"vae/model\.safetensors is corrupt or truncated"):
-        training.train(tmp_path / "out", start_from=weights)
+        training.train_model(tmp_path / "out", start_from=weights)
     broken.unlink()
     with pytest.raises(ShapefirstError, match="vae has no"):
-        training.train(tmp_path / "out", start_from=weights)
+        training.train_model(tmp_path / "out", start_from=weights)
     assert not (tmp_path / "out").exists()
 
 
@@ -165,7 +165,7 @@ def test_finished_weights_can_be_trained_further(tmp_path):
     with pytest.raises(ShapefirstError, match="no unet"):
         training.adopt(weights, out)
     torch.manual_seed(1)
-    known = denoiser.build(192)
+    known = denoiser.build_denoiser(192)
     known.save_pretrained(weights / "unet")
     training.adopt(weights, out)
     assert (out / "clip" / "config.json").exists()
@@ -173,7 +173,7 @@ def test_finished_weights_can_be_trained_further(tmp_path):
     # A learning rate of zero leaves the start as it was.
     inputs = torch.randn(4, 4, 16, 16), torch.randn(2, 77, 192).half(), torch.tensor([1, 1, 1, 1])
     recipe = Recipe(steps=1, batch=2, learning_rate=0.0)
-    again = denoiser.train(*inputs, recipe, run_in(out), start_from=out / training.START)
+    again = denoiser.train_denoiser(*inputs, recipe, run_in(out), start_from=out / training.START)
     assert isinstance(again, UNet2DConditionModel)
     for name, tensor in known.state_dict().items():
         assert torch.equal(again.state_dict()[name], tensor), name

@@ -221,7 +221,7 @@ def _teacher(preset: Preset, run: TrainingRun) -> None:
     from shapefirst.world import renders as data
 
     apart = replace(run, seed=run.seed + 1)
-    judge.train(data.read(run.folder / "renders"), preset.teacher, apart, "teacher").save(run.folder / "teacher")
+    judge.train_judge(data.read(run.folder / "renders"), preset.teacher, apart, "teacher").save(run.folder / "teacher")
 
 
 def _text(preset: Preset, run: TrainingRun) -> None:
@@ -230,7 +230,7 @@ def _text(preset: Preset, run: TrainingRun) -> None:
     from shapefirst.world import renders as data
 
     teacher = Judge.load(run.folder / "teacher")
-    tokenizer, clip = text.train(data.read(run.folder / "renders"), teacher, preset.text, run)
+    tokenizer, clip = text.train_text(data.read(run.folder / "renders"), teacher, preset.text, run)
     _keep(run.folder / "clip", clip, tokenizer)
 
 
@@ -238,7 +238,7 @@ def _autoencoder(preset: Preset, run: TrainingRun) -> None:
     from shapefirst.training import autoencoder
     from shapefirst.world import renders as data
 
-    vae = autoencoder.train(data.read(run.folder / "renders"), preset.autoencoder, run)
+    vae = autoencoder.train_autoencoder(data.read(run.folder / "renders"), preset.autoencoder, run)
     _keep(run.folder / "vae", vae)
 
 
@@ -271,7 +271,7 @@ def _denoiser(preset: Preset, run: TrainingRun) -> None:
     encoded = load_file(run.folder / "encoded.safetensors")
     start = run.folder / START
     learnt = (encoded["latents"], encoded["states"], encoded["rows"])
-    unet = denoiser.train(*learnt, preset.denoiser, run, start_from=start if start.exists() else None)
+    unet = denoiser.train_denoiser(*learnt, preset.denoiser, run, start_from=start if start.exists() else None)
     if not dist.is_initialized() or dist.get_rank() == 0:
         _keep(run.folder / "unet", unet)
     if dist.is_initialized():
@@ -294,7 +294,7 @@ def _judge(preset: Preset, run: TrainingRun) -> None:
     from shapefirst.training import judge
     from shapefirst.world import renders as data
 
-    judge.train(data.read(run.folder / "renders"), preset.judge, run).save(run.folder / "judge")
+    judge.train_judge(data.read(run.folder / "renders"), preset.judge, run).save(run.folder / "judge")
 
 
 def _keep(target: Path, *parts: Any) -> None:
