@@ -189,6 +189,13 @@ def ldm(parts: dict[str, dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
     return to_ldm(parts)
 
 
+def sgm(parts: dict[str, dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """The same of SDXL."""
+    from checkpoints import to_sgm
+
+    return to_sgm(parts)
+
+
 def _layouts() -> Iterator[tuple[str, Layout]]:
     yield (
         "sd15",
@@ -342,7 +349,7 @@ def _layouts() -> Iterator[tuple[str, Layout]]:
             ),
             lambda: {
                 "text_encoder": clip_encoder(16, dtype="float16"),
-                "text_encoder_2": clip_encoder(24, projection=True, dtype="float16", act="gelu"),
+                "text_encoder_2": clip_encoder(24, projection=True, dtype="float16", act="gelu", layers=10),
                 "unet": unet(40, **XL),
                 "vae": autoencoder(old=False, force_upcast=True, scaling_factor=0.13025, _name_or_path="../sdxl-vae/"),
             },
@@ -351,6 +358,7 @@ def _layouts() -> Iterator[tuple[str, Layout]]:
                 **clip_tokenizer("tokenizer_2", "!"),
                 **_scheduler("EulerDiscreteScheduler", **PNDM, timestep_spacing="leading", sample_max_value=1.0),
             },
+            lambda parts: {"sd_xl_base_1.0.safetensors": sgm(parts)},
         ),
     )
     yield (

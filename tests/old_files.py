@@ -159,7 +159,13 @@ def network(library: Any, config: dict[str, Any], rename: Callable[[str], str] =
 
 
 def clip_encoder(
-    width: int, *, projection: bool = False, dtype: str = "float32", positions: bool = False, act: str = "quick_gelu"
+    width: int,
+    *,
+    projection: bool = False,
+    dtype: str = "float32",
+    positions: bool = False,
+    act: str = "quick_gelu",
+    layers: int = 3,
 ):
     """CLIP's text encoder, with `text_model.` before the names as every file on the hub has it; ``positions`` adds the
     buffer that old versions saved."""
@@ -181,7 +187,7 @@ def clip_encoder(
         "max_position_embeddings": 77,
         "model_type": "clip_text_model",
         "num_attention_heads": 2,
-        "num_hidden_layers": 3,
+        "num_hidden_layers": layers,
         "pad_token_id": 1,
         "projection_dim": width,
         "torch_dtype": dtype,

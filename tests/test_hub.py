@@ -17,8 +17,10 @@ from hub import serve
 from layouts import LAYOUTS
 from safetensors.torch import load_file, save_file
 from test_models import refusal
+from typer.testing import CliRunner
 
 from shapefirst import TextSchedule, guide
+from shapefirst.cli.app import app
 from shapefirst.models import MODELS, SAMPLERS, is_pocket, load, locate
 from shapefirst.prompts import Pair, Prompt
 from shapefirst.sampling.loop import decode, denoise, generators
@@ -298,11 +300,16 @@ def lend(cache, name, folders):
     (repository / "refs" / "main").write_text("abc")
 
 
-def test_a_checkpoint_in_one_file_is_the_same_model(folders, checkpoint, empty_cache):
+@pytest.mark.parametrize(
+    ("name", "file"), [("sd15", "v1-5-pruned-emaonly.safetensors"), ("sdxl", "sd_xl_base_1.0.safetensors")]
+)
+def test_a_checkpoint_in_one_file_is_the_same_model(folders, tmp_path, empty_cache, name, file):
+    checkpoint = shutil.copy(folders[name] / file, tmp_path / "tuned.safetensors")
     said = refusal(checkpoint, device="cpu")
-    assert f"hf download {MODELS['sd15'].source}" in said
-    lend(empty_cache, "sd15", folders)
-    assert (image(load(checkpoint, device="cpu")) == image(load(folders["sd15"], device="cpu"))).all()
+    assert f"hf download {MODELS[name].source}" in said
+    lend(empty_cache, name, folders)
+    mine, whole = (image(load(place, device="cpu")) for place in (checkpoint, folders[name]))
+    assert abs(mine - whole).max() < 1e-5  # a matrix that was transposed sums in another order
 
 
 @pytest.mark.parametrize("part", ["model.diffusion_model.out.2.bias", "first_stage_model.decoder.conv_in.weight"])
@@ -595,3 +602,28 @@ def test_single_files_of_other_tasks(tmp_path, checkpoint, empty_cache):
     for channels, said in ((9, "is an inpainting model"), (8, "is a model that edits images")):
         save_file({**weights, first: torch.zeros(8, channels, 3, 3)}, checkpoint)
         assert said in refusal(checkpoint, device="cpu")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_half_precision_is_that_of_every_weight(folders, name):
+    """Whatever the first weight of a file is: without accelerate diffusers goes by that one."""
+    pipe = load(folders[name], device="cpu", dtype="bfloat16")
+    for part in (pipe.vae, getattr(pipe, "unet", None) or pipe.transformer):
+        assert {weight.dtype for weight in part.parameters()} == {torch.bfloat16}
+    assert np.isfinite(image(pipe)).all()
+
+
+def test_a_pointer_of_git_lfs_says_so(lying):
+    file = lying / "unet" / "diffusion_pytorch_model.safetensors"
+    file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3438167540\n")
+    assert "git lfs pull" in refusal(lying, device="cpu")
+
+
+def test_the_files_of_a_model_are_listed(hub):
+    first = CliRunner().invoke(app, ["models", "sd15"]).stdout
+    assert "downloaded for float32" in first
+    assert "unet/diffusion_pytorch_model.fp16.safetensors" in first
+    load("sd15", device="cpu")
+    then = CliRunner().invoke(app, ["models", "sd15"]).stdout
+    assert "unet/diffusion_pytorch_model.safetensors" in then
+    assert "12 files" in then

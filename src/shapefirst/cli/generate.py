@@ -74,8 +74,10 @@ def generate_images(
       shapefirst generate "a horse on the moon" --model sd15 --out horses
     """
     from shapefirst.files import check_writable, slug
-    from shapefirst.models import default_guidance_scale, usual_sampler
+    from shapefirst.models import default_guidance_scale, sampler_info, usual_sampler
 
+    if sampler is not None:
+        sampler_info(sampler)
     texts = _all_prompts(prompts or [], prompts_file)
     check_prompt(negative_prompt or "", "--negative-prompt")
     if policy and (text_steps is not None or text_fraction is not None or keep != "null"):

@@ -74,9 +74,14 @@ def plan_sweep(
     probe: Annotated[bool, typer.Option(help="Measure the pace, for the time it will take.")] = True,
 ) -> None:
     """Say what a sweep will take, without running it: images, evaluations, disk, and time by a short probe."""
+    from shapefirst.models import check_samplers, locate
+
     _check_sizes(batch_size)
     shards = _shards(grid, grid_options.entries(context.params))
     paces = {}
+    for name in shards.grid.models:
+        if (place := locate(name)) is not None:
+            check_samplers(place, shards.grid.samplers)
     if probe:
         _check_modules()
         with terminal.working("Getting torch and diffusers ready"):

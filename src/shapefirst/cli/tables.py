@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.table import Table
@@ -65,25 +65,32 @@ def models_table(infos: Sequence[ModelInfo]) -> None:
 
 
 def model_table(info: ModelInfo) -> None:
-    """A model, and the files of it that are used or would be downloaded, as far as the hub tells."""
+    """A model, and the files of it that are read, or would be downloaded as far as the hub tells."""
     from shapefirst.errors import ModelError
-    from shapefirst.models import download_of, locate
-    from shapefirst.models.hub import gigabytes
+    from shapefirst.models import download_of, files_of_model, locate
 
     models_table([info])
-    if locate(info.name) is not None or info.source is None:
+    place = locate(info.name)
+    if place is not None:
+        _files_table("read", files_of_model(place))
         return
     for dtype in ("float32", "float16"):
         try:
             files = download_of(info.name, dtype)
         except ModelError as error:
-            terminal.note(f"{error}")
+            terminal.note(f"the hub cannot be asked for the files: {error}")
             return
-        table = Table(f"downloaded for {dtype}", "size")
-        for name, size in files.items():
-            _add(table, [name, gigabytes(size)])
-        _add(table, [f"{len(files)} files", gigabytes(sum(files.values()))])
-        terminal.results().print(table)
+        _files_table(f"downloaded for {dtype}", files)
+
+
+def _files_table(what: str, files: Mapping[str, int]) -> None:
+    from shapefirst.models.hub import gigabytes
+
+    table = Table(what, "size")
+    for name, size in files.items():
+        _add(table, [name, gigabytes(size)])
+    _add(table, [f"{len(files)} files", gigabytes(sum(files.values()))])
+    terminal.results().print(table)
 
 
 def vocabulary() -> None:

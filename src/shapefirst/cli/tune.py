@@ -66,8 +66,10 @@ def tune(
       shapefirst tune --model sd15 --prompts prompts.txt --out sd15.json
     """
     from shapefirst.files import check_file
-    from shapefirst.models import default_guidance_scale, usual_sampler
+    from shapefirst.models import default_guidance_scale, sampler_info, usual_sampler
 
+    if sampler is not None:
+        sampler_info(sampler)
     if steps < FEWEST_STEPS:
         raise ShapefirstError(f"--steps must be at least {FEWEST_STEPS} to choose among, not {steps}.")
     if batch_size < 1:

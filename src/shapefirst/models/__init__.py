@@ -30,7 +30,7 @@ from shapefirst.models.catalogue import (
     sampler_info,
     with_sampler,
 )
-from shapefirst.models.loader import check_samplers, download_of, find, load, locate, usual_sampler
+from shapefirst.models.loader import check_samplers, download_of, files_of_model, find, load, locate, usual_sampler
 
 __all__ = [
     "MODELS",
@@ -40,6 +40,7 @@ __all__ = [
     "check_samplers",
     "default_guidance_scale",
     "download_of",
+    "files_of_model",
     "find",
     "is_pocket",
     "load",

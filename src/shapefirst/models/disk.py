@@ -102,6 +102,8 @@ def check_whole(files: Iterable[Path]) -> None:
         except PermissionError as error:
             raise ModelError(f"{file} cannot be read: allow it to be (chmod u+r).") from error
         except (SafetensorError, OSError) as error:
+            if file.stat().st_size < 1000 and file.read_bytes().startswith(b"version https://git-lfs"):
+                raise ModelError(f"{file} is a pointer of git-lfs and holds no weights: say `git lfs pull`.") from error
             kept = file.resolve()  # the hub's cache links to what it has downloaded
             also = "" if kept == file.absolute() else f" (and {kept})"
             raise ModelError(f"{file} is corrupt or truncated: delete it{also} and get it again.") from error

@@ -156,8 +156,8 @@ def _unreachable(name: str, repository: str, error: Exception) -> ModelError:
 
     return ModelError(
         f"The weights of {name} are not in the cache {constants.HF_HUB_CACHE} and could not be downloaded from the "
-        f"Hugging Face hub ({first_line(error)}): check the name and the network, then get them with "
-        f"`hf download {repository}`."
+        f"Hugging Face hub ({first_line(error)}): check the name and the network and say the same again, which goes on "
+        f"where it was cut off; all of the repository comes with `hf download {repository}`."
     )
 
 

@@ -24,7 +24,17 @@ from shapefirst.prompts.tokens import ENDLESS
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["check_samplers", "download_of", "dtype_name", "find", "load", "locate", "needed", "usual_sampler"]
+__all__ = [
+    "check_samplers",
+    "download_of",
+    "dtype_name",
+    "files_of_model",
+    "find",
+    "load",
+    "locate",
+    "needed",
+    "usual_sampler",
+]
 
 
 def load(
@@ -142,7 +152,10 @@ def usual_sampler(place: Path) -> str:
 def check_samplers(place: Path, names: Iterable[str]) -> None:
     """Raise ShapefirstError unless the model that lies in a folder or file can be sampled by all of these samplers."""
     for name in names:
-        make_sampler(name, _scheduler_config(place))
+        try:
+            make_sampler(name, _scheduler_config(place))
+        except ShapefirstError as error:
+            raise ShapefirstError(f"{place} cannot be sampled by {name}: {error}") from error
 
 
 def download_of(name: str, dtype: str = "float32") -> dict[str, int]:
@@ -159,6 +172,15 @@ def download_of(name: str, dtype: str = "float32") -> dict[str, int]:
         if "model_index.json" in sizes:
             hf_hub_download(repository, "model_index.json")
     return {file: sizes[file] for file in _chosen(repository, name, dtype, sizes)}
+
+
+def files_of_model(place: Path) -> dict[str, int]:
+    """The files of a model on this disk that `load` reads in full precision, as far as there is a choice, and their
+    sizes in bytes."""
+    if place.is_file():
+        return {place.name: place.stat().st_size}
+    files = needed(read_index(place), file_names(place), "float32", str(place))
+    return {file: (place / file).stat().st_size for file in files}
 
 
 def needed(index: dict[str, Any], names: Collection[str], dtype: str, where: str) -> list[str]:
@@ -252,6 +274,8 @@ def _network(folder: Path, component: Component, **options: Any) -> Any:
     load_weights: Any = kind.from_pretrained  # type: ignore[attr-defined]
     network, info = load_weights(folder / component.name, output_loading_info=True, **options)
     check_keys(folder / component.name, info, network.state_dict())
+    if component.library == "diffusers" and not getattr(network, "_keep_in_fp32_modules", None):
+        network.to(options["dtype"])  # without accelerate diffusers goes by the first of the weights alone
     return network
 
 
