@@ -52,7 +52,8 @@ def fakes(monkeypatch, tmp_path):
     weights.mkdir()
     (weights / "model.safetensors").write_bytes(b"1234")
     monkeypatch.setattr(studies, "study_named", fake)
-    monkeypatch.setattr(studies, "_exists", lambda name: name in ("f1", "f4", "a2"))
+    every = studies.chosen
+    monkeypatch.setattr(studies, "chosen", lambda names: every(["f1", "f4", "a2"] if names == ["all"] else names))
     monkeypatch.setattr("shapefirst.models.loader.POCKET", weights)
     monkeypatch.setattr("shapefirst.models.locate", lambda name: weights)
     monkeypatch.setattr(commands_study, "load_quietly", lambda *arguments: "the pipeline")

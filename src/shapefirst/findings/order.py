@@ -6,8 +6,8 @@ from typing import Final
 
 __all__ = ["STUDIES"]
 
-#: Name -> module, in the order of the report.
-STUDIES: Final = {
+#: Name -> module of `studies`, or elsewhere by its whole name, in the order of the report.
+STUDIES: Final[dict[str, str]] = {
     "f1": "f1_shape_first",
     "f2": "f2_frequencies",
     "f3": "f3_sos_attention",

@@ -17,9 +17,8 @@ and order 0 (the last prediction again), 1 (the default), 2, 3 or none.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Final
 
 from shapefirst.errors import ShapefirstError, shortened
@@ -59,7 +58,7 @@ def find_policy(words: str | Path) -> Policy | PolicyFile:
     """
     if isinstance(words, Path) or words.endswith(".json"):
         return read_policy(Path(words))
-    named = words.strip().split(",")[0].partition(":")[0] in _MAKERS
+    named = words.strip().split(",")[0].partition(":")[0] in POLICIES
     file = None if named else on_disk(words)
     return parse_policy(words) if file is None else read_policy(file)
 
@@ -72,10 +71,10 @@ def parse_policy(words: str) -> Policy:
     """
     head, *options = words.strip().split(",")
     name, _, value = head.partition(":")
-    if name not in _MAKERS or bool(value) != (name != "full"):
+    if name not in POLICIES or bool(value) != (name != "full"):
         raise ShapefirstError(
             f"There is no policy {shortened(words)!r}: say full, paper:25, text:25, budget:0.6, every:3, "
-            "growing:5x1.3, steps:0-4+7+11, tol:0.006, or the path of a policy file (.json)."
+            f"growing:5x1.3, steps:0-4+7+11, tol:0.006, {_further()}or the path of a policy file (.json)."
         )
     pairs = [_option(option, words) for option in options]
     given = dict(pairs)
@@ -83,7 +82,7 @@ def parse_policy(words: str) -> Policy:
         raise ShapefirstError(f"{shortened(words)!r} says the same option twice: say it once.")
     if given and name in ("full", "paper", "text"):
         raise ShapefirstError(f"The policy {name} takes no options, but {shortened(words)!r} has some.")
-    return _MAKERS[name](value, **given)
+    return POLICIES[name](value, **given)
 
 
 def describe(policy: Policy, num_steps: int) -> str:
@@ -102,6 +101,12 @@ def describe(policy: Policy, num_steps: int) -> str:
     others = {"null": "the null branch in the others", "text": "the text branch in the others"}.get(policy.keep, "")
     how = "" if policy.order is None else "the last prediction reused" if policy.order == 0 else "extrapolated between"
     return ", ".join(filter(None, (f"{k} of {num_steps} steps guided", others, how)))
+
+
+def _further() -> str:
+    """Policies that were registered elsewhere, for a sentence."""
+    own = ("full", "paper", "text", "budget", "every", "growing", "steps", "tol")
+    return "".join(f"{name}:..., " for name in POLICIES if name not in own)
 
 
 def _option(text: str, words: str) -> tuple[str, Any]:
@@ -159,15 +164,14 @@ def _steps(value: str, **options: Any) -> Policy:
     return TextSchedule.at(steps, **options)
 
 
-_MAKERS: Final[Mapping[str, Callable[..., Policy]]] = MappingProxyType(
-    {
-        "full": lambda value: TextSchedule.always(),
-        "paper": _until("null"),
-        "text": _until("text"),
-        "budget": lambda value, **options: TextSchedule.within(_number(value, "the budget"), **options),
-        "every": lambda value, **options: TextSchedule.every(_whole(value, "the gap"), **options),
-        "growing": _growing,
-        "steps": _steps,
-        "tol": lambda value, **options: Auto(_number(value, "the tolerance"), **options),
-    }
-)
+#: Name -> (what stands behind its colon, options) -> policy. One more entry is one more policy in every command.
+POLICIES: Final[dict[str, Callable[..., Policy]]] = {
+    "full": lambda value: TextSchedule.always(),
+    "paper": _until("null"),
+    "text": _until("text"),
+    "budget": lambda value, **options: TextSchedule.within(_number(value, "the budget"), **options),
+    "every": lambda value, **options: TextSchedule.every(_whole(value, "the gap"), **options),
+    "growing": _growing,
+    "steps": _steps,
+    "tol": lambda value, **options: Auto(_number(value, "the tolerance"), **options),
+}

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from importlib import import_module
-from importlib.util import find_spec
 from typing import Final
 
 from shapefirst.errors import ShapefirstError
@@ -48,7 +47,7 @@ def chosen(names: Iterable[str]) -> list[str]:
         raise ShapefirstError(f"There is no study {unknown[0]!r}: choose from {', '.join(STUDIES)}, or all.")
     if not wanted:
         raise ShapefirstError(f"Say which studies to run: {', '.join(STUDIES)}, or all.")
-    return [name for name in STUDIES if name in wanted or ("all" in wanted and _exists(name))]
+    return [name for name in STUDIES if name in wanted or "all" in wanted]
 
 
 def study_named(name: str) -> Study:
@@ -59,15 +58,10 @@ def study_named(name: str) -> Study:
     """
     if name not in STUDIES:
         raise ShapefirstError(f"There is no study {name!r}: choose from {', '.join(STUDIES)}, or all.")
-    if not _exists(name):
-        raise ShapefirstError(f"The study {name} is not part of this version of shapefirst.")
     found: Study = import_module(_module(name)).STUDY
     return found
 
 
-def _exists(name: str) -> bool:
-    return find_spec(_module(name)) is not None
-
-
 def _module(name: str) -> str:
-    return f"{__name__}.{STUDIES[name]}"
+    module = STUDIES[name]
+    return module if "." in module else f"{__name__}.{module}"
