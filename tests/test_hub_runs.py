@@ -45,7 +45,7 @@ def run(*words):
 @pytest.fixture(scope="module")
 def prompts(tmp_path_factory):
     file = tmp_path_factory.mktemp("prompts") / "prompts.txt"
-    file.write_text("\n".join(PROMPTS) + "\n")
+    file.write_text("\n".join([*PROMPTS[:-1], "a red cat and " * 20]) + "\n")
     return file
 
 
@@ -68,6 +68,8 @@ def test_a_study(model, clip, prompts, tmp_path):
 
 def test_tune(model, prompts, tmp_path):
     out = tmp_path / "policy.json"
-    run("tune", "--model", model, "--steps", 10, "--prompts", prompts, "--max-l1", 0.9, "--out", out)
+    said = run("tune", "--model", model, "--steps", 10, "--prompts", prompts, "--max-l1", 0.9, "--out", out).stderr
+    reads_more = any(name in (model / "model_index.json").read_text() for name in ("PixArt", "StableDiffusion3"))
+    assert ("1 of 32 prompts are too long" in said) != reads_more
     words = ["--model", model, "--steps", json.loads(out.read_text())["steps"], "--policy", out, "--out", tmp_path]
     run("generate", "a red cat", *words)

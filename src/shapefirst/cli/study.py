@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 from rich.table import Table
@@ -17,7 +17,7 @@ from shapefirst.checks import check_seed
 from shapefirst.cli import terminal
 from shapefirst.cli.loading import load_quietly, obtained
 from shapefirst.cli.options import Device, Dtype, GuidanceScale, Model, Sampler, command_line
-from shapefirst.errors import ShapefirstError, shortened
+from shapefirst.errors import ShapefirstError
 
 if TYPE_CHECKING:
     from shapefirst.findings.storage import Stored
@@ -113,11 +113,13 @@ def study(
     if missing := [name for name in MODULES if find_spec(name) is None]:
         raise ShapefirstError(f"Studies need {' and '.join(missing)}: pip install 'shapefirst[studies]'.")
     with terminal.working("Getting torch and diffusers ready"):
+        from shapefirst.cli.remarks import warn_of_cuts
         from shapefirst.findings.storage import StudySetting, load_stored
         from shapefirst.measure.judging import can_judge
         from shapefirst.measure.scores import alignments_for
         from shapefirst.models.fingerprint import fingerprint
         from shapefirst.models.machine import hardware
+        from shapefirst.prompts import Pair
         from shapefirst.report import write_report
         from shapefirst.studies import study_named as find
         from shapefirst.studies.runner import make_plan, make_tasks, run
@@ -152,7 +154,10 @@ def study(
         terminal.remark(f"{_outcome(stored)} (kept from an earlier run)")
     if plan.tasks:
         pipe = load_quietly(model, sampler, device, dtype)
-        _warn_of_cuts(pipe, plan)
+        used = [item for task in plan.tasks for item in task.items]
+        warn_of_cuts(
+            pipe, {p.text for item in used for p in ((item.source, item.target) if isinstance(item, Pair) else (item,))}
+        )
         with terminal.working("Loading what scores the images"):
             alignments = alignments_for(model, **scorers, device=device, judge=unjudged is None)
         subject = Subject(
@@ -240,20 +245,6 @@ def _remark(
         terminal.note(
             f"the report in {str(out)!r} also shows {', '.join(plan.strangers)}, which are of another setting: run "
             "them again, or choose another --out."
-        )
-
-
-def _warn_of_cuts(pipe: Any, plan: Plan) -> None:
-    """What is asked for at the end of a prompt that is too long is scored, though the model never reads it."""
-    from shapefirst.images.jobs import cut_text
-    from shapefirst.prompts import Pair
-
-    used = [item for task in plan.tasks for item in task.items]
-    prompts = {p.text for item in used for p in ((item.source, item.target) if isinstance(item, Pair) else (item,))}
-    if cut := [text for text in sorted(prompts) if cut_text(pipe, text)]:
-        terminal.warning(
-            f"{len(cut)} of {len(prompts)} prompts are too long for the text encoder, which does not see their ends, "
-            f"the first of them from {shortened(cut_text(pipe, cut[0]))!r} on: shorten them."
         )
 
 

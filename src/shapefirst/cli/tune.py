@@ -16,6 +16,7 @@ from shapefirst.checks import check_prompt
 from shapefirst.cli import terminal
 from shapefirst.cli.loading import load_quietly, obtained
 from shapefirst.cli.options import Device, Dtype, GuidanceScale, Model, Sampler
+from shapefirst.cli.remarks import warn_of_cuts
 from shapefirst.errors import ShapefirstError
 
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ def tune(
     sampler = sampler or usual_sampler(obtained(model, dtype, device))
     pipe = load_quietly(model, sampler, device, dtype)
     check_steps(steps, pipe.scheduler)
+    warn_of_cuts(pipe, {*chosen_by, *checked_on})
 
     tuner = Tuner(pipe, sampling, chosen_by, batch_size)
     among = candidates(steps)
