@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from shapefirst.drawing import charts
 from shapefirst.errors import ShapefirstError
-from shapefirst.measure.intervals import Interval, Rule, bootstrap, hardest, jackknife, ratio_of_means
+from shapefirst.measure.intervals import Interval, Rule, bootstrap, hardest, jackknife, of_prompts, ratio_of_means
 
 
 def test_the_interval_of_a_mean_is_the_normal_one_for_many_prompts():
@@ -133,3 +133,23 @@ def test_bands_in_charts_are_the_intervals_of_the_claims(n):
         at = drawn[drawn[:, 0] == place, 1]
         found = bootstrap(values[:, place])
         assert (at.min(), at.max()) == pytest.approx((found.low, found.high), abs=0.2 * (found.high - found.low))
+
+
+def test_images_of_one_prompt_are_no_measurements_apart():
+    rng = np.random.default_rng(3)
+    which = np.tile(np.arange(40), 8)  # eight images of each prompt, as a sweep numbers them
+    held = {"prompts": 0, "images": 0}
+    for _ in range(100):
+        values = rng.normal(size=40)[which] + 0.3 * rng.normal(size=len(which))
+        for name, found in (("prompts", bootstrap(of_prompts(values, which))), ("images", bootstrap(values))):
+            held[name] += found.low <= 0 <= found.high
+    assert held["prompts"] >= 88
+    assert held["images"] < 60
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.floats(-1e6, 1e6) | st.just(math.nan)), min_size=1))
+def test_a_prompt_counts_by_the_mean_of_its_images(pairs):
+    which, values = (np.array(side) for side in zip(*pairs, strict=True))
+    groups = {p: [v for q, v in pairs if q == p and math.isfinite(v)] for p in sorted(set(which.tolist()))}
+    expected = [sum(mine) / len(mine) for mine in groups.values() if mine]
+    assert of_prompts(values, which) == pytest.approx(expected, rel=1e-9, abs=1e-6)

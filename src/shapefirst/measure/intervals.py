@@ -32,6 +32,7 @@ __all__ = [
     "hardest",
     "jackknife",
     "measured",
+    "of_prompts",
     "ratio_of_means",
     "settled",
 ]
@@ -126,6 +127,22 @@ def bootstrap(
     tail = (1 - level) / 2
     low, high = estimate + widening(n, level) * (np.nanquantile(draws, [tail, 1 - tail]) - estimate)
     return Interval(estimate, float(low), float(high), n)
+
+
+def of_prompts(values: ArrayLike, prompts: ArrayLike) -> np.ndarray:
+    """The mean of each prompt's images, for an interval over prompts: images of one prompt are no measurements apart.
+
+    Args:
+        values: (n,), one for each image; those that are not finite do not count.
+        prompts: (n,), the number of each image's prompt, from 0.
+
+    Returns:
+        (m,), in the order of the prompts, of those that have a value.
+    """
+    x, which = np.asarray(values, dtype=np.float64), np.asarray(prompts)
+    known = np.isfinite(x)
+    counts = np.bincount(which[known])
+    return np.bincount(which[known], weights=x[known])[counts > 0] / counts[counts > 0]
 
 
 def jackknife(estimate: float, without: Sequence[float], n: int, level: float = LEVEL) -> Interval:

@@ -15,7 +15,7 @@ import numpy as np
 
 from shapefirst.errors import ShapefirstError
 from shapefirst.measure.frechet import Gaussian, Moments, frechet_distance
-from shapefirst.measure.intervals import Interval, bootstrap, jackknife
+from shapefirst.measure.intervals import Interval, bootstrap, jackknife, of_prompts
 from shapefirst.sweep.grid import FULL, Setting
 from shapefirst.sweep.rows import FEATURES, NOT_MEASURED, arrays_of, made
 from shapefirst.sweep.store import Store
@@ -40,7 +40,8 @@ class PolicySummary:
         features: What the Frechet distances are taken of.
         evaluations: Of the denoiser for one image, had it been made alone.
         n: Images.
-        metrics: Column -> mean with its interval over images. ``psnr`` is that of images that differ at all.
+        metrics: Column -> mean with its interval over prompts, each of which may have several images. ``psnr`` is that
+            of images that differ at all.
         frechet: Distance to the fully guided images of the same prompts and seeds; its interval is nan where features
             are wide.
         reference: Distance to the reference set, if one was given, which itself is taken as it is.
@@ -105,6 +106,7 @@ class _Gathered:
     keep: str
     features: str
     evaluations: float
+    prompts: list[np.ndarray] = field(default_factory=list)
     values: dict[str, list[np.ndarray]] = field(default_factory=dict)
     groups: dict[int, Moments] = field(default_factory=dict)
 
@@ -164,6 +166,7 @@ def _gather(rows: Mapping[str, np.ndarray], title: str, gathered: dict[str, _Gat
             one = gathered[policy] = _Gathered(
                 int(rows["text_steps"][first]), str(rows["keep"][first]), title, float(rows["evaluations"][first])
             )
+        one.prompts.append(rows["image"][mine] % prompts)
         for name, values in rows.items():
             if name not in NOT_MEASURED:
                 one.values.setdefault(name, []).append(np.asarray(values[mine], dtype=np.float64))
@@ -194,7 +197,8 @@ def _conditions(
     found = []
     for policy, one in gathered.items():
         columns = {name: np.concatenate(values) for name, values in one.values.items()}
-        metrics = {name: _bounded(bootstrap(x), name) for name, x in columns.items() if np.isfinite(x).sum() > 1}
+        means = {name: of_prompts(x, np.concatenate(one.prompts)) for name, x in columns.items()}
+        metrics = {name: _bounded(bootstrap(x), name) for name, x in means.items() if len(x) > 1}
         n = sums[policy][0].count
         over_full = None
         if of_full and all(of_full):
