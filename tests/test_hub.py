@@ -627,3 +627,9 @@ def test_the_files_of_a_model_are_listed(hub):
     then = CliRunner().invoke(app, ["models", "sd15"]).stdout
     assert "unet/diffusion_pytorch_model.safetensors" in then
     assert "12 files" in then
+
+
+def test_weights_of_another_shape_name_their_folder(lying):
+    file = lying / "text_encoder" / "model.safetensors"
+    save_file({key: torch.cat([value, value]) for key, value in load_file(file).items()}, file, {"format": "pt"})
+    assert "the shapes of its weights are not those of its configuration" in refusal(lying, device="cpu")

@@ -256,8 +256,9 @@ def _from_folder(folder: Path, name: str, dtype: str) -> Any:
     except ModelError:
         raise
     except Exception as error:  # whatever diffusers and transformers make of a broken folder
-        said = "the shapes of its weights are not those of its configuration" if "mismatch" in str(error) else ""
-        raise ModelError(f"{folder} cannot be loaded: {said or first_line(error)}.") from error
+        shapes = "ignore_mismatched_sizes" in str(error)  # what transformers says is advice to go on all the same
+        said = "the shapes of its weights are not those of its configuration" if shapes else first_line(error)
+        raise ModelError(f"{folder} cannot be loaded: {said}.") from error
 
 
 def _network(folder: Path, component: Component, **options: Any) -> Any:
