@@ -14,9 +14,9 @@ single_file    a whole model in one .safetensors file
 loader         all of these put together
 scoring        transformers models that score images
 
-It imports ``families``, ``prompts``, ``files`` and errors. A model gets a name by an entry in ``catalogue.MODELS``, a sampler by
-one in ``catalogue.SAMPLERS``. Only safetensors are read. Nothing is downloaded unless the name is a hub model that is
-not on the disk.
+It imports ``families``, ``prompts``, ``files`` and errors. A model gets a name by an entry in ``catalogue.MODELS``, a
+sampler by one in ``catalogue.SAMPLERS``. Only safetensors are read, and nothing is downloaded unless the name is a hub
+model that is not on the disk.
 """
 
 from shapefirst.models.catalogue import (

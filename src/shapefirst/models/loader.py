@@ -256,8 +256,9 @@ def _from_folder(folder: Path, name: str, dtype: str) -> Any:
     except ModelError:
         raise
     except Exception as error:  # whatever diffusers and transformers make of a broken folder
-        shapes = "ignore_mismatched_sizes" in str(error)  # what transformers says is advice to go on all the same
-        said = "the shapes of its weights are not those of its configuration" if shapes else first_line(error)
+        said = first_line(error)
+        if "ignore_mismatched_sizes" in said:  # transformers' advice to go on all the same
+            said = "the shapes of its weights are not those of its configuration"
         raise ModelError(f"{folder} cannot be loaded: {said}.") from error
 
 
