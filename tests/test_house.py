@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ast
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import torch
 from typer.testing import CliRunner
 
+import shapefirst as package
 from shapefirst import TextSchedule
 from shapefirst.cli.app import app
 from shapefirst.families import FAMILIES, family_of
@@ -64,3 +67,23 @@ def test_a_family(monkeypatch, make_pipe):
     assert family_of(pipe).name == "Deaf"
     (step,) = denoise(pipe, "a red car", num_inference_steps=1, generator=generators([0]))
     assert not step.eps.any()
+
+
+def test_one_name_is_one_thing():
+    """No two public classes or functions share a name; `run` is what every study calls what it does."""
+    home = Path(package.__file__).parent
+    places: dict[str, list[str]] = {}
+    for file in home.rglob("*.py"):
+        for node in ast.parse(file.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append(str(file.relative_to(home)))
+    assert {name: files for name, files in places.items() if len(files) > 1 and name != "run"} == {}
+
+
+def test_every_room_says_what_it_is():
+    home = Path(package.__file__).parent
+    rooms = [path for path in home.iterdir() if (path / "__init__.py").is_file()]
+    assert len(rooms) + len(list(home.glob("*.py"))) <= 25
+    for room in rooms:
+        said = ast.get_docstring(ast.parse((room / "__init__.py").read_text(encoding="utf-8"))) or ""
+        assert "import" in said, room.name

@@ -19,7 +19,7 @@ from shapefirst.policies.file import read_policy
 from shapefirst.policies.schedule import TextSchedule
 from shapefirst.sampling.loop import decode, denoise, generators
 from shapefirst.tuning.candidates import Candidate, Costs, Found, candidates, choose, shortlist
-from shapefirst.tuning.kept import Kept
+from shapefirst.tuning.kept import UnfinishedSearch
 from shapefirst.tuning.search import SEED, BatchRecord, Tuner
 
 N, W = 12, 3.0
@@ -254,14 +254,14 @@ def test_a_spoilt_remainder_is_written_anew(tmp_path):
     ):
         rest.parent.mkdir()
         rest.write_text(text)
-        kept = Kept(out, ["mine"])
+        kept = UnfinishedSearch(out, ["mine"])
         assert kept.runs == {}
         assert kept.recording(0) is None
         assert not rest.parent.exists()
 
 
 def test_a_recording_is_taken_up_whole_or_made_again(tmp_path):
-    kept = Kept(tmp_path / "policy.json", ["mine"])
+    kept = UnfinishedSearch(tmp_path / "policy.json", ["mine"])
     recorded = BatchRecord(
         np.random.default_rng(0).integers(0, 256, (2, 4, 4, 3), dtype=np.uint8), {"a": 0.5, "b": 0.25}
     )

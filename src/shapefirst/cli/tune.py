@@ -86,7 +86,7 @@ def tune(
         from shapefirst.images.jobs import Sampling
         from shapefirst.policies.file import PolicyFile, model_digest, sampler_digest, write_policy
         from shapefirst.tuning.candidates import Found, candidates, check_choice, choose, shortlist
-        from shapefirst.tuning.kept import Kept
+        from shapefirst.tuning.kept import UnfinishedSearch
         from shapefirst.tuning.search import Tuner, held_out
     if save_time is None and max_l1 is None:
         save_time = 0.4
@@ -100,7 +100,9 @@ def tune(
     tuner = Tuner(pipe, sampling, chosen_by, batch_size)
     among = candidates(steps)
     digests = model_digest(pipe), sampler_digest(pipe.scheduler)
-    kept = Kept(out, [__version__, *digests, asdict(sampling), chosen_by, batch_size, pipe.device.type, dtype])
+    kept = UnfinishedSearch(
+        out, [__version__, *digests, asdict(sampling), chosen_by, batch_size, pipe.device.type, dtype]
+    )
     if kept.goes_on:
         terminal.note(f"going on where it was interrupted, with {len(kept.runs)} policies already tried.")
     images = len(chosen_by)

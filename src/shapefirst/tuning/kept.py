@@ -18,10 +18,10 @@ from shapefirst.measure.npz import read_npz
 from shapefirst.tuning.candidates import Costs
 from shapefirst.tuning.search import BatchRecord
 
-__all__ = ["Kept"]
+__all__ = ["UnfinishedSearch"]
 
 
-class Kept:
+class UnfinishedSearch:
     """What an interrupted run leaves, in a hidden folder beside the policy.
 
     Attributes:
