@@ -85,9 +85,7 @@ class _Handler(BaseHTTPRequestHandler):
         """`HfApi.model_info` and `list_repo_tree`: the files, and what else is known."""
         if repository not in hub.repositories:
             return self._refuse(401, "RepoNotFound")
-        if repository in hub.gated:
-            return self._refuse(403, "GatedRepo")
-        folder = hub.repositories[repository]
+        folder = hub.repositories[repository]  # of gated ones, too: it is their files that are kept back
         files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
         if as_tree:
             tree = [

@@ -246,6 +246,15 @@ def test_a_sentencepiece_tokenizer_says_what_must_be_installed(hub, folders, mon
     assert load(folders["sd35"], device="cpu") is not None  # it has a tokenizer.json besides
 
 
+def test_a_whole_model_in_the_cache_asks_for_the_package_and_not_for_the_network(hub, monkeypatch):
+    from shapefirst.models import components
+
+    load(LAYOUTS["pixart"].repository, device="cpu")
+    disconnect(monkeypatch)
+    monkeypatch.setattr(components, "_has", lambda module: False)
+    assert "pip install 'shapefirst[t5]'" in refusal(LAYOUTS["pixart"].repository, device="cpu")
+
+
 # --- what the hub says ----------------------------------------------------------------------------------------------
 
 
@@ -255,6 +264,12 @@ def test_the_hub_s_refusals(hub, tmp_path):
     said = refusal(repository, device="cpu")
     assert f"{hub.url}/{repository}" in said
     assert "hf auth login" in said
+    listed = CliRunner().invoke(app, ["models", "sd35-medium"])
+    assert listed.exit_code == 0
+    assert "hf auth login" in listed.stderr
+    made = CliRunner().invoke(app, ["generate", "a red cat", "--model", repository])
+    assert made.exit_code == 2
+    assert "hf auth login" in made.stderr
     assert "no model someone/nothing" in refusal("someone/nothing", device="cpu")
 
 
@@ -483,7 +498,10 @@ def test_only_classes_of_diffusers_and_transformers_are_run(lying, monkeypatch, 
     monkeypatch.setattr("builtins.input", lambda *_: "y")
     index = json.loads((lying / "model_index.json").read_text())
     (lying / "model_index.json").write_text(json.dumps({**index, "text_encoder": origin}))
-    refusal(lying, device="cpu")
+    said = refusal(lying, device="cpu")
+    assert any(
+        words in said for words in ("of text_encoder, and no library", "takes text_encoder from", "no network there")
+    )
 
 
 @pytest.mark.parametrize("shard", ["pytorch_model.bin", "../../elsewhere.safetensors", "config.json"])

@@ -11,6 +11,7 @@ __all__ = [
     "INTERRUPTED",
     "DeviceError",
     "ModelError",
+    "PackageError",
     "ShapefirstError",
     "UnsupportedPipelineError",
     "first_line",
@@ -27,6 +28,10 @@ class ShapefirstError(ValueError):
 
 class ModelError(ShapefirstError):
     """A model that is unknown, absent, incomplete or corrupt."""
+
+
+class PackageError(ModelError):
+    """A model that needs a package which is not installed."""
 
 
 class DeviceError(ShapefirstError):

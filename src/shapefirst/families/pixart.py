@@ -13,6 +13,8 @@ __all__ = ["PixArt", "cleans_captions"]
 
 
 class PixArt(Family):
+    """T5's tokens under a mask. See the module."""
+
     name = "PixArt"
     masks_padding = True
 

@@ -14,6 +14,8 @@ __all__ = ["StableDiffusion3"]
 
 
 class StableDiffusion3(Family):
+    """Tokens of CLIP and T5, and pooled ones. See the module."""
+
     name = "Stable Diffusion 3"
     pools = True
     no_positions = (

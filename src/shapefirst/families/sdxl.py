@@ -14,6 +14,8 @@ __all__ = ["StableDiffusionXL"]
 
 
 class StableDiffusionXL(Family):
+    """Two CLIPs' tokens side by side, pooled ones, and the picture's size. See the module."""
+
     name = "Stable Diffusion XL"
     pools = True
 

@@ -13,6 +13,8 @@ __all__ = ["StableDiffusion"]
 
 
 class StableDiffusion(Family):
+    """One CLIP's tokens. See the module."""
+
     name = "Stable Diffusion"
 
     def encode(self, pipe: Any, prompts: Sequence[str], negatives: Sequence[str] | None, images: int) -> Embeddings:

@@ -23,7 +23,7 @@ from importlib.util import find_spec
 from pathlib import PurePosixPath
 from typing import Any, Final
 
-from shapefirst.errors import ModelError
+from shapefirst.errors import ModelError, PackageError
 
 __all__ = [
     "PICKLED",
@@ -200,7 +200,7 @@ def check_vocabulary(here: Collection[str], where: str) -> None:
             name for name, module in (("sentencepiece",) * 2, ("protobuf", "google.protobuf")) if not _has(module)
         ]
         if needed:
-            raise ModelError(
+            raise PackageError(
                 f"{where} is a SentencePiece tokenizer (spiece.model), which {' and '.join(needed)} must read: "
                 "pip install 'shapefirst[t5]'."
             )

@@ -14,6 +14,7 @@ from shapefirst.models.components import Component, components_of, files_of
 __all__ = [
     "check_configurations",
     "check_keys",
+    "check_numbers",
     "check_shards",
     "check_whole",
     "checked",

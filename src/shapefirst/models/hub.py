@@ -16,7 +16,7 @@ from typing import Any, Final
 from shapefirst.errors import ModelError, first_line
 from shapefirst.models.quiet import quietly
 
-__all__ = ["cached", "download", "gigabytes", "is_hub_id", "listing"]
+__all__ = ["cached", "download", "gigabytes", "is_hub_id", "listing", "wanted_files"]
 
 #: Hugging Face's converter: where a repository has pickled weights only it offers safetensors in a pull request.
 _CONVERTER: Final = "SFconvertbot"
@@ -69,14 +69,10 @@ def listing(repository: str, called: str, *, revision: str | None = None) -> dic
     return {file.rfilename: file.size or 0 for file in info.siblings or ()}
 
 
-def download(
-    repository: str,
-    called: str,
-    choose: Callable[[Collection[str]], Sequence[str] | None],
-    *,
-    first: str,
-) -> Path:
-    """Download what is needed of a model into the cache.
+def wanted_files(
+    repository: str, called: str, choose: Callable[[Collection[str]], Sequence[str] | None], *, first: str
+) -> tuple[str | None, dict[str, int]]:
+    """What is needed of a model, before any of it but one small file is downloaded.
 
     Args:
         repository: Its id.
@@ -86,15 +82,15 @@ def download(
         first: A small file that is downloaded before, to refuse what cannot be used before it is large.
 
     Returns:
-        The folder of the revision in the cache.
+        The revision, None for main, and file -> its size in bytes.
 
     Raises:
-        ModelError: As of :func:`listing`; or there are no safetensors, or too little room on the disk.
+        ModelError: As of :func:`listing`; or there are no safetensors.
     """
-    from huggingface_hub import HfApi, constants, hf_hub_download, snapshot_download, try_to_load_from_cache
+    from huggingface_hub import HfApi, hf_hub_download
 
     revision, sizes = None, listing(repository, called)
-    with _said(repository, called), quietly(bars=True):  # a download of gigabytes shows how far it is
+    with _said(repository, called), quietly():
         if first in sizes:
             hf_hub_download(repository, first)
         needed = choose(list(sizes))
@@ -102,14 +98,32 @@ def download(
             revision = _converted(HfApi(), repository, choose)
             sizes = listing(repository, called, revision=revision)
             needed = choose(list(sizes)) or ()
-        absent = [name for name in needed if try_to_load_from_cache(repository, name, revision=revision) is None]
+        return revision, {name: sizes[name] for name in needed}
+
+
+def download(
+    repository: str, called: str, choose: Callable[[Collection[str]], Sequence[str] | None], *, first: str
+) -> Path:
+    """Download what is needed of a model into the cache. Arguments as of :func:`wanted_files`.
+
+    Returns:
+        The folder of the revision in the cache.
+
+    Raises:
+        ModelError: As of :func:`wanted_files`; or there is too little room on the disk.
+    """
+    from huggingface_hub import constants, snapshot_download, try_to_load_from_cache
+
+    revision, sizes = wanted_files(repository, called, choose, first=first)
+    with _said(repository, called), quietly(bars=True):  # a download of gigabytes shows how far it is
+        absent = [name for name in sizes if try_to_load_from_cache(repository, name, revision=revision) is None]
         total, free = sum(sizes[name] for name in absent), _free(Path(constants.HF_HUB_CACHE))
         if total > free:
             raise ModelError(
                 f"{called} takes {gigabytes(total)} and there are {gigabytes(free)} free in {constants.HF_HUB_CACHE}: "
                 "make room, or let the variable HF_HUB_CACHE name another folder."
             )
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=[_literally(n) for n in needed]))
+        return Path(snapshot_download(repository, revision=revision, allow_patterns=[_literally(n) for n in sizes]))
 
 
 def gigabytes(size: int) -> str:

@@ -7,14 +7,14 @@ import inspect
 from collections.abc import Collection, Iterable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
-from shapefirst.errors import ModelError, ShapefirstError, first_line
+from shapefirst.errors import ModelError, PackageError, ShapefirstError, first_line
 from shapefirst.files import on_disk
 from shapefirst.models.catalogue import MODELS, POCKET, default_sampler, make_sampler, sampler_info
 from shapefirst.models.components import VARIANTS, Component, components_of, files_of
 from shapefirst.models.disk import check_keys, checked, file_names, read_index, read_json
-from shapefirst.models.hub import cached, download, is_hub_id, listing
+from shapefirst.models.hub import cached, download, is_hub_id, wanted_files
 from shapefirst.models.machine import find_device
 from shapefirst.models.quiet import quietly
 from shapefirst.models.single_file import load_checkpoint, read_checkpoint
@@ -35,6 +35,8 @@ __all__ = [
     "needed",
     "usual_sampler",
 ]
+
+_INDEX: Final = "model_index.json"
 
 
 def load(
@@ -125,7 +127,7 @@ def find(name: str, dtype: str = "float32") -> Path:
             f"`shapefirst train-pocket --out {POCKET}`."
         )
     repository = _hub_id(name)
-    return download(repository, name, partial(_chosen, repository, name, dtype), first="model_index.json")
+    return download(repository, name, partial(_files_for, repository, name, dtype), first=_INDEX)
 
 
 def locate(name: str) -> Path | None:
@@ -164,14 +166,9 @@ def download_of(name: str, dtype: str = "float32") -> dict[str, int]:
     Raises:
         ModelError: As of `find`.
     """
-    from huggingface_hub import hf_hub_download
-
     repository = _hub_id(name)
-    sizes = listing(repository, name)
-    with quietly():
-        if "model_index.json" in sizes:
-            hf_hub_download(repository, "model_index.json")
-    return {file: sizes[file] for file in _chosen(repository, name, dtype, sizes)}
+    _, sizes = wanted_files(repository, name, partial(_files_for, repository, name, dtype), first=_INDEX)
+    return sizes
 
 
 def files_of_model(place: Path) -> dict[str, int]:
@@ -194,11 +191,11 @@ def needed(index: dict[str, Any], names: Collection[str], dtype: str, where: str
     return ["model_index.json", *(name for files, _ in found.values() for name in files)]
 
 
-def _chosen(repository: str, called: str, dtype: str, names: Collection[str]) -> list[str]:
+def _files_for(repository: str, called: str, dtype: str, names: Collection[str]) -> list[str]:
     """What to download of a repository, whose index is in the cache already."""
     from huggingface_hub import try_to_load_from_cache
 
-    file = try_to_load_from_cache(repository, "model_index.json")
+    file = try_to_load_from_cache(repository, _INDEX)
     if not isinstance(file, str):
         raise ModelError(f"{repository} on the Hugging Face hub is no diffusers pipeline: it has no model_index.json.")
     index = read_index(Path(file).parent)
@@ -209,6 +206,8 @@ def _chosen(repository: str, called: str, dtype: str, names: Collection[str]) ->
 def _is_complete(folder: Path) -> bool:
     try:
         needed(read_index(folder), file_names(folder), "float32", str(folder))
+    except PackageError:  # nothing of the model is missing
+        return True
     except ModelError:
         return False
     return True

@@ -105,8 +105,7 @@ def describe(policy: Policy, num_steps: int) -> str:
 
 def _further() -> str:
     """Policies that were registered elsewhere, for a sentence."""
-    own = ("full", "paper", "text", "budget", "every", "growing", "steps", "tol")
-    return "".join(f"{name}:..., " for name in POLICIES if name not in own)
+    return "".join(f"{name}:..., " for name in POLICIES if name not in _OWN)
 
 
 def _option(text: str, words: str) -> tuple[str, Any]:
@@ -175,3 +174,4 @@ POLICIES: Final[dict[str, Callable[..., Policy]]] = {
     "steps": _steps,
     "tol": lambda value, **options: Auto(_number(value, "the tolerance"), **options),
 }
+_OWN: Final = frozenset(POLICIES)
