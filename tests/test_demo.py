@@ -11,7 +11,7 @@ from shapefirst.world.vocabulary import ATTRIBUTES, HELD_OUT, NOUNS, unknown_wor
 
 
 def row(title, prompt, value, seconds, reference=None):
-    results = [Result(prompt, 0, Image.new("RGB", (8, 8), (value,) * 3), seconds * 10, seconds)]
+    results = [Result(prompt, 0, Image.new("RGB", (8, 8), (value,) * 3), seconds * 10, 100, seconds)]
     return Comparison(title, results, reference.results if reference else results)
 
 

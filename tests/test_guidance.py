@@ -339,13 +339,13 @@ def test_rescaled_guidance_stays_right(make_pipe):
 
 def test_every_batched_argument_is_halved(make_pipe):
     """In lists, tuples and dicts; what is not batched stays."""
-    from shapefirst.guidance.blocks import _each_tensor, _Taking
+    from shapefirst.guidance.rows import Taking, each_tensor
 
     pair = torch.arange(4.0)[:, None]
     tree = {"a": [pair, (pair, None)], "scale": 0.5, "t": torch.tensor(3), "other": torch.zeros(1, 4)}
-    some = _each_tensor(tree, _Taking([1, 3], 4))
+    some = each_tensor(tree, Taking([1, 3], 4))
     assert some["a"][0].flatten().tolist() == some["a"][1][0].flatten().tolist() == [1, 3]
-    half = _each_tensor(tree, _Taking([0, 1], 4))
+    half = each_tensor(tree, Taking([0, 1], 4))
     assert half["a"][0].flatten().tolist() == half["a"][1][0].flatten().tolist() == [0, 1]
     assert (half["a"][1][1], half["scale"], half["t"].ndim, half["other"].shape) == (None, 0.5, 0, (1, 4))
 

@@ -13,10 +13,9 @@ from shapefirst.attention.recording import record
 from shapefirst.errors import ShapefirstError
 from shapefirst.guidance.blocks import guide
 from shapefirst.models import SAMPLERS, sampler_info
-from shapefirst.policies.acts import evaluations_together
 from shapefirst.policies.schedule import TextSchedule
 from shapefirst.sampling.loop import denoise, encode, generators
-from shapefirst.sampling.together import denoise_together
+from shapefirst.sampling.together import denoise_together, evaluations_together
 
 N = 6
 SCHEDULES = [

@@ -119,7 +119,7 @@ def generate_images(
     with terminal.progress(f"Sampling with {model}", total=len(jobs) * len(schedules)) as report:
         results = sample(pipe, jobs, schedules, sampling, on_progress=report)
 
-    if isinstance(schedule, Auto) and all(result.evaluations >= 2 * steps for result in results[tag]):
+    if isinstance(schedule, Auto) and all(result.evaluations >= result.asked for result in results[tag]):
         terminal.note(f"a tolerance of {schedule.tol:g} guided every step, so nothing was saved: give a larger one.")
     common = {
         "Software": f"shapefirst {__version__}",

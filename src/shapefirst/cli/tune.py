@@ -85,7 +85,8 @@ def tune(
         from shapefirst.checks import check_steps
         from shapefirst.images.jobs import Sampling
         from shapefirst.policies.file import PolicyFile, model_digest, sampler_digest, write_policy
-        from shapefirst.tuning.candidates import Found, candidates, check_choice, choose, shortlist
+        from shapefirst.policies.schedule import TextSchedule
+        from shapefirst.tuning.candidates import Candidate, Found, candidates, check_choice, choose, shortlist
         from shapefirst.tuning.kept import UnfinishedSearch
         from shapefirst.tuning.search import Tuner, held_out
     if save_time is None and max_l1 is None:
@@ -98,15 +99,15 @@ def tune(
     warn_of_cuts(pipe, {*chosen_by, *checked_on})
 
     tuner = Tuner(pipe, sampling, chosen_by, batch_size)
-    among = candidates(steps)
+    among = candidates(steps, tuner.solver_order)
     digests = model_digest(pipe), sampler_digest(pipe.scheduler)
     kept = UnfinishedSearch(
         out, [__version__, *digests, asdict(sampling), chosen_by, batch_size, pipe.device.type, dtype]
     )
     if kept.goes_on:
         terminal.note(f"going on where it was interrupted, with {len(kept.runs)} policies already tried.")
-    images = len(chosen_by)
-    record_cost, probe_cost = images * 2 * steps, 30 * batch_size
+    images, fully = len(chosen_by), Candidate(steps, TextSchedule.always(), "", tuner.solver_order)
+    record_cost, probe_cost = images * fully.evaluations, 30 * batch_size
     expected = record_cost + probe_cost + sum(c.evaluations for c in shortlist(among, {})) * images
     with terminal.counting(f"Trying policies on {images} prompts", total=expected) as tick:
         for batch in range(tuner.batches):

@@ -19,7 +19,7 @@ from diffusers.utils.torch_utils import unwrap_module
 
 from shapefirst.errors import UnsupportedPipelineError
 
-__all__ = ["check_layout", "denoiser_of"]
+__all__ = ["check_layout", "controls_of", "denoiser_of"]
 
 #: Parameters of `__call__` that betray another layout than null and text in one batch.
 _OTHER_LAYOUTS = {
@@ -79,3 +79,9 @@ def denoiser_of(pipe: Any) -> Any:
             "call; call pipe.remove_all_hooks() and move the pipeline with pipe.to(device) first."
         )
     return found[0]
+
+
+def controls_of(pipe: Any) -> list[torch.nn.Module]:
+    """The parts of a pipeline that run in every step only to feed its denoiser, with rows for both branches."""
+    control = unwrap_module(getattr(pipe, "controlnet", None))
+    return [control] if isinstance(control, torch.nn.Module) else []

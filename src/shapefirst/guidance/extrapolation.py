@@ -16,6 +16,7 @@ polynomials of degree d in u. It is taken of the model's own output, noise or v.
 
 from __future__ import annotations
 
+import copy
 import inspect
 import math
 from collections.abc import Sequence
@@ -124,6 +125,12 @@ class Memory:
         self.order = order
         self._places: list[tuple[float, ...]] = [()] * rows
         self._values: torch.Tensor | None = None  # (order + 1, B, ...), the latest first
+
+    def fork(self) -> Memory:
+        """One that goes on from here on its own; values are shared, and never written to."""
+        other = copy.copy(self)
+        other._places = list(self._places)
+        return other
 
     def known(self, row: int) -> int:
         """How many values of the row are remembered."""

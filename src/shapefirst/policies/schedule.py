@@ -28,7 +28,7 @@ from typing import ClassVar, Final, Literal, SupportsIndex, TypeAlias
 from shapefirst.errors import ShapefirstError
 from shapefirst.policies.placement import Budget, Every, Growing, Placement
 
-__all__ = ["Auto", "Branch", "Kept", "Policy", "TextSchedule", "Window"]
+__all__ = ["Auto", "Branch", "Kept", "Policy", "TextSchedule", "Window", "check_policy"]
 
 Branch: TypeAlias = Literal["null", "text"]
 Kept: TypeAlias = Literal["null", "text", "neither"]
@@ -156,18 +156,25 @@ class TextSchedule:
         """The number of guided steps, in [0, num_steps]."""
         return len(self.guided_steps(num_steps))
 
-    def evaluations(self, num_steps: int, solver_order: int = 1) -> int:
-        """Denoiser evaluations per image: 2 for a guided call, and 1 for any other, or none if it keeps neither branch.
+    def calls(self, num_steps: int, solver_order: int = 1) -> tuple[int, int]:
+        """Calls of the denoiser in the guided steps, and in the others.
 
         Args:
             num_steps: N.
-            solver_order: The scheduler's ``order``, see `calls_in`.
+            solver_order: The scheduler's ``order``: with 2 (Heun) every step but the last has two calls.
         """
         guided = self.guided_steps(num_steps)
-        return sum(
-            (2 if step in guided else self.others) * calls_in(step, num_steps, solver_order)
-            for step in range(num_steps)
-        )
+        each = [solver_order if step < num_steps - 1 else 1 for step in range(num_steps)]
+        of_guided = sum(each[step] for step in guided)
+        return of_guided, sum(each) - of_guided
+
+    def evaluations(self, num_steps: int, solver_order: int = 1) -> int:
+        """Denoiser evaluations per image: 2 for a guided call, and 1 for any other, or none if it keeps neither branch.
+
+        The arguments are those of `calls`.
+        """
+        guided, others = self.calls(num_steps, solver_order)
+        return 2 * guided + self.others * others
 
     @property
     def others(self) -> int:
@@ -251,6 +258,14 @@ class Auto:
 Policy: TypeAlias = "TextSchedule | Auto"
 
 
+def check_policy(policy: Policy, num_steps: int) -> None:
+    """Raise ShapefirstError if it is no policy, or one that cannot be followed in a run of ``num_steps`` steps."""
+    if isinstance(policy, TextSchedule):
+        policy.check(num_steps)
+    elif not isinstance(policy, Auto):
+        raise ShapefirstError(f"A policy is a TextSchedule or an Auto, not a {type(policy).__name__}.")
+
+
 def check_kept(keep: object, order: object) -> None:
     """Raise ShapefirstError for an unknown branch or order, or if they leave steps without a prediction."""
     if keep not in ("null", "text", "neither"):
@@ -261,11 +276,6 @@ def check_kept(keep: object, order: object) -> None:
         raise ShapefirstError(
             'Steps that keep neither branch need a prediction: give an order from 0 to 3 with "neither".'
         )
-
-
-def calls_in(step: int, num_steps: int, solver_order: int) -> int:
-    """How often a solver calls the denoiser in a step: once, or with order 2 (Heun) twice in all but the last."""
-    return solver_order if step < num_steps - 1 else 1
 
 
 @lru_cache(maxsize=256)

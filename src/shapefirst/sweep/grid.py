@@ -31,7 +31,6 @@ from typing import Any, Final
 from shapefirst.checks import check_seed
 from shapefirst.errors import ShapefirstError, first_line
 from shapefirst.models import default_guidance_scale, sampler_info
-from shapefirst.policies.acts import evaluations_together
 from shapefirst.policies.schedule import TextSchedule
 from shapefirst.policies.words import parse_policy
 from shapefirst.prompts import Prompt, mixed, parse_prompts, read_captions, read_prompts, sample
@@ -144,6 +143,8 @@ class Setting:
 
     def evaluations_together(self, schedules: Sequence[TextSchedule]) -> int:
         """Of the denoiser for one image under all of them, with what they share done once."""
+        from shapefirst.sampling.together import evaluations_together
+
         return evaluations_together(schedules, self.steps, self.guidance_scale, sampler_info(self.sampler).order)
 
     @property

@@ -110,24 +110,25 @@ def parts_of(pipe: Any, prompts: Sequence[str], *, batch: int, rounds: int = 5) 
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
-    from shapefirst.policies.acts import Act
+    from shapefirst.guidance.timeline import calls_of
     from shapefirst.sampling.loop import begin, first_latents
-    from shapefirst.sampling.step import Run, advance
+    from shapefirst.sampling.step import Run, advance, follower_of, snapshot
 
     texts = [prompts[i % len(prompts)] for i in range(batch)]
     embeddings = encode(pipe, texts)
     solver = begin(pipe, 4)
-    run = Run(first_latents(pipe, solver, embeddings, generators(range(batch))), solver)
-    denoiser = denoiser_of(pipe)
+    x = first_latents(pipe, solver, embeddings, generators(range(batch)))
+    denoiser, first = denoiser_of(pipe), (calls_of(solver, 7.5)[0], solver.timesteps[0])
 
-    def evaluate(act: Act) -> None:
-        advance(pipe, denoiser, embeddings, [(run.fork(), act)], solver.timesteps[:1], 7.5, extra={})
+    def evaluate(policy: TextSchedule) -> None:
+        run = Run(x, snapshot(solver), [follower_of(policy, batch, 7.5)])
+        advance(pipe, denoiser, embeddings, [run], [first], extra={})
 
     def median_of(do: Callable[[], object]) -> float:
         do()
         return statistics.median(seconds_of(do) for _ in range(rounds))
 
-    both, one = Act(("null", "text")), Act(("null",))
+    both, one = TextSchedule.always(), TextSchedule.never()
     counter = FlopCounterMode(display=False)
     with counter, sdpa_kernel(SDPBackend.MATH):  # torch counts matrix products everywhere, fused attention not on a CPU
         evaluate(one)
@@ -136,7 +137,7 @@ def parts_of(pipe: Any, prompts: Sequence[str], *, batch: int, rounds: int = 5) 
         encoder=median_of(lambda: encode(pipe, texts)),
         guided=median_of(lambda: evaluate(both)),
         single=median_of(lambda: evaluate(one)),
-        decoder=median_of(lambda: decode(pipe, torch.zeros_like(run.x))),
+        decoder=median_of(lambda: decode(pipe, torch.zeros_like(x))),
         flops=counter.get_total_flops() / batch,
     )
 

@@ -96,10 +96,10 @@ class Worker:
         clock = _Clock()
         counted = 0
 
-        def count(evaluations: int) -> None:
+        def count(evaluations: float) -> None:
             nonlocal counted
-            counted += evaluations * n
-            on_evaluations(evaluations * n)
+            counted += round(evaluations * n)
+            on_evaluations(round(evaluations * n))
 
         pipe = with_sampler(model.pipe, setting.sampler)
         prompts = encode(pipe, [prompt.text for prompt in shard.prompts])
