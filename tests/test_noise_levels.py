@@ -15,8 +15,8 @@ from test_guidance import N, W, generate
 from test_timeline import PROMPT, SCHEDULERS, SEED, with_scheduler
 
 from shapefirst.errors import UnsupportedPipelineError
+from shapefirst.families.noise import noise_level
 from shapefirst.guidance.blocks import guide
-from shapefirst.guidance.extrapolation import noise_level
 from shapefirst.guidance.timeline import follow
 from shapefirst.policies.schedule import Auto, TextSchedule
 from shapefirst.sampling.loop import denoise, generators

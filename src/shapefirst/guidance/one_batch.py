@@ -22,7 +22,7 @@ from shapefirst.errors import ShapefirstError
 from shapefirst.families.layout import check_layout, denoiser_of
 from shapefirst.guidance.branches import evaluating, evaluating_some, halves_agree, says_guided
 from shapefirst.guidance.conditions import Conditions
-from shapefirst.guidance.follow import BOTH, Call, Follower, Wanted
+from shapefirst.guidance.follow import Call, Follower, Wanted
 from shapefirst.guidance.hook import DenoiserHook, check_unreplaced
 from shapefirst.guidance.introspection import Running, running
 from shapefirst.guidance.rows import Taking, each_tensor, spread_rows
@@ -74,7 +74,9 @@ class _Some:
     def rows(self) -> list[int]:
         """The rows that run."""
         return [
-            place * self.follower.images + image for place, branch in enumerate(BOTH) for image in self.wanted[branch]
+            place * self.follower.images + image
+            for place, branch in enumerate(self.follower.branches)
+            for image in self.wanted[branch]
         ]
 
     @property
@@ -85,17 +87,17 @@ class _Some:
         """Tells whoever listens inside of the denoiser which branches run."""
         if self.is_whole:
             return nullcontext()
-        ran = [branch for branch in BOTH if self.wanted[branch]]
+        ran = [branch for branch in self.follower.branches if self.wanted[branch]]
         even = len({tuple(self.wanted[branch]) for branch in ran}) == 1
         return evaluating(*ran) if even else evaluating_some()
 
     def complete(self, out: torch.Tensor | None) -> torch.Tensor:
         """The output of the rows that ran, (rows, ...), or None if none did -> of all, (2B, ...)."""
-        sizes = [len(self.wanted[branch]) for branch in BOTH]
-        parts = () if out is None else out.split(sizes)
-        seen = {branch: part for branch, part in zip(BOTH, parts, strict=False) if len(part)}
+        branches = self.follower.branches
+        parts = () if out is None else out.split([len(self.wanted[branch]) for branch in branches])
+        seen = {branch: part for branch, part in zip(branches, parts, strict=False) if len(part)}
         whole = self.follower.complete(self.call, seen)
-        return out if self.is_whole and out is not None else torch.cat([whole[branch] for branch in BOTH])
+        return out if self.is_whole and out is not None else torch.cat([whole[branch] for branch in branches])
 
 
 class OneBatchHook(DenoiserHook):
@@ -106,6 +108,7 @@ class OneBatchHook(DenoiserHook):
 
     def __init__(self, pipe: Any, denoiser: Any) -> None:
         super().__init__(pipe, denoiser)
+        self._family, self._checked = check_layout(type(pipe)), type(pipe)
         self._run: Generation | None = None
         self._follower: Follower | None = None
         self._followed: tuple[Generation | None, Policy | None] = None, None
@@ -152,12 +155,13 @@ class OneBatchHook(DenoiserHook):
             latents: (2B, ...), the denoiser's.
         """
         policy, caller = self.blocks[-1].policy, running(self.denoiser)
+        pipe = self.pipe if caller is None else caller.pipe
+        if type(pipe) is not self._checked:
+            self._family, self._checked = check_layout(type(pipe)), type(pipe)
         previous = self._run
         self._run = run = follow(previous, arguments["timestep"], self.pipe, caller)
         if run is not previous:
             check_unreplaced(self.denoiser)
-            if caller is not None:
-                check_layout(type(caller.pipe))
         check_policy(policy, run.num_steps)
         if policy == TextSchedule.always() or not self._is_guided(run, caller, latents):
             return None
@@ -169,8 +173,9 @@ class OneBatchHook(DenoiserHook):
         scale = self._scale(policy, caller)
         conditions = self._conditions.setdefault(asking, Conditions())
         changed = policy.order is not None and conditions.change(arguments, asking.latents_name, scale)
-        if changed or self._follower is None or 2 * self._follower.images != len(latents):
-            self._follower = Follower(policy, len(latents) // 2, late=changed)
+        branches = self._family.branches
+        if changed or self._follower is None or len(branches) * self._follower.images != len(latents):
+            self._follower = Follower(policy, len(latents) // len(branches), branches, late=changed)
         call = run.call(1.0 if scale is None else scale, levelled=policy.order is not None)
         return _Some(self._follower, call, self._follower.wanted(call))
 

@@ -30,7 +30,7 @@ from typing import Any
 import torch
 
 from shapefirst.errors import UnsupportedPipelineError
-from shapefirst.guidance.extrapolation import noise_level
+from shapefirst.families import Family, family_of
 from shapefirst.guidance.follow import Call
 from shapefirst.guidance.introspection import Running, list_behind, place, share_memory
 
@@ -42,6 +42,7 @@ class Generation:
     """One generation as its denoiser sees it, from the first call on; see `follow`.
 
     Attributes:
+        family: The pipeline's.
         scheduler: The pipeline's scheduler.
         listed: The list of timesteps that was set for the generation, held so that its place in memory stays its own.
         timesteps: Those of them that it loops over.
@@ -50,6 +51,7 @@ class Generation:
         last: Position of the latest call.
     """
 
+    family: Family
     scheduler: Any
     listed: torch.Tensor
     timesteps: torch.Tensor
@@ -65,7 +67,7 @@ class Generation:
     @cached_property
     def levels(self) -> list[float]:
         """u_t of each of `values`."""
-        return levels_of(self.scheduler, self.values)
+        return levels_of(self.family, self.scheduler, self.values)
 
     @property
     def step(self) -> int:
@@ -87,10 +89,10 @@ class Generation:
         return Call(self.step, self.num_steps, self.begins_step, u, guidance_scale)
 
 
-def calls_of(scheduler: Any, guidance_scale: float) -> list[Call]:
+def calls_of(family: Family, scheduler: Any, guidance_scale: float) -> list[Call]:
     """All calls of a run over a scheduler's whole list."""
     steps = steps_of(scheduler)
-    levels = levels_of(scheduler, scheduler.timesteps.tolist())
+    levels = levels_of(family, scheduler, scheduler.timesteps.tolist())
     begins = [True, *(a < b for a, b in pairwise(steps))]
     return [
         Call(step, steps[-1] + 1, begin, u, guidance_scale)
@@ -98,9 +100,9 @@ def calls_of(scheduler: Any, guidance_scale: float) -> list[Call]:
     ]
 
 
-def levels_of(scheduler: Any, timesteps: Sequence[float]) -> list[float]:
-    """u_t (see `extrapolation`) of each timestep of a list; it never rises, also where rounded timesteps do."""
-    return list(accumulate((noise_level(scheduler, t) for t in timesteps), min))
+def levels_of(family: Family, scheduler: Any, timesteps: Sequence[float]) -> list[float]:
+    """u_t (see `families.noise`) of each timestep of a list; it never rises, also where rounded timesteps do."""
+    return list(accumulate((family.noise_level(scheduler, t) for t in timesteps), min))
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,7 +161,7 @@ def follow(run: Generation | None, t: Any, pipe: Any, running: Running | None = 
         values = timesteps.tolist()  # the one wait for the device in a generation
         position = position_of(t, timesteps, scheduler, values)
         if position is not None:
-            return Generation(scheduler, listed, timesteps, values, first=position, last=position)
+            return Generation(family_of(pipe), scheduler, listed, timesteps, values, first=position, last=position)
     raise UnsupportedPipelineError(
         f"{type(pipe).__name__} gave its denoiser the timestep {float(torch.as_tensor(t).flatten()[0])}, "
         "which is not in its scheduler's list, so the step cannot be told."

@@ -27,9 +27,9 @@ from shapefirst.checks import check_steps
 from shapefirst.errors import ShapefirstError, UnsupportedPipelineError
 from shapefirst.families import Embeddings, family_of
 from shapefirst.families.layout import denoiser_of
+from shapefirst.families.noise import scales
 from shapefirst.families.pixart import cleans_captions
 from shapefirst.guidance.blocks import is_steered
-from shapefirst.guidance.extrapolation import scales
 from shapefirst.guidance.timeline import calls_of, taking_step
 from shapefirst.models.catalogue import is_flow
 from shapefirst.policies.schedule import Policy, TextSchedule, check_policy
@@ -182,7 +182,7 @@ def denoise(
         x = first_latents(pipe, solver, embeddings, generator, latents, height, width)
     else:
         solver, x = snapshot(start.solver), start.x_t
-    calls = list(zip(calls_of(solver, guidance_scale), solver.timesteps, strict=True))
+    calls = list(zip(calls_of(family_of(pipe), solver, guidance_scale), solver.timesteps, strict=True))
     num_steps = calls[-1][0].num_steps
     check_policy(schedule, num_steps)
     extra = step_options(pipe, generator)
@@ -223,22 +223,7 @@ def denoise(
 @torch.no_grad()
 def decode(pipe: Any, latents: torch.Tensor) -> list[Image.Image]:
     """Clean latents (B, C, H, W), in the model's own scale, -> B images (see `as_images`)."""
-    vae, config = pipe.vae, pipe.vae.config
-    dtype = vae.dtype
-    overflows = dtype == torch.float16 and config.get("force_upcast", False)  # SDXL's own decoder, in half precision
-    if overflows:
-        vae.to(torch.float32)
-    mean, std = (config.get(f"latents_{name}") for name in ("mean", "std"))
-    if mean is not None and std is not None:
-        mean, std = (latents.new_tensor(values)[:, None, None] for values in (mean, std))
-        latents = latents * std / config.scaling_factor + mean
-    else:
-        latents = latents / config.scaling_factor + (config.get("shift_factor") or 0.0)
-    try:
-        pixels = vae.decode(latents.to(vae.dtype), return_dict=False)[0]
-    finally:
-        if overflows:
-            vae.to(dtype)
+    pixels = family_of(pipe).decode(pipe, latents)
     return as_images(pipe, pipe.image_processor.postprocess(pixels, output_type="np"))
 
 

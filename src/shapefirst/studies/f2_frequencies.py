@@ -18,9 +18,9 @@ from PIL import Image
 
 from shapefirst.drawing import charts
 from shapefirst.drawing.sheets import Cell, contact_sheet
+from shapefirst.families.noise import noise_to_signal
 from shapefirst.findings.finding import Chart, Finding, Picture, Study, Summary, claim
 from shapefirst.findings.tables import columns, shown
-from shapefirst.guidance.extrapolation import noise_to_signal
 from shapefirst.measure.intervals import Rule, bootstrap, settled
 from shapefirst.measure.spectrum import pixels, split
 from shapefirst.prompts import Prompt

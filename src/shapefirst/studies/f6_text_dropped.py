@@ -19,9 +19,9 @@ from PIL import Image
 
 from shapefirst.drawing import charts
 from shapefirst.drawing.sheets import Cell, contact_sheet
+from shapefirst.families.noise import noise_to_signal
 from shapefirst.findings.finding import Chart, Finding, Picture, Study, Summary, claim
 from shapefirst.findings.tables import columns, shown
-from shapefirst.guidance.extrapolation import noise_to_signal
 from shapefirst.measure.distances import Distances, distances_of, mean_psnr
 from shapefirst.measure.intervals import Rule, bootstrap, ratio_of_means
 from shapefirst.policies.schedule import Branch as Kept
