@@ -7,34 +7,32 @@ evaluations, and in seconds where `sweep latency` has measured them.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
 
 from shapefirst import __version__
 from shapefirst.drawing import charts
+from shapefirst.drawing.numbers import one_of
 from shapefirst.findings import equal_fid
-from shapefirst.findings.finding import Chart, Claim, Finding, Picture, Study, Summary, claim, subject_to
-from shapefirst.findings.storage import StudySetting as StudySetting
+from shapefirst.findings.finding import Chart, Claim, Finding, Picture, Question, Summary, claim, subject_to
+from shapefirst.findings.storage import StudySetting
 from shapefirst.measure.intervals import Interval
 from shapefirst.policies.words import describe
 from shapefirst.sweep.grid import FULL, Setting, schedule_of
 from shapefirst.sweep.latency import Latency, Timing, calls_table, parts_table, rounds_of
 from shapefirst.sweep.summary import PolicySummary, Reference, SweepSummary
 
-__all__ = ["STUDY", "finding_of", "markdown", "setting_of", "summary_of", "unfinished_note", "verdicts"]
+__all__ = ["QUESTION", "finding_of", "markdown", "setting_of", "summary_of", "unfinished_note", "verdicts"]
 
-STUDY: Final = Study(
+QUESTION: Final = Question(
     name="sweep",
     title="The acceleration table",
     question="For each model, sampler and policy: what is saved, and what does it cost?",
     paper="On Stable Diffusion 1.5, 2.1-base and PixArt-alpha, 30,000 MS-COCO captions each, text in half of the steps "
     "saves a quarter of the time and more at about equal FID.",
     needs="prompts",
-    count=0,
-    quick=0,
-    run=lambda subject, prompts: NotImplemented,
 )
 NOTHING: Final = Interval(np.nan, np.nan, np.nan, 0)
 #: Columns of the tables: metric, title, digits.
@@ -85,14 +83,13 @@ def finding_of(
         charts=tuple(drawn),
         pictures=tuple(pictures),
         method=f"{images} images of each policy. {f'{unfinished_note(unfinished)} ' if unfinished else ''}"
-        "All policies of a setting start from the same noise; what they have in common is computed once. Distances are "
-        "to the fully guided image of the same prompt and seed, means over images, L1 with its 95% interval, PSNR "
-        "without images that are identical; the table beside this page has all intervals. The Frechet distance is that "
-        "of the set to "
-        "the fully guided set of the same seeds. That to a reference set is biased upwards, the more so the fewer "
-        "images there are: compare equal numbers. After ± stands half of a distance's 95% interval, by a jackknife "
-        "over ten groups of prompts, for features of at most 768 numbers. Seconds, where they stand, are medians of "
-        "whole calls in turns with the stock pipeline, on the machine that the table names.",
+        "All policies of a setting start from the same noise; what they have in common is computed once. Distances are"
+        " to the fully guided image of the same prompt and seed, means over images, L1 with its 95% interval, PSNR "
+        "without images that are identical; the table beside this page has all intervals. The Frechet distance is that"
+        " of the set to the fully guided set of the same seeds. That to a reference set is biased upwards, the more so"
+        " the fewer images there are: compare equal numbers. After ± stands half of a distance's 95% interval, by a "
+        "jackknife over ten groups of prompts, for features of at most 768 numbers. Seconds, where they stand, are "
+        "medians of whole calls in turns with the stock pipeline, on the machine that the table names.",
         evaluations=sum(_together(found, setting) for setting in settings) / len(settings),
         evaluations_apart=sum(one.evaluations for one in found) / len(settings),
     )
@@ -187,24 +184,20 @@ def markdown(finding: Finding, unfinished: int) -> str:
 def setting_of(manifest: Mapping[str, Any], stored: SweepSummary, command: str) -> StudySetting:
     """What the report says of the run; where settings differ, all of them. ``command`` repeats the report."""
     grid, settings = manifest["grid"], [one.setting for one in stored.conditions]
-
-    def all_of(values: Iterable[object]) -> str:
-        return ", ".join(dict.fromkeys(f"{value:g}" if isinstance(value, float) else str(value) for value in values))
-
     each, first = grid["images_per_prompt"], grid["seed"]
     words = (
         f"{manifest['images'] // each:,} prompts{f' of {each} images each' if each > 1 else ''}, seeds {first} to "
-        f"{first + manifest['images'] - 1}; {all_of(s.sampler for s in settings)}; "
-        f"{all_of(s.steps for s in settings)} steps; guidance scale {all_of(s.guidance_scale for s in settings)}"
+        f"{first + manifest['images'] - 1}; {one_of(s.sampler for s in settings)}; "
+        f"{one_of(s.steps for s in settings)} steps; guidance scale {one_of(s.guidance_scale for s in settings)}"
     )
     return StudySetting(
-        model=", ".join(dict.fromkeys(s.model for s in settings)),
-        fingerprint=", ".join(dict.fromkeys(manifest["about"]["weights"].values())),
+        model=one_of(s.model for s in settings),
+        fingerprint=one_of(manifest["about"]["weights"].values()),
         version=__version__,
         seed=grid["seed"],
         steps=max(s.steps for s in settings),
         guidance_scale=settings[0].guidance_scale,
-        sampler=", ".join(dict.fromkeys(s.sampler for s in settings)),
+        sampler=one_of(s.sampler for s in settings),
         quick=False,
         count=manifest["images"],
         prompts=manifest["plan"],
