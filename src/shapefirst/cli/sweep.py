@@ -312,7 +312,8 @@ def report_sweep(
         from shapefirst.sweep.grid import Shards
         from shapefirst.sweep.latency import read_latencies
         from shapefirst.sweep.pictures import pictures_of
-        from shapefirst.sweep.report import STUDY, finding_of, markdown, setting_of, unfinished_note, verdicts
+        from shapefirst.sweep.report import QUESTION as STUDY
+        from shapefirst.sweep.report import finding_of, markdown, setting_of, unfinished_note, verdicts
         from shapefirst.sweep.summary import summarise
 
         check_writable(out)
