@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import re
+import shutil
 import tracemalloc
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from shapefirst.measure.intervals import Interval
 from shapefirst.prompts import Prompt
 from shapefirst.sampling.loop import decode, denoise, generators
 from shapefirst.sweep import run as running
+from shapefirst.sweep import store as storing
 from shapefirst.sweep.cost import cost_of, disk_bytes
 from shapefirst.sweep.grid import Grid, Setting, Shards, prompts_of, read_grid
 from shapefirst.sweep.pictures import pictures_of
@@ -293,6 +295,21 @@ def test_another_sweep_s_folder_is_left_alone(finished, tmp_path):
     (tmp_path / "mine.txt").write_text("notes")
     with pytest.raises(ShapefirstError, match="no sweep"):
         Store(str(tmp_path)).begin(shards_of(), {})
+
+
+def test_a_new_version_goes_on_with_a_half_done_sweep_and_another_format_is_refused(finished, tmp_path, monkeypatch):
+    folder = tmp_path / "sweep"
+    shutil.copytree(finished.url, folder)
+    (folder / "shards" / "000004.parquet").unlink()
+    monkeypatch.setattr(storing, "__version__", "99.0")
+    store = Store(str(folder))
+    store.begin(shards_of(), {"weights": {"pocket": "x"}})
+    assert [shard.name for shard in missing(shards_of(), store)] == ["000004"]
+    assert store.manifest()["shapefirst"] == __version__  # who began it stays
+    monkeypatch.setattr(storing, "FORMAT", 2)
+    with pytest.raises(ShapefirstError, match=rf"the format 1, and shapefirst 99.0 goes on with 2: .* {__version__},"):
+        store.begin(shards_of(), {"weights": {"pocket": "x"}})
+    assert len(store.done()) == 5
 
 
 def test_a_sweep_that_finished_no_shard_makes_room_for_another(tmp_path):

@@ -202,6 +202,7 @@ def test_an_interrupted_search_goes_on(folder, tmp_path, monkeypatch, stage):
     for name in done:
         done[name].clear()
         counted(name, None)
+    monkeypatch.setattr(commands_tune, "__version__", "99.0")  # a new one has come in between
     result = shapefirst(*command(folder, out))
     assert result.exit_code == 0, result.output
     assert f"{len(before['run'])} policies already tried" in result.output
@@ -258,6 +259,13 @@ def test_a_spoilt_remainder_is_written_anew(tmp_path):
         assert kept.runs == {}
         assert kept.recording(0) is None
         assert not rest.parent.exists()
+
+
+def test_a_remainder_of_another_format_is_not_gone_on_with(tmp_path, monkeypatch):
+    UnfinishedSearch(tmp_path / "policy.json", ["mine"]).keep_run("a", [0.5])
+    assert UnfinishedSearch(tmp_path / "policy.json", ["mine"]).runs == {"a": [0.5]}
+    monkeypatch.setattr("shapefirst.tuning.kept.FORMAT", 99)
+    assert not UnfinishedSearch(tmp_path / "policy.json", ["mine"]).goes_on
 
 
 def test_a_recording_is_taken_up_whole_or_made_again(tmp_path):

@@ -67,7 +67,7 @@ def study(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the results and report.html go.")] = OUT,
     quick: Annotated[bool, typer.Option("--quick", help="A few prompts and steps: to see it work.")] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Replace results of another model, version, seed or number of prompts.")
+        bool, typer.Option("--force", help="Replace results of another model, seed or number of prompts.")
     ] = False,
     clip: Annotated[
         str | None, typer.Option(metavar="ID", help="A CLIP model on the hub or the disk to score images by.")

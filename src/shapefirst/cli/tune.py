@@ -101,9 +101,7 @@ def tune(
     tuner = Tuner(pipe, sampling, chosen_by, batch_size)
     among = candidates(steps, tuner.solver_order)
     digests = model_digest(pipe), sampler_digest(pipe.scheduler)
-    kept = UnfinishedSearch(
-        out, [__version__, *digests, asdict(sampling), chosen_by, batch_size, pipe.device.type, dtype]
-    )
+    kept = UnfinishedSearch(out, [*digests, asdict(sampling), chosen_by, batch_size, pipe.device.type, dtype])
     if kept.goes_on:
         terminal.note(f"going on where it was interrupted, with {len(kept.runs)} policies already tried.")
     images, fully = len(chosen_by), Candidate(steps, TextSchedule.always(), "", tuner.solver_order)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CannotWrite", "Store"]
 
+#: Raised when shards of an older shapefirst do not go beside new ones: other columns, images or measures.
 FORMAT: Final = 1
 MANIFEST: Final = "manifest.json"
 
@@ -106,10 +107,8 @@ class Store:
             ShapefirstError: There is no sweep, or it cannot be read.
         """
         try:
-            found = json.loads(self._read(MANIFEST))
-            if found["format"] != FORMAT:
-                raise ValueError(f"its format is {found['format']!r}, and this version reads {FORMAT}")
-            return dict(found)
+            found = dict(json.loads(self._read(MANIFEST)))
+            its_format, begun_by = found["format"], found["shapefirst"]
         except FileNotFoundError:
             raise ShapefirstError(
                 f"There is no sweep in {self.url!r}: run `shapefirst sweep run --out` first."
@@ -119,6 +118,12 @@ class Store:
                 f"Cannot read the manifest of {self.url!r} ({type(error).__name__}: {error}): choose another --out, or "
                 "delete the folder."
             ) from error
+        if its_format != FORMAT:
+            raise ShapefirstError(
+                f"The sweep in {self.url!r} has the format {its_format!r}, and shapefirst {__version__} goes on with "
+                f"{FORMAT}: take version {begun_by}, which began it, or choose another --out."
+            )
+        return found
 
     def grid(self) -> Grid:
         """The grid that is stored."""
@@ -256,13 +261,12 @@ class Store:
 
 
 def _differences(mine: Mapping[str, Any], there: Mapping[str, Any]) -> list[str]:
-    """In which respects two manifests are not of the same sweep; the parts of "grid" and "about" by their own names."""
-    parts = [(mine, there, ("format", "shapefirst"))]
-    parts += [(mine[part], there.get(part, {}), tuple(mine[part])) for part in ("grid", "about")]
+    """In which respects two manifests are not of the same sweep, by the names in "grid" and "about"; which version of
+    shapefirst began it is none."""
     found = [
-        f"{key} ({shortened(str(old.get(key)))} there, {shortened(str(new[key]))} here)"
-        for new, old, keys in parts
-        for key in keys
-        if old.get(key) != new[key]
+        f"{key} ({shortened(str(there.get(part, {}).get(key)))} there, {shortened(str(value))} here)"
+        for part in ("grid", "about")
+        for key, value in mine[part].items()
+        if there.get(part, {}).get(key) != value
     ]
     return found or (["its prompts"] if mine["plan"] != there.get("plan") else [])

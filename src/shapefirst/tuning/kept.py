@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
@@ -19,6 +19,8 @@ from shapefirst.tuning.candidates import Costs
 from shapefirst.tuning.search import BatchRecord
 
 __all__ = ["UnfinishedSearch"]
+
+FORMAT: Final = 1  # raised when what an older shapefirst has left is no part of a new search
 
 
 class UnfinishedSearch:
@@ -32,7 +34,7 @@ class UnfinishedSearch:
 
     def __init__(self, out: Path, settings: Sequence[Any]) -> None:
         self._folder = out.with_name(f".{out.name}.tuning")
-        self._digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+        self._digest = hashlib.sha256(json.dumps([FORMAT, *settings], sort_keys=True).encode()).hexdigest()
         self.goes_on = False
         self.costs: Costs | None = None
         self.runs: dict[str, list[float]] = {}
