@@ -479,7 +479,7 @@ def test_the_commands_refuse_what_is_not_there(tmp_path):
     assert "manifest" in one_sentence(shapefirst("sweep", "report", tmp_path))
     (tmp_path / "file").write_text("")
     said = one_sentence(shapefirst("sweep", "run", "--count", 2, "--steps", 20, "--out", tmp_path / "file"))
-    assert "it is a file" in said
+    assert "files that are no sweep" in said
 
 
 @pytest.mark.parametrize("option", ["--batch-size", "--cores", "--shard-size", "--count"])

@@ -31,7 +31,7 @@ FEW: Final = 1000  # images, for a Frechet distance
 app = typer.Typer(no_args_is_help=True, rich_markup_mode="rich")
 
 Folder: TypeAlias = Annotated[str, typer.Argument(metavar="[DIR]", help="Where `sweep run` put its results.")]
-OutOption: TypeAlias = Annotated[str, typer.Option("--out", metavar="DIR", help="A folder, or any fsspec URL.")]
+OutOption: TypeAlias = Annotated[str, typer.Option("--out", metavar="DIR", help="A folder, or a URL of s3, gs or az.")]
 
 
 @app.callback()
