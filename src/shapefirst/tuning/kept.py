@@ -15,10 +15,11 @@ import numpy as np
 from shapefirst.errors import ShapefirstError
 from shapefirst.files import atomic, save_text
 from shapefirst.measure.npz import read_npz
+from shapefirst.policies.file import model_digest, sampler_digest
 from shapefirst.tuning.candidates import Costs
-from shapefirst.tuning.search import BatchRecord
+from shapefirst.tuning.search import BatchRecord, Tuner
 
-__all__ = ["UnfinishedSearch"]
+__all__ = ["UnfinishedSearch", "unfinished_search"]
 
 FORMAT: Final = 1  # raised when what an older shapefirst has left is no part of a new search
 
@@ -80,3 +81,11 @@ class UnfinishedSearch:
         costs = asdict(self.costs) if self.costs else None
         content = json.dumps({"digest": self._digest, "costs": costs, "runs": self.runs})
         save_text(content, self._folder / "state.json")
+
+
+def unfinished_search(out: Path, tuner: Tuner, dtype: str | None) -> UnfinishedSearch:
+    """What an earlier search of the same model, prompts, sampling, batches, kind of device and number format left."""
+    pipe = tuner.pipe
+    digests = model_digest(pipe), sampler_digest(pipe.scheduler)
+    same = [asdict(tuner.sampling), tuner.prompts, tuner.batch_size, pipe.device.type, dtype]
+    return UnfinishedSearch(out, [*digests, *same])
