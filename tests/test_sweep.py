@@ -22,7 +22,7 @@ from PIL import Image
 from rich.console import Console
 
 from shapefirst import __version__, load
-from shapefirst.cli import tables_sweep, terminal
+from shapefirst.cli import tables, terminal
 from shapefirst.errors import ModelError, ShapefirstError
 from shapefirst.files import LOCK
 from shapefirst.findings.finding import Summary
@@ -619,7 +619,7 @@ def test_a_wide_table_is_printed_in_parts_that_fit(monkeypatch, capsys):
     rows = tuple((f"paper:{k}", *(f"{k}.{i} (0.1 to 0.2)" for i in range(9))) for k in (0, 5))
     narrow = Console(width=70)
     monkeypatch.setattr(terminal, "results", lambda: narrow)
-    tables_sweep.summaries([Summary(("policy", *names), rows, "caption")])
+    tables.summaries([Summary(("policy", *names), rows, "caption")])
     lines = capsys.readouterr().out.splitlines()
     assert max(len(line) for line in lines) <= 70
     assert "caption" in lines[0]

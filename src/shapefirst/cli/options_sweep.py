@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 
 import typer
 
+from shapefirst.cli.loading import warn_of_unjudged
 from shapefirst.cli.options import Device, Dtype
 from shapefirst.errors import ShapefirstError
 
@@ -116,7 +117,6 @@ class WorkOptions:
 
     def scorers(self, shards: Shards) -> Scorers:
         """What scores the images; says so where pocket's judge cannot, as it does not know the prompts' words."""
-        from shapefirst.cli.remarks import warn_of_unjudged
         from shapefirst.measure.judging import can_judge
         from shapefirst.models import is_pocket
         from shapefirst.sweep.work import Scorers

@@ -17,7 +17,7 @@ from rich.text import Text
 from shapefirst import __version__
 from shapefirst.checks import check_seed
 from shapefirst.cli import terminal
-from shapefirst.cli.loading import load_quietly, obtained
+from shapefirst.cli.loading import load_quietly, obtained, warn_of_cuts, warn_of_unjudged
 from shapefirst.cli.options import Device, Dtype, GuidanceScale, Model, Sampler, command_line, unpacked
 from shapefirst.errors import ShapefirstError
 
@@ -216,7 +216,6 @@ def report(
 
 
 def _run(plan: Plan, asked: StudyOptions, *, judge: bool) -> None:
-    from shapefirst.cli.remarks import warn_of_cuts
     from shapefirst.measure.scores import alignments_for
     from shapefirst.models import is_pocket
     from shapefirst.prompts import Pair
@@ -257,7 +256,6 @@ def _run(plan: Plan, asked: StudyOptions, *, judge: bool) -> None:
 
 def _remark(tasks: Sequence[Task], plan: Plan, given: Source, asked: StudyOptions, unjudged: Prompt | None) -> None:
     """What the user should know before the studies run."""
-    from shapefirst.cli.remarks import warn_of_unjudged
     from shapefirst.models import is_pocket
 
     short = [task for task in tasks if len(task.items) < task.wanted]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
-from shapefirst.cli import sweep_results, tables_sweep, terminal
+from shapefirst.cli import sweep_results, tables, terminal
 from shapefirst.cli.options import command_line, unpacked
 from shapefirst.cli.options_sweep import OUT, GridOptions, WorkOptions, store_at
 from shapefirst.errors import ShapefirstError
@@ -56,7 +56,7 @@ def plan_sweep(
         if (place := locate(name)) is not None:
             check_samplers(place, shards.grid.samplers)
     paces = _paces(shards, work) if probe else {}
-    tables_sweep.costs(shards, paces, disk_of=images, inception=work.inception is not None)
+    tables.costs(shards, paces, disk_of=images, inception=work.inception is not None)
 
 
 @app.command()
@@ -123,18 +123,25 @@ app.command("report")(sweep_results.report_sweep)
 def _run(shards: Shards, store: Store, worker: Mapping[str, Any], ray: str | None, resources: Resources) -> int:
     """Runs what is missing; returns how many shards were given up."""
     from shapefirst.drawing.numbers import plural
-    from shapefirst.sweep.run import missing_evaluations, run_shards
+    from shapefirst.sweep.run import missing_evaluations, run_here, run_on_ray
+    from shapefirst.sweep.work import Worker
 
     expected = missing_evaluations(shards, store)
     if kept := len(shards) - len(expected):
         terminal.note(f"{'going on: ' if expected else ''}{kept} of {len(shards)} shards done already.")
     failed = 0
     with terminal.counting(plural(len(expected), "shard"), total=max(1, sum(expected.values()))) as tick:
+        if ray is None:
+            outcomes = run_here(shards, store, Worker(**worker), tick)
+        else:
+            outcomes = run_on_ray(shards, store, worker, ray, resources)
         try:
-            for outcome in run_shards(shards, store, worker, ray, resources, tick):
+            for outcome in outcomes:
                 if outcome.failed:
                     failed += 1
                     terminal.warning(f"shard {outcome.name} was given up: {outcome.failed}.")
+                if ray is not None:
+                    tick(expected[outcome.name])
         except KeyboardInterrupt:
             terminal.note("finished shards are kept: the same command goes on.")
             raise

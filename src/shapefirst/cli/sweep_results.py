@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from shapefirst.cli import tables_sweep, terminal
+from shapefirst.cli import tables, terminal
 from shapefirst.cli.options import Device, Dtype, command_line
 from shapefirst.cli.options_sweep import OUT, Folder, store_at
 from shapefirst.errors import ShapefirstError
@@ -67,7 +67,7 @@ def latency(
         known[setting] = updated(known.get(setting), found[-1])
         file = store.save(LATENCIES, latencies_text(known.values()))
         del pipe  # before the next one is loaded
-    tables_sweep.summaries(table for one in found for table in (calls_table(one), parts_table(one)))
+    tables.summaries(table for one in found for table in (calls_table(one), parts_table(one)))
     terminal.line(f"Seconds: {file}\nNow: shapefirst sweep report {folder}")
 
 
@@ -174,7 +174,7 @@ def _summary(store: Store, shards: Shards, against: Reference | None) -> SweepSu
 def _say(finding: Finding, stored: SweepSummary, unfinished: int) -> None:
     from shapefirst.sweep.report import unfinished_note, verdicts
 
-    tables_sweep.summaries(finding.summaries)
+    tables.summaries(finding.summaries)
     for verdict in verdicts(finding):
         terminal.line(verdict)
     if unfinished:

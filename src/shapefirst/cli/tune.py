@@ -11,9 +11,8 @@ from rich.table import Table
 
 from shapefirst.checks import check_prompt
 from shapefirst.cli import terminal
-from shapefirst.cli.loading import load_quietly, obtained
+from shapefirst.cli.loading import load_quietly, obtained, warn_of_cuts
 from shapefirst.cli.options import Device, Dtype, GuidanceScale, Model, Sampler
-from shapefirst.cli.remarks import warn_of_cuts
 from shapefirst.errors import ShapefirstError
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from shapefirst.sweep.grid import Shard, Shards
 from shapefirst.sweep.store import CannotWrite, Store
 from shapefirst.sweep.work import Worker, worker_for
 
-__all__ = ["Outcome", "Resources", "missing", "missing_evaluations", "run_here", "run_on_ray", "run_shards"]
+__all__ = ["Outcome", "Resources", "missing", "missing_evaluations", "run_here", "run_on_ray"]
 
 TRIES: Final = 3
 STOPPING: Final = (CannotWrite, DeviceError, ModelError, UnsupportedPipelineError)  # the next shard would meet them too
@@ -60,24 +60,6 @@ def missing_evaluations(shards: Shards, store: Store) -> dict[str, int]:
     """Of the denoiser, for each shard that is not done yet, by name."""
     each = {setting: shards.evaluations(setting) for setting in shards.settings}
     return {shard.name: each[shard.setting] * len(shard.prompts) for shard in missing(shards, store)}
-
-
-def run_shards(
-    shards: Shards,
-    store: Store,
-    worker: Mapping[str, Any],
-    ray: str | None,
-    resources: Resources,
-    on_evaluations: Callable[[int], None],
-) -> Iterator[Outcome]:
-    """The missing shards, on the Ray cluster at the address ``ray`` or here; arguments and errors as below."""
-    if ray is None:
-        yield from run_here(shards, store, Worker(**worker), on_evaluations)
-        return
-    expected = missing_evaluations(shards, store)
-    for outcome in run_on_ray(shards, store, worker, ray, resources):
-        yield outcome
-        on_evaluations(expected[outcome.name])
 
 
 def run_here(

@@ -123,7 +123,7 @@ class Store:
             if not what:
                 return
             for folder in ("failed", "images"):
-                self._clear(folder)
+                self._remove(folder)
         elif not self._is_empty():
             raise ShapefirstError(f"{self.url!r} holds files that are no sweep: choose another --out.")
         self._write("prompts.txt", as_lines(shards.prompts).encode())
@@ -267,15 +267,10 @@ class Store:
                 if path.endswith(".part"):
                     self._fs.rm_file(path)
 
-    def _clear(self, folder: str) -> None:
-        with self._named():
-            if self._fs.exists(self._path(folder)):
-                self._fs.rm(self._path(folder), recursive=True)
-
     def _remove(self, name: str) -> None:
         with self._named():
             if self._fs.exists(self._path(name)):
-                self._fs.rm_file(self._path(name))
+                self._fs.rm(self._path(name), recursive=True)
 
     @contextmanager
     def _named(self) -> Iterator[None]:
