@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import subprocess
 import sys
 from dataclasses import astuple, replace
@@ -55,6 +56,13 @@ def finding(**changes):
         evaluations_apart=260.5,
     )
     return replace(found, **changes)
+
+
+def test_a_finding_has_reached_the_disk_before_it_gets_its_name(tmp_path, monkeypatch):
+    synced, fsync = set(), os.fsync
+    monkeypatch.setattr(os, "fsync", lambda number: (synced.add(os.fstat(number).st_ino), fsync(number)))
+    folder = save(tmp_path, STUDY, finding(), SETTING)
+    assert {file.stat().st_ino for file in folder.iterdir()} <= synced
 
 
 def test_every_field_comes_back(tmp_path):

@@ -30,6 +30,7 @@ __all__ = [
     "locked",
     "on_disk",
     "png_of",
+    "reach_disk",
     "save_png",
     "save_text",
     "slug",
@@ -61,14 +62,19 @@ def atomic(path: Path) -> Iterator[Path]:
         part = path.with_name(f".{path.stem[:40]}-{token_hex(4)}.part")
         os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         yield part
-        with part.open("rb") as written:
-            os.fsync(written.fileno())  # a name must not reach the disk before what it names
+        reach_disk(part)
         part.replace(path)
     except OSError as error:
         raise ShapefirstError(f"Cannot write {str(path)!r}: {error.strerror or error}.") from error
     finally:
         if part is not None:
             part.unlink(missing_ok=True)
+
+
+def reach_disk(file: Path) -> None:
+    """Returns once the content of ``file`` is on the disk, which a name that it gets must not reach before."""
+    with file.open("rb") as written:
+        os.fsync(written.fileno())
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from shapefirst.errors import ShapefirstError
-from shapefirst.files import Names, slug
+from shapefirst.files import Names, reach_disk, slug
 from shapefirst.findings.finding import Chart, Claim, Finding, Study, Summary
 from shapefirst.findings.order import STUDIES
 from shapefirst.measure.intervals import Interval, Rule
@@ -260,6 +260,8 @@ def _replacing(folder: Path) -> Iterator[Path]:
         try:
             new.mkdir()
             yield new
+            for file in new.iterdir():
+                reach_disk(file)
             if folder.exists():
                 folder.rename(old)
             new.rename(folder)
