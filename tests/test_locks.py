@@ -66,8 +66,8 @@ def test_a_process_of_another_host_cannot_be_looked_up_and_the_sentence_says_wha
 
 
 def test_a_file_that_anybody_left_there_does_not_hinder(tmp_path):
-    for content in ("", "1\nelsewhere\n", "99999999\nno process\n", "\0" * 100):
-        (tmp_path / LOCK).write_text(content)
+    for content in (b"", b"1\nelsewhere\n", b"99999999\nno process\n", b"\xff\xfe\0" * 100):
+        (tmp_path / LOCK).write_bytes(content)
         with locked(tmp_path / LOCK, "it"):
             assert (tmp_path / LOCK).read_text().split()[1] == socket.gethostname()
 

@@ -104,9 +104,10 @@ def locked(file: Path, what: str) -> Iterator[None]:
     except OSError as error:
         raise ShapefirstError(f"Cannot lock {what!r}: {error.strerror or error}.") from error
     try:
+        signature = f"{os.getpid()}\n{socket.gethostname()}"
         with suppress(OSError):  # a lock of Windows lets nobody write
-            if not file.read_text().startswith(f"{os.getpid()}\n"):  # where the file itself is the lock it is signed
-                file.write_text(f"{os.getpid()}\n{socket.gethostname()}\n")
+            if not file.read_bytes().startswith(signature.encode()):  # where the file itself is the lock it is signed
+                file.write_text(f"{signature}\n")
         yield
     finally:
         with suppress(OSError):

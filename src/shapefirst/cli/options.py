@@ -52,25 +52,24 @@ PolicyWords: TypeAlias = Annotated[
 def unpacked(command: Callable[..., None]) -> Callable[..., None]:
     """``command`` for typer, which sees the fields of its dataclasses as options: so several commands share a list."""
     options: list[inspect.Parameter] = []
-    lists: dict[str, Any] = {}
-    for name, parameter in inspect.signature(command, eval_str=True).parameters.items():
-        if not is_dataclass(kind := parameter.annotation):
-            options.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
-            continue
-        lists[name] = kind
-        for option, annotation in get_type_hints(kind, include_extras=True).items():
-            default = getattr(kind, option)
-            options.append(
-                inspect.Parameter(option, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
-            )
+    groups: dict[str, Any] = {}
+    for parameter in inspect.signature(command, eval_str=True).parameters.values():
+        if is_dataclass(kind := parameter.annotation):
+            groups[parameter.name] = kind
+            hints = get_type_hints(kind, include_extras=True)
+            options += [
+                parameter.replace(name=name, annotation=hints[name], default=getattr(kind, name)) for name in hints
+            ]
+        else:
+            options.append(parameter)
 
     @wraps(command)
     def flat(**given: Any) -> None:
-        for name, kind in lists.items():
+        for name, kind in groups.items():
             given[name] = kind(**{field.name: given.pop(field.name) for field in fields(kind)})
         command(**given)
 
-    flat.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
+    flat.__signature__ = inspect.Signature([one.replace(kind=one.KEYWORD_ONLY) for one in options])  # type: ignore[attr-defined]
     return flat
 
 
