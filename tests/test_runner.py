@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from shapefirst.errors import ShapefirstError
+from shapefirst.findings import storage
 from shapefirst.findings.finding import DoesNotApply, Finding, Study, claim
 from shapefirst.findings.storage import StudySetting, load_stored
 from shapefirst.measure.intervals import Rule, bootstrap
@@ -152,7 +153,6 @@ def test_another_error_stops_the_run_and_what_was_finished_stays(tmp_path, fakes
         ({"model": "sd15"}, "model sd15 instead of pocket"),
         ({"fingerprint": "def"}, "other weights"),
         ({"fingerprint": "abc+clip openai/clip"}, "scores by clip openai/clip instead of the default"),
-        ({"version": "0.9"}, "version of shapefirst 0.9 instead of 1.0"),
         ({"seed": 3}, "seed 3 instead of 0"),
         ({"steps": 20}, "steps 20 instead of 50"),
         ({"guidance_scale": 7.5}, "guidance scale 7.5 instead of 4.0"),
@@ -172,6 +172,14 @@ def test_results_of_another_setting_are_refused_and_replaced_by_force(tmp_path, 
     assert load_stored(tmp_path, "f4").setting.model == "pocket"
     Run(tmp_path, [fakes.study("f1"), fakes.study("f4")], force=True).go()
     assert fakes.ran == ["f4", "f1", "f4"], "of the same setting they are kept, also by force"
+
+
+def test_results_of_another_version_are_kept_and_those_of_another_format_refused(tmp_path, fakes, monkeypatch):
+    Run(tmp_path, [fakes.study("f4")], common=replace(COMMON, version="0.9")).go()
+    assert [stored.setting.version for stored in Run(tmp_path, [fakes.study("f4")]).plan.kept] == ["0.9"]
+    monkeypatch.setattr(storage, "FORMAT", 2)
+    with pytest.raises(ShapefirstError, match=r"its format is 1, and this version reads 2\): delete the folder"):
+        Run(tmp_path, [fakes.study("f4")])
 
 
 def test_results_of_other_studies_must_be_of_the_same_model_too(tmp_path, fakes):

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 import shlex
-from collections.abc import Collection, Sequence
-from typing import Annotated, TypeAlias
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import fields, is_dataclass
+from functools import wraps
+from typing import Annotated, Any, TypeAlias, get_type_hints
 
 import typer
 
 from shapefirst.checks import check_text
 
-__all__ = ["Device", "Dtype", "GuidanceScale", "Model", "PolicyWords", "Sampler", "command_line"]
+__all__ = ["Device", "Dtype", "GuidanceScale", "Model", "PolicyWords", "Sampler", "command_line", "unpacked"]
 
 Model: TypeAlias = Annotated[
     str,
@@ -44,6 +47,30 @@ PolicyWords: TypeAlias = Annotated[
         help="Such as paper:25, budget:0.6, every:3, tol:0.006, or the path of a tuned policy (.json).",
     ),
 ]
+
+
+def unpacked(command: Callable[..., None]) -> Callable[..., None]:
+    """``command`` for typer, which sees the fields of its dataclasses as options: so several commands share a list."""
+    options: list[inspect.Parameter] = []
+    groups: dict[str, Any] = {}
+    for parameter in inspect.signature(command, eval_str=True).parameters.values():
+        if is_dataclass(kind := parameter.annotation):
+            groups[parameter.name] = kind
+            hints = get_type_hints(kind, include_extras=True)
+            options += [
+                parameter.replace(name=name, annotation=hints[name], default=getattr(kind, name)) for name in hints
+            ]
+        else:
+            options.append(parameter)
+
+    @wraps(command)
+    def flat(**given: Any) -> None:
+        for name, kind in groups.items():
+            given[name] = kind(**{field.name: given.pop(field.name) for field in fields(kind)})
+        command(**given)
+
+    flat.__signature__ = inspect.Signature([one.replace(kind=one.KEYWORD_ONLY) for one in options])  # type: ignore[attr-defined]
+    return flat
 
 
 def command_line(context: typer.Context, command: Sequence[str], without: Collection[str] = ()) -> str:

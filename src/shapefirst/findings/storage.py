@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from shapefirst.errors import ShapefirstError
-from shapefirst.files import Names, slug
+from shapefirst.files import Names, reach_disk, slug
 from shapefirst.findings.finding import Chart, Claim, Finding, Question, Summary
 from shapefirst.findings.order import STUDIES
 from shapefirst.measure.intervals import Interval, Rule
@@ -39,7 +39,8 @@ __all__ = [
     "save_inapplicable",
 ]
 
-FORMAT: Final = 1  # of finding.json; raised when an older shapefirst could not read it
+#: Raised when an older shapefirst could not read a finding.json, or when its findings do not go beside new ones.
+FORMAT: Final = 1
 FACTS: Final = "finding.json"
 SECTIONS: Final = (*STUDIES, "sweep")  # of the report: `sweep report` adds one that is no study
 TABLE: Final = "table.parquet"
@@ -52,7 +53,7 @@ class StudySetting:
     Attributes:
         model: The model's name, id or folder.
         fingerprint: Of its weights.
-        version: shapefirst's.
+        version: shapefirst's, to be told; what goes together is a matter of the format.
         seed: Image i has the seed ``seed + i``.
         steps: Denoising steps N.
         guidance_scale: w.
@@ -205,11 +206,10 @@ def load_all(out: Path) -> list[Stored]:
 def mismatch(stored: StudySetting, wanted: StudySetting) -> str:
     """In which respects a stored result is not one of the wanted run, in words; "" where it is.
 
-    Neither machine, time and command matter, nor ``quick``, which shows in the numbers of prompts and steps.
+    Neither machine, version, time and command matter, nor ``quick``, which shows in the numbers of prompts and steps.
     """
     values = {
         "model": "model",
-        "version": "version of shapefirst",
         "seed": "seed",
         "steps": "steps",
         "guidance_scale": "guidance scale",
@@ -260,6 +260,8 @@ def _replacing(folder: Path) -> Iterator[Path]:
         try:
             new.mkdir()
             yield new
+            for file in new.iterdir():
+                reach_disk(file)
             if folder.exists():
                 folder.rename(old)
             new.rename(folder)

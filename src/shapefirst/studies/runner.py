@@ -153,7 +153,7 @@ def _timed(setting: StudySetting, start: float) -> StudySetting:
 
 
 def _strangers(tasks: Sequence[Task], out: Path) -> list[tuple[str, str]]:
-    """Stored studies that are not asked for and are of another model, version, seed or sampling, and how they differ.
+    """Stored studies that are not asked for and are of another model, seed or sampling, and how they differ.
 
     Each may have a number of prompts and prompts of its own, as it has by default.
     """

@@ -12,6 +12,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import Any, Final
 
 import torch
@@ -20,14 +21,38 @@ from shapefirst.families import family_of
 from shapefirst.families.layout import denoiser_of
 from shapefirst.guidance.blocks import guide
 from shapefirst.images.jobs import own_size
+from shapefirst.models.machine import hardware
 from shapefirst.policies.schedule import TextSchedule
 from shapefirst.sampling.loop import decode, encode, generators
-from shapefirst.sweep.latency import Parts, Timing
+from shapefirst.sweep.grid import Setting
+from shapefirst.sweep.latency import Latency, Parts, Timing
 
-__all__ = ["BATCHES", "calls", "parts_of", "seconds_of", "time_policies", "whole_call"]
+__all__ = ["BATCHES", "calls", "parts_of", "seconds_of", "time_policies", "time_setting", "whole_call"]
 
 BATCHES: Final = (1, 2, 4, 8)
 BETWEEN: Final = 3  # policies between two calls of the stock pipeline
+
+
+def time_setting(
+    pipe: Any,
+    setting: Setting,
+    prompts: Sequence[str],
+    policies: Mapping[str, TextSchedule],
+    batches: Sequence[int],
+    rounds: int,
+    on_images: Callable[[int], None],
+) -> Latency:
+    """All that is measured of a setting, on its ``pipe``: whole calls under each policy, and a call's parts.
+
+    ``on_images`` is told after each whole call how many images it made.
+    """
+    timings = []
+    for n in batches:
+        sample = whole_call(pipe, prompts, steps=setting.steps, guidance_scale=setting.guidance_scale, batch=n)
+        same = {"steps": setting.steps, "batch": n, "rounds": rounds}
+        timings += time_policies(pipe, sample, policies, **same, on_call=partial(on_images, n))
+    parts = [parts_of(pipe, prompts, batch=n) for n in batches]
+    return Latency(setting, hardware(pipe.device), tuple(timings), tuple(parts))
 
 
 def whole_call(
