@@ -13,7 +13,7 @@ from test_guidance import generate, trace
 from shapefirst.attention.recording import record
 from shapefirst.errors import UnsupportedPipelineError
 from shapefirst.guidance.blocks import guide, text_until
-from shapefirst.guidance.introspection import list_behind, place, running
+from shapefirst.guidance.introspection import list_behind, place_in_memory, running
 
 
 class Pipe:
@@ -46,10 +46,15 @@ def test_the_call_in_progress_is_found_on_the_stack():
 def test_a_place_in_memory_is_a_position():
     listed = torch.tensor([9, 5, 5, 1])
     for i, t in enumerate(listed):
-        assert place(t, listed) == place(t.expand(4), listed) == i
-        assert place(t, listed[1:]) == i - 1
-        assert place(t.clone(), listed) is place(t.float(), listed) is place(int(t), listed) is None
-    assert place(listed[:2], listed) is None
+        assert place_in_memory(t, listed) == place_in_memory(t.expand(4), listed) == i
+        assert place_in_memory(t, listed[1:]) == i - 1
+        assert (
+            place_in_memory(t.clone(), listed)
+            is place_in_memory(t.float(), listed)
+            is place_in_memory(int(t), listed)
+            is None
+        )
+    assert place_in_memory(listed[:2], listed) is None
 
 
 def test_the_list_behind_a_timestep():

@@ -5,10 +5,10 @@ keep their settings in properties that are stale outside of a call (Stable Diffu
 `__call__` (PixArt), loop over parts of their scheduler's list, and have no hooks of their own; a wrapper on the call
 would be a patch by assignment, which users' pipelines are spared. So
 
-`running`        looks for the pipeline's call on the stack, and asks its local variables;
-`place`          takes the place of a timestep in its list's memory for its position: it is exact where timesteps
-                 repeat, and waits for no device;
-`list_behind`    takes the list that a timestep is an element of from the memory behind it.
+`running`           looks for the pipeline's call on the stack, and asks its local variables;
+`place_in_memory`   takes the place of a timestep in its list's memory for its position: it is exact where timesteps
+                    repeat, and waits for no device;
+`list_behind`       takes the list that a timestep is an element of from the memory behind it.
 
 Each of them says None where there is nothing to be found, and who asks goes on by values or refuses in a sentence.
 """
@@ -23,7 +23,7 @@ from typing import Any
 import torch
 from diffusers.utils.torch_utils import unwrap_module
 
-__all__ = ["Running", "list_behind", "place", "running", "share_memory"]
+__all__ = ["Running", "list_behind", "place_in_memory", "running", "share_memory"]
 
 #: Where pipelines have their denoiser.
 PARTS = ("unet", "transformer")
@@ -77,7 +77,7 @@ def _part(pipe: Any, name: str) -> Any:
     return unwrap_module(part) if isinstance(part, torch.nn.Module) else None
 
 
-def place(t: Any, timesteps: torch.Tensor) -> int | None:
+def place_in_memory(t: Any, timesteps: torch.Tensor) -> int | None:
     """The position in a list of the element that `t` is, or an expanded view of; None if it is none, or a copy."""
     if (
         isinstance(t, torch.Tensor)

@@ -32,7 +32,7 @@ import torch
 from shapefirst.errors import UnsupportedPipelineError
 from shapefirst.families import Family, family_of
 from shapefirst.guidance.follow import Call
-from shapefirst.guidance.introspection import Running, list_behind, place, share_memory
+from shapefirst.guidance.introspection import Running, list_behind, place_in_memory, share_memory
 
 __all__ = ["Generation", "Told", "calls_of", "follow", "position_of", "steps_of", "taking_step", "told"]
 
@@ -208,7 +208,7 @@ def position_of(
     Returns:
         A position in [0, len(values)), or None if `t` is not in the list.
     """
-    if (at := place(t, timesteps)) is not None:
+    if (at := place_in_memory(t, timesteps)) is not None:
         return at if 0 <= at < len(values) else None
     if isinstance(t, torch.Tensor):
         t = t.flatten()[0].item()
