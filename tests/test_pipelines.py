@@ -14,7 +14,7 @@ import pytest
 import torch
 from test_guidance import PROMPTS, SEEDS, Spy, W, denoiser_of, trace
 
-from shapefirst.errors import UnsupportedPipelineError
+from shapefirst.errors import ShapefirstError, UnsupportedPipelineError
 from shapefirst.families import FAMILIES
 from shapefirst.guidance.blocks import guide, text_until
 from shapefirst.sampling.loop import generators
@@ -323,3 +323,44 @@ def test_another_pipeline_of_another_layout_is_refused_in_its_first_step(make_pi
     ):
         views("a cat", height=16, width=16, num_inference_steps=3)
     assert evaluations.rows == 0
+
+
+# --- what feeds the denoiser -----------------------------------------------------------------------------------------
+
+
+def test_what_a_control_net_is_not_told_may_not_change_while_it_rests(make_pipe):
+    pipe, options = MATRIX[CONTROL](make_pipe)
+    scale = {"attention_scale": torch.ones(1)}
+
+    def change(pipe: Any, step: int, t: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        if step == 2:
+            scale["attention_scale"] = torch.zeros(1)
+        return tensors
+
+    def given(_: Any, args: Any, kwargs: Any) -> Any:
+        return args, {**kwargs, "added_cond_kwargs": dict(scale)}
+
+    handle = pipe.unet.register_forward_pre_hook(given, with_kwargs=True)
+    call = {"num_inference_steps": 6, "guidance_scale": W, "output_type": "latent", "callback_on_step_end": change}
+    with guide(pipe, "paper:2"):
+        pipe("a cat", **options, **call)
+    scale["attention_scale"] = torch.ones(1)
+    with guide(pipe, "every:2"), pytest.raises(ShapefirstError, match="changed in step 3, in which its ControlNet"):
+        pipe("a cat", **options, **call)
+    handle.remove()
+
+
+def test_a_prompt_that_changes_runs_the_control_net_again(make_pipe):
+    pipe, options = MATRIX[CONTROL](make_pipe)
+    other = pipe.encode_prompt("a dog", "cpu", 1, True, negative_prompt="")
+    embeddings = torch.cat([other[1], other[0]])
+
+    def change(pipe: Any, step: int, t: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        return {"prompt_embeds": embeddings} if step == 2 else {}
+
+    call = {"num_inference_steps": 6, "guidance_scale": W, "output_type": "latent", "callback_on_step_end": change}
+    call["callback_on_step_end_tensor_inputs"] = ["prompt_embeds"]
+    with guide(pipe, "every:2") as evaluations, control_rows(pipe) as controls:
+        pipe("a cat", **options, **call)
+    # Guided are 0 and 2, then 3 and 4 to learn anew; and then every other one again.
+    assert sum(controls) == evaluations.control_rows == evaluations.rows == 2 * 4

@@ -115,6 +115,7 @@ class OneBatchHook(DenoiserHook):
         self._conditions: dict[DenoiserHook, Conditions] = {}
         self._guided = False
         self._guided_for: tuple[Generation | None, int] = None, 0  # the run and the rows for which that was found out
+        self._fed: tuple[Generation | None, int, list[int]] = None, 0, []  # the latest call that a ControlNet fed
         self._wrap: Callable[[torch.Tensor], Any] = _as_tuple  # a tensor -> the denoiser's kind of output
 
     # A compiled denoiser stays compiled; the bookkeeping around it, which changes with every call, is not traced.
@@ -177,7 +178,15 @@ class OneBatchHook(DenoiserHook):
         if changed or self._follower is None or len(branches) * self._follower.images != len(latents):
             self._follower = Follower(policy, len(latents) // len(branches), branches, late=changed)
         call = run.call(1.0 if scale is None else scale, levelled=policy.order is not None)
-        return _Some(self._follower, call, self._follower.wanted(call))
+        some = _Some(self._follower, call, self._follower.wanted(call))
+        if asking is not self:
+            self._fed = run, run.last, some.rows
+        elif self._fed[:2] == (run, run.last) and self._fed[2] != some.rows:
+            raise ShapefirstError(
+                f"What {type(pipe).__name__} gives its denoiser changed in step {call.step}, in which its ControlNet "
+                "had not run for every row: change it with a policy that keeps a branch and extrapolates nothing."
+            )
+        return some
 
     def _scale(self, policy: Policy, caller: Running | None) -> float | None:
         if caller is None and isinstance(policy, Auto):
