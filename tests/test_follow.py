@@ -48,7 +48,7 @@ def test_every_adapter_does_what_the_equations_say(make_pipe, kind, dtype, words
         hooked = generate(half, num_inference_steps=N)
     *_, looped = denoise(half, PROMPTS, schedule=policy, **options())
     others = [TextSchedule.until(1), policy, TextSchedule.every(2, order=2)]
-    together = denoise_together(half, encode(half, PROMPTS), others, **options())[1]
+    together = denoise_together(half, encode(half, PROMPTS), others, **options())[1].latents
     rounding = torch.finfo(dtype).eps
     for found in (hooked, looped.x_next, together):
         assert found.dtype == dtype
@@ -75,7 +75,8 @@ def test_a_tolerance_in_the_loop_of_our_own(make_pipe, sampler, keep):
     told: list[float] = []
     with Spy(pipe) as spy:
         found = denoise_together(pipe, encode(pipe, PROMPTS), policies, **options(steps), on_step=told.append)
-    assert all(naive.error(x, y) < 1e-4 for x, y in zip(found, expected, strict=True))
+    assert all(naive.error(end.latents, y) < 1e-4 for end, y in zip(found, expected, strict=True))
+    assert [sum(end.evaluations) / len(PROMPTS) for end in found] == rows
     assert sum(told) == spy.rows / len(PROMPTS) < sum(rows)
 
 

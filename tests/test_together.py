@@ -54,7 +54,10 @@ def test_each_is_what_it_is_alone(make_pipe, kind, sampler, batch_size):
     )
     for schedule, found in zip(SCHEDULES, together, strict=True):
         *_, alone = denoise(pipe, PROMPTS, schedule=schedule, generator=generators(SEEDS), **options)
-        assert naive.error(found, alone.x_next) < 1e-5
+        assert naive.error(found.latents, alone.x_next) < 1e-5
+        order = sampler_info(sampler).order
+        assert set(found.evaluations) == {schedule.evaluations(N, order)}
+        assert set(found.guided_steps) == {schedule.text_steps(N)}
 
 
 @pytest.mark.parametrize("w", [W, 1.0])

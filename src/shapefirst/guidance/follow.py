@@ -57,6 +57,10 @@ class Follower:
         branches: What full guidance evaluates for every image.
         late: It takes over half-way from another one, of other conditions: a policy that extrapolates guides every step
             until it has as much to extrapolate from as it asks for.
+
+    Attributes:
+        evaluations: Of each image, so far: what the policy costs it when it is followed alone.
+        guided_steps: Of each image, so far.
     """
 
     def __init__(self, policy: Policy, images: int, branches: Sequence[Branch] = BOTH, *, late: bool = False) -> None:
@@ -68,6 +72,7 @@ class Follower:
         self._due = (0,) * images  # each image's next guided step, for policies with a tolerance
         self._latest = ((0, 0.0),) * images  # and its latest one, with its u
         self._dtype = torch.float32
+        self.evaluations = self.guided_steps = (0,) * images
 
     @torch.compiler.disable
     def wanted(self, call: Call) -> Wanted:
@@ -84,6 +89,7 @@ class Follower:
         """
         guided = self._guided
         assert guided is not None, "wanted() comes first"
+        self._count(call, guided)
         if len(guided) == self.images:
             self.learn(call, seen)
             return dict(seen)
@@ -132,6 +138,12 @@ class Follower:
         """Followers of one generation so far whose keys are equal do the same in this call."""
         wanted = tuple(self.wanted(call).items())
         return wanted, self.policy.order if len(self._guided or ()) < self.images else None
+
+    def _count(self, call: Call, guided: Sequence[int]) -> None:
+        kept, whole = int(self._kept in self.branches), len(self.branches)
+        self.evaluations = tuple(n + (whole if i in guided else kept) for i, n in enumerate(self.evaluations))
+        if call.begins_step:
+            self.guided_steps = tuple(n + (i in guided) for i, n in enumerate(self.guided_steps))
 
     @property
     def _extrapolated(self) -> list[Branch]:

@@ -12,6 +12,7 @@ N = 50.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -26,7 +27,22 @@ from shapefirst.policies.schedule import Policy, check_policy
 from shapefirst.sampling.loop import begin, first_latents, step_options
 from shapefirst.sampling.step import Run, advance, follower_of, snapshot
 
-__all__ = ["denoise_together", "evaluations_together"]
+__all__ = ["Ended", "denoise_together", "evaluations_together"]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A schedule's run after its last step.
+
+    Attributes:
+        latents: (B, C, H, W), for `loop.decode`.
+        evaluations: Of the denoiser for each image, had the schedule been followed alone.
+        guided_steps: Of each image.
+    """
+
+    latents: torch.Tensor
+    evaluations: tuple[int, ...]
+    guided_steps: tuple[int, ...]
 
 
 def denoise_together(
@@ -40,8 +56,8 @@ def denoise_together(
     latents: torch.Tensor | None = None,
     batch_size: int | None = None,
     on_step: Callable[[float], None] | None = None,
-) -> list[torch.Tensor]:
-    """Each schedule's final latents, (B, C, H, W) for `loop.decode`, those of `denoise` to rounding.
+) -> list[Ended]:
+    """How each schedule's run ends, with the latents of `denoise` to rounding.
 
     Args:
         pipe: A pipeline that `shapefirst.families.layout` knows.
@@ -83,7 +99,7 @@ def denoise_together(
             done = advance(pipe, denoiser, prompts, runs, here, extra=extra, batch_size=batch_size)
         if on_step is not None:
             on_step(sum(one.rows for evaluated in done for one in evaluated) / len(x))
-    ends = {id(follower): run.x for run in runs for follower in run.followers}
+    ends = {id(one): Ended(run.x, one.evaluations, one.guided_steps) for run in runs for one in run.followers}
     return [ends[id(follower)] for follower in followers]
 
 

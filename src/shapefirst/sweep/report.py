@@ -109,7 +109,7 @@ def _claims(setting: Setting, found: Sequence[PolicySummary]) -> list[Claim]:
     if half is None or np.isnan(ratios[half].low):
         return []
     close = claim(
-        f"{setting}: images with text in {half} steps are about as close to the reference as fully guided ones.",
+        f"{setting}: images with text in {half:g} steps are about as close to the reference as fully guided ones.",
         paper=equal_fid.PAPER,
         quantity=f"Frechet distance ({found[0].features}) to the reference, over that of full guidance",
         found=ratios[half],
@@ -144,8 +144,8 @@ def summary_of(found: Sequence[PolicySummary], timed: Latency | None, reference:
     rows = []
     for condition in found:
         full = condition.policy == FULL
-        cells = [condition.policy, f"{condition.text_steps} of {condition.setting.steps}"]
-        cells += [f"{condition.evaluations:g}", f"{condition.saved:.0%}"]
+        cells = [condition.policy, f"{condition.text_steps:.4g} of {condition.setting.steps}"]
+        cells += [f"{condition.evaluations:.4g}", f"{condition.saved:.0%}"]
         cells += [_time(timed, condition.policy, batch) for batch in batches]
         for name, _, digits in metrics:
             value = condition.metrics.get(name)
