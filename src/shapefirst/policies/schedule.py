@@ -183,8 +183,7 @@ class TextSchedule:
 
     def saved(self, num_steps: int, solver_order: int = 1) -> float:
         """The share of the evaluations of full guidance that is saved; (N - k) / (2 N) where one branch is kept."""
-        full = TextSchedule().evaluations(num_steps, solver_order)
-        return 1 - self.evaluations(num_steps, solver_order) / full
+        return 1 - self.evaluations(num_steps, solver_order) / TextSchedule().evaluations(num_steps, solver_order)
 
     def strip(self, num_steps: int) -> str:
         """One character a step: # both branches; n or t: the one that runs, N or T: the other extrapolated; . none."""
