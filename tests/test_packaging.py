@@ -1,5 +1,6 @@
 """What a newcomer relies on before anything heavy is imported, and that the pieces of the package agree."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -58,8 +59,22 @@ def test_torchvision_is_no_dependency():
 
 
 def test_every_dependency_has_a_tested_version():
-    import re
-
     dependencies = re.findall(r'^    "([\w-]+)>=', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     pinned = {line.split("==")[0].replace("_", "-") for line in (ROOT / "constraints.txt").read_text().splitlines()}
     assert {"torch", "diffusers", "pytest"} <= set(dependencies) <= pinned
+
+
+@pytest.mark.parametrize(
+    ("skipping", "said"),
+    [
+        ("def test_it():\n    pytest.skip('no such package')", "1 failed"),
+        ("@pytest.mark.skipif(True, reason='no such package')\ndef test_it(): pass", "1 error"),
+        ("pytest.importorskip('no_such_package')", "1 error"),
+        ("def test_it():\n    pytest.skip('needs a GPU')", "1 skipped"),
+    ],
+)
+def test_a_test_that_skips_fails_unless_it_needs_a_gpu(tmp_path, skipping, said):
+    (tmp_path / "test_one.py").write_text(f"import pytest\n{skipping}\n")
+    words = [sys.executable, "-m", "pytest", "-q", "-p", "skips", "--rootdir", tmp_path, "-c", "/dev/null", tmp_path]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT / "tests", check=False)
+    assert said in done.stdout.splitlines()[-1]
