@@ -29,7 +29,7 @@ __all__ = ["report", "study"]
 
 OUT: Final = Path("out/studies")
 NOT_REPEATED: Final = ("names", "force", "list_them")
-MODULES: Final = ("matplotlib", "pyarrow")
+MODULES: Final = ("matplotlib", "pyarrow", "scipy", "skimage")
 STEPS: Final = 50
 QUICK_STEPS: Final = 16
 FEWEST_STEPS: Final = 10  # the studies look at tenths of a run

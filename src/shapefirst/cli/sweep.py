@@ -405,8 +405,8 @@ def _check_sizes(batch_size: int | None, cores: int = 1, gpus: float = 0) -> Non
 
 
 def _check_modules() -> None:
-    if find_spec("pyarrow") is None:
-        raise ShapefirstError("Sweeps are stored with pyarrow: pip install 'shapefirst[studies]'.")
+    if missing := [name for name in ("pyarrow", "scipy", "skimage") if find_spec(name) is None]:
+        raise ShapefirstError(f"Sweeps need {' and '.join(missing)}: pip install 'shapefirst[studies]'.")
 
 
 def _paces(worker: Any, shards: Shards, measure: Any) -> dict[Any, Any]:

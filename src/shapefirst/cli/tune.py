@@ -17,7 +17,7 @@ from shapefirst.cli import terminal
 from shapefirst.cli.loading import load_quietly, obtained
 from shapefirst.cli.options import Device, Dtype, GuidanceScale, Model, Sampler
 from shapefirst.cli.remarks import warn_of_cuts
-from shapefirst.errors import ShapefirstError
+from shapefirst.errors import ShapefirstError, imported
 
 if TYPE_CHECKING:
     from shapefirst.tuning.candidates import Found
@@ -78,6 +78,7 @@ def tune(
     check_prompt(negative_prompt or "", "--negative-prompt")
     chosen_by, checked_on = _halves(prompts)
     check_file(out)
+    imported("scipy.special", "Intervals are computed")
     scale = default_guidance_scale(model) if guidance_scale is None else guidance_scale
     if scale <= 1:
         raise ShapefirstError(f"At a guidance scale of {scale:g} no guidance runs, so there is nothing to tune.")

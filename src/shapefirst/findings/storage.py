@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from shapefirst.errors import ShapefirstError
+from shapefirst.errors import ShapefirstError, imported
 from shapefirst.files import Names, slug
 from shapefirst.findings.finding import Chart, Claim, Finding, Study, Summary
 from shapefirst.findings.order import STUDIES
@@ -273,11 +273,9 @@ def _replacing(folder: Path) -> Iterator[Path]:
 
 def _parquet(table: Mapping[str, Sequence[Any]], study: Study, setting: StudySetting) -> bytes:
     """The table as Parquet, with the setting in its metadata so that it is not lost when the file is copied."""
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise ShapefirstError("Tables are stored with pyarrow: pip install 'shapefirst[studies]'.") from error
+    imported("pyarrow", "Tables are stored")
+    import pyarrow.parquet
+
     buffer = io.BytesIO()
     try:
         # list() because of numpy columns of strings, which pyarrow does not take
