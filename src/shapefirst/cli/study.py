@@ -16,7 +16,7 @@ from shapefirst import __version__
 from shapefirst.checks import check_seed
 from shapefirst.cli import terminal
 from shapefirst.cli.loading import load_quietly, obtained
-from shapefirst.cli.options import Device, Dtype, GuidanceScale, Model, Sampler, command_line
+from shapefirst.cli.options import Device, Dtype, GuidanceScale, Model, Sampler, Scores, command_line, named_models
 from shapefirst.errors import ShapefirstError
 
 if TYPE_CHECKING:
@@ -76,6 +76,7 @@ def study(
         str | None, typer.Option(metavar="ID", help="A visual-question-answering model to score images by.")
     ] = None,
     vlm: Annotated[str | None, typer.Option(metavar="ID", help="A vision-language model to score images by.")] = None,
+    score: Scores = None,
     device: Device = None,
     dtype: Dtype = None,
     batch_size: Annotated[
@@ -100,6 +101,7 @@ def study(
     if list_them:
         _list(wanted)
         return
+    more = named_models(score)
     scale = default_guidance_scale(model) if guidance_scale is None else guidance_scale
     if steps is None:
         steps = QUICK_STEPS if quick else STEPS
@@ -116,7 +118,7 @@ def study(
         from shapefirst.cli.remarks import warn_of_cuts
         from shapefirst.findings.storage import StudySetting, load_stored
         from shapefirst.measure.judging import can_judge
-        from shapefirst.measure.scores import alignments_for
+        from shapefirst.measure.scores import alignments_for, check_scores
         from shapefirst.models.fingerprint import fingerprint
         from shapefirst.models.machine import hardware
         from shapefirst.prompts import Pair
@@ -126,9 +128,10 @@ def study(
         from shapefirst.studies.subject import Subject
 
         studies = [find(name) for name in wanted]
+    check_scores(more)
     place = obtained(model, dtype, device)
     sampler = sampler or usual_sampler(place)
-    scorers = {"clip": clip, "vqa": vqa, "vlm": vlm}
+    scorers = {"clip": clip, "vqa": vqa, "vlm": vlm, **more}
     setting = StudySetting(
         model=model,
         fingerprint=fingerprint(place, {**scorers, "dtype": dtype}),

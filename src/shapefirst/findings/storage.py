@@ -41,7 +41,6 @@ __all__ = [
 
 FORMAT: Final = 1  # of finding.json; raised when an older shapefirst could not read it
 FACTS: Final = "finding.json"
-SECTIONS: Final = (*STUDIES, "sweep")  # of the report: `sweep report` adds one that is no study
 TABLE: Final = "table.parquet"
 
 
@@ -194,12 +193,13 @@ def load_stored(out: Path, name: str) -> Stored | None:
 
 
 def load_all(out: Path) -> list[Stored]:
-    """What is stored under ``out``, in the order of ``SECTIONS``; other files and folders are ignored.
+    """What is stored under ``out``, in the order of ``STUDIES``; other files and folders are ignored.
 
     Raises:
         ShapefirstError: As ``load_stored``.
     """
-    return [stored for name in SECTIONS if (stored := load_stored(out, name)) is not None]
+    names = (*STUDIES, "sweep")  # `sweep report` adds one that is no study
+    return [stored for name in names if (stored := load_stored(out, name)) is not None]
 
 
 def mismatch(stored: StudySetting, wanted: StudySetting) -> str:
