@@ -14,6 +14,7 @@ os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
 
 import pytest
 import torch
+from skips import pytest_make_collect_report, pytest_runtest_makereport  # noqa: F401
 
 torch.set_num_threads(1)  # on models this small more threads only wait for each other
 

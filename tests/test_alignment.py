@@ -142,16 +142,11 @@ def test_the_vqa_score_does_not_depend_on_the_batch(vqa):
     assert vqa.score(images, PROMPTS) == pytest.approx(one_by_one.score(images, PROMPTS), abs=1e-5)
 
 
-def test_a_vqa_model_without_yes_is_refused(tmp_path, vqa):
-    if vqa._model.config.model_type != "vilt":
-        pytest.skip("only ViLT has a fixed list of answers")
-    labels = vqa._model.config.label2id
-    vqa._model.config.label2id = {"red": 0}
-    try:
-        with pytest.raises(ShapefirstError, match="no answers yes and no"):
-            VqaScore(vqa._model, vqa._processor, "tiny")
-    finally:
-        vqa._model.config.label2id = labels
+@pytest.mark.parametrize("vqa", ["vilt"], indirect=True)  # which has a fixed list of answers
+def test_a_vqa_model_without_yes_is_refused(vqa, monkeypatch):
+    monkeypatch.setattr(vqa._model.config, "label2id", {"red": 0})
+    with pytest.raises(ShapefirstError, match="no answers yes and no"):
+        VqaScore(vqa._model, vqa._processor, "tiny")
 
 
 def test_the_vlm_is_asked_for_a_description_and_then_for_a_score(vlm):

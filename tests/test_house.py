@@ -9,7 +9,10 @@ import textwrap
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import torch
+from commands import one_sentence
+from PIL import Image
 from typer.testing import CliRunner
 
 import shapefirst as package
@@ -17,8 +20,11 @@ from shapefirst import TextSchedule
 from shapefirst.cli.app import app
 from shapefirst.families import FAMILIES, family_of
 from shapefirst.families.stable_diffusion import StableDiffusion
-from shapefirst.findings.finding import Study
+from shapefirst.findings.finding import Finding, Study, claim
 from shapefirst.findings.order import STUDIES
+from shapefirst.findings.storage import load_stored
+from shapefirst.measure.intervals import Rule, bootstrap
+from shapefirst.measure.scores import SCORES
 from shapefirst.policies.words import POLICIES
 from shapefirst.sampling.loop import denoise, generators
 
@@ -37,7 +43,8 @@ def test_a_policy(monkeypatch, tmp_path, make_pipe):
     assert "edges" in shapefirst("generate", "a red car", "--policy", "nothing:1").stderr
 
 
-def test_a_study(monkeypatch):
+def register(monkeypatch, run):
+    """A study z1 in a module of its own."""
     module = ModuleType("studies_of.mine")
     module.STUDY = Study(
         name="z1",
@@ -47,14 +54,46 @@ def test_a_study(monkeypatch):
         needs="prompts",
         count=4,
         quick=2,
-        run=lambda subject, prompts: None,
+        run=run,
     )
     monkeypatch.setitem(sys.modules, "studies_of", ModuleType("studies_of"))
     monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.setitem(STUDIES, "z1", module.__name__)
+
+
+def test_a_study(monkeypatch):
+    register(monkeypatch, lambda subject, prompts: None)
     listed = shapefirst("study", "--list").stdout
     assert "z1" in listed
     assert "Is it listed?" in listed
+
+
+def test_a_score(monkeypatch, tmp_path):
+    class Redness:
+        title, unit = "Redness", "share"
+
+        def __init__(self, model, device):
+            self.model = model
+
+        def score(self, images, prompts):
+            return np.full(len(images), float(self.model))
+
+    def score_it(subject, prompts):
+        images = [Image.new("RGB", (8, 8))] * len(prompts)
+        values = {name: score.score(images, prompts) for name, score in subject.alignments.items()}
+        found = bootstrap(values["redness"])
+        return Finding((claim("It is red.", paper="-", quantity="s", found=found, rule=Rule("above", 0.5)),), values)
+
+    monkeypatch.setitem(SCORES, "redness", Redness)
+    register(monkeypatch, score_it)
+    words = ("z1", "--quick", "--dtype", "float32", "--out", tmp_path / "out")
+    result = shapefirst("study", *words, "--score", "redness=0.75")
+    assert result.exit_code == 0, result.output
+    assert load_stored(tmp_path / "out", "z1").claims[0].found.estimate == 0.75
+    assert "There is no score 'blueness': say one of vqa, vlm, redness" in one_sentence(
+        shapefirst("study", *words, "--score", "blueness=1")
+    )
+    assert "say vqa=ID" in one_sentence(shapefirst("study", *words, "--score", "vqa"))
 
 
 def test_a_family(monkeypatch, make_pipe):

@@ -47,6 +47,48 @@ def test_a_report_is_written_without_torch():
     }
 
 
+EXTRAS = ("matplotlib", "pyarrow", "scipy", "skimage", "ray", "resvg_py", "material_design_icons_pack", "sentencepiece")
+
+
+def without_extras(code, folder):
+    """Runs ``code`` in a fresh interpreter that has the core install alone."""
+    blocked = f"import sys\nsys.modules |= dict.fromkeys({EXTRAS!r})\n{code}"
+    return subprocess.run([sys.executable, "-c", blocked], capture_output=True, text=True, cwd=folder, check=False)
+
+
+def test_the_core_install_guides_a_pipeline(tmp_path):
+    code = f"""
+sys.path.append({str(ROOT / "tests")!r})
+from pathlib import Path
+from conftest import _stable_diffusion
+from shapefirst import guide
+pipe = _stable_diffusion(Path({str(tmp_path)!r}), "epsilon")
+with guide(pipe, budget=0.9) as spent:
+    pipe("a cat", num_inference_steps=8, output_type="np")
+assert "pydantic" not in sys.modules
+print("rows:", spent.rows)"""
+    done = without_extras(code, tmp_path)
+    assert done.stdout.splitlines()[-1:] == ["rows: 14"], done.stderr  # and neither import nor call took pydantic
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("tune",), "Intervals are computed with scipy: pip install 'shapefirst[studies]'."),
+        (("study", "f1"), "Studies need matplotlib and pyarrow and scipy and skimage: pip install"),
+        (("sweep", "run"), "Sweeps need pyarrow and scipy and skimage: pip install 'shapefirst[studies]'."),
+        (("train-pocket", "--out", "x"), "pip install 'shapefirst[train]'."),
+    ],
+    ids=lambda words: words[0] if isinstance(words, tuple) else "",
+)
+def test_a_command_without_its_extra_says_which(tmp_path, words, said):
+    done = without_extras("from shapefirst.__main__ import main\nsys.argv[1:] = " + repr(words) + "\nmain()", tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert said in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_version_is_said_once():
     import shapefirst
 
@@ -74,3 +116,19 @@ def test_every_template_is_packed_and_escapes():
     for file in templates:
         assert not [line for line in ignored for part in file.parts if fnmatch(part, line)], file
         assert not re.search(r"\bsafe\b|autoescape", file.read_text(encoding="utf-8")), file
+
+
+@pytest.mark.parametrize(
+    ("skipping", "said"),
+    [
+        ("def test_it():\n    pytest.skip('no such package')", "1 failed"),
+        ("@pytest.mark.skipif(True, reason='no such package')\ndef test_it(): pass", "1 error"),
+        ("pytest.importorskip('no_such_package')", "1 error"),
+        ("def test_it():\n    pytest.skip('needs a GPU')", "1 skipped"),
+    ],
+)
+def test_a_test_that_skips_fails_unless_it_needs_a_gpu(tmp_path, skipping, said):
+    (tmp_path / "test_one.py").write_text(f"import pytest\n{skipping}\n")
+    words = [sys.executable, "-m", "pytest", "-q", "-p", "skips", "--rootdir", tmp_path, "-c", "/dev/null", tmp_path]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT / "tests", check=False)
+    assert said in done.stdout.splitlines()[-1]

@@ -8,14 +8,12 @@ import torch
 
 from shapefirst import load, text_until
 from shapefirst.measure import psnr
+from shapefirst.measure.judge import Judge
 from shapefirst.models import MODELS, locate
 from shapefirst.sampling.loop import generators
-from shapefirst.world.vocabulary import ATTRIBUTES, NOUNS
-
-pytest.importorskip("resvg_py", reason="the judge stands beside the world, which needs the 'train' extra")
-from shapefirst.measure.judge import Judge
 from shapefirst.training.card import table_rows
 from shapefirst.training.quality import Figure
+from shapefirst.world.vocabulary import ATTRIBUTES, NOUNS
 
 PROMPTS = ["a red car", "a blue heart", "a yellow star", "a green tree", "a wooden house", "a rubber umbrella"]
 WEIGHTS = locate("pocket")

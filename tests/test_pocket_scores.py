@@ -21,7 +21,6 @@ def prompt_of(scene):
 
 @pytest.fixture(scope="module")
 def singles():
-    pytest.importorskip("resvg_py", reason="the world needs the 'train' extra")
     rng = np.random.default_rng(77_000_001)
     scenes = [sample_scene(rng, pair=False) for _ in range(24)]
     return [Image.fromarray(render(s)[0]) for s in scenes], [prompt_of(s) for s in scenes]
@@ -29,7 +28,6 @@ def singles():
 
 @pytest.fixture(scope="module")
 def pairs():
-    pytest.importorskip("resvg_py", reason="the world needs the 'train' extra")
     rng = np.random.default_rng(77_000_002)
     scenes = [sample_scene(rng, pair=True) for _ in range(16)]
     return [Image.fromarray(render(s)[0]) for s in scenes], [prompt_of(s) for s in scenes]

@@ -19,6 +19,7 @@ from shapefirst.errors import ShapefirstError, UnsupportedPipelineError
 from shapefirst.families.noise import noise_level
 from shapefirst.guidance.blocks import guide
 from shapefirst.guidance.extrapolation import Memory, weights
+from shapefirst.policies import file
 from shapefirst.policies.file import PolicyFile, model_digest, read_policy, sampler_digest, write_policy
 from shapefirst.policies.placement import spread
 from shapefirst.policies.schedule import Auto, TextSchedule
@@ -384,6 +385,15 @@ def test_a_broken_policy_file_is_refused(tuned, tmp_path):
         (json.dumps({**json.loads(text), "shapefirst policy": 99}), "the format 99 of another version"),
     ):
         path.write_text(broken)
+        with pytest.raises(ShapefirstError, match=message):
+            read_policy(path)
+    for entry, message in (
+        ({"guided": "all"}, "The entry 'guided' of .* should be a valid tuple, not 'all'"),
+        ({"steps": None}, "The entry 'steps' of .* should be a valid integer, not None"),
+        ({"kept": 1}, "The entry 'kept' of .* is none: there are model, model_digest, "),
+    ):
+        content = {name: value for name, value in json.loads(text).items() if name != "digest"} | entry
+        path.write_text(json.dumps({**content, "digest": file._digest(content)}))
         with pytest.raises(ShapefirstError, match=message):
             read_policy(path)
     path.write_bytes(b"\xff\xfe")

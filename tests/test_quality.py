@@ -7,7 +7,6 @@ import pytest
 import torch
 from PIL import Image
 
-pytest.importorskip("resvg_py", reason="the world needs the 'train' extra")
 from shapefirst.measure.judge import Judge, Sighting
 from shapefirst.training.card import table_rows
 from shapefirst.training.judge import augment

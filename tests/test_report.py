@@ -15,8 +15,6 @@ from shapefirst.findings.storage import Stored, StudySetting, load_all, save, sa
 from shapefirst.measure.intervals import Interval, Rule
 from shapefirst.report import render_report, write_report
 
-pytest.importorskip("pyarrow")
-
 HOSTILE = "\"><script>alert(1)</script><img src=x onerror='alert(2)'> & ein Käse 奶酪 🧀 {{ title }} " + "long " * 200
 SETTING = StudySetting(
     "pocket", "abc", "0.1.0", 7, 50, 7.5, "ddim", False, 64, "d", "shapefirst study f4 --seed 7", "2 cores", 12.5

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shapefirst.errors import ShapefirstError
+from shapefirst.policies.placement import Budget, Every, Growing
 from shapefirst.policies.schedule import TextSchedule
 
 STEPS = st.integers(1, 60)
@@ -64,6 +66,42 @@ def test_the_extremes(num_steps):
     assert TextSchedule.until(0) == TextSchedule.never()
     assert TextSchedule.starting_at(0) == TextSchedule.window(0, None) == TextSchedule.always()
     assert TextSchedule.until(0, keep="text") != TextSchedule.until(0)
+
+
+PLACEMENTS = st.one_of(
+    st.builds(Every, st.integers(1, 10**9)),
+    st.builds(Growing, st.integers(1, 10**9), st.floats(1, exclude_max=True, max_value=math.inf)),
+    st.builds(Budget, st.floats(0, 1, exclude_min=True)),
+)
+
+
+@settings(deadline=None)
+@given(st.data(), st.none() | st.integers(1, 2000))
+def test_every_schedule_has_words_for_itself(data, num_steps):
+    """Also one that fits no number of steps, such as a budget too small to extrapolate from."""
+    bounds = st.integers(0, 10**12) | st.integers(0, 60)
+    some = {
+        "windows": st.lists(st.tuples(bounds, bounds | st.none()).map(sorted_window), max_size=4).map(tuple),
+        "fraction": st.floats(0, 1),
+        "placement": PLACEMENTS,
+    }
+    field = data.draw(st.sampled_from(sorted(some)))
+    keep = data.draw(st.sampled_from(["null", "text", "neither"]))
+    order = data.draw(st.integers(0, 3) if keep == "neither" else st.none() | st.integers(0, 3))
+    schedule = TextSchedule(**{field: data.draw(some[field])}, keep=keep, order=order, num_steps=num_steps)
+    said = str(schedule)
+    assert said == repr(schedule) or said == schedule.strip(len(said))
+
+
+def sorted_window(window):
+    return window if window[1] is None else tuple(sorted(window))
+
+
+def test_words_of_a_schedule_are_those_of_the_fewest_steps_that_it_fits():
+    assert str(TextSchedule.within(0.6)) == TextSchedule.within(0.6).strip(50)
+    assert len(str(TextSchedule.within(0.05))) == 100  # 5 of 50 steps are the fewest that a budget places
+    assert len(str(replace(TextSchedule.until(3), num_steps=7))) == 7
+    assert str(TextSchedule.at([3])) == repr(TextSchedule.at([3]))  # nothing to extrapolate from
 
 
 @given(STEPS, st.integers(1, 30))

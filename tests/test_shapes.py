@@ -97,7 +97,6 @@ def test_maps_are_resized_without_new_extremes():
 @pytest.fixture(scope="module")
 def scenes():
     """400 of the world's scenes, a quarter of them with two objects: image and true mask."""
-    pytest.importorskip("resvg_py", reason="the world needs the 'train' extra")
     from shapefirst.world.scenes import render, sample_scene
 
     rng = np.random.default_rng(0)

@@ -9,7 +9,16 @@ from hypothesis import strategies as st
 
 from shapefirst.drawing import charts
 from shapefirst.errors import ShapefirstError
-from shapefirst.measure.intervals import Interval, Rule, bootstrap, hardest, jackknife, of_prompts, ratio_of_means
+from shapefirst.measure.intervals import (
+    Interval,
+    Rule,
+    bootstrap,
+    hardest,
+    jackknife,
+    of_prompts,
+    ratio_of_means,
+    student,
+)
 
 
 def test_the_interval_of_a_mean_is_the_normal_one_for_many_prompts():
@@ -41,6 +50,12 @@ def test_of_few_normal_values_as_many_intervals_hold_the_truth(n):
 
 #: Of Student's distribution with 39 degrees of freedom, from a table.
 T_975, T_995 = 2.0227, 2.7079
+
+
+def test_students_quantiles_are_those_of_printed_tables():
+    assert student(2, 0.95) == pytest.approx(12.7062, abs=1e-4)
+    assert student(40, 0.95) == pytest.approx(T_975, abs=1e-4)
+    assert student(40, 0.99) == pytest.approx(T_995, abs=1e-4)
 
 
 def test_an_interval_is_students_where_the_percentiles_are_normal():

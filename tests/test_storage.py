@@ -10,13 +10,12 @@ from dataclasses import astuple, replace
 import numpy as np
 import pytest
 from PIL import Image
+from pyarrow import parquet
 
 from shapefirst.errors import ShapefirstError
 from shapefirst.findings.finding import Chart, Finding, Picture, Study, Summary, claim
 from shapefirst.findings.storage import StudySetting, load_all, load_stored, mismatch, save, save_inapplicable
 from shapefirst.measure.intervals import Interval, Rule
-
-parquet = pytest.importorskip("pyarrow.parquet")
 
 HOSTILE = "<script>alert(\"1\")</script> & ein Käse\u2028奶酪 🧀\n'x'"
 SETTING = StudySetting(

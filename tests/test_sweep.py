@@ -161,8 +161,8 @@ def test_a_grid_that_is_wrong_is_refused_in_a_sentence(tmp_path, content, named)
         ("steps = 2\n".encode("utf-16"), "not UTF-8"),
         (b"steps = " + b"[" * 10_000, "not TOML"),
         (b'prompts = "a\\u0000b"', "Cannot read prompts from 'a\\x00b'"),
-        (b'prompts = ["a dog", "a cat"]', "'prompts' .* is text, not"),
-        (b"prompts = true", "'prompts' .* is text, not True"),
+        (b'prompts = ["a dog", "a cat"]', "'prompts' .* should be a valid string, not"),
+        (b"prompts = true", "'prompts' .* should be a valid string, not True"),
     ],
 )
 def test_a_grid_in_which_no_text_stands_is_refused(tmp_path, content, why):

@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from ray import cluster_utils
 from test_sweep import shards_of
 
 from shapefirst.sweep.grid import Grid
@@ -17,14 +18,11 @@ from shapefirst.sweep.run import Resources, run_here, run_on_ray
 from shapefirst.sweep.store import CannotWrite, Store
 from shapefirst.sweep.work import Scorers, Worker
 
-ray = pytest.importorskip("ray")
-cluster_utils = pytest.importorskip("ray.cluster_utils")
-
 GRID = Grid(steps=(4,), text_steps=("0", "2"), count=8, shard_size=1)
 WORKER = {"device": "cpu", "scores": Scorers(), "keep_images": "none", "batch_size": None}
 
 
-pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds workers in /proc")
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux: finds workers in /proc")
 
 
 @pytest.fixture

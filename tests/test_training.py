@@ -10,8 +10,6 @@ from safetensors.torch import save_file
 from torch import nn
 
 from shapefirst.errors import ShapefirstError
-
-pytest.importorskip("resvg_py", reason="training needs the 'train' extra")
 from shapefirst.training import loop
 from shapefirst.training import stages as training
 from shapefirst.training.loop import Recipe, TrainingRun, fit, learning_rate

@@ -1,13 +1,18 @@
-"""What a sampling setting may be, for all who take one."""
+"""What a sampling setting may be, for all who take one; and what a file says, as a dataclass has it."""
 
 from __future__ import annotations
 
 import re
-from typing import Any, Final
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any, Final, TypeVar
 
-from shapefirst.errors import ShapefirstError
+from shapefirst.errors import ShapefirstError, shortened
 
-__all__ = ["check_prompt", "check_seed", "check_steps", "check_text"]
+__all__ = ["check_prompt", "check_seed", "check_steps", "check_text", "fitted"]
+
+Kind = TypeVar("Kind")
+
 
 _SEEDS: Final = 2**63  # torch's are 64-bit; the sign is not worth the trouble
 _LONGEST: Final = 10_000  # characters of a prompt; text encoders take some hundred words, and tokenizers their time
@@ -53,3 +58,30 @@ def check_prompt(text: str, what: str) -> None:
 def _around(text: str, found: re.Match[str]) -> str:
     """The place of a character in a long text, for a sentence."""
     return ascii(text[max(0, found.start() - _SHOWN) : found.end() + _SHOWN])
+
+
+def fitted(kind: type[Kind], entries: Mapping[str, Any], place: str) -> Kind:
+    """A dataclass of what a file says, each entry as pydantic reads the annotation.
+
+    Args:
+        kind: The dataclass.
+        entries: Field -> value.
+        place: Where they stand, for the sentence: " of 'grid.toml'".
+
+    Raises:
+        ShapefirstError: The first entry that is unknown, missing or not of its kind; or what the dataclass refuses.
+    """
+    from pydantic import TypeAdapter, ValidationError
+
+    known = ", ".join(field.name for field in fields(kind))  # type: ignore[arg-type]
+    try:
+        return TypeAdapter(kind).validate_python(entries)
+    except ValidationError as error:
+        first = error.errors()[0]
+    if isinstance(own := first.get("ctx", {}).get("error"), ShapefirstError):
+        raise own
+    wrong = {
+        "unexpected_keyword_argument": f"is none: there are {known}",
+        "missing": "is missing",
+    }.get(first["type"], f"{first['msg'].removeprefix('Input ')}, not {shortened(repr(first['input']))}")
+    raise ShapefirstError(f"The entry {first['loc'][0]!r}{place} {wrong}.")

@@ -5,7 +5,8 @@ The command line prints such an error without a traceback and exits with code 2.
 
 from __future__ import annotations
 
-from typing import Final
+from importlib import import_module
+from typing import Any, Final
 
 __all__ = [
     "INTERRUPTED",
@@ -15,6 +16,7 @@ __all__ = [
     "ShapefirstError",
     "UnsupportedPipelineError",
     "first_line",
+    "imported",
     "shortened",
 ]
 
@@ -40,6 +42,18 @@ class DeviceError(ShapefirstError):
 
 class UnsupportedPipelineError(ShapefirstError):
     """A diffusers pipeline whose guidance shapefirst does not know how to steer."""
+
+
+def imported(module: str, use: str, extra: str = "studies") -> Any:
+    """A module of an extra, for a ``use`` such as "Intervals are computed".
+
+    Raises:
+        ShapefirstError: It is not installed.
+    """
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise ShapefirstError(f"{use} with {module.partition('.')[0]}: pip install 'shapefirst[{extra}]'.") from error
 
 
 def shortened(text: str, limit: int = 60) -> str:

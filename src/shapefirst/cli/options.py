@@ -12,8 +12,20 @@ from typing import Annotated, Any, TypeAlias, get_type_hints
 import typer
 
 from shapefirst.checks import check_text
+from shapefirst.errors import ShapefirstError
 
-__all__ = ["Device", "Dtype", "GuidanceScale", "Model", "PolicyWords", "Sampler", "command_line", "unpacked"]
+__all__ = [
+    "Device",
+    "Dtype",
+    "GuidanceScale",
+    "Model",
+    "PolicyWords",
+    "Sampler",
+    "Scores",
+    "command_line",
+    "named_models",
+    "unpacked",
+]
 
 Model: TypeAlias = Annotated[
     str,
@@ -47,6 +59,19 @@ PolicyWords: TypeAlias = Annotated[
         help="Such as paper:25, budget:0.6, every:3, tol:0.006, or the path of a tuned policy (.json).",
     ),
 ]
+
+Scores: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option("--score", metavar="NAME=ID", help="A score of `measure.scores` to score images by, and its model."),
+]
+
+
+def named_models(scores: Sequence[str] | None) -> dict[str, str]:
+    """Score -> model, of ``--score``."""
+    pairs = [word.partition("=") for word in scores or ()]
+    if bare := next((name for name, _, model in pairs if not model), None):
+        raise ShapefirstError(f"--score {bare} does not say by which model: say {bare}=ID, a hub id or a folder.")
+    return {name: model for name, _, model in pairs}
 
 
 def unpacked(command: Callable[..., None]) -> Callable[..., None]:

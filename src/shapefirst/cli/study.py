@@ -18,7 +18,17 @@ from shapefirst import __version__
 from shapefirst.checks import check_seed
 from shapefirst.cli import terminal
 from shapefirst.cli.loading import load_quietly, obtained, warn_of_cuts, warn_of_unjudged
-from shapefirst.cli.options import Device, Dtype, GuidanceScale, Model, Sampler, command_line, unpacked
+from shapefirst.cli.options import (
+    Device,
+    Dtype,
+    GuidanceScale,
+    Model,
+    Sampler,
+    Scores,
+    command_line,
+    named_models,
+    unpacked,
+)
 from shapefirst.errors import ShapefirstError
 
 if TYPE_CHECKING:
@@ -31,7 +41,7 @@ __all__ = ["report", "study"]
 
 OUT: Final = Path("out/studies")
 NOT_REPEATED: Final = ("names", "force", "list_them")
-MODULES: Final = ("matplotlib", "pyarrow")
+MODULES: Final = ("matplotlib", "pyarrow", "scipy", "skimage")
 STEPS: Final = 50
 QUICK_STEPS: Final = 16
 FEWEST_STEPS: Final = 10  # the studies look at tenths of a run
@@ -77,6 +87,7 @@ class StudyOptions:
         str | None, typer.Option(metavar="ID", help="A visual-question-answering model to score images by.")
     ] = None
     vlm: Annotated[str | None, typer.Option(metavar="ID", help="A vision-language model to score images by.")] = None
+    score: Scores = None
     device: Device = None
     dtype: Dtype = None
     batch_size: Annotated[
@@ -95,7 +106,7 @@ class StudyOptions:
 
     @property
     def scorers(self) -> dict[str, str | None]:
-        return {"clip": self.clip, "vqa": self.vqa, "vlm": self.vlm}
+        return {"clip": self.clip, "vqa": self.vqa, "vlm": self.vlm, **named_models(self.score)}
 
     def check(self) -> None:
         """Raise ShapefirstError unless the numbers are in range, the packages there and the folder writable."""
@@ -184,11 +195,13 @@ def study(
         with terminal.working("Getting torch and diffusers ready"):
             from shapefirst.findings.storage import load_stored
             from shapefirst.measure.judging import can_judge
+            from shapefirst.measure.scores import check_scores
             from shapefirst.report import write_report
             from shapefirst.studies import study_named as find
             from shapefirst.studies.runner import make_plan, make_tasks
 
             studies = [find(name) for name in wanted]
+        check_scores(named_models(asked.score))
         repeated = partial(command_line, context, without=NOT_REPEATED)
         tasks = make_tasks(studies, given, asked.setting(), asked.prompts, lambda name: repeated(("study", name)))
         plan = make_plan(tasks, asked.out, force=asked.force)

@@ -158,8 +158,8 @@ def _check_task(ray: str | None, cores: int, gpus: float) -> None:
 
 
 def _check_modules() -> None:
-    if find_spec("pyarrow") is None:
-        raise ShapefirstError("Sweeps are stored with pyarrow: pip install 'shapefirst[studies]'.")
+    if missing := [name for name in ("pyarrow", "scipy", "skimage") if find_spec(name) is None]:
+        raise ShapefirstError(f"Sweeps need {' and '.join(missing)}: pip install 'shapefirst[studies]'.")
 
 
 def _paces(shards: Shards, work: WorkOptions) -> dict[Any, Any]:

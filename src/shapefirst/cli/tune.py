@@ -13,7 +13,7 @@ from shapefirst.checks import check_prompt
 from shapefirst.cli import terminal
 from shapefirst.cli.loading import load_quietly, obtained, warn_of_cuts
 from shapefirst.cli.options import Device, Dtype, GuidanceScale, Model, Sampler
-from shapefirst.errors import ShapefirstError
+from shapefirst.errors import ShapefirstError, imported
 
 if TYPE_CHECKING:
     from shapefirst.tuning.candidates import Found
@@ -116,6 +116,7 @@ def _check(sampler: str | None, steps: int, batch_size: int, negative_prompt: st
     check_prompt(negative_prompt or "", "--negative-prompt")
     if scale <= 1:
         raise ShapefirstError(f"At a guidance scale of {scale:g} no guidance runs, so there is nothing to tune.")
+    imported("scipy.special", "Intervals are computed")
 
 
 def _halves(file: Path | None) -> tuple[list[str], list[str]]:

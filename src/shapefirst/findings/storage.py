@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from shapefirst.errors import ShapefirstError
+from shapefirst.errors import ShapefirstError, imported
 from shapefirst.files import Names, reach_disk, slug
 from shapefirst.findings.finding import Chart, Claim, Finding, Question, Summary
 from shapefirst.findings.order import STUDIES
@@ -42,7 +42,6 @@ __all__ = [
 #: Raised when an older shapefirst could not read a finding.json, or when its findings do not go beside new ones.
 FORMAT: Final = 1
 FACTS: Final = "finding.json"
-SECTIONS: Final = (*STUDIES, "sweep")  # of the report: `sweep report` adds one that is no study
 TABLE: Final = "table.parquet"
 
 
@@ -195,12 +194,13 @@ def load_stored(out: Path, name: str) -> Stored | None:
 
 
 def load_all(out: Path) -> list[Stored]:
-    """What is stored under ``out``, in the order of ``SECTIONS``; other files and folders are ignored.
+    """What is stored under ``out``, in the order of ``STUDIES``; other files and folders are ignored.
 
     Raises:
         ShapefirstError: As ``load_stored``.
     """
-    return [stored for name in SECTIONS if (stored := load_stored(out, name)) is not None]
+    names = (*STUDIES, "sweep")  # `sweep report` adds one that is no study
+    return [stored for name in names if (stored := load_stored(out, name)) is not None]
 
 
 def mismatch(stored: StudySetting, wanted: StudySetting) -> str:
@@ -275,11 +275,9 @@ def _replacing(folder: Path) -> Iterator[Path]:
 
 def _parquet(table: Mapping[str, Sequence[Any]], question: Question, setting: StudySetting) -> bytes:
     """The table as Parquet, with the setting in its metadata so that it is not lost when the file is copied."""
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise ShapefirstError("Tables are stored with pyarrow: pip install 'shapefirst[studies]'.") from error
+    imported("pyarrow", "Tables are stored")
+    import pyarrow.parquet
+
     buffer = io.BytesIO()
     try:
         # list() because of numpy columns of strings, which pyarrow does not take

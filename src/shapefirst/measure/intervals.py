@@ -22,7 +22,7 @@ from typing import Final, Literal, TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike
 
-from shapefirst.errors import ShapefirstError
+from shapefirst.errors import ShapefirstError, imported
 
 __all__ = [
     "Interval",
@@ -167,14 +167,8 @@ def widening(n: int, level: float) -> float:
 
 @cache
 def student(n: int, level: float) -> float:
-    """Within how many standard errors Student's t of n measurements lies at this level."""
-    share = (1 + level) / 2
-    # Student's distribution with n - 1 degrees of freedom, summed up to beyond any quantile that is asked for.
-    x = np.linspace(0, 400, 400_001)
-    density = (1 + x**2 / (n - 1)) ** (-n / 2)
-    mass = np.concatenate([[0], np.cumsum((density[1:] + density[:-1]) / 2 * (x[1] - x[0]))])
-    whole = math.exp(math.lgamma((n - 1) / 2) - math.lgamma(n / 2)) * math.sqrt((n - 1) * math.pi)
-    return float(np.interp(share - 0.5, mass / whole, x))
+    """Within how many standard errors Student's t of n measurements lies at this level. Needs scipy."""
+    return float(imported("scipy.special", "Intervals are computed").stdtrit(n - 1, (1 + level) / 2))
 
 
 def hardest(parts: Sequence[ArrayLike], rule: Rule, statistic: Callable[[np.ndarray], float] | None = None) -> Interval:

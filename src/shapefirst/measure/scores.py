@@ -12,14 +12,14 @@ CLIPScore, BLIP-VQA ("Salesforce/blip-vqa-base") and MiniGPT-4 (nearest in trans
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from PIL import Image
 
-from shapefirst.errors import ModelError
+from shapefirst.errors import ModelError, ShapefirstError
 from shapefirst.measure.alignment import Alignment
 from shapefirst.measure.clip import Clip, ClipScore, ClipSimilarity, load_clip
 from shapefirst.measure.judge import Judge
@@ -33,10 +33,24 @@ if TYPE_CHECKING:
 
     import torch
 
-__all__ = ["CLIP", "JUDGE_ATTRIBUTE", "JUDGE_NOUN", "alignments_for", "features_for", "similarity_for"]
+__all__ = [
+    "CLIP",
+    "JUDGE_ATTRIBUTE",
+    "JUDGE_NOUN",
+    "SCORES",
+    "alignments_for",
+    "check_scores",
+    "features_for",
+    "similarity_for",
+]
 
 #: Of models other than pocket, unless another is named; downloaded at first use if it is not in the hub's cache.
 CLIP: Final = "openai/clip-vit-base-patch16"
+#: Name -> (id or folder of its model, device=) -> score. One more entry is one more score in the commands.
+SCORES: Final[dict[str, Callable[..., Alignment]]] = {
+    "vqa": load_vqa,  # visual question answering: BLIP or ViLT
+    "vlm": load_vlm,  # an image-text-to-text model with a chat template
+}
 #: Names of scores of pocket's images by one half of a phrase.
 JUDGE_NOUN: Final = "judge-noun"
 JUDGE_ATTRIBUTE: Final = "judge-attribute"
@@ -46,34 +60,37 @@ def alignments_for(
     model_name: str,
     *,
     clip: str | None = None,
-    vqa: str | None = None,
-    vlm: str | None = None,
     device: str | torch.device | None = None,
     judge: bool = True,
+    **models: str | None,
 ) -> dict[str, Alignment]:
     """Name -> score, in the order in which reports show them.
 
     Args:
         model_name: The model under study: anything that ``shapefirst.models.load`` takes.
         clip: Id or folder of a CLIP; by default pocket's own on pocket and ``CLIP`` elsewhere.
-        vqa: Id or folder of a visual-question-answering model (BLIP or ViLT), if that score is wanted.
-        vlm: Id or folder of an image-text-to-text model with a chat template, if that score is wanted.
         device: Of the scoring models; by default CUDA, else Apple's MPS, else the CPU.
         judge: Whether pocket's images are judged, too: it knows pocket's words only (see ``can_judge``).
+        models: Names of ``SCORES`` -> id or folder of the model of each score that is wanted.
 
     Raises:
         ModelError: One of the models is not to be had.
+        ShapefirstError: There is no score of such a name.
     """
     scores: dict[str, Alignment] = {"clipscore": ClipScore(_clip_for(model_name, clip, device))}
     if is_pocket(model_name) and judge:
         scores["judge"] = JudgeScore(_judge(model_name))
         scores[JUDGE_NOUN] = JudgeScore(_judge(model_name), "noun")
         scores[JUDGE_ATTRIBUTE] = JudgeScore(_judge(model_name), "attribute")
-    if vqa is not None:
-        scores["vqa"] = load_vqa(vqa, device=device)
-    if vlm is not None:
-        scores["vlm"] = load_vlm(vlm, device=device)
-    return scores
+    wanted = {name: model for name, model in models.items() if model is not None}
+    check_scores(wanted)
+    return scores | {name: load(wanted[name], device=device) for name, load in SCORES.items() if name in wanted}
+
+
+def check_scores(names: Iterable[str]) -> None:
+    """Raise ShapefirstError for a name that is none of ``SCORES``."""
+    if unknown := next((name for name in names if name not in SCORES), None):
+        raise ShapefirstError(f"There is no score {unknown!r}: say one of {', '.join(SCORES)}, and its model.")
 
 
 def similarity_for(

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from shapefirst.errors import ShapefirstError
+from shapefirst.errors import ShapefirstError, imported
 from shapefirst.measure.rgb import AnyPicture, unit
 
 __all__ = ["binarise", "f1", "iou", "otsu", "resize", "silhouette_of"]
@@ -25,18 +25,14 @@ Map = NDArray[np.floating]
 def otsu(values: np.ndarray) -> float:
     """The threshold that maximises w_0 w_1 (m_0 - m_1)^2, of all there are: classes of share w and mean m.
 
-    It lies half-way between two neighbouring values. For values that are all the same it is that value.
+    It lies half-way between two neighbouring values. For values that are all the same it is that value. Needs skimage.
     """
-    v = np.sort(np.asarray(values, np.float64).ravel())
-    below = np.arange(1, v.size)
-    sums = np.cumsum(v)
-    m_0, m_1 = sums[:-1] / below, (sums[-1] - sums[:-1]) / (v.size - below)
-    between = below * (v.size - below) * (m_0 - m_1) ** 2
-    between[v[:-1] == v[1:]] = -1  # no threshold lies between equal values
-    if not between.size or between.max() < 0:
-        return float(v[0])
-    best = int(between.argmax())
-    return float((v[best] + v[best + 1]) / 2)
+    levels, counts = np.unique(np.asarray(values, np.float64), return_counts=True)
+    if len(levels) == 1:
+        return float(levels[0])
+    # Every value is a bin of its own: those of equal width, which it makes by itself, would blur a peaked map.
+    below = imported("skimage.filters", "Masks are found").threshold_otsu(hist=(counts, levels))
+    return float((below + levels[np.searchsorted(levels, below) + 1]) / 2)
 
 
 def binarise(maps: Map, threshold: float | None = None) -> Mask:

@@ -10,8 +10,9 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
+from shapefirst.checks import fitted
 from shapefirst.errors import ShapefirstError
 from shapefirst.files import save_text
 from shapefirst.policies.schedule import Kept, TextSchedule
@@ -39,6 +40,8 @@ class PolicyFile:
         versions: Of shapefirst, diffusers and torch.
         measured: What `tune` measured on prompts that it did not choose by.
     """
+
+    __pydantic_config__: ClassVar = {"extra": "forbid", "protected_namespaces": ()}
 
     model: str
     model_digest: str
@@ -131,7 +134,7 @@ def read_policy(path: Path) -> PolicyFile:
             "what you want as a policy, such as steps:0-4+7+11."
         )
     del content["shapefirst policy"]
-    return PolicyFile(**{**content, "guided": tuple(content["guided"])})
+    return fitted(PolicyFile, content, f" of {str(path)!r}")
 
 
 def _digest(content: Mapping[str, Any]) -> str:

@@ -21,6 +21,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import ClassVar, Final, Literal, SupportsIndex, TypeAlias
@@ -52,6 +53,7 @@ class TextSchedule:
             eps_hat. 0: those of the last guided step are used again. 1 to 3: they are extrapolated, by a polynomial of
             this degree through the last order + 1 guided steps (see `guidance.extrapolation`). Where one branch runs,
             that is done with the difference of the two, where neither does, with both. "neither" needs an order.
+        num_steps: If given, the N that the schedule was made for: another is refused.
 
     Raises:
         ShapefirstError: A bound that is no whole number or is negative, a window that ends before it starts, a
@@ -193,9 +195,11 @@ class TextSchedule:
         return "".join("#" if step in guided else other for step in range(num_steps))
 
     def __str__(self) -> str:
-        """The strip of the fewest steps that the schedule fits, from 50 up."""
-        last = max((bound for window in self.windows for bound in window if bound is not None), default=0)
-        return self.strip(self.num_steps or max(50, last))
+        """The strip of the fewest steps that the schedule fits, from 50 to 1000; its fields where it fits none."""
+        for num_steps in range(50, 1001) if self.num_steps is None else (self.num_steps,):
+            with suppress(ShapefirstError):
+                return self.strip(num_steps)
+        return repr(self)
 
 
 @dataclass(frozen=True)

@@ -24,11 +24,13 @@ import math
 import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, ClassVar, Final, TypeAlias, TypeVar
 
-from shapefirst.checks import check_seed
+from pydantic import BeforeValidator, Field, StrictFloat, StrictInt
+
+from shapefirst.checks import check_seed, fitted
 from shapefirst.errors import ShapefirstError, first_line
 from shapefirst.models import default_guidance_scale, sampler_info
 from shapefirst.policies.schedule import TextSchedule
@@ -48,6 +50,13 @@ POCKET_PROMPTS: Final = 1000
 TENTHS: Final = tuple(f"{10 * i}%" for i in range(11))
 
 
+T = TypeVar("T")
+#: A list, or a single value for a list of one.
+Many: TypeAlias = Annotated[
+    tuple[T, ...], BeforeValidator(lambda given: given if isinstance(given, list | tuple) else [given])
+]
+
+
 @dataclass(frozen=True)
 class Grid:
     """The module's fields; every combination of models, samplers, steps and guidance scales is a setting.
@@ -57,18 +66,20 @@ class Grid:
             there are steps.
     """
 
-    models: tuple[str, ...] = ("pocket",)
-    samplers: tuple[str, ...] = ("ddim",)
-    steps: tuple[int, ...] = (50,)
-    text_steps: tuple[str, ...] = TENTHS
-    keep: tuple[str, ...] = ("null",)
-    policies: tuple[str, ...] = ()
-    guidance_scale: tuple[float, ...] = ()
+    __pydantic_config__: ClassVar = {"extra": "forbid"}
+
+    models: Many[str] = ("pocket",)
+    samplers: Many[str] = ("ddim",)
+    steps: Many[StrictInt] = (50,)
+    text_steps: Many[Annotated[str, Field(coerce_numbers_to_str=True)]] = TENTHS
+    keep: Many[str] = ("null",)
+    policies: Many[str] = ()
+    guidance_scale: Many[StrictFloat] = ()
     prompts: str = "pocket"
-    count: int | None = None
-    images_per_prompt: int = 1
-    seed: int = 0
-    shard_size: int = 32
+    count: StrictInt | None = None
+    images_per_prompt: StrictInt = 1
+    seed: StrictInt = 0
+    shard_size: StrictInt = 32
 
     def __post_init__(self) -> None:
         for name in ("models", "samplers", "steps", "keep"):
@@ -254,11 +265,7 @@ def read_grid(file: Path | None, given: Mapping[str, Any]) -> Grid:
         except (tomllib.TOMLDecodeError, RecursionError) as error:
             raise ShapefirstError(f"The grid {str(file)!r} is not TOML: {first_line(error)}.") from error
     place = f" of {str(file)!r}" if file is not None else ""
-    known = {field.name: field for field in fields(Grid)}
-    if unknown := sorted(set(entries) - set(known)):
-        raise ShapefirstError(f"The entry {unknown[0]!r}{place} means nothing to a sweep: it has {', '.join(known)}.")
-    entries |= {name: value for name, value in given.items() if value is not None}
-    return Grid(**{name: _kind(name, value, str(known[name].type), place) for name, value in entries.items()})
+    return fitted(Grid, entries | {name: value for name, value in given.items() if value is not None}, place)
 
 
 def prompts_of(grid: Grid) -> list[Prompt]:
@@ -304,21 +311,3 @@ def _numbers(text: str, steps: int) -> list[int]:
             f"The text cannot be used in {max(numbers)} of {steps} steps: give at most {steps}, or per cent of them."
         )
     return numbers
-
-
-def _kind(name: str, value: Any, kind: str, place: str) -> Any:
-    """An entry as the grid has it; a single value stands for a list of one."""
-    scalar, many = kind.removeprefix("tuple[").split(",")[0].split(" |")[0].rstrip("]"), kind.startswith("tuple")
-    values = list(value) if isinstance(value, list | tuple) else [value]
-    if scalar == "str" and name == "text_steps":
-        values = [str(v) if isinstance(v, int) and not isinstance(v, bool) else v for v in values]
-    if scalar == "float":
-        values = [float(v) if isinstance(v, int) and not isinstance(v, bool) else v for v in values]
-    wanted = {"str": str, "int": int, "float": float}[scalar]
-    wrong = [v for v in values if not isinstance(v, wanted) or isinstance(v, bool)]
-    if wrong or (not many and (isinstance(value, list | tuple) or len(values) != 1)):
-        what = {"str": "text", "int": "a whole number", "float": "a number"}[scalar]
-        raise ShapefirstError(
-            f"The entry {name!r}{place} is {f'a list, each {what}' if many else what}, not {value!r}."
-        )
-    return tuple(values) if many else values[0]
