@@ -91,18 +91,12 @@ def _finding(
     back = [settled(found.of_x0[..., b], CORRELATED) / steps for b in range(2)]
     forward, reverse = above[1] - above[0], back[1] - back[0]
     rows = [
-        (
-            f"{name} SNR above 1 from step",
-            *(shown(bootstrap(settled(n.measured[..., b], 1.0))) for b in (0, 1)),
-        )
+        (f"{name} SNR above 1 from step", *(shown(bootstrap(settled(n.measured[..., b], 1.0))) for b in (0, 1)))
         for name, n in (("latents:", found.clean), ("images:", found.seen))
     ]
     rows.append(("predicted x_0: final from step", *(shown(bootstrap(steps * values)) for values in back)))
     rows.append(
-        (
-            "x_t: final from step",
-            *(shown(bootstrap(settled(found.of_x_t[..., b], CORRELATED))) for b in (0, 1)),
-        )
+        ("x_t: final from step", *(shown(bootstrap(settled(found.of_x_t[..., b], CORRELATED))) for b in (0, 1)))
     )
     return Finding(
         claims=(

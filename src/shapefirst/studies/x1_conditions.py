@@ -215,10 +215,7 @@ def _chart(subject: Subject, every: Sequence[GuidanceSetting], leads: np.ndarray
         dropped.set_title("F6, text in the first half only")
         dropped.set_xlabel("L1 to the fully guided image,\nrelative to no text (ratio)")
         image = charts.svg(drawn)
-    means, ratios = (
-        leads.mean(axis=0),
-        l1s[..., 0].mean(axis=0) / np.maximum(l1s[..., 1].mean(axis=0), 1e-9),
-    )
+    means, ratios = (leads.mean(axis=0), l1s[..., 0].mean(axis=0) / np.maximum(l1s[..., 1].mean(axis=0), 1e-9))
     return Chart(
         "settings",
         image,
