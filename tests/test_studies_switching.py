@@ -39,7 +39,7 @@ from shapefirst.studies import (
     x1_conditions,
 )
 from shapefirst.studies.subject import Meter, Subject
-from shapefirst.studies.switching import described, encode_pairs, padded, seen_eos
+from shapefirst.studies.switching import encode_pairs, padded, seen_eos
 from shapefirst.world.vocabulary import ATTRIBUTES, NOUNS
 
 STEPS = 4
@@ -405,9 +405,10 @@ def test_scores_are_found_by_their_names() -> None:
     scores = conditions.score_conditions(subject, images, {"source A": SOURCES, "target B": TARGETS})
     assert scores.of("fake", "large", "target B").tolist() == [20.5, 21.5, 22.5]
     assert scores.lead("fake", "small").tolist() == [0.5] * 3
-    rows = conditions.tidy(subject, scores, {"small": {"size": 1}, "large": {"size": 2}})
+    table = conditions.tidy(subject, scores, {"size": [1, 2]})
+    rows = list(zip(table["size"], table["prompt"], table["score"], strict=True))
     assert len(rows) == 3 * 2 * 2
-    assert [row["score"] for row in rows if row["size"] == 2 and row["prompt"] == "a blue cup"] == [22]
+    assert [score for size, prompt, score in rows if size == 2 and prompt == "a blue cup"] == [22]
     kinds = conditions.by_kind({"lead": scores.lead("fake", "small")}, TARGETS)
     assert kinds.columns[1:] == ("colour, n = 2", "texture, n = 1")
     assert kinds.rows == (("lead", "0.50 (0.50 to 0.50)", "too few"),)
@@ -423,9 +424,11 @@ def test_a_prompt_is_read_as_the_pipeline_hands_it_to_its_tokenizer(make_pipe: A
     assert pixart.positions([prompt]) == pixart.positions(SOURCES[:1])
 
 
-def test_pairs_that_share_words_are_said_to() -> None:
-    assert described(PAIRS) == "3 pairs that share neither noun nor attribute"
-    assert described([*PAIRS, Pair(SOURCES[0], SOURCES[0])]) == "4 pairs, 1 of which share a word"
+def test_pairs_that_share_words_are_said_to(make_pipe: Any) -> None:
+    sides = encode_pairs(subject_of(make_pipe()), PAIRS)
+    assert sides.described == "3 pairs that share neither noun nor attribute"
+    more = replace(sides, pairs=[*PAIRS, Pair(SOURCES[0], SOURCES[0])])
+    assert more.described == "4 pairs, 1 of which share a word"
 
 
 def test_pocket_s_score_is_told_for_what_it_is() -> None:
