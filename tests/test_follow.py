@@ -14,7 +14,8 @@ from test_pipelines import stable_diffusion_3
 
 from shapefirst.guidance.blocks import guide
 from shapefirst.guidance.follow import Call, Follower, guided_prediction
-from shapefirst.policies.schedule import Auto, TextSchedule
+from shapefirst.policies.auto import Auto
+from shapefirst.policies.schedule import TextSchedule
 from shapefirst.policies.words import parse_policy
 from shapefirst.sampling.loop import denoise, encode, generators
 from shapefirst.sampling.together import denoise_together

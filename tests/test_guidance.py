@@ -15,7 +15,8 @@ from conftest import KINDS
 from shapefirst.errors import ShapefirstError, UnsupportedPipelineError
 from shapefirst.guidance.blocks import guide, text_until
 from shapefirst.models import SAMPLERS
-from shapefirst.policies.schedule import Auto, TextSchedule
+from shapefirst.policies.auto import Auto
+from shapefirst.policies.schedule import TextSchedule
 from shapefirst.sampling.loop import generators
 
 N, W = 4, 5.0

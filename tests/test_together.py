@@ -13,9 +13,11 @@ from shapefirst.attention.recording import record
 from shapefirst.errors import ShapefirstError
 from shapefirst.guidance.blocks import guide
 from shapefirst.models import SAMPLERS, sampler_info
+from shapefirst.policies.auto import Auto
 from shapefirst.policies.schedule import TextSchedule
+from shapefirst.policies.sharing import evaluations_together
 from shapefirst.sampling.loop import denoise, encode, generators
-from shapefirst.sampling.together import denoise_together, evaluations_together
+from shapefirst.sampling.together import denoise_together
 
 N = 6
 SCHEDULES = [
@@ -89,6 +91,15 @@ def test_together_is_never_more_than_apart(ks, keep):
     assert together == evaluations_together(list(set(schedules)), 20, 3.0)
     # Closed form: a trunk up to the last text step, and one tail for each other number.
     assert together == 2 * max(ks) + sum(20 - k for k in set(ks))
+
+
+@pytest.mark.parametrize("tol", [0.0, 0.02, 0.3])
+def test_what_decides_while_sampling_takes_at_most_what_is_told(make_pipe, tol):
+    pipe, told, steps = make_pipe(), [], 10
+    policies = [TextSchedule.always(), Auto(tol), Auto(tol, keep="null"), TextSchedule.until(2)]
+    options = {"num_inference_steps": steps, "guidance_scale": W, "generator": generators(SEEDS)}
+    denoise_together(pipe, encode(pipe, PROMPTS), policies, on_step=told.append, **options)
+    assert sum(told) <= evaluations_together(policies, steps, W)
 
 
 def test_it_refuses_what_does_not_fit(make_pipe):

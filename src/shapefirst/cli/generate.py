@@ -14,7 +14,8 @@ from shapefirst.cli import tables, terminal
 from shapefirst.cli.loading import load_quietly, obtained
 from shapefirst.cli.options import Device, Dtype, GuidanceScale, Model, PolicyWords, Sampler
 from shapefirst.errors import ShapefirstError, shortened
-from shapefirst.policies.schedule import Auto, Branch, Policy, TextSchedule
+from shapefirst.policies.auto import Auto, Policy
+from shapefirst.policies.schedule import Branch, TextSchedule
 
 if TYPE_CHECKING:
     from shapefirst.images.jobs import Result, Sampling

@@ -57,6 +57,8 @@ def plan_sweep(
             check_samplers(place, shards.grid.samplers)
     paces = _paces(shards, work) if probe else {}
     tables.costs(shards, paces, disk_of=images, inception=work.inception is not None)
+    if any(words.startswith("tol:") for setting in shards.settings for words in shards.policies(setting)):
+        terminal.note("a policy with a tolerance is counted as if it guided every step: it will take less.")
 
 
 @app.command()
@@ -140,8 +142,7 @@ def _run(shards: Shards, store: Store, worker: Mapping[str, Any], ray: str | Non
                 if outcome.failed:
                     failed += 1
                     terminal.warning(f"shard {outcome.name} was given up: {outcome.failed}.")
-                if ray is not None:
-                    tick(expected[outcome.name])
+                tick(expected[outcome.name] - (outcome.evaluations if ray is None else 0))
         except KeyboardInterrupt:
             terminal.note("finished shards are kept: the same command goes on.")
             raise

@@ -41,7 +41,8 @@ def latency(
     dtype: Dtype = None,
 ) -> None:
     """Measure what the sweep's policies save in seconds, for its report. Best on a machine that does nothing else."""
-    from shapefirst.sweep.grid import Shards, schedule_of
+    from shapefirst.policies.words import parse_policy
+    from shapefirst.sweep.grid import Shards
 
     if rounds < 2:
         raise ShapefirstError(f"--rounds must be at least 2, not {rounds}: a spread needs more than one.")
@@ -60,7 +61,7 @@ def latency(
     batches = sorted(set(batch or BATCHES))
     found: list[Latency] = []
     for setting, pipe in _pipelines(shards.settings, device, dtype):
-        schedules = {words: schedule_of(words) for words in policy} if policy else shards.policies(setting)
+        schedules = {words: parse_policy(words) for words in policy} if policy else shards.policies(setting)
         total = sum(batches) * calls(len(schedules), rounds)
         with terminal.counting(f"Timing {setting}", total=total) as tick:
             found.append(time_setting(pipe, setting, prompts, schedules, batches, rounds, tick))

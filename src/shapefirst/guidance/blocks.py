@@ -17,7 +17,8 @@ from typing import Any
 
 from shapefirst.families.layout import controls_of, denoiser_of
 from shapefirst.guidance.one_batch import Block, ControlHook, Evaluations, OneBatchHook
-from shapefirst.policies.schedule import Branch, Policy, TextSchedule
+from shapefirst.policies.auto import Policy
+from shapefirst.policies.schedule import Branch, TextSchedule
 from shapefirst.policies.words import policy_of
 
 __all__ = ["Evaluations", "guide", "is_steered", "text_until"]

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from shapefirst.guidance.extrapolation import Memory
-from shapefirst.policies.schedule import Auto, Branch, Policy, TextSchedule
+from shapefirst.policies.auto import Auto, Policy
+from shapefirst.policies.schedule import Branch, TextSchedule
 
 __all__ = ["BOTH", "Call", "Follower", "Wanted", "guided_prediction"]
 

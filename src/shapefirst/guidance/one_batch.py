@@ -27,7 +27,8 @@ from shapefirst.guidance.hook import DenoiserHook, check_unreplaced
 from shapefirst.guidance.introspection import Running, running
 from shapefirst.guidance.rows import Taking, each_tensor, spread_rows
 from shapefirst.guidance.timeline import Generation, follow
-from shapefirst.policies.schedule import Auto, Policy, TextSchedule, check_policy
+from shapefirst.policies.auto import Auto, Policy, check_policy
+from shapefirst.policies.schedule import TextSchedule
 
 __all__ = ["Block", "ControlHook", "Evaluations", "OneBatchHook"]
 

@@ -16,7 +16,8 @@ from shapefirst.drawing.sheets import Cell, contact_sheet
 from shapefirst.files import save_png, save_text
 from shapefirst.images.comparison import Comparison, decibels, percent
 from shapefirst.images.jobs import Sampling, generate, make_jobs
-from shapefirst.policies.schedule import Policy, TextSchedule
+from shapefirst.policies.auto import Policy
+from shapefirst.policies.schedule import TextSchedule
 from shapefirst.policies.words import describe
 from shapefirst.world.vocabulary import HELD_OUT
 

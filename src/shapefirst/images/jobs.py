@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 from shapefirst.checks import check_seed, check_steps
 from shapefirst.errors import ShapefirstError
 from shapefirst.guidance.blocks import guide
-from shapefirst.policies.schedule import Policy, TextSchedule
+from shapefirst.policies.auto import Policy
+from shapefirst.policies.schedule import TextSchedule
 from shapefirst.prompts.tokens import overflow
 from shapefirst.sampling.loop import as_images, generators, preprocessed
 

@@ -32,7 +32,8 @@ from shapefirst.families.pixart import cleans_captions
 from shapefirst.guidance.blocks import is_steered
 from shapefirst.guidance.timeline import calls_of, taking_step
 from shapefirst.models.catalogue import is_flow
-from shapefirst.policies.schedule import Policy, TextSchedule, check_policy
+from shapefirst.policies.auto import Policy, check_policy
+from shapefirst.policies.schedule import TextSchedule
 from shapefirst.prompts.tokens import room
 from shapefirst.sampling.step import Evaluated, Run, advance, follower_of, snapshot
 

@@ -18,7 +18,8 @@ import torch
 from shapefirst.families import Embeddings, family_of
 from shapefirst.guidance.branches import evaluating, evaluating_some
 from shapefirst.guidance.follow import BOTH, Call, Follower, guided_prediction
-from shapefirst.policies.schedule import Branch, Policy, TextSchedule
+from shapefirst.policies.auto import Policy
+from shapefirst.policies.schedule import Branch, TextSchedule
 
 __all__ = ["Evaluated", "Run", "advance", "follower_of", "snapshot"]
 

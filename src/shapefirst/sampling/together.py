@@ -23,11 +23,11 @@ from shapefirst.families.layout import denoiser_of
 from shapefirst.guidance.blocks import is_steered
 from shapefirst.guidance.follow import Call, Follower
 from shapefirst.guidance.timeline import calls_of, taking_step
-from shapefirst.policies.schedule import Policy, check_policy
+from shapefirst.policies.auto import Policy, check_policy
 from shapefirst.sampling.loop import begin, first_latents, step_options
 from shapefirst.sampling.step import Run, advance, follower_of, snapshot
 
-__all__ = ["Ended", "denoise_together", "evaluations_together"]
+__all__ = ["Ended", "denoise_together"]
 
 
 @dataclass(frozen=True)
@@ -101,23 +101,6 @@ def denoise_together(
             on_step(sum(one.rows for evaluated in done for one in evaluated) / len(x))
     ends = {id(one): Ended(run.x, one.evaluations, one.guided_steps) for run in runs for one in run.followers}
     return [ends[id(follower)] for follower in followers]
-
-
-def evaluations_together(
-    policies: Sequence[Policy], num_steps: int, guidance_scale: float, solver_order: int = 1
-) -> int:
-    """Denoiser evaluations per image of `denoise_together`; what decides while sampling is taken to guide every step.
-
-    Raises:
-        ShapefirstError: A policy that does not fit the number of steps.
-    """
-    groups, count = [[follower_of(policy, 1, guidance_scale) for policy in policies]], 0
-    for step in range(num_steps):
-        call = Call(step, num_steps, True, 0.0, guidance_scale)
-        groups = [part for group in groups for part in _parted(group, call)]
-        rows = sum(len(images) for group in groups for images in group[0].wanted(call).values())
-        count += rows * (solver_order if step < num_steps - 1 else 1)
-    return count
 
 
 def _parted(followers: Sequence[Follower], call: Call) -> list[list[Follower]]:

@@ -19,8 +19,8 @@ from shapefirst.findings import equal_fid
 from shapefirst.findings.finding import Chart, Claim, Finding, Picture, Question, Summary, claim, subject_to
 from shapefirst.findings.storage import StudySetting
 from shapefirst.measure.intervals import Interval
-from shapefirst.policies.words import describe
-from shapefirst.sweep.grid import FULL, Setting, schedule_of
+from shapefirst.policies.words import describe, parse_policy
+from shapefirst.sweep.grid import FULL, Setting
 from shapefirst.sweep.latency import Latency, Timing, calls_table, parts_table, rounds_of
 from shapefirst.sweep.summary import PolicySummary, Reference, SweepSummary
 
@@ -78,7 +78,7 @@ def finding_of(
         if timed.get(setting):
             summaries += [calls_table(timed[setting]), parts_table(timed[setting])]
         drawn += [chart for chart in (_chart(mine, timed.get(setting)),) if chart]
-        together += setting.evaluations_together([schedule_of(one.policy) for one in mine])
+        together += setting.evaluations_together([parse_policy(one.policy) for one in mine])
     n = sorted({one.n for one in found})
     images = f"{n[0]:,}" if len(n) == 1 else f"{n[0]:,} to {n[-1]:,}"
     return Finding(
@@ -304,7 +304,7 @@ def _chart(found: Sequence[PolicySummary], timed: Latency | None) -> Chart | Non
         f"pareto {setting.model} {setting.sampler} {setting.steps} {setting.guidance_scale:g}",
         image,
         f"{setting}: what each policy costs over what it saves; means with 95% intervals, n = {found[0].n:,}.",
-        f"The most is saved by {describe(schedule_of(most.policy), setting.steps)}: {most.saved:.0%} of the "
+        f"The most is saved by {describe(parse_policy(most.policy), setting.steps)}: {most.saved:.0%} of the "
         f"evaluations, at an L1 of {most.metrics['l1']:.4f}.",
     )
 

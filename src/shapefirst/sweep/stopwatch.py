@@ -11,7 +11,6 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from functools import partial
 from typing import Any, Final
 
@@ -22,6 +21,7 @@ from shapefirst.families.layout import denoiser_of
 from shapefirst.guidance.blocks import guide
 from shapefirst.images.jobs import own_size
 from shapefirst.models.machine import hardware
+from shapefirst.policies.auto import Policy
 from shapefirst.policies.schedule import TextSchedule
 from shapefirst.sampling.loop import decode, encode, generators
 from shapefirst.sweep.grid import Setting
@@ -37,7 +37,7 @@ def time_setting(
     pipe: Any,
     setting: Setting,
     prompts: Sequence[str],
-    policies: Mapping[str, TextSchedule],
+    policies: Mapping[str, Policy],
     batches: Sequence[int],
     rounds: int,
     on_images: Callable[[int], None],
@@ -73,7 +73,7 @@ def whole_call(
 def time_policies(
     pipe: Any,
     sample: Callable[[], object],
-    policies: Mapping[str, TextSchedule],
+    policies: Mapping[str, Policy],
     *,
     steps: int,
     batch: int,
@@ -85,16 +85,22 @@ def time_policies(
     Args:
         pipe: A pipeline that `shapefirst.guide` supports.
         sample: Calls it (see `whole_call`).
-        policies: Words -> schedule.
+        policies: By their words.
         steps: N of those calls.
         batch: Images in each.
         rounds: How often.
         on_call: Told after each call.
     """
 
-    def call(schedule: TextSchedule | None) -> float:
-        with guide(pipe, schedule) if schedule is not None else nullcontext():
+    saved: dict[Policy, float] = {}
+
+    def call(policy: Policy | None) -> float:
+        if policy is None:
             seconds = seconds_of(sample)
+        else:
+            with guide(pipe, policy) as spent:
+                seconds = seconds_of(sample)
+            saved[policy] = spent.saved
         on_call()
         return seconds
 
@@ -114,14 +120,8 @@ def time_policies(
                 around[words].append((before + after) / 2)
             before = after
     return [
-        Timing(
-            batch,
-            words,
-            schedule.saved(steps, getattr(pipe.scheduler, "order", 1)),
-            tuple(seconds[words]),
-            tuple(around[words]),
-        )
-        for words, schedule in policies.items()
+        Timing(batch, words, saved[policy], tuple(seconds[words]), tuple(around[words]))
+        for words, policy in policies.items()
     ]
 
 
