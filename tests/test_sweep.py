@@ -6,6 +6,7 @@ import errno
 import re
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -141,7 +142,7 @@ def test_a_toml_is_read_and_options_take_its_place(tmp_path):
         ("text_steps = ['0:50:0']", "0:50:0"),
         ("text_steps = ['50:0:5']", "50:0:5"),
         ("keep = 'neither'", "'neither'"),
-        ("policies = ['tol:0.1']", "tol:0.1"),
+        ("policies = ['tol:-1']", "tolerance is a finite number from 0"),
         ("guidance_scale = 1", "guidance scale"),
         ("seed = -1", "seed"),
         ("models = []", "models"),
@@ -193,26 +194,34 @@ def test_heun_is_counted_with_both_of_its_calls(worker):
 
 @pytest.mark.parametrize("sampler", ["ddim", "dpm-solver"])
 def test_a_shard_has_the_images_of_separate_runs(worker, sampler):
-    grid = Grid(samplers=(sampler,), steps=(4,), text_steps=("0", "2"), keep=("null", "text"), count=2)
+    policies = ("tol:0.05", "tol:3,keep=null")
+    grid = Grid(
+        samplers=(sampler,), steps=(8,), text_steps=("0", "4"), keep=("null", "text"), policies=policies, count=2
+    )
     shard = shards_of(grid)[0]
     pictures = Worker("cpu", keep_images="all", _models=worker._models).run(shard)
     pipe = load("pocket", sampler=sampler, device="cpu")
     rows = pictures.table.drop(["features"]).to_pylist()
-    images = {}
+    images, spent = {}, {}
     for words, schedule in shard.policies.items():
         texts = [prompt.text for prompt in shard.prompts]
-        options = {"num_inference_steps": 4, "guidance_scale": 4.0, "generator": generators(shard.seeds)}
-        *_, last = denoise(pipe, texts, schedule=schedule, **options)
-        images[words] = decode(pipe, last.x_next)
+        options = {"num_inference_steps": 8, "guidance_scale": 4.0, "generator": generators(shard.seeds)}
+        steps = list(denoise(pipe, texts, schedule=schedule, **options))
+        images[words] = decode(pipe, steps[-1].x_next)
+        spent[words] = sum(step.evaluations for step in steps)
     for row in rows:
         i, words = row["image"], row["policy"]
         stored = Image.open(io_of(pictures.images[picture_name(i, words)]))
         assert l1(stored, images[words][i]) < 1e-4
         assert row["l1"] == pytest.approx(l1(images[words][i], images["full"][i]), abs=2e-4)
-        assert row["evaluations"] == shard.policies[words].evaluations(4)
-        assert row["text_steps"] == shard.policies[words].text_steps(4)
+        if not words.startswith("tol"):
+            assert row["evaluations"] == shard.policies[words].evaluations(8)
+            assert row["text_steps"] == shard.policies[words].text_steps(8)
+    for words, of_image in spent.items():
+        assert statistics.fmean(row["evaluations"] for row in rows if row["policy"] == words) == of_image
+    assert spent["tol:3,keep=null"] < spent["full"] == 16
     assert {(row["policy"], row["image"]) for row in rows} == {(w, i) for w in shard.policies for i in range(2)}
-    assert pictures.evaluations == 2 * (8 + 4 + 4 + 2 + 2)
+    assert 2 * (8 + 8 + 4 + 4 + 8 + 8) < pictures.evaluations <= cost_of(shards_of(grid))[0].shared
 
 
 def io_of(content):
