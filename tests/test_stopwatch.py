@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 from dataclasses import asdict, replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,9 +14,10 @@ from diffusers.models.attention_processor import Attention
 from shapefirst.errors import ShapefirstError
 from shapefirst.families.layout import denoiser_of
 from shapefirst.policies.schedule import TextSchedule
+from shapefirst.sweep import stopwatch
 from shapefirst.sweep.grid import Setting
 from shapefirst.sweep.latency import Latency, Parts, Timing, calls_table, parts_table, read_latencies, updated
-from shapefirst.sweep.stopwatch import parts_of, time_policies, whole_call
+from shapefirst.sweep.stopwatch import calls, parts_of, time_policies, whole_call
 
 LATENCY = Latency(
     Setting("pocket", "ddim", 10, 4.0),
@@ -49,6 +52,32 @@ def test_timings_alternate_with_the_stock_pipeline(make_pipe):
     assert timings[0].evaluations_saved == pytest.approx(1 / 3)
     assert all(low <= middle <= high for low, middle, high in (t.saved for t in timings))
     assert json.dumps(timings[0].seconds)
+
+
+def test_each_policy_runs_once_a_round_close_to_calls_of_the_stock_pipeline(monkeypatch):
+    ran, now = [], ["stock"]
+
+    @contextmanager
+    def guide(pipe, schedule):
+        now[0] = schedule
+        yield
+        now[0] = "stock"
+
+    monkeypatch.setattr(stopwatch, "guide", guide)
+    monkeypatch.setattr(stopwatch, "seconds_of", lambda sample: ran.append(now[0]) or float(len(ran) - 1))
+    policies = {f"paper:{k}": TextSchedule.until(k) for k in range(4)}
+    timings = time_policies(SimpleNamespace(scheduler=None), None, policies, steps=8, batch=1, rounds=3)
+    assert len(ran) == calls(4, 3) == 2 + 3 * 7
+    rounds = [tuple(ran[start : start + 7]) for start in (2, 9, 16)]
+    for one in rounds:
+        assert [call == "stock" for call in one] == [True, False, False, False, True, False, True]
+        assert set(one) == {"stock", *policies.values()}
+    assert len(set(rounds)) > 1
+    stock = [place for place, call in enumerate(ran) if call == "stock"]
+    for timing in timings:
+        assert [ran[int(place)] for place in timing.seconds] == [policies[timing.policy]] * 3
+        around = [(max(s for s in stock if s < t), min(s for s in stock if s > t)) for t in timing.seconds]
+        assert list(timing.stock) == [sum(both) / 2 for both in around]
 
 
 def flops_by_hand(module, inputs, output):

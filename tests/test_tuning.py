@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import asdict
+from types import SimpleNamespace
 
 import naive
 import numpy as np
@@ -18,7 +20,7 @@ from shapefirst.measure import l1
 from shapefirst.policies.file import read_policy
 from shapefirst.policies.schedule import TextSchedule
 from shapefirst.sampling.loop import decode, denoise, generators
-from shapefirst.tuning import runner
+from shapefirst.tuning import runner, search
 from shapefirst.tuning.candidates import Candidate, Costs, Found, candidates, choose, shortlist
 from shapefirst.tuning.kept import UnfinishedSearch
 from shapefirst.tuning.search import SEED, BatchRecord, Tuner
@@ -125,7 +127,32 @@ def test_costs_are_measured(tuner):
     costs = tuner.costs(nothing)
     assert costs.guided > 0
     assert costs.none < costs.guided
-    assert min(costs.one, costs.none, costs.rest) >= 0
+
+
+@pytest.mark.parametrize(
+    ("took", "expected"),
+    [
+        (Costs(guided=2.0, one=1.5, none=0.25, rest=4.0), Costs(guided=2.0, one=1.5, none=0.25, rest=4.0)),
+        (Costs(guided=2.0, one=-0.5, none=-0.25, rest=4.0), Costs(guided=2.0, one=0.0, none=0.0, rest=4.0)),
+        (Costs(guided=2.0, one=1.5, none=0.5, rest=-7.0), Costs(guided=2.0, one=1.5 - 0.7, none=0.0, rest=0.0)),
+    ],
+    ids=["as they are", "steps below nothing", "a rest below nothing"],
+)
+def test_costs_are_those_of_the_clock_after_a_warm_up_and_never_below_nothing(tuner, monkeypatch, took, expected):
+    now, calls = [0.0], []
+
+    def call(policy, steps):
+        guided = policy.text_steps(steps)
+        others = took.none if policy.keep == "neither" else took.one
+        turn = len(calls) // 4
+        noise = 1000 if turn == 0 else turn - (search.PROBE_ROUNDS + 1) / 2
+        now[0] += took.rest + guided * took.guided + (steps - guided) * others + noise
+        calls.append(steps)
+
+    monkeypatch.setattr(search, "PROBE_STEPS", 12)
+    monkeypatch.setattr(search, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(tuner, "_call", call)
+    assert asdict(tuner.costs(nothing)) == pytest.approx(asdict(expected))
 
 
 def found_with(saved: float, distance: float) -> Found:
