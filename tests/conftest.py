@@ -221,8 +221,10 @@ def _built_deep(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.fixture
 def make_pipe(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """make_pipe(kind, sampler): a pipeline over the session's weights, with a scheduler of its own; with `deep` its U-Net
-    has attention in several places."""
+    """make_pipe(kind, sampler): a pipeline over the session's weights, with a scheduler of its own.
+
+    With `deep=True` its U-Net has attention in several places.
+    """
     from shapefirst.models import make_sampler
 
     # In layers this small oneDNN takes longer to choose how to convolve than it takes to convolve.
