@@ -239,6 +239,12 @@ def make_pipe(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.fixture
+def sketched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Charts are put together and not drawn, which takes matplotlib half a second each: for tests of other things."""
+    monkeypatch.setattr("shapefirst.drawing.charts.svg", lambda drawn: "<svg></svg>")
+
+
+@pytest.fixture
 def empty_cache(monkeypatch, tmp_path):
     """A hub cache without models, and no network to fill it from."""
     from huggingface_hub import constants
