@@ -114,7 +114,7 @@ def test_image_prompts_that_do_not_go_with_the_prompts(make_pipe):
 @pytest.fixture
 def video_pipe(make_pipe: Any) -> Any:
     torch.manual_seed(0)
-    pipe = make_pipe()
+    pipe = make_pipe(deep=True)
     motion = diffusers.MotionAdapter(
         block_out_channels=(8, 16), motion_layers_per_block=1, motion_norm_num_groups=2, motion_num_attention_heads=2
     )

@@ -126,6 +126,7 @@ def rows_of(finding: Finding, **wanted: Any) -> list[float]:
     ]
 
 
+@pytest.mark.usefixtures("sketched")
 def test_what_a_model_pads_with_is_said(make_pipe: Any, tmp_path: Any) -> None:
     assert padded(subject_of(make_pipe())) == "Prompts are padded with [EOS] itself."
     assert "padded with <pad>, which is masked" in padded(subject_of(make_pipe("pixart")))
@@ -170,6 +171,7 @@ def test_the_evaluations_said_are_those_that_the_denoiser_did(make_pipe: Any, mo
     assert all(len(row) == len(summary.columns) for summary in finding.summaries for row in summary.rows)
 
 
+@pytest.mark.usefixtures("sketched")
 @pytest.mark.parametrize(
     ("score", "verdict"), [(is_a_target, "replicates"), (lambda *x: 1 - is_a_target(*x), "does not replicate")]
 )
@@ -181,6 +183,7 @@ def test_f4_says_whose_prompt_the_images_are_nearer_to(make_pipe: Any, score: An
     assert bool(claim.hypothesis) == (verdict != "replicates")
 
 
+@pytest.mark.usefixtures("sketched")
 def test_f4_tells_noun_and_attribute_apart_where_they_are_judged(make_pipe: Any) -> None:
     """Images of the target's noun in the source's attribute."""
     subject = subject_of(make_pipe(), lambda i, image, prompt: 0.5)
@@ -240,6 +243,7 @@ def test_f5_takes_at_most_half_of_the_evaluations_of_separate_runs(steps: int) -
     assert (steps + 1) // 2 in at
 
 
+@pytest.mark.usefixtures("sketched")
 def test_f5_compares_the_halves_of_the_run(make_pipe: Any) -> None:
     pipe = make_pipe()
     finding = f5_when_it_decides.run(subject_of(pipe, closeness(pipe)), PAIRS)
@@ -266,6 +270,7 @@ def test_half_of_an_effect_is_found_between_the_steps(curve: list[float], step: 
     assert np.isnan(f5_when_it_decides.half_reached(-rising, [0, 10, 20, 30, 40]))
 
 
+@pytest.mark.usefixtures("sketched")
 @pytest.mark.parametrize("kind", ["sd-epsilon", "pixart"])
 def test_a1_goes_from_the_plain_source_to_f4(make_pipe: Any, kind: str) -> None:
     subject = subject_of(make_pipe(kind))
@@ -296,6 +301,7 @@ def test_spearman_shares_the_ranks_of_equal_values() -> None:
     assert a1_how_many_eos.spearman(np.arange(4), np.ones(4)) == 0
 
 
+@pytest.mark.usefixtures("sketched")
 def test_a2_draws_the_same_from_any_prompts_sos_alone(make_pipe: Any) -> None:
     subject = subject_of(make_pipe())
     a2_alone.run(subject, SOURCES)
@@ -307,6 +313,7 @@ def test_a2_draws_the_same_from_any_prompts_sos_alone(make_pipe: Any) -> None:
     assert far(shown[2], shown[half + 2]) > 1
 
 
+@pytest.mark.usefixtures("sketched")
 def test_a2_says_nothing_of_an_sos_that_is_not_there(make_pipe: Any) -> None:
     finding = a2_alone.run(subject_of(make_pipe("pixart")), SOURCES)
     assert set(finding.table["condition"]) == {"[EOS] alone", "words alone", "untouched"}
@@ -320,6 +327,7 @@ def test_an_unrelated_prompt_shares_no_word() -> None:
     assert a2_alone.unrelated([car, cup]) == [cup, car]
 
 
+@pytest.mark.usefixtures("sketched")
 def test_a3_finds_the_untouched_prompt_nearest_to_itself(make_pipe: Any) -> None:
     pipe = make_pipe()
     finding = a3_words_or_eos.run(subject_of(pipe, closeness(pipe)), SOURCES)
@@ -437,6 +445,7 @@ def test_pocket_s_score_is_told_for_what_it_is() -> None:
     assert conditions.scored(subject_of(None)) == "Verdicts go by Fake."
 
 
+@pytest.mark.usefixtures("sketched")
 def test_scores_that_could_not_be_read_leave_a_table_whole(make_pipe: Any) -> None:
     """A score of one image only has no interval: its cells say so, and its dots are missing."""
     answers = Fake(lambda i, image, prompt: 1.0 if i == 0 else float("nan"))

@@ -145,6 +145,7 @@ def test_f2_runs_on_any_model(make_subject, kind, sampler):
     assert found.pictures[0].image.height > 6 * 112
 
 
+@pytest.mark.usefixtures("sketched")
 def test_f2_measures_the_run_itself(make_subject):
     """Correlation and energies of step 2 of the second prompt, from the sampling loop by itself."""
     subject = make_subject(sampler="euler")
@@ -234,6 +235,7 @@ def test_f6_whole_run_is_the_trunk_bit_for_bit(make_subject):
     assert all(a.tobytes() == b.tobytes() for k in range(N) for a, b in zip(same["same", k], alone, strict=True))
 
 
+@pytest.mark.usefixtures("sketched")
 def test_f6_norms_are_those_of_the_two_branches(make_subject):
     subject = make_subject()
     table = f6_text_dropped.STUDY.run(subject, PROMPTS).table
@@ -288,6 +290,7 @@ def test_f7(make_subject, kind, sampler):
     assert found.claims[0].found.estimate == pytest.approx(seconds[0])
 
 
+@pytest.mark.usefixtures("sketched")
 def test_f7_says_nothing_by_a_distance_that_cannot_tell_images_without_text_apart(make_subject, monkeypatch):
     blind = np.random.default_rng(0).normal(size=(99, 4))
     monkeypatch.setattr(dropping, "features_of", lambda subject: ("noise", lambda images: blind[: len(images)]))
@@ -298,6 +301,7 @@ def test_f7_says_nothing_by_a_distance_that_cannot_tell_images_without_text_apar
     assert close.hypothesis.startswith("The distance does not even tell")
 
 
+@pytest.mark.usefixtures("sketched")
 def test_f7_frechet_distances_are_those_of_the_images(make_subject):
     subject = make_subject()
     table = f7_savings.STUDY.run(subject, PROMPTS).table
