@@ -197,6 +197,15 @@ def test_a_fork_is_the_run_with_less_text(make_subject, kind, keep):
     ] == [True] * 3
 
 
+@pytest.mark.parametrize("module", [f6_text_dropped, x2_policies])
+def test_heun_is_counted_by_its_calls(make_subject, module):
+    subject = make_subject(sampler="heun", steps=10)
+    found = module.STUDY.run(subject, PROMPTS[:2])
+    assert subject.meter.done == subject.meter.expected == found.evaluations * 2
+    if module is f6_text_dropped:  # the trunk of 19 calls, and each branch from its step k on
+        assert found.evaluations == 2 * 19 + 2 * sum(2 * (10 - k) - 1 for k in range(10))
+
+
 def test_f6(make_subject):
     subject = make_subject(steps=10)
     found = f6_text_dropped.STUDY.run(subject, PROMPTS)

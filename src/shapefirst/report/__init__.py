@@ -74,11 +74,6 @@ def _notes(stored: Sequence[Stored]) -> list[str]:
         short = ", ".join(label(study.name) for study in stored if study.setting.quick)
         which = "This is a short run" if all(s.setting.quick for s in stored) else f"Short runs ({short})"
         notes.append(f"{which} (--quick): few prompts and steps, to see it work rather than to learn from it.")
-    if any(study.setting.sampler == "heun" for study in stored):
-        notes.append(
-            "Heun calls the denoiser twice in a step; the studies' counts of evaluations take it for one call, those "
-            "of a sweep do not."
-        )
     for study in stored:
         # Number and kind of prompts differ between studies by design.
         if difference := mismatch(replace(study.setting, count=first.count, prompts=first.prompts), first):

@@ -38,7 +38,7 @@ LEAST = 1e-12
 def run(subject: Subject, pairs: Sequence[Pair]) -> Finding:
     """Runs of the sources; at each step the text branch once more, on the same latents, with the targets' keys."""
     sides = encode_pairs(subject, pairs)
-    subject.meter.expect((subject.cost() + subject.steps) * len(pairs))
+    subject.meter.expect(3 * subject.cost() // 2 * len(pairs))
     seeds, other = sides.seeds, sides.switched().text
     alone = replace(subject, guidance_scale=1.0)  # a fork of it evaluates the text branch by itself
     kl = {name: np.zeros((2, len(pairs), subject.steps)) for name in OVER}
@@ -124,7 +124,7 @@ def key_finding(sides: Switched, kl: Mapping[str, np.ndarray]) -> Finding:
         "weights over tokens, as the softmax makes them: the claim) or over tokens (each token's weights over pixels). "
         "Which of them the paper means its public text does not say. Where padding is masked, uniform means uniform "
         f"over what is not. {padded(subject)} Intervals are bootstrapped over pairs.",
-        evaluations=subject.cost() + subject.steps,
+        evaluations=3 * subject.cost() // 2,
     )
 
 

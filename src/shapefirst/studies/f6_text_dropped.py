@@ -23,6 +23,7 @@ from shapefirst.measure.distances import Distances, distances_of, mean_psnr
 from shapefirst.measure.intervals import Rule, bootstrap, ratio_of_means
 from shapefirst.policies.schedule import Branch as Kept
 from shapefirst.policies.schedule import TextSchedule
+from shapefirst.policies.sharing import evaluations_together
 from shapefirst.prompts import Prompt
 from shapefirst.sampling.loop import Step
 from shapefirst.studies import dropping
@@ -96,7 +97,7 @@ def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
     check_guidance(subject)
     steps, seeds = subject.steps, subject.seeds(len(prompts))
     grid = steps_at(SHARES, steps)
-    together, apart = evaluations_of_forks(grid, steps)
+    together, apart = evaluations_of_forks(grid, steps, subject.solver_order)
     subject.meter.expect(together * len(prompts))
 
     def leaving(keep: Kept) -> Any:
@@ -145,7 +146,7 @@ def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
         ),
         table=_table(subject, prompts, found, norms),
         summaries=(
-            _by_step(found, grid, steps, similarity.title, primary.title),
+            _by_step(subject, found, grid, similarity.title, primary.title),
             by_kind(
                 {f"L1 at {half} steps over L1 at 0": late, "late over early difference": fades},
                 prompts,
@@ -176,14 +177,11 @@ def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
     )
 
 
-def evaluations_of_forks(grid: Sequence[int], steps: int) -> tuple[int, int]:
-    """Denoiser evaluations per image for the whole grid (its last is N), with the prefixes shared and without.
-
-    A step of the trunk takes two, one of a branch a single one. By itself a run of k guided steps takes N + k.
-    """
-    left = [k for k in grid if k < steps]
-    shared = 2 * steps + len(KEEPS) * sum(steps - k for k in left)
-    return shared, 2 * steps + len(KEEPS) * sum(steps + k for k in left)
+def evaluations_of_forks(grid: Sequence[int], steps: int, solver_order: int = 1) -> tuple[int, int]:
+    """Denoiser evaluations per image for the whole grid (its last is N), with the prefixes shared and without."""
+    runs = [TextSchedule.always(), *(TextSchedule.until(k, keep=keep) for keep in KEEPS for k in grid if k < steps)]
+    together = evaluations_together(runs, steps, guidance_scale=2.0, solver_order=solver_order)
+    return together, sum(run.evaluations(steps, solver_order) for run in runs)
 
 
 def _late(found: Mapping[tuple[str, int], _At], half: int) -> np.ndarray:
@@ -203,7 +201,7 @@ def _table(
     tables = []
     for (keep, k), at in found.items():
         inside = k < subject.steps
-        condition = {"keep": keep, "text_steps": k, "saved_evaluations": (subject.steps - k) / (2 * subject.steps)}
+        condition = {"keep": keep, "text_steps": k, "saved_evaluations": subject.saved(k)}
         of_step = {
             "norm_null": norms.null[:, k] if inside else None,
             "norm_difference": norms.difference[:, k] if inside else None,
@@ -214,9 +212,9 @@ def _table(
 
 
 def _by_step(
-    found: Mapping[tuple[str, int], _At], grid: Sequence[int], steps: int, similarity: str, alignment: str
+    subject: Subject, found: Mapping[tuple[str, int], _At], grid: Sequence[int], similarity: str, alignment: str
 ) -> Summary:
-    rows = []
+    rows, steps = [], subject.steps
     for keep in KEEPS:
         for k in grid:
             at = found[keep, k]
@@ -224,7 +222,7 @@ def _by_step(
             rows.append(
                 (
                     f"{keep} kept, {k} of {steps}",
-                    f"{(steps - k) / (2 * steps):.0%}",
+                    f"{subject.saved(k):.0%}",
                     shown(bootstrap(of.l1), 3),
                     "identical" if k == steps else f"{mean_psnr(of.psnr):.1f}",
                     shown(bootstrap(of.ssim)),

@@ -25,6 +25,7 @@ from shapefirst.measure.frechet import frechet_distance
 from shapefirst.measure.intervals import Interval, Rule, bootstrap
 from shapefirst.models import with_sampler
 from shapefirst.policies.schedule import TextSchedule
+from shapefirst.policies.sharing import evaluations_together
 from shapefirst.prompts import Prompt
 from shapefirst.studies import dropping
 from shapefirst.studies.conditions import estimates, picture
@@ -51,7 +52,7 @@ class Condition:
         images: n.
         features: (n, d), of the images.
         reference: (n, d), of other fully guided images.
-        saved: Share of the evaluations of full guidance, (N - k) / 2N.
+        saved: Share of the evaluations of full guidance.
         distances: To the fully guided images of the same seeds.
         seconds: (rounds,), share of the fully guided calls' seconds that was saved; None where it was not timed.
     """
@@ -80,12 +81,16 @@ def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
     check_guidance(subject)
     steps, n = subject.steps, len(prompts)
     grid, (half,) = steps_at(SHARES, steps), steps_at([0.5], steps)
-    each, rounds = evaluations_of_removals(grid, steps), ROUNDS if n >= FEW else QUICK_ROUNDS
+    rounds = ROUNDS if n >= FEW else QUICK_ROUNDS
     others = [name for name in PAPER_SAMPLERS if name != subject.sampler]
     subjects = [subject] + [replace(subject, pipe=with_sampler(subject.pipe, name), sampler=name) for name in others]
     timed = sorted({half, steps})
-    calls = len(subjects) * sum(steps + k for k in timed)
-    subject.meter.expect((len(subjects) * each + 2 * steps) * n + rounds * BATCH * calls)
+    orders = [one.solver_order for one in subjects]
+    runs = [TextSchedule.until(k) for k in grid]
+    done = sum(evaluations_together(runs, steps, subject.guidance_scale, order) for order in orders)
+    apart = sum(run.evaluations(steps, order) for run in runs for order in orders)
+    calls = sum(TextSchedule.until(k).evaluations(steps, order) for k in timed for order in orders)
+    subject.meter.expect((done + subject.cost()) * n + rounds * BATCH * calls)
 
     similarity = dropping.similarity_of(subject)
     title, features = dropping.features_of(subject)
@@ -102,17 +107,13 @@ def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
             found[one.sampler, k] = Condition(
                 images=images,
                 features=np.asarray(features(images), dtype=np.float64),
-                saved=TextSchedule.until(k).saved(steps),
+                saved=one.saved(k),
                 distances=distances_of(images, whole, similarity),
                 seconds=1 - seconds[k] / seconds[steps] if k in seconds else None,
                 reference=reference,
             )
-    return _finding(subject, prompts, found, half, (title, similarity.title))
-
-
-def evaluations_of_removals(grid: Sequence[int], steps: int) -> int:
-    """Denoiser evaluations per image for a run with full guidance and its branches at the rest of the grid."""
-    return 2 * steps + sum(steps - k for k in grid if k < steps)
+    finding = _finding(subject, prompts, found, half, (title, similarity.title))
+    return replace(finding, evaluations=done + subject.cost(), evaluations_apart=apart + subject.cost())
 
 
 def call_seconds(subject: Subject, prompts: Sequence[Prompt], at: Sequence[int], rounds: int) -> dict[int, np.ndarray]:
@@ -150,7 +151,6 @@ def _finding(
     steps, n = subject.steps, len(prompts)
     features, similarity = titles
     samplers, grid = (list(dict.fromkeys(of)) for of in zip(*found, strict=True))
-    each = evaluations_of_removals(grid, steps)
     own = {k: found[subject.sampler, k] for k in grid}
     saved = {sampler: _share_saved(found[sampler, half]) for sampler in samplers}
     rounds = saved[subject.sampler].n
@@ -213,8 +213,6 @@ def _finding(
         f"decoder included, text in half and in all of the steps taking turns over {rounds} rounds after a "
         "warm-up; the fully guided calls carry the same hook with the text in all steps. The interval of the time is "
         "over rounds, that of the Frechet distance over prompts, all three sets of images resampled together.",
-        evaluations=len(samplers) * each + 2 * steps,
-        evaluations_apart=len(samplers) * sum(steps + k for k in grid) + 2 * steps,
     )
 
 

@@ -19,6 +19,7 @@ from shapefirst.families import family_of
 from shapefirst.findings.finding import DoesNotApply
 from shapefirst.measure.alignment import Alignment
 from shapefirst.models import is_pocket
+from shapefirst.policies.auto import Policy
 from shapefirst.policies.schedule import TextSchedule
 from shapefirst.prompts import Prompt
 from shapefirst.prompts.tokens import Positions, positions
@@ -55,7 +56,7 @@ class Fork:
     """
 
     embeddings: Embeddings | None = None
-    schedule: TextSchedule | None = None
+    schedule: Policy | None = None
 
 
 @dataclass(frozen=True)
@@ -148,16 +149,26 @@ class Subject:
         for first in range(0, count, self.batch_size):
             yield slice(first, min(first + self.batch_size, count))
 
+    @property
+    def solver_order(self) -> int:
+        """Calls of the denoiser in every step but the last, see `TextSchedule.calls`."""
+        return int(getattr(self.pipe.scheduler, "order", 1))
+
     def cost(self, steps: int | None = None) -> int:
-        """Denoiser evaluations of ``steps`` steps with text, by default of a whole run: two a step under guidance."""
-        return (2 if self.guidance_scale > 1 else 1) * (self.steps if steps is None else steps)
+        """Denoiser evaluations of a run's last ``steps`` steps with text, by default of all of them."""
+        calls, _ = TextSchedule.always().calls(self.steps if steps is None else steps, self.solver_order)
+        return (2 if self.guidance_scale > 1 else 1) * calls
+
+    def saved(self, k: int) -> float:
+        """The share of the evaluations that the text in ``k`` steps saves."""
+        return TextSchedule.until(k).saved(self.steps, self.solver_order)
 
     def steps_of(
         self,
         embeddings: Embeddings,
         seeds: Sequence[int],
         *,
-        schedule: TextSchedule | None = None,
+        schedule: Policy | None = None,
         start: Step | None = None,
     ) -> Iterator[Step]:
         """One batch, a ``Step`` at a time (see ``denoise``), counted by the meter. ``start`` forks an earlier run."""
@@ -170,7 +181,7 @@ class Subject:
             generator=generators(seeds),
             start=start,
         ):
-            self.meter.add(len(seeds) * ((step.eps_null is not None) + (step.eps_text is not None)))
+            self.meter.add(len(seeds) * step.evaluations)
             yield step
 
     def sample(

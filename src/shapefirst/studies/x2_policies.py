@@ -44,10 +44,16 @@ class Way:
     saving: float
     steps: int
     schedule: TextSchedule
+    solver_order: int
+    full: int  # evaluations of full guidance in all N steps
 
     @property
     def evaluations(self) -> int:
-        return self.schedule.evaluations(self.steps)
+        return self.schedule.evaluations(self.steps, self.solver_order)
+
+    @property
+    def saved(self) -> float:
+        return 1 - self.evaluations / self.full
 
     def about(self) -> dict[str, Any]:
         """What the tidy table says of it."""
@@ -55,17 +61,18 @@ class Way:
         return {"way": self.family, "steps": self.steps, "guided_steps": guided, "evaluations": self.evaluations}
 
 
-def ways(steps: int) -> list[Way]:
+def ways(steps: int, solver_order: int = 1) -> list[Way]:
     """Those that fit the number of steps."""
     found = []
     for saving in SAVINGS:
         spent = 1 - saving
         if saving <= 0.5:  # one branch always runs
-            found.append(Way(PAPER, saving, steps, TextSchedule.until(round(steps * (1 - 2 * saving)))))
-            found.append(Way(ONE, saving, steps, TextSchedule.within(spent, keep="text")))
-        found.append(Way(FEWER, saving, max(1, round(steps * spent)), TextSchedule.always()))
-        found.append(Way(BOTH, saving, steps, TextSchedule.within(spent)))
-    return [way for way in found if _fits(way)]
+            found.append((PAPER, saving, steps, TextSchedule.until(round(steps * (1 - 2 * saving)))))
+            found.append((ONE, saving, steps, TextSchedule.within(spent, keep="text")))
+        found.append((FEWER, saving, max(1, round(steps * spent)), TextSchedule.always()))
+        found.append((BOTH, saving, steps, TextSchedule.within(spent)))
+    full = TextSchedule.always().evaluations(steps, solver_order)
+    return [way for one in found if _fits(way := Way(*one, solver_order, full))]
 
 
 def _fits(way: Way) -> bool:
@@ -79,10 +86,10 @@ def _fits(way: Way) -> bool:
 def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
     """Full guidance, and every way on the same prompts and seeds."""
     check_guidance(subject)
-    steps, every = subject.steps, ways(subject.steps)
+    steps, every = subject.steps, ways(subject.steps, subject.solver_order)
     if not all(any(w.family == family and w.saving == CLAIMED for w in every) for family in (PAPER, FEWER, BOTH)):
         raise DoesNotApply(f"{steps} steps are too few to compare ways to save {CLAIMED:.0%}: take 10 or more.")
-    subject.meter.expect(len(prompts) * (2 * steps + sum(way.evaluations for way in every)))
+    subject.meter.expect(len(prompts) * (subject.cost() + sum(way.evaluations for way in every)))
     similarity = dropping.similarity_of(subject)
     embeddings, seeds = subject.encode(prompts), subject.seeds(len(prompts))
     whole = subject.sample(embeddings, seeds)
@@ -109,7 +116,7 @@ def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
         "between guided steps. Guided steps are placed as `budget=` places them; the extrapolation is linear in "
         "log(1 + sigma/alpha). Distances are to the fully guided image of the same seed, which has the error of its "
         f"own {steps} steps.",
-        evaluations=2 * steps + sum(way.evaluations for way in every),
+        evaluations=subject.cost() + sum(way.evaluations for way in every),
     )
 
 
@@ -144,7 +151,7 @@ def _summary(found: Mapping[Way, Distances], steps: int, similarity: str) -> Sum
         rows.append(
             (
                 way.family,
-                f"{1 - way.evaluations / (2 * steps):.0%}",
+                f"{way.saved:.0%}",
                 f"{way.schedule.text_steps(way.steps)} of {way.steps}",
                 shown(l1, 4),
                 f"{mean_psnr(of.psnr):.1f}",
@@ -159,7 +166,7 @@ def _summary(found: Mapping[Way, Distances], steps: int, similarity: str) -> Sum
 def _chart(found: Mapping[Way, Distances], steps: int, n: int) -> Chart:
     families = dict.fromkeys(way.family for way in found)
     every = {f: sorted((way for way in found if way.family == f), key=lambda way: -way.evaluations) for f in families}
-    saved = {f: [100 * (1 - way.evaluations / (2 * steps)) for way in mine] for f, mine in every.items()}
+    saved = {f: [100 * way.saved for way in mine] for f, mine in every.items()}
     l1s = {f: np.stack([found[way].l1 for way in mine], axis=1) for f, mine in every.items()}
     told = [f"{f}: {values[:, -1].mean():.4f} at {saved[f][-1]:.0f}%" for f, values in l1s.items()]
     labels = {"xlabel": "evaluations saved, %", "ylabel": "L1 to the guided image", "yscale": "log"}
