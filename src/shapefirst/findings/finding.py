@@ -149,9 +149,11 @@ class Study(Question):
     Attributes:
         count: Number of prompts or pairs by default.
         quick: Number with ``--quick``.
+        cost: About what ``count`` of them take, in images of 50 guided steps: its part of the progress bar, no more.
         run: (subject, prompts or pairs) -> Finding; raises ``DoesNotApply``.
     """
 
     count: int
     quick: int
     run: Callable[[Any, Sequence[Any]], Finding] = field(repr=False)
+    cost: float = 100

@@ -135,5 +135,6 @@ STUDY: Final = Study(
     needs="pairs",
     count=8,
     quick=2,
+    cost=64,
     run=run,
 )

@@ -122,5 +122,6 @@ STUDY: Final = Study(
     needs="prompts",
     count=12,
     quick=4,
+    cost=48,
     run=run,
 )

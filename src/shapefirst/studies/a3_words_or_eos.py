@@ -92,5 +92,6 @@ STUDY: Final = Study(
     needs="prompts",
     count=12,
     quick=3,
+    cost=60,
     run=run,
 )

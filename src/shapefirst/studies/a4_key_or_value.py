@@ -82,5 +82,6 @@ STUDY: Final = Study(
     needs="pairs",
     count=12,
     quick=3,
+    cost=48,
     run=run,
 )

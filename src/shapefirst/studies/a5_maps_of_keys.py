@@ -180,5 +180,6 @@ STUDY: Final = Study(
     needs="pairs",
     count=16,
     quick=4,
+    cost=40,
     run=run,
 )

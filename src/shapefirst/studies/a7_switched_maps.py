@@ -176,5 +176,6 @@ STUDY: Final = Study(
     needs="pairs",
     count=16,
     quick=4,
+    cost=57,
     run=run,
 )

@@ -332,5 +332,6 @@ STUDY: Final = Study(
     needs="prompts",
     count=24,
     quick=4,
+    cost=41,
     run=run,
 )

@@ -326,5 +326,6 @@ STUDY: Final = Study(
     needs="prompts",
     count=24,
     quick=4,
+    cost=26,
     run=run,
 )

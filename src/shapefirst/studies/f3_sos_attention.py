@@ -130,5 +130,6 @@ STUDY: Final = Study(
     needs="prompts",
     count=24,
     quick=4,
+    cost=39,
     run=run,
 )

@@ -128,5 +128,6 @@ STUDY: Final = Study(
     needs="pairs",
     count=48,
     quick=4,
+    cost=60,
     run=run,
 )

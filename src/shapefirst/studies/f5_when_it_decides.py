@@ -206,5 +206,6 @@ STUDY: Final = Study(
     needs="pairs",
     count=10,
     quick=2,
+    cost=110,
     run=run,
 )

@@ -313,5 +313,6 @@ STUDY: Final = Study(
     needs="prompts",
     count=16,
     quick=2,
+    cost=104,
     run=run,
 )

@@ -294,5 +294,6 @@ STUDY: Final = Study(
     needs="prompts",
     count=24,
     quick=3,
+    cost=178,
     run=run,
 )

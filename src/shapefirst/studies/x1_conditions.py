@@ -234,5 +234,6 @@ STUDY: Final = Study(
     needs="pairs",
     count=8,
     quick=2,
+    cost=100,
     run=run,
 )

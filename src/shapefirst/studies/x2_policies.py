@@ -183,5 +183,6 @@ STUDY: Final = Study(
     needs="prompts",
     count=8,
     quick=3,
+    cost=58,
     run=run,
 )
