@@ -121,6 +121,12 @@ def test_one_name_is_one_thing():
     assert {name: files for name, files in places.items() if len(files) > 1 and name != "run"} == {}
 
 
+def test_no_module_shadows_the_standard_library():
+    home = Path(package.__file__).parent
+    names = {path.stem for path in home.rglob("*.py")} | {path.name for path in home.rglob("*") if path.is_dir()}
+    assert not names & sys.stdlib_module_names
+
+
 def test_every_room_says_what_it_is():
     home = Path(package.__file__).parent
     rooms = [path for path in home.iterdir() if (path / "__init__.py").is_file()]

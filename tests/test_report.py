@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import pytest
 from PIL import Image
 
-from shapefirst.drawing.numbers import duration, number, one_of, plural, reach
+from shapefirst.drawing.notation import duration, number, one_of, plural, reach
 from shapefirst.errors import ShapefirstError
 from shapefirst.findings.finding import Chart, Claim, Finding, Picture, Study, Summary
 from shapefirst.findings.storage import Stored, StudySetting, load_all, save, save_inapplicable

@@ -85,7 +85,7 @@ def run(
       shapefirst sweep run --count 100 --sampler ddim --sampler dpm-solver --text-steps 0:50:5
       shapefirst sweep run grid.toml --ray local --images sample
     """
-    from shapefirst.drawing.numbers import plural
+    from shapefirst.drawing.notation import plural
 
     _check_task(ray, cores, gpus)
     _check_modules()
@@ -124,7 +124,7 @@ app.command("report")(sweep_results.report_sweep)
 
 def _run(shards: Shards, store: Store, worker: Mapping[str, Any], ray: str | None, resources: Resources) -> int:
     """Runs what is missing; returns how many shards were given up."""
-    from shapefirst.drawing.numbers import plural
+    from shapefirst.drawing.notation import plural
     from shapefirst.sweep.run import missing_evaluations, run_here, run_on_ray
     from shapefirst.sweep.work import Worker
 

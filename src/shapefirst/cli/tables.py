@@ -113,7 +113,7 @@ def vocabulary() -> None:
 
 def costs(shards: Shards, paces: Mapping[tuple[str, str], Pace], *, disk_of: str, inception: bool) -> None:
     """A row for each setting, and the whole. ``paces`` are those of models and samplers, or none."""
-    from shapefirst.drawing.numbers import duration
+    from shapefirst.drawing.notation import duration
     from shapefirst.findings.finding import Summary
     from shapefirst.sweep.cost import cost_of, disk_bytes
 

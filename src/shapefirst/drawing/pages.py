@@ -6,7 +6,7 @@ import base64
 from functools import cache
 from typing import TYPE_CHECKING
 
-from shapefirst.drawing import numbers
+from shapefirst.drawing import notation
 from shapefirst.files import png_of
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ def fill(template: str, **values: object) -> str:
 
     Args:
         template: A file in the package, by its path from there: "report/report.html". It extends "drawing/page.html",
-            and has the functions of ``numbers`` and of this file as filters.
+            and has the functions of ``notation`` and of this file as filters.
         values: What it names.
     """
     return _templates().get_template(template).render(values)
@@ -39,7 +39,7 @@ def _templates() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    found.filters |= {name: getattr(numbers, name) for name in numbers.__all__}
+    found.filters |= {name: getattr(notation, name) for name in notation.__all__}
     found.filters |= {"data_uri": data_uri, "png_uri": png_uri}
     return found
 

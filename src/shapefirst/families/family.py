@@ -21,6 +21,7 @@ class Family:
 
     Attributes:
         name: What people call it.
+        way: How `guide` meets them: a key of ``guidance.blocks.WAYS``.
         branches: What a guided step evaluates for every image, in the order of the batch's rows.
         beside: Names of the parts that run in every step only to feed the denoiser, with rows of every branch.
         masks_padding: Whether the denoiser sees no padding.
@@ -29,6 +30,7 @@ class Family:
     """
 
     name: str = ""
+    way: str = "one batch"
     branches: tuple[Literal["null", "text"], ...] = ("null", "text")
     beside: tuple[str, ...] = ("controlnet",)
     masks_padding: bool = False

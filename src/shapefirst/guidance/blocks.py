@@ -13,15 +13,20 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+from shapefirst.families import family_of
 from shapefirst.families.layout import controls_of, denoiser_of
+from shapefirst.guidance.hook import DenoiserHook
 from shapefirst.guidance.one_batch import Block, ControlHook, Evaluations, OneBatchHook
 from shapefirst.policies.auto import Policy
 from shapefirst.policies.schedule import Branch, TextSchedule
 from shapefirst.policies.words import policy_of
 
 __all__ = ["Evaluations", "guide", "is_steered", "text_until"]
+
+#: `Family.way` -> the hook that carries policies out on such pipelines.
+WAYS: Final[dict[str, type[DenoiserHook]]] = {"one batch": OneBatchHook}
 
 
 def text_until(
@@ -79,7 +84,7 @@ def guide(
 
 def is_steered(denoiser: Any) -> bool:
     """Whether a denoiser is in a `guide` block."""
-    return OneBatchHook.on(denoiser) is not None
+    return any(hook.on(denoiser) is not None for hook in WAYS.values())
 
 
 class _Guide(AbstractContextManager[Evaluations]):
@@ -93,7 +98,7 @@ class _Guide(AbstractContextManager[Evaluations]):
     def __enter__(self) -> Evaluations:
         block = Block(self._policy, Evaluations())
         with ExitStack() as stack:
-            stack.enter_context(OneBatchHook.within(self._pipe, self._denoiser, block))
+            stack.enter_context(WAYS[family_of(self._pipe).way].within(self._pipe, self._denoiser, block))
             for control in controls_of(self._pipe):
                 stack.enter_context(ControlHook.within(self._pipe, control, block))
             self._entered.append(stack.pop_all())

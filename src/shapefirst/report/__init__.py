@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from shapefirst.drawing.numbers import label, one_of
+from shapefirst.drawing.notation import label, one_of
 from shapefirst.drawing.pages import fill
 from shapefirst.errors import ShapefirstError
 from shapefirst.files import save_text

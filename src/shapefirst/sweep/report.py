@@ -14,7 +14,7 @@ import numpy as np
 
 from shapefirst import __version__
 from shapefirst.drawing import charts
-from shapefirst.drawing.numbers import one_of
+from shapefirst.drawing.notation import one_of
 from shapefirst.findings import equal_fid
 from shapefirst.findings.finding import Chart, Claim, Finding, Picture, Question, Summary, claim, subject_to
 from shapefirst.findings.storage import StudySetting
