@@ -295,8 +295,3 @@ def test_words_for_figures():
     assert [number(v) for v in (-0.5, 0.0, math.inf, -math.inf)] == ["−0.5", "0", "∞", "−∞"]
     assert one_of(["a", "b", "a"]) == "a, b"
     assert one_of([7.5, 2.0]) == "7.5, 2"
-
-
-def test_counts_of_a_solver_with_two_calls_a_step_are_said_to_be_steps(tmp_path):
-    save(tmp_path, study("f4"), finding(), replace(SETTING, sampler="heun"))
-    assert "Heun calls the denoiser twice in a step" in Page(render_report(load_all(tmp_path))).words
