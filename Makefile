@@ -33,10 +33,11 @@ clean: ## remove the environment and every cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One environment for all targets, so that each works without network once any of them has run. The package is installed
-# editable: only a change of its dependencies asks for pip again.
+# editable: only a change of its dependencies asks for pip again. Python compiles the files that it comes to import, a fifth
+# of those that pip would compile one after the other.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "shapefirst needs Python 3.10 or newer: make PYTHON=/path/to/python3" >&2; exit 1; }
 	@echo "Setting up $(VENV): a few minutes, once."
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check --no-compile -c constraints.txt -e '.[dev]'
 	@touch $@
