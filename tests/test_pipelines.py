@@ -95,7 +95,7 @@ def _xl(name: str, **options: Any) -> Callable[[Any], Row]:
 
 def _controlled(name: str, kind: str, count: int = 1, **options: Any) -> Callable[[Any], Row]:
     def make(make_pipe: Any) -> Row:
-        pipe = make_pipe(kind)
+        pipe = make_pipe(kind, deep=True)  # a ControlNet has a middle
         nets = [control_net(pipe) for _ in range(count)]
         more = {"requires_safety_checker": False} if kind != "sdxl" else {}
         made = over(name, pipe, controlnet=nets[0] if count == 1 else nets, **more)
@@ -115,7 +115,7 @@ def _sd3(name: str, **options: Any) -> Callable[[Any], Row]:
 
 def _video(make_pipe: Any) -> Row:
     torch.manual_seed(0)
-    pipe = make_pipe()
+    pipe = make_pipe(deep=True)  # so has a video's U-Net
     motion = diffusers.MotionAdapter(
         block_out_channels=(8, 16), motion_layers_per_block=1, motion_norm_num_groups=2, motion_num_attention_heads=2
     )

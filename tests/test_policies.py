@@ -309,7 +309,7 @@ def test_a_tolerance_needs_the_pipeline_s_own_call(make_pipe):
 
 def test_another_tool_on_the_denoiser_is_refused(make_pipe):
     """DeepCache and T-GATE put functions of their own in the place of `forward`, before or within the block."""
-    pipe = make_pipe()
+    pipe = make_pipe(deep=True)
     block = pipe.unet.mid_block
     kept = block.forward
     with guide(pipe, "paper:2"):
