@@ -82,29 +82,40 @@ def _text_encoder(tokenizer: Any, kind: str = "CLIPTextModel") -> Any:
     )
 
 
-def _unet(**options: Any) -> Any:
+def _unet(deep: bool, **options: Any) -> Any:
+    """With attention at two resolutions on the way down, in the middle and up, or in one place, which takes a third."""
     from diffusers import UNet2DConditionModel
 
+    blocks = {
+        "block_out_channels": (8,),
+        "down_block_types": ("CrossAttnDownBlock2D",),
+        "mid_block_type": None,
+        "up_block_types": ("UpBlock2D",),
+    }
+    if deep:
+        blocks = {
+            "block_out_channels": (8, 16),
+            "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+            "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
+        }
     return UNet2DConditionModel(
         **{
             "sample_size": 8,
-            "block_out_channels": (8, 16),
             "layers_per_block": 1,
             "norm_num_groups": 4,
-            "down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
-            "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D"),
             "cross_attention_dim": 16,
             "attention_head_dim": 4,
+            **blocks,
             **options,
         }
     )
 
 
-def _stable_diffusion(folder: Path, prediction_type: str) -> Any:
+def _stable_diffusion(folder: Path, prediction_type: str, deep: bool) -> Any:
     from diffusers import DDIMScheduler, StableDiffusionPipeline
 
     tokenizer = _clip_tokenizer(folder)
-    text_encoder, unet = _text_encoder(tokenizer), _unet()
+    text_encoder, unet = _text_encoder(tokenizer), _unet(deep)
     scheduler = DDIMScheduler(
         **BETAS,
         clip_sample=False,
@@ -124,7 +135,7 @@ def _stable_diffusion(folder: Path, prediction_type: str) -> Any:
     )
 
 
-def _stable_diffusion_xl(folder: Path) -> Any:
+def _stable_diffusion_xl(folder: Path, deep: bool) -> Any:
     from diffusers import DDIMScheduler, StableDiffusionXLPipeline
 
     tokenizer = _clip_tokenizer(folder)
@@ -135,6 +146,7 @@ def _stable_diffusion_xl(folder: Path) -> Any:
         tokenizer=tokenizer,
         tokenizer_2=tokenizer,
         unet=_unet(
+            deep,
             cross_attention_dim=32,
             addition_embed_type="text_time",
             addition_time_embed_dim=8,
@@ -175,39 +187,61 @@ def _pixart() -> Any:
     )
 
 
-@pytest.fixture(scope="session")
-def _built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def _pipelines(folder: Path, deep: bool) -> dict[str, Any]:
     torch.manual_seed(0)
     pipes = {
-        "sd-epsilon": _stable_diffusion(tmp_path_factory.mktemp("clip"), "epsilon"),
-        "sd-v": _stable_diffusion(tmp_path_factory.mktemp("clip"), "v_prediction"),
+        "sd-epsilon": _stable_diffusion(folder, "epsilon", deep),
+        "sd-v": _stable_diffusion(folder, "v_prediction", deep),
         "pixart": _pixart(),
-        "sdxl": _stable_diffusion_xl(tmp_path_factory.mktemp("clip")),
+        "sdxl": _stable_diffusion_xl(folder, deep),
     }
-    for pipe in pipes.values():
+    for kind, pipe in pipes.items():
         pipe.set_progress_bar_config(disable=True)
         denoiser = getattr(pipe, "unet", None) or pipe.transformer
         for part in (pipe.vae, pipe.text_encoder, denoiser):
             part.eval()
-        # A random model hardly listens to its prompt; this makes the branches differ as a trained model's do.
+        # A random model hardly listens to its prompt, least where it can in one place only; this makes the branches
+        # differ as a trained model's do.
         with torch.no_grad():
             for name, weight in denoiser.named_parameters():
                 if "attn2.to_v" in name:
-                    weight.mul_(10)
+                    weight.mul_(10 if deep or kind == "pixart" else 40)
     return pipes
 
 
+@pytest.fixture(scope="session")
+def _built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return _pipelines(tmp_path_factory.mktemp("clip"), deep=False)
+
+
+@pytest.fixture(scope="session")
+def _built_deep(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return _pipelines(tmp_path_factory.mktemp("clip"), deep=True)
+
+
 @pytest.fixture
-def make_pipe(_built: dict[str, Any]) -> Any:
-    """make_pipe(kind, sampler): a pipeline over the session's weights, with a scheduler of its own."""
+def make_pipe(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """make_pipe(kind, sampler): a pipeline over the session's weights, with a scheduler of its own.
+
+    With `deep=True` its U-Net has attention in several places.
+    """
     from shapefirst.models import make_sampler
 
-    def make(kind: str = "sd-epsilon", sampler: str = "ddim") -> Any:
-        pipe = copy.copy(_built[kind])
+    # In layers this small oneDNN takes longer to choose how to convolve than it takes to convolve.
+    monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
+
+    def make(kind: str = "sd-epsilon", sampler: str = "ddim", *, deep: bool = False) -> Any:
+        pipe = copy.copy(request.getfixturevalue("_built_deep" if deep else "_built")[kind])
         pipe.scheduler = make_sampler(sampler, pipe.scheduler.config)
         return pipe
 
     return make
+
+
+@pytest.fixture
+def sketched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Charts are put together and not drawn, which takes matplotlib half a second each: for tests of other things."""
+    monkeypatch.setattr("shapefirst.drawing.charts.svg", lambda drawn: "<svg></svg>")
 
 
 @pytest.fixture

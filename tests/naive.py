@@ -42,6 +42,11 @@ def predict(pipe: Any, x: torch.Tensor, t: torch.Tensor, condition: tuple[torch.
     return out[:, :4]
 
 
+def both(null: tuple[torch.Tensor, Any], text: tuple[torch.Tensor, Any]) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """The conditions of a guided batch, the null's rows first: one call of the denoiser in place of two."""
+    return torch.cat([null[0], text[0]]), None if text[1] is None else torch.cat([null[1], text[1]])
+
+
 @torch.no_grad()
 def sample(
     pipe: Any,
@@ -74,7 +79,7 @@ def sample(
         x_in = solver.scale_model_input(x, t)
         u = math.log(1 + sigma_over_alpha(solver, float(t)))
         if guided(call // calls_a_step):
-            eps_null, eps_text = predict(pipe, x_in, t, null), predict(pipe, x_in, t, text)
+            eps_null, eps_text = predict(pipe, torch.cat([x_in] * 2), t, both(null, text)).chunk(2)
             seen.pop(u, None)
             seen[u] = eps_null, eps_text
             eps_hat = eps_null + w * (eps_text - eps_null)

@@ -12,7 +12,8 @@ import torch
 from test_guidance import Spy, W, generate, trace
 
 from shapefirst.errors import UnsupportedPipelineError
-from shapefirst.guidance.blocks import _rows_of, _Taking, guide, text_until
+from shapefirst.guidance.blocks import guide, text_until
+from shapefirst.guidance.rows import Taking, rows_of
 from shapefirst.policies.schedule import TextSchedule
 
 N = 5
@@ -113,7 +114,7 @@ def test_image_prompts_that_do_not_go_with_the_prompts(make_pipe):
 @pytest.fixture
 def video_pipe(make_pipe: Any) -> Any:
     torch.manual_seed(0)
-    pipe = make_pipe()
+    pipe = make_pipe(deep=True)
     motion = diffusers.MotionAdapter(
         block_out_channels=(8, 16), motion_layers_per_block=1, motion_norm_num_groups=2, motion_num_attention_heads=2
     )
@@ -164,16 +165,16 @@ def test_blocks_of_rows():
     """k entries for each of 2B rows are cut by k, in whatever the denoiser is given."""
     x = torch.arange(12)[:, None]
     for rows, kept in (([1], [3, 4, 5]), ([0, 1], range(6)), ([0, 3], [0, 1, 2, 9, 10, 11])):
-        taking = _Taking(rows, 4)
+        taking = Taking(rows, 4)
         for given in (x, [x], (x, x), {"a": {"b": [x]}}):
-            found = _rows_of("encoder_hidden_states", given, taking)
+            found = rows_of("encoder_hidden_states", given, taking)
             while not isinstance(found, torch.Tensor):
                 found = next(iter(found.values())) if isinstance(found, dict) else found[-1]
             assert found.flatten().tolist() == list(kept)
 
 
 def test_what_is_for_all_rows_alike_stays():
-    taking = _Taking([0], 2)
+    taking = Taking([0], 2)
     for name, x in {
         "timestep": torch.tensor(3),
         "padding_mask": torch.zeros(1, 4),
@@ -181,11 +182,11 @@ def test_what_is_for_all_rows_alike_stays():
         "img_ids": torch.zeros(2, 3),
         "cross_attention_kwargs": {"ip_adapter_masks": torch.zeros(2, 1, 4, 4), "mine": torch.zeros(77), "scale": 0.5},
     }.items():
-        found = _rows_of(name, x, taking)
+        found = rows_of(name, x, taking)
         pairs = zip(_tensors(found), _tensors(x), strict=True)
         assert all(a is b for a, b in pairs)
     boxes = {"gligen": {"boxes": torch.zeros(2, 30, 4)}}
-    assert _rows_of("cross_attention_kwargs", boxes, taking)["gligen"]["boxes"].shape == (1, 30, 4)
+    assert rows_of("cross_attention_kwargs", boxes, taking)["gligen"]["boxes"].shape == (1, 30, 4)
 
 
 def _tensors(tree: Any) -> list[torch.Tensor]:

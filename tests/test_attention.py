@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from functools import partial
 from typing import Any
 
 import naive
@@ -23,6 +24,12 @@ from shapefirst.sampling.loop import decode, denoise, encode, generators
 
 OTHER = ["a blue house", "one bird"]
 STEPS = set(range(N))
+
+
+@pytest.fixture
+def make_pipe(make_pipe):
+    """With maps of several layers and resolutions."""
+    return partial(make_pipe, deep=True)
 
 
 def cross_layers(pipe: Any) -> dict[str, Any]:

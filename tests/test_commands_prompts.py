@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 from commands import one_sentence, shapefirst
 from PIL import Image
 
+from shapefirst.__main__ import main
 from shapefirst.prompts import read_pairs, read_prompts
 
 
@@ -148,10 +150,18 @@ def test_prompts_are_utf_8_for_the_next_command_whatever_the_locale_is(tmp_path,
     assert on(encoding, "prompts", "text", "-", text=first.stdout).stdout == first.stdout
 
 
-def test_images_of_any_writing_are_made_where_only_ascii_can_be_shown(tmp_path):
-    made = on("ascii", "generate", "-", "--steps", 1, "--out", tmp_path / "out", text=ANY_WRITING.encode())
-    assert made.returncode == 0, made.stderr
-    assert rb"\u05e1\u05d5\u05e1" in made.stdout
+def test_images_of_any_writing_are_made_where_only_ascii_can_be_shown(tmp_path, monkeypatch):
+    """In this process, which has the model's libraries already, with streams as Python makes them for that locale."""
+    shown = io.BytesIO()
+    monkeypatch.setattr("sys.argv", ["shapefirst", "generate", "-", "--steps", "1", "--out", str(tmp_path / "out")])
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(ANY_WRITING.encode()), encoding="ascii"))
+    for name, stream, errors in (("stdout", shown, "strict"), ("stderr", io.BytesIO(), "backslashreplace")):
+        monkeypatch.setattr(f"sys.{name}", io.TextIOWrapper(stream, encoding="ascii", errors=errors))
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    sys.stdout.flush()
+    assert not stopped.value.code
+    assert rb"\u05e1\u05d5\u05e1" in shown.getvalue()
     prompts = {Image.open(path).text["prompt"] for path in (tmp_path / "out").iterdir()}
     assert prompts == set(ANY_WRITING.splitlines())
 

@@ -8,12 +8,13 @@ import subprocess
 import sys
 
 import pytest
-from commands import one_sentence, shapefirst
+from commands import holding, one_sentence, shapefirst
 from PIL import Image
 
 from shapefirst import studies
 from shapefirst.cli import study as commands_study
 from shapefirst.errors import ShapefirstError
+from shapefirst.files import LOCK
 from shapefirst.findings.finding import DoesNotApply, Finding, Picture, Study, claim
 from shapefirst.findings.storage import load_stored
 from shapefirst.measure import scores
@@ -177,6 +178,17 @@ def test_an_interruption_ends_with_130_and_what_is_finished_stays(out):
     ACT.clear()
     assert study(out, "all").exit_code == 0
     assert ran() == ["f1", "f4", "a2"]
+
+
+def test_a_folder_in_use_is_not_touched_and_that_of_a_killed_run_is_taken(out):
+    with holding(out / LOCK) as first:
+        assert f"is in use by process {first.pid} on " in one_sentence(study(out, "all"))
+        assert [path.name for path in out.iterdir()] == [LOCK]
+    ACT["f1"] = lambda: RAN.append(sorted(path.name for path in out.iterdir()))
+    assert study(out, "f1", "a2").exit_code == 0
+    assert RAN.pop(0) == [LOCK]  # held by this run
+    assert ran() == ["f1", "a2"]
+    assert sorted(path.name for path in out.iterdir()) == ["a2", "f1", "report.html"]
 
 
 def test_results_of_another_model_or_weights_are_refused(out, fakes):

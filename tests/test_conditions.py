@@ -13,7 +13,8 @@ from test_guidance import PROMPTS, SEEDS, W, calls_of, generate
 from shapefirst.guidance.blocks import guide
 from shapefirst.guidance.conditions import Conditions
 from shapefirst.models import SAMPLERS
-from shapefirst.policies.schedule import Auto, TextSchedule
+from shapefirst.policies.auto import Auto
+from shapefirst.policies.schedule import TextSchedule
 from shapefirst.sampling.loop import denoise, encode, generators
 
 N = 8

@@ -3,15 +3,14 @@
 from PIL import Image
 
 from shapefirst.images.comparison import Comparison, decibels, percent
-from shapefirst.images.demo import PROMPTS, marked
-from shapefirst.images.demo_page import demo_page
+from shapefirst.images.demo import PROMPTS, demo_page, marked
 from shapefirst.images.gallery import gallery_prompts
 from shapefirst.images.jobs import Result
 from shapefirst.world.vocabulary import ATTRIBUTES, HELD_OUT, NOUNS, unknown_words
 
 
 def row(title, prompt, value, seconds, reference=None):
-    results = [Result(prompt, 0, Image.new("RGB", (8, 8), (value,) * 3), seconds * 10, seconds)]
+    results = [Result(prompt, 0, Image.new("RGB", (8, 8), (value,) * 3), seconds * 10, 100, seconds)]
     return Comparison(title, results, reference.results if reference else results)
 
 
@@ -27,11 +26,13 @@ def test_exactly_one_prompt_is_a_combination_never_seen_and_it_says_so():
 
 
 def test_the_page_escapes_whatever_the_prompts_are():
-    full = row("full guidance", '<b>"cat"</b>', 0, 2.0)
-    page = demo_page([full, row("text <first>", '<b>"cat"</b>', 51, 1.5, full)], "<model>", ['<b>"cat"</b>'])
-    for raw in ('<b>"cat"', "text <first>", "<model>"):
+    prompt = '<i>"cat"</i> \' & ein Käse 奶酪 {{ title }}'
+    full = row("full guidance", prompt, 0, 2.0)
+    page = demo_page([full, row("text <first>", prompt, 51, 1.5, full)], "<model>", [prompt])
+    for raw in ("<i>", '"cat"', "' &", "<first>", "<model>"):
         assert raw not in page
-    assert "&lt;b&gt;&quot;cat&quot;" in page
+    assert page.count("&lt;i&gt;&#34;cat&#34;&lt;/i&gt; &#39; &amp; ein Käse 奶酪 {{ title }}") == 3
+    assert "default-src 'none'" in page
 
 
 def test_the_page_states_what_was_saved_and_what_changed():

@@ -15,7 +15,7 @@ from test_guidance import PROMPTS, SEEDS, N, W, generate
 from shapefirst.errors import ShapefirstError
 from shapefirst.guidance.blocks import guide, text_until
 from shapefirst.models import SAMPLERS
-from shapefirst.policies.schedule import Auto, TextSchedule
+from shapefirst.policies.schedule import TextSchedule
 from shapefirst.sampling.loop import Embeddings, decode, denoise, encode, generators, preprocessed
 
 OPTIONS = {"num_inference_steps": N, "guidance_scale": W}
@@ -156,8 +156,8 @@ def test_bad_input_is_refused(make_pipe):
         value, text = message if isinstance(message, tuple) else (options, message)
         with pytest.raises(ShapefirstError, match=text):
             next(denoise(pipe, PROMPTS, **{options: value}, **OPTIONS))
-    with pytest.raises(ShapefirstError, match="follows a TextSchedule, not Auto"):
-        next(denoise(pipe, PROMPTS, schedule=Auto(0.1), **OPTIONS))
+    with pytest.raises(ShapefirstError, match="is a TextSchedule or an Auto, not a str"):
+        next(denoise(pipe, PROMPTS, schedule="paper:2", **OPTIONS))
     with pytest.raises(ShapefirstError, match="2 prompts but 1 negative"):
         next(denoise(pipe, PROMPTS, ["blue"], **OPTIONS))
     assert isinstance(encode(pipe, PROMPTS), Embeddings)

@@ -15,7 +15,8 @@ from conftest import KINDS
 from shapefirst.errors import ShapefirstError, UnsupportedPipelineError
 from shapefirst.guidance.blocks import guide, text_until
 from shapefirst.models import SAMPLERS
-from shapefirst.policies.schedule import Auto, TextSchedule
+from shapefirst.policies.auto import Auto
+from shapefirst.policies.schedule import TextSchedule
 from shapefirst.sampling.loop import generators
 
 N, W = 4, 5.0
@@ -339,13 +340,13 @@ def test_rescaled_guidance_stays_right(make_pipe):
 
 def test_every_batched_argument_is_halved(make_pipe):
     """In lists, tuples and dicts; what is not batched stays."""
-    from shapefirst.guidance.blocks import _each_tensor, _Taking
+    from shapefirst.guidance.rows import Taking, each_tensor
 
     pair = torch.arange(4.0)[:, None]
     tree = {"a": [pair, (pair, None)], "scale": 0.5, "t": torch.tensor(3), "other": torch.zeros(1, 4)}
-    some = _each_tensor(tree, _Taking([1, 3], 4))
+    some = each_tensor(tree, Taking([1, 3], 4))
     assert some["a"][0].flatten().tolist() == some["a"][1][0].flatten().tolist() == [1, 3]
-    half = _each_tensor(tree, _Taking([0, 1], 4))
+    half = each_tensor(tree, Taking([0, 1], 4))
     assert half["a"][0].flatten().tolist() == half["a"][1][0].flatten().tolist() == [0, 1]
     assert (half["a"][1][1], half["scale"], half["t"].ndim, half["other"].shape) == (None, 0.5, 0, (1, 4))
 
@@ -633,7 +634,7 @@ def test_pipelines_of_another_layout_are_refused_at_the_border(make_pipe):
     for name, message in {
         "FluxPipeline": "one denoiser call per branch",
         "StableDiffusionPAGPipeline": "perturbed attention",
-        "DDPMPipeline": "no classifier-free guidance in one batch",
+        "DDPMPipeline": "is not known to run",
         "StableDiffusionUpscalePipeline": None,
         "StableDiffusionXLPipeline": None,
         "PixArtSigmaPipeline": None,

@@ -11,6 +11,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from shapefirst.cli.app import app
+from shapefirst.tuning import candidates, search
 
 PROMPTS = [
     f"a {attribute} {noun}{place}"
@@ -59,14 +60,19 @@ def test_generate(model, tmp_path):
         assert float(picture.text["denoiser_evaluations"]) == 6
 
 
+@pytest.mark.usefixtures("sketched")
 def test_a_study(model, clip, prompts, tmp_path):
     words = ["--model", model, "--clip", clip, "--prompts-file", prompts, "--out", tmp_path]
-    run("study", "f6", "--quick", "--prompts", 2, *words)
+    run("study", "f6", "--steps", 10, "--prompts", 2, *words)
     assert json.loads((tmp_path / "f6" / "finding.json").read_text())["claims"]
     assert (tmp_path / "report.html").is_file()
 
 
-def test_tune(model, prompts, tmp_path):
+def test_tune(model, prompts, tmp_path, monkeypatch):
+    monkeypatch.setattr(candidates, "SAVINGS", (0.4,))  # one candidate of each kind says as much of a model as six
+    monkeypatch.setattr(candidates, "FEWER", (0.5,))
+    monkeypatch.setattr(candidates, "PAPERS", (0.4,))
+    monkeypatch.setattr(search, "PROBE_ROUNDS", 1)
     out = tmp_path / "policy.json"
     said = run("tune", "--model", model, "--steps", 10, "--prompts", prompts, "--max-l1", 0.9, "--out", out).stderr
     reads_more = any(name in (model / "model_index.json").read_text() for name in ("PixArt", "StableDiffusion3"))

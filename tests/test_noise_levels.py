@@ -15,10 +15,11 @@ from test_guidance import N, W, generate
 from test_timeline import PROMPT, SCHEDULERS, SEED, with_scheduler
 
 from shapefirst.errors import UnsupportedPipelineError
+from shapefirst.families.noise import noise_level
 from shapefirst.guidance.blocks import guide
-from shapefirst.guidance.extrapolation import noise_level
 from shapefirst.guidance.timeline import follow
-from shapefirst.policies.schedule import Auto, TextSchedule
+from shapefirst.policies.auto import Auto
+from shapefirst.policies.schedule import TextSchedule
 from shapefirst.sampling.loop import denoise, generators
 
 # numpy has a word to say on how diffusers' KDPM2 takes a tensor apart, thousands of times.

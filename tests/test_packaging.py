@@ -3,12 +3,13 @@
 import re
 import subprocess
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
-HEAVY = {"torch", "diffusers", "transformers", "numpy", "PIL", "huggingface_hub"}
+HEAVY = {"torch", "diffusers", "transformers", "numpy", "PIL", "huggingface_hub", "jinja2"}
 
 
 def imported_by(code):
@@ -61,7 +62,7 @@ sys.path.append({str(ROOT / "tests")!r})
 from pathlib import Path
 from conftest import _stable_diffusion
 from shapefirst import guide
-pipe = _stable_diffusion(Path({str(tmp_path)!r}), "epsilon")
+pipe = _stable_diffusion(Path({str(tmp_path)!r}), "epsilon", deep=False)
 with guide(pipe, budget=0.9) as spent:
     pipe("a cat", num_inference_steps=8, output_type="np")
 assert "pydantic" not in sys.modules
@@ -104,6 +105,17 @@ def test_every_dependency_has_a_tested_version():
     dependencies = re.findall(r'^    "([\w-]+)>=', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
     pinned = {line.split("==")[0].replace("_", "-") for line in (ROOT / "constraints.txt").read_text().splitlines()}
     assert {"torch", "diffusers", "pytest"} <= set(dependencies) <= pinned
+
+
+def test_every_template_is_packed_and_escapes():
+    """hatch packs each file of the package that .gitignore does not name."""
+    assert 'packages = ["src/shapefirst"]' in (ROOT / "pyproject.toml").read_text()
+    ignored = [line.strip("/") for line in (ROOT / ".gitignore").read_text().splitlines()]
+    templates = [file for kind in ("html", "css") for file in (ROOT / "src" / "shapefirst").rglob(f"*.{kind}")]
+    assert {"page.html", "report.html", "style.css", "demo.html"} <= {file.name for file in templates}
+    for file in templates:
+        assert not [line for line in ignored for part in file.parts if fnmatch(part, line)], file
+        assert not re.search(r"\bsafe\b|autoescape", file.read_text(encoding="utf-8")), file
 
 
 @pytest.mark.parametrize(

@@ -16,12 +16,14 @@ from hypothesis import strategies as st
 from test_guidance import N, generate
 
 from shapefirst.errors import ShapefirstError, UnsupportedPipelineError
+from shapefirst.families.noise import noise_level
 from shapefirst.guidance.blocks import guide
-from shapefirst.guidance.extrapolation import Memory, noise_level, weights
+from shapefirst.guidance.extrapolation import Memory, weights
 from shapefirst.policies import file
+from shapefirst.policies.auto import Auto
 from shapefirst.policies.file import PolicyFile, model_digest, read_policy, sampler_digest, write_policy
 from shapefirst.policies.placement import spread
-from shapefirst.policies.schedule import Auto, TextSchedule
+from shapefirst.policies.schedule import TextSchedule
 from shapefirst.policies.words import find_policy, parse_policy
 
 STEPS = st.integers(1, 80)

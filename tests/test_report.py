@@ -2,21 +2,20 @@
 
 import base64
 import math
-import re
 from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
 from PIL import Image
 
-from shapefirst.drawing.numbers import duration, number, one_of, plural, reach, strip
+from shapefirst.drawing.notation import duration, number, one_of, plural, reach
 from shapefirst.errors import ShapefirstError
 from shapefirst.findings.finding import Chart, Claim, Finding, Picture, Study, Summary
-from shapefirst.findings.storage import StudySetting, load_all, save, save_inapplicable
+from shapefirst.findings.storage import Stored, StudySetting, load_all, save, save_inapplicable
 from shapefirst.measure.intervals import Interval, Rule
 from shapefirst.report import render_report, write_report
 
-HOSTILE = "\"><script>alert(1)</script><img src=x onerror='alert(2)'> & ein Käse 奶酪 🧀 $title " + "long " * 200
+HOSTILE = "\"><script>alert(1)</script><img src=x onerror='alert(2)'> & ein Käse 奶酪 🧀 {{ title }} " + "long " * 200
 SETTING = StudySetting(
     "pocket", "abc", "0.1.0", 7, 50, 7.5, "ddim", False, 64, "d", "shapefirst study f4 --seed 7", "2 cores", 12.5
 )
@@ -116,6 +115,17 @@ def test_text_is_text_whatever_it_says(page):
     whole = " ".join(HOSTILE.split())
     # Wherever such a text is shown, all of it is.
     assert page.words.count(whole) == page.words.count("<script>") > 20
+
+
+@pytest.mark.parametrize("sampled", ["sampler", "words"])
+def test_names_of_models_samplers_and_weights_are_text_too(tmp_path, sampled):
+    name = '/home/ich/it\'s "my" models/'
+    names = dict.fromkeys(("model", "fingerprint", "version", sampled), f"{name}{HOSTILE}")
+    save(tmp_path, study("f4"), finding(), replace(SETTING, **names))
+    page = Page(render_report(load_all(tmp_path)))
+    assert page.all("script") == []
+    assert all("onerror" not in attributes for _, attributes in page.elements)
+    assert page.words.count(name) == 2 + 4 + 2  # the title, at the top, "Run with"
 
 
 def test_the_page_asks_nothing_of_a_network(out):
@@ -260,12 +270,15 @@ def test_figures_have_the_digits_that_their_interval_supports(found, estimate, i
 
 
 def test_the_strip_puts_the_interval_on_the_right_side_of_the_threshold():
+    def drawn(found, rule):
+        claim = Claim("It is so.", "", "share", found, rule, "inconclusive")
+        return render_report([Stored("f4", "Title", "?", "Yes.", "prompts", SETTING, claims=(claim,))])
+
     def places(found, rule):
-        drawn = strip(found, rule)
-        side = re.search(r'class="side" x="([\d.]+)" y="2" width="([\d.]+)"', drawn)
-        bar = re.search(r'class="interval" x1="([\d.]+)" y1="15" x2="([\d.]+)"', drawn)
-        start, width = map(float, side.groups())
-        return (start, start + width), tuple(map(float, bar.groups()))
+        page = Page(drawn(found, rule))
+        (side,), (bar,) = page.all("rect"), [line for line in page.all("line") if line["class"] == "interval"]
+        start = float(side["x"])
+        return (start, start + float(side["width"])), (float(bar["x1"]), float(bar["x2"]))
 
     (a, b), (low, high) = places(Interval(0.7, 0.6, 0.8, 9), Rule("above", 0.5))
     assert 0 < a < low < high < b == 320
@@ -273,7 +286,7 @@ def test_the_strip_puts_the_interval_on_the_right_side_of_the_threshold():
     assert 0 == a < b < low < high < 320
     (a, b), (low, high) = places(Interval(-3.0, -3.0, -3.0, 9), Rule("below", -3.0))
     assert (a, b, low, high) == (0, 160, 160, 160)
-    assert strip(Interval(0.7, math.nan, 0.8, 9), Rule("above", 0.5)) == ""
+    assert "<svg" not in drawn(Interval(0.7, math.nan, 0.8, 9), Rule("above", 0.5))
 
 
 def test_words_for_figures():
@@ -282,8 +295,3 @@ def test_words_for_figures():
     assert [number(v) for v in (-0.5, 0.0, math.inf, -math.inf)] == ["−0.5", "0", "∞", "−∞"]
     assert one_of(["a", "b", "a"]) == "a, b"
     assert one_of([7.5, 2.0]) == "7.5, 2"
-
-
-def test_counts_of_a_solver_with_two_calls_a_step_are_said_to_be_steps(tmp_path):
-    save(tmp_path, study("f4"), finding(), replace(SETTING, sampler="heun"))
-    assert "Heun calls the denoiser twice in a step" in Page(render_report(load_all(tmp_path))).words

@@ -8,17 +8,20 @@ from dataclasses import replace
 import pytest
 
 from shapefirst.errors import ShapefirstError
+from shapefirst.findings import storage
 from shapefirst.findings.finding import DoesNotApply, Finding, Study, claim
 from shapefirst.findings.storage import StudySetting, load_stored
 from shapefirst.measure.intervals import Rule, bootstrap
 from shapefirst.models.fingerprint import fingerprint
 from shapefirst.prompts import as_lines
-from shapefirst.studies import COSTS, STUDIES, chosen
+from shapefirst.studies import STUDIES, chosen
 from shapefirst.studies.runner import make_plan, make_tasks, run
 from shapefirst.studies.selection import digest, source
 from shapefirst.studies.subject import Subject
 
 COMMON = StudySetting("pocket", "abc", "1.0", 0, 50, 4.0, "ddim", False, 0, "", "", "a machine", 0.0)
+
+COSTS = {"f1": 41, "f5": 110}
 
 
 class Fakes:
@@ -46,7 +49,7 @@ class Fakes:
             )
             return Finding((found,), {"value": values})
 
-        return Study(name, f"Title of {name}", f"Does {name}?", "Yes.", needs, 8, 4, measure)
+        return Study(name, f"Title of {name}", f"Does {name}?", "Yes.", needs, 8, 4, measure, COSTS.get(name, 100))
 
 
 @pytest.fixture
@@ -152,7 +155,6 @@ def test_another_error_stops_the_run_and_what_was_finished_stays(tmp_path, fakes
         ({"model": "sd15"}, "model sd15 instead of pocket"),
         ({"fingerprint": "def"}, "other weights"),
         ({"fingerprint": "abc+clip openai/clip"}, "scores by clip openai/clip instead of the default"),
-        ({"version": "0.9"}, "version of shapefirst 0.9 instead of 1.0"),
         ({"seed": 3}, "seed 3 instead of 0"),
         ({"steps": 20}, "steps 20 instead of 50"),
         ({"guidance_scale": 7.5}, "guidance scale 7.5 instead of 4.0"),
@@ -174,6 +176,14 @@ def test_results_of_another_setting_are_refused_and_replaced_by_force(tmp_path, 
     assert fakes.ran == ["f4", "f1", "f4"], "of the same setting they are kept, also by force"
 
 
+def test_results_of_another_version_are_kept_and_those_of_another_format_refused(tmp_path, fakes, monkeypatch):
+    Run(tmp_path, [fakes.study("f4")], common=replace(COMMON, version="0.9")).go()
+    assert [stored.setting.version for stored in Run(tmp_path, [fakes.study("f4")]).plan.kept] == ["0.9"]
+    monkeypatch.setattr(storage, "FORMAT", 2)
+    with pytest.raises(ShapefirstError, match=r"its format is 1, and this version reads 2\): delete the folder"):
+        Run(tmp_path, [fakes.study("f4")])
+
+
 def test_results_of_other_studies_must_be_of_the_same_model_too(tmp_path, fakes):
     Run(tmp_path, [fakes.study("f1")], common=replace(COMMON, model="sd15")).go()
     with pytest.raises(ShapefirstError, match=r"f1 .*model sd15 instead of pocket.* report would show both"):
@@ -193,7 +203,6 @@ def test_names_are_found_in_any_case_and_come_in_the_order_of_the_report():
     assert chosen(["A2", "f1", "F1"]) == ["f1", "a2"]
     assert set(chosen(["all"])) <= set(STUDIES)
     assert "f4" in chosen(["ALL", "f4"])
-    assert set(COSTS) == set(STUDIES)
     with pytest.raises(ShapefirstError, match=r"no study 'f9': choose from f1, .*, or all"):
         chosen(["f1", "f9"])
     with pytest.raises(ShapefirstError, match="Say which"):

@@ -1,4 +1,4 @@
-"""Intervals cover what they should, and verdicts follow their rule."""
+"""Intervals cover what they should, verdicts follow their rule, and tidy tables hold every measurement once."""
 
 import math
 
@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from shapefirst.drawing import charts
 from shapefirst.errors import ShapefirstError
+from shapefirst.findings.tables import crossed, stacked
 from shapefirst.measure.intervals import (
     Interval,
     Rule,
@@ -168,3 +169,16 @@ def test_a_prompt_counts_by_the_mean_of_its_images(pairs):
     groups = {p: [v for q, v in pairs if q == p and math.isfinite(v)] for p in sorted(set(which.tolist()))}
     expected = [sum(mine) / len(mine) for mine in groups.values() if mine]
     assert of_prompts(values, which) == pytest.approx(expected, rel=1e-9, abs=1e-6)
+
+
+def test_a_tidy_table_has_a_row_for_each_combination_of_its_axes():
+    prompts, steps = {"prompt": ["a cat", "a dog"], "seed": [7, 8]}, {"step": range(3)}
+    table = crossed(prompts, steps, weight=np.arange(6).reshape(2, 3) / 2, per_prompt=[[1], [None]])
+    assert table == {
+        "prompt": ["a cat"] * 3 + ["a dog"] * 3,
+        "seed": [7] * 3 + [8] * 3,
+        "step": [0, 1, 2] * 2,
+        "weight": [0.0, 0.5, 1.0, 1.5, 2.0, 2.5],
+        "per_prompt": [1, 1, 1, None, None, None],
+    }
+    assert stacked([table, table])["step"] == [0, 1, 2] * 4

@@ -21,6 +21,7 @@ from shapefirst.sampling.loop import denoise, encode, generators
 from shapefirst.studies import a5_maps_of_keys, a7_switched_maps, f1_shape_first, f3_sos_attention
 from shapefirst.studies.maps import Followed, Word, course, follow_words, overlay, shape_in, shape_of, step_at, words_of
 from shapefirst.studies.subject import Meter, Subject
+from shapefirst.studies.switching import encode_pairs
 
 PROMPTS = [
     Prompt.of(("red", "car"), "colour"),
@@ -360,7 +361,7 @@ def test_a5_uniform_is_uniform_over_the_tokens_that_are_seen(make_pipe):
 def test_a5_follows_its_rule(make_pipe, ratio, verdict):
     uniform = np.random.default_rng(0).uniform(0.5, 1, (3, N))
     kl = {name: np.stack([ratio * uniform, uniform]) for name in a5_maps_of_keys.OVER}
-    finding = a5_maps_of_keys.key_finding(subject_of(make_pipe()), PAIRS, kl)
+    finding = a5_maps_of_keys.key_finding(encode_pairs(subject_of(make_pipe()), PAIRS), kl)
     assert finding.claims[0].found.estimate == pytest.approx(ratio)
     assert finding.claims[0].verdict == verdict
     assert finding.summaries[0].rows[0][-1] == (f"{N} of {N}" if ratio < 1 else f"0 of {N}")
@@ -375,8 +376,7 @@ def test_a7_follows_its_rule(make_pipe, step, verdict):
     own, target = (shape_of([Word("noun", "", (1,))], [blob(*at)[None]]) for at in ((1, 1), (9, 9)))
     followed = Followed([GREY] * 3, [[moves_at(step, N)]] * 3)
     finding = a7_switched_maps.switched_finding(
-        subject_of(make_pipe()),
-        PAIRS,
+        encode_pairs(subject_of(make_pipe()), PAIRS),
         [[Word("noun", "cup", (1,))]] * 3,
         followed,
         np.repeat(target, 3, 0),

@@ -145,6 +145,7 @@ def test_f2_runs_on_any_model(make_subject, kind, sampler):
     assert found.pictures[0].image.height > 6 * 112
 
 
+@pytest.mark.usefixtures("sketched")
 def test_f2_measures_the_run_itself(make_subject):
     """Correlation and energies of step 2 of the second prompt, from the sampling loop by itself."""
     subject = make_subject(sampler="euler")
@@ -196,6 +197,15 @@ def test_a_fork_is_the_run_with_less_text(make_subject, kind, keep):
     ] == [True] * 3
 
 
+@pytest.mark.parametrize("module", [f6_text_dropped, x2_policies])
+def test_heun_is_counted_by_its_calls(make_subject, module):
+    subject = make_subject(sampler="heun", steps=10)
+    found = module.STUDY.run(subject, PROMPTS[:2])
+    assert subject.meter.done == subject.meter.expected == found.evaluations * 2
+    if module is f6_text_dropped:  # the trunk of 19 calls, and each branch from its step k on
+        assert found.evaluations == 2 * 19 + 2 * sum(2 * (10 - k) - 1 for k in range(10))
+
+
 def test_f6(make_subject):
     subject = make_subject(steps=10)
     found = f6_text_dropped.STUDY.run(subject, PROMPTS)
@@ -234,6 +244,7 @@ def test_f6_whole_run_is_the_trunk_bit_for_bit(make_subject):
     assert all(a.tobytes() == b.tobytes() for k in range(N) for a, b in zip(same["same", k], alone, strict=True))
 
 
+@pytest.mark.usefixtures("sketched")
 def test_f6_norms_are_those_of_the_two_branches(make_subject):
     subject = make_subject()
     table = f6_text_dropped.STUDY.run(subject, PROMPTS).table
@@ -288,6 +299,7 @@ def test_f7(make_subject, kind, sampler):
     assert found.claims[0].found.estimate == pytest.approx(seconds[0])
 
 
+@pytest.mark.usefixtures("sketched")
 def test_f7_says_nothing_by_a_distance_that_cannot_tell_images_without_text_apart(make_subject, monkeypatch):
     blind = np.random.default_rng(0).normal(size=(99, 4))
     monkeypatch.setattr(dropping, "features_of", lambda subject: ("noise", lambda images: blind[: len(images)]))
@@ -298,6 +310,7 @@ def test_f7_says_nothing_by_a_distance_that_cannot_tell_images_without_text_apar
     assert close.hypothesis.startswith("The distance does not even tell")
 
 
+@pytest.mark.usefixtures("sketched")
 def test_f7_frechet_distances_are_those_of_the_images(make_subject):
     subject = make_subject()
     table = f7_savings.STUDY.run(subject, PROMPTS).table

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import errno
 import re
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import time
 import tracemalloc
 from pathlib import Path
 
@@ -12,13 +18,14 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 import torch
-from commands import one_sentence, shapefirst
+from commands import holding, one_sentence, shapefirst
 from PIL import Image
 from rich.console import Console
 
 from shapefirst import __version__, load
-from shapefirst.cli import tables_sweep, terminal
+from shapefirst.cli import tables, terminal
 from shapefirst.errors import ModelError, ShapefirstError
+from shapefirst.files import LOCK
 from shapefirst.findings.finding import Summary
 from shapefirst.measure import l1
 from shapefirst.measure.frechet import Moments, frechet_distance
@@ -26,6 +33,7 @@ from shapefirst.measure.intervals import Interval
 from shapefirst.prompts import Prompt
 from shapefirst.sampling.loop import decode, denoise, generators
 from shapefirst.sweep import run as running
+from shapefirst.sweep import store as storing
 from shapefirst.sweep.cost import cost_of, disk_bytes
 from shapefirst.sweep.grid import Grid, Setting, Shards, prompts_of, read_grid
 from shapefirst.sweep.pictures import pictures_of
@@ -134,7 +142,7 @@ def test_a_toml_is_read_and_options_take_its_place(tmp_path):
         ("text_steps = ['0:50:0']", "0:50:0"),
         ("text_steps = ['50:0:5']", "50:0:5"),
         ("keep = 'neither'", "'neither'"),
-        ("policies = ['tol:0.1']", "tol:0.1"),
+        ("policies = ['tol:-1']", "tolerance is a finite number from 0"),
         ("guidance_scale = 1", "guidance scale"),
         ("seed = -1", "seed"),
         ("models = []", "models"),
@@ -186,26 +194,34 @@ def test_heun_is_counted_with_both_of_its_calls(worker):
 
 @pytest.mark.parametrize("sampler", ["ddim", "dpm-solver"])
 def test_a_shard_has_the_images_of_separate_runs(worker, sampler):
-    grid = Grid(samplers=(sampler,), steps=(4,), text_steps=("0", "2"), keep=("null", "text"), count=2)
+    policies = ("tol:0.05", "tol:3,keep=null")
+    grid = Grid(
+        samplers=(sampler,), steps=(8,), text_steps=("0", "4"), keep=("null", "text"), policies=policies, count=2
+    )
     shard = shards_of(grid)[0]
     pictures = Worker("cpu", keep_images="all", _models=worker._models).run(shard)
     pipe = load("pocket", sampler=sampler, device="cpu")
     rows = pictures.table.drop(["features"]).to_pylist()
-    images = {}
+    images, spent = {}, {}
     for words, schedule in shard.policies.items():
         texts = [prompt.text for prompt in shard.prompts]
-        options = {"num_inference_steps": 4, "guidance_scale": 4.0, "generator": generators(shard.seeds)}
-        *_, last = denoise(pipe, texts, schedule=schedule, **options)
-        images[words] = decode(pipe, last.x_next)
+        options = {"num_inference_steps": 8, "guidance_scale": 4.0, "generator": generators(shard.seeds)}
+        steps = list(denoise(pipe, texts, schedule=schedule, **options))
+        images[words] = decode(pipe, steps[-1].x_next)
+        spent[words] = sum(step.evaluations for step in steps)
     for row in rows:
         i, words = row["image"], row["policy"]
         stored = Image.open(io_of(pictures.images[picture_name(i, words)]))
         assert l1(stored, images[words][i]) < 1e-4
         assert row["l1"] == pytest.approx(l1(images[words][i], images["full"][i]), abs=2e-4)
-        assert row["evaluations"] == shard.policies[words].evaluations(4)
-        assert row["text_steps"] == shard.policies[words].text_steps(4)
+        if not words.startswith("tol"):
+            assert row["evaluations"] == shard.policies[words].evaluations(8)
+            assert row["text_steps"] == shard.policies[words].text_steps(8)
+    for words, of_image in spent.items():
+        assert statistics.fmean(row["evaluations"] for row in rows if row["policy"] == words) == of_image
+    assert spent["tol:3,keep=null"] < spent["full"] == 16
     assert {(row["policy"], row["image"]) for row in rows} == {(w, i) for w in shard.policies for i in range(2)}
-    assert pictures.evaluations == 2 * (8 + 4 + 4 + 2 + 2)
+    assert 2 * (8 + 8 + 4 + 4 + 8 + 8) < pictures.evaluations <= cost_of(shards_of(grid))[0].shared
 
 
 def io_of(content):
@@ -293,6 +309,21 @@ def test_another_sweep_s_folder_is_left_alone(finished, tmp_path):
     (tmp_path / "mine.txt").write_text("notes")
     with pytest.raises(ShapefirstError, match="no sweep"):
         Store(str(tmp_path)).begin(shards_of(), {})
+
+
+def test_a_new_version_goes_on_with_a_half_done_sweep_and_another_format_is_refused(finished, tmp_path, monkeypatch):
+    folder = tmp_path / "sweep"
+    shutil.copytree(finished.url, folder)
+    (folder / "shards" / "000004.parquet").unlink()
+    monkeypatch.setattr(storing, "__version__", "99.0")
+    store = Store(str(folder))
+    store.begin(shards_of(), {"weights": {"pocket": "x"}})
+    assert [shard.name for shard in missing(shards_of(), store)] == ["000004"]
+    assert store.manifest()["shapefirst"] == __version__  # who began it stays
+    monkeypatch.setattr(storing, "FORMAT", 2)
+    with pytest.raises(ShapefirstError, match=rf"the format 1, and shapefirst 99.0 goes on with 2: .* {__version__},"):
+        store.begin(shards_of(), {"weights": {"pocket": "x"}})
+    assert len(store.done()) == 5
 
 
 def test_a_sweep_that_finished_no_shard_makes_room_for_another(tmp_path):
@@ -462,7 +493,39 @@ def test_the_commands_refuse_what_is_not_there(tmp_path):
     assert "manifest" in one_sentence(shapefirst("sweep", "report", tmp_path))
     (tmp_path / "file").write_text("")
     said = one_sentence(shapefirst("sweep", "run", "--count", 2, "--steps", 20, "--out", tmp_path / "file"))
-    assert "it is a file" in said
+    assert "is not a folder" in said
+
+
+def test_the_same_sweep_started_twice_is_run_once(tmp_path):
+    out = tmp_path / "sweep"
+    options = ("--count", "2", "--steps", "4", "--text-steps", "2", "--shard-size", "1", "--out", str(out))
+    command = [sys.executable, "-m", "shapefirst", "sweep", "run", *options]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as first:
+        while not (out / "manifest.json").exists():
+            assert first.poll() is None
+            time.sleep(0.02)
+        first.send_signal(signal.SIGSTOP)  # in its midst, for as long as the second takes
+        second = subprocess.run(command, capture_output=True, text=True)
+        first.send_signal(signal.SIGCONT)
+    assert (first.returncode, second.returncode) == (0, 2)
+    assert second.stderr.count("\n") == 1
+    assert f"Error: {str(out)!r} is in use by process {first.pid} on " in second.stderr
+    assert sorted(path.name for path in out.iterdir()) == ["manifest.json", "prompts.txt", "shards"]
+    assert sorted(path.name for path in (out / "shards").iterdir()) == ["000000.parquet", "000001.parquet"]
+
+
+def test_a_folder_in_use_is_not_touched_and_one_of_a_run_that_was_killed_is_taken(tmp_path):
+    out = tmp_path / "sweep"
+    run = ("sweep", "run", "--count", 2, "--steps", 4, "--text-steps", 2, "--out", out)
+    with holding(out / LOCK) as first:
+        said = one_sentence(shapefirst(*run))
+        assert f"process {first.pid}" in said
+        assert "choose another --out" in said
+        assert [path.name for path in out.iterdir()] == [LOCK]
+    assert shapefirst(*run).exit_code == 0
+    assert not (out / LOCK).exists()
+    with holding(out / LOCK):  # who only reads need not wait
+        assert shapefirst("sweep", "report", out, "--out", tmp_path / "report").exit_code == 0
 
 
 @pytest.mark.parametrize("option", ["--batch-size", "--cores", "--shard-size", "--count"])
@@ -565,7 +628,7 @@ def test_a_wide_table_is_printed_in_parts_that_fit(monkeypatch, capsys):
     rows = tuple((f"paper:{k}", *(f"{k}.{i} (0.1 to 0.2)" for i in range(9))) for k in (0, 5))
     narrow = Console(width=70)
     monkeypatch.setattr(terminal, "results", lambda: narrow)
-    tables_sweep.summaries([Summary(("policy", *names), rows, "caption")])
+    tables.summaries([Summary(("policy", *names), rows, "caption")])
     lines = capsys.readouterr().out.splitlines()
     assert max(len(line) for line in lines) <= 70
     assert "caption" in lines[0]

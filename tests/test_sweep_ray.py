@@ -25,9 +25,9 @@ WORKER = {"device": "cpu", "scores": Scorers(), "keep_images": "none", "batch_si
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux: finds workers in /proc")
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def cluster():
-    """Two nodes of one core each."""
+    """Two nodes of one core each, of which a test may take the second away."""
     found = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     second = found.add_node(num_cpus=1)
     found.wait_for_nodes()

@@ -13,8 +13,9 @@ from shapefirst.attention.recording import record
 from shapefirst.errors import ShapefirstError
 from shapefirst.guidance.blocks import guide
 from shapefirst.models import SAMPLERS, sampler_info
-from shapefirst.policies.acts import evaluations_together
+from shapefirst.policies.auto import Auto
 from shapefirst.policies.schedule import TextSchedule
+from shapefirst.policies.sharing import evaluations_together
 from shapefirst.sampling.loop import denoise, encode, generators
 from shapefirst.sampling.together import denoise_together
 
@@ -55,7 +56,10 @@ def test_each_is_what_it_is_alone(make_pipe, kind, sampler, batch_size):
     )
     for schedule, found in zip(SCHEDULES, together, strict=True):
         *_, alone = denoise(pipe, PROMPTS, schedule=schedule, generator=generators(SEEDS), **options)
-        assert naive.error(found, alone.x_next) < 1e-5
+        assert naive.error(found.latents, alone.x_next) < 1e-5
+        order = sampler_info(sampler).order
+        assert set(found.evaluations) == {schedule.evaluations(N, order)}
+        assert set(found.guided_steps) == {schedule.text_steps(N)}
 
 
 @pytest.mark.parametrize("w", [W, 1.0])
@@ -87,6 +91,15 @@ def test_together_is_never_more_than_apart(ks, keep):
     assert together == evaluations_together(list(set(schedules)), 20, 3.0)
     # Closed form: a trunk up to the last text step, and one tail for each other number.
     assert together == 2 * max(ks) + sum(20 - k for k in set(ks))
+
+
+@pytest.mark.parametrize("tol", [0.0, 0.02, 0.3])
+def test_what_decides_while_sampling_takes_at_most_what_is_told(make_pipe, tol):
+    pipe, told, steps = make_pipe(), [], 10
+    policies = [TextSchedule.always(), Auto(tol), Auto(tol, keep="null"), TextSchedule.until(2)]
+    options = {"num_inference_steps": steps, "guidance_scale": W, "generator": generators(SEEDS)}
+    denoise_together(pipe, encode(pipe, PROMPTS), policies, on_step=told.append, **options)
+    assert sum(told) <= evaluations_together(policies, steps, W)
 
 
 def test_it_refuses_what_does_not_fit(make_pipe):

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import naive
 import numpy as np
 import pytest
-from commands import one_sentence, shapefirst
+from commands import holding, one_sentence, shapefirst
 from test_guidance import PROMPTS
 
 from shapefirst.cli import tune as commands_tune
@@ -20,7 +20,7 @@ from shapefirst.measure import l1
 from shapefirst.policies.file import read_policy
 from shapefirst.policies.schedule import TextSchedule
 from shapefirst.sampling.loop import decode, denoise, generators
-from shapefirst.tuning import search
+from shapefirst.tuning import runner, search
 from shapefirst.tuning.candidates import Candidate, Costs, Found, candidates, choose, shortlist
 from shapefirst.tuning.kept import UnfinishedSearch
 from shapefirst.tuning.search import SEED, BatchRecord, Tuner
@@ -207,6 +207,18 @@ def test_tune_writes_a_policy_that_generate_takes(folder, tmp_path):
     assert not (tmp_path / "no").exists()
 
 
+def test_a_policy_that_is_being_looked_for_is_left_alone(folder, tmp_path):
+    out, lock = tmp_path / "policy.json", tmp_path / ".policy.json.lock"
+    with holding(lock) as first:
+        said = one_sentence(shapefirst(*command(folder, out)))
+        assert f"{str(out)!r} is in use by process {first.pid} on " in said
+        assert sorted(path.name for path in tmp_path.iterdir()) == [lock.name, "tiny"]
+    assert lock.exists()  # of the killed one
+    assert "nothing to tune" in one_sentence(shapefirst(*command(folder, out, "--guidance-scale", 1)))
+    assert "not both" in one_sentence(shapefirst(*command(folder, out, "--max-l1", 0.1)))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["tiny"]
+
+
 @pytest.mark.parametrize("stage", ["record", "run"])
 def test_an_interrupted_search_goes_on(folder, tmp_path, monkeypatch, stage):
     out = tmp_path / "policy.json"
@@ -230,6 +242,7 @@ def test_an_interrupted_search_goes_on(folder, tmp_path, monkeypatch, stage):
     for name in done:
         done[name].clear()
         counted(name, None)
+    monkeypatch.setattr(runner, "__version__", "99.0")  # a new one has come in between
     result = shapefirst(*command(folder, out))
     assert result.exit_code == 0, result.output
     assert f"{len(before['run'])} policies already tried" in result.output
@@ -286,6 +299,13 @@ def test_a_spoilt_remainder_is_written_anew(tmp_path):
         assert kept.runs == {}
         assert kept.recording(0) is None
         assert not rest.parent.exists()
+
+
+def test_a_remainder_of_another_format_is_not_gone_on_with(tmp_path, monkeypatch):
+    UnfinishedSearch(tmp_path / "policy.json", ["mine"]).keep_run("a", [0.5])
+    assert UnfinishedSearch(tmp_path / "policy.json", ["mine"]).runs == {"a": [0.5]}
+    monkeypatch.setattr("shapefirst.tuning.kept.FORMAT", 99)
+    assert not UnfinishedSearch(tmp_path / "policy.json", ["mine"]).goes_on
 
 
 def test_a_recording_is_taken_up_whole_or_made_again(tmp_path):

@@ -20,10 +20,11 @@ if TYPE_CHECKING:
     from shapefirst.errors import ShapefirstError
     from shapefirst.guidance import guide, text_until
     from shapefirst.models import load
-    from shapefirst.policies.schedule import Auto, TextSchedule
+    from shapefirst.policies.auto import Auto
+    from shapefirst.policies.schedule import TextSchedule
 
 _ROOMS = {
-    "Auto": "policies.schedule",
+    "Auto": "policies.auto",
     "ShapefirstError": "errors",
     "TextSchedule": "policies.schedule",
     "guide": "guidance",

@@ -1,17 +1,19 @@
-"""Files that are whole or not there: names made from prompts, settings inside the PNG, writing by renaming."""
+"""Files that are whole or not there: names made from prompts, settings inside the PNG, writing by renaming; locks."""
 
 from __future__ import annotations
 
 import io
 import os
 import re
+import socket
 import sys
+import time
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from shapefirst.errors import ShapefirstError
 from shapefirst.words import spans
@@ -19,7 +21,23 @@ from shapefirst.words import spans
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["Names", "atomic", "check_file", "check_writable", "on_disk", "png_of", "save_png", "save_text", "slug"]
+__all__ = [
+    "LOCK",
+    "Names",
+    "atomic",
+    "check_file",
+    "check_writable",
+    "locked",
+    "on_disk",
+    "png_of",
+    "reach_disk",
+    "save_png",
+    "save_text",
+    "slug",
+]
+
+LOCK: Final = ".lock"  # in a folder of results while a run writes to it
+PATIENCE: Final = 0.5  # seconds, for a run that is just letting go
 
 
 def on_disk(name: str) -> Path | None:
@@ -44,14 +62,73 @@ def atomic(path: Path) -> Iterator[Path]:
         part = path.with_name(f".{path.stem[:40]}-{token_hex(4)}.part")
         os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         yield part
-        with part.open("rb") as written:
-            os.fsync(written.fileno())  # a name must not reach the disk before what it names
+        reach_disk(part)
         part.replace(path)
     except OSError as error:
         raise ShapefirstError(f"Cannot write {str(path)!r}: {error.strerror or error}.") from error
     finally:
         if part is not None:
             part.unlink(missing_ok=True)
+
+
+def reach_disk(file: Path) -> None:
+    """Returns once the content of ``file`` is on the disk, which a name that it gets must not reach before."""
+    with file.open("rb") as written:
+        os.fsync(written.fileno())
+
+
+@contextmanager
+def locked(file: Path, what: str) -> Iterator[None]:
+    """Keeps every other process out that asks for the lock ``file``, until the block ends; then nothing is left of it.
+
+    The lock is the system's, so that of a process which died is free; what such a process left of the file does not
+    hinder. Where the file system knows no locks, the file itself is one, which names its process and its host: a dead
+    process of this host loses it.
+
+    Args:
+        file: Where the lock lies; folders above it are made, and taken away again where they stayed empty.
+        what: What it locks, for the sentence.
+
+    Raises:
+        ShapefirstError: Another process has it, or the file cannot be written.
+    """
+    from filelock import FileLock, Timeout
+
+    made = [folder for folder in file.parents if not folder.exists()]
+    lock = FileLock(file, timeout=PATIENCE)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout as error:
+        raise ShapefirstError(f"{what!r} is in use by {_holder(file)}.") from error
+    except OSError as error:
+        raise ShapefirstError(f"Cannot lock {what!r}: {error.strerror or error}.") from error
+    try:
+        signature = f"{os.getpid()}\n{socket.gethostname()}"
+        with suppress(OSError):  # a lock of Windows lets nobody write
+            if not file.read_bytes().startswith(signature.encode()):  # where the file itself is the lock it is signed
+                file.write_text(f"{signature}\n")
+        yield
+    finally:
+        with suppress(OSError):
+            file.unlink()  # while it is held: who waits for it looks whether it is still there
+        lock.release()
+        with suppress(OSError):  # not empty
+            for folder in made:
+                folder.rmdir()
+
+
+def _holder(file: Path) -> str:
+    """Who has a lock, and what to do."""
+    remedy = "wait until it has ended, stop it, or choose another --out"
+    try:
+        process, host, *_ = file.read_text().splitlines()
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(file.stat().st_mtime))
+    except (OSError, ValueError):  # of a process that has not signed yet, or on Windows
+        return f"another process: {remedy}"
+    if host != socket.gethostname():
+        remedy += f"; if it has died there, delete {str(file)!r}"
+    return f"process {process} on {host} since {since}: {remedy}"
 
 
 def check_writable(folder: Path) -> None:

@@ -6,8 +6,6 @@ shows the layer's own one a `LayerView`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +17,7 @@ from shapefirst.attention.layer import LayerView, Substitution, attention_weight
 from shapefirst.errors import ShapefirstError, UnsupportedPipelineError
 from shapefirst.guidance.branches import evaluated, halves_agree, says_guided
 from shapefirst.guidance.hook import DenoiserHook
+from shapefirst.guidance.introspection import running
 from shapefirst.guidance.timeline import Generation, Told, follow, told
 from shapefirst.policies.schedule import Branch
 
@@ -42,7 +41,9 @@ class Recording:
     #: Longer sides of the layers met, recorded or not.
     seen: set[int] = field(default_factory=set)
 
-    def add(self, branch: Branch, call: Call, name: str, grid: tuple[int, int], attention: torch.Tensor) -> None:
+    def add(
+        self, branch: Branch, call: DenoiserCall, name: str, grid: tuple[int, int], attention: torch.Tensor
+    ) -> None:
         """Take in one layer's maps, (B, heads, h w, L)."""
         if self.full:
             layers = self.maps.text_layers if branch == "text" else self.maps.null_layers
@@ -50,7 +51,7 @@ class Recording:
         total, count = self.sums.get((branch, grid), (0, 0))
         self.sums[branch, grid] = (attention.mean(1) + total, count + 1)
 
-    def finish(self, call: Call) -> None:
+    def finish(self, call: DenoiserCall) -> None:
         """Average over layers: linear, so layers of one grid were summed first and are resized once."""
         if self.seen and not self.sums:
             raise ShapefirstError(
@@ -77,7 +78,7 @@ def _resized(x: torch.Tensor, target: tuple[int, ...]) -> torch.Tensor:
 
 
 @dataclass
-class Call:
+class DenoiserCall:
     """One call of the denoiser."""
 
     step: int
@@ -96,22 +97,12 @@ class AttentionHook(DenoiserHook):
 
     def __init__(self, pipe: Any, denoiser: Any) -> None:
         super().__init__(pipe, denoiser)
-        self.call: Call | None = None
+        self.call: DenoiserCall | None = None
         self._run: Generation | None = None
         self._told: Told | None = None  # by the loop that made the latest call, if it has a scheduler of its own
         self._generation: object = None
         self._known: dict[Branch, torch.Tensor] = {}  # the halves of the latest guided call
         self._processors = [(m, _Processor(self, name, m.processor)) for name, m in cross_attention_layers(denoiser)]
-
-    @classmethod
-    @contextmanager
-    def within(cls, pipe: Any, denoiser: Any, block: Recording | Substitution, value: Any) -> Iterator[Any]:
-        """The `with` block, which yields `value`."""
-        hook = cls.enter(pipe, denoiser, block)
-        try:
-            yield value
-        finally:
-            hook.leave(block)
 
     def attach(self) -> None:
         super().attach()
@@ -138,7 +129,7 @@ class AttentionHook(DenoiserHook):
             self._generation = generation
         for recording in self.recordings:
             recording.sums, recording.seen = {}, set()
-        self.call = Call(step, begins_step, latents, prompts, self._substitutions(prompts))
+        self.call = DenoiserCall(step, begins_step, latents, prompts, self._substitutions(prompts))
         return args, kwargs
 
     def _place(self, t: Any) -> tuple[object, int, bool]:
@@ -146,7 +137,7 @@ class AttentionHook(DenoiserHook):
         before, self._told = self._told, told()
         if self._told is not None:
             return self._told.generation, self._told.step, self._told is not before
-        self._run = follow(self._run, t, self.pipe)
+        self._run = follow(self._run, t, self.pipe, running(self.denoiser))
         return self._run, self._run.step, self._run.begins_step
 
     @torch.compiler.disable
@@ -175,7 +166,7 @@ class AttentionHook(DenoiserHook):
         return substitutions
 
     @torch.compiler.disable
-    def rows(self, call: Call, n: int) -> dict[Branch, slice]:
+    def rows(self, call: DenoiserCall, n: int) -> dict[Branch, slice]:
         """Which of a layer's n rows are which branch's."""
         if call.rows is None:
             branches = evaluated() or self._found(call)
@@ -189,9 +180,9 @@ class AttentionHook(DenoiserHook):
                     )
         return call.rows
 
-    def _found(self, call: Call) -> tuple[Branch, ...]:
+    def _found(self, call: DenoiserCall) -> tuple[Branch, ...]:
         """The branches in the call's batch, where nobody has said which they are."""
-        guided = says_guided(self.pipe, call.latents)
+        guided = says_guided(running(self.denoiser), call.latents)
         if guided is not None:
             return ("null", "text") if guided else ("text",)
         for branch, prompts in self._known.items():

@@ -25,6 +25,7 @@ from shapefirst.attention.layer import Substitution
 from shapefirst.errors import ShapefirstError
 from shapefirst.families.layout import denoiser_of
 from shapefirst.policies.schedule import Branch
+from shapefirst.prompts.edits import mask_of
 from shapefirst.prompts.tokens import Positions
 
 __all__ = ["Maps", "class_weights", "kl_divergence", "record", "substitute"]
@@ -53,12 +54,7 @@ class Maps:
 
 
 def record(
-    pipe: Any,
-    *,
-    size: int = 16,
-    resolutions: Collection[int] | None = None,
-    null: bool = False,
-    full: bool = False,
+    pipe: Any, *, size: int = 16, resolutions: Collection[int] | None = None, null: bool = False, full: bool = False
 ) -> AbstractContextManager[Maps]:
     """Within the block, generations of `pipe` leave their cross-attention maps in the `Maps` that it yields.
 
@@ -129,7 +125,8 @@ def substitute(
         raise ShapefirstError(
             f"The embeddings are of shape {tuple(embeddings.shape)}; this denoiser takes (images, tokens, {width})."
         )
-    mask = _mask_of(positions, embeddings.shape[1])
+    rows: Sequence[Any] = positions if all(isinstance(row, Sequence) for row in positions) else [positions]
+    mask = mask_of(rows or [()], embeddings.shape[1])
     if 1 not in (len(mask), len(embeddings)) and len(mask) != len(embeddings):
         raise ShapefirstError(f"There are positions for {len(mask)} images but embeddings of {len(embeddings)}.")
     return AttentionHook.within(pipe, denoiser, Substitution(embeddings, mask, keys, values), None)
@@ -185,15 +182,3 @@ def kl_divergence(p: torch.Tensor, q: torch.Tensor, *, over: Literal["tokens", "
     p, q = (x.double() / x.double().sum(dim, keepdim=True) for x in (p, q))
     divergence = (torch.xlogy(p, p) - torch.xlogy(p, q)).sum(dim)
     return divergence.mean((1, 2)) if over == "tokens" else divergence
-
-
-def _mask_of(positions: Sequence[int] | Sequence[Sequence[int]], num_tokens: int) -> torch.Tensor:
-    """(1 or B, L, 1), True at the positions."""
-    rows: Sequence[Any] = positions if all(isinstance(row, Sequence) for row in positions) else [positions]
-    mask = torch.zeros(max(len(rows), 1), num_tokens, 1, dtype=torch.bool)
-    for i, places in enumerate(rows):
-        for place in places:
-            if not 0 <= place < num_tokens:
-                raise ShapefirstError(f"There is no token position {place}: the embeddings hold {num_tokens}.")
-            mask[i, place] = True
-    return mask

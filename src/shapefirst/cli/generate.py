@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -13,7 +14,11 @@ from shapefirst.cli import tables, terminal
 from shapefirst.cli.loading import load_quietly, obtained
 from shapefirst.cli.options import Device, Dtype, GuidanceScale, Model, PolicyWords, Sampler
 from shapefirst.errors import ShapefirstError, shortened
-from shapefirst.policies.schedule import Auto, Branch, Policy, TextSchedule
+from shapefirst.policies.auto import Auto, Policy
+from shapefirst.policies.schedule import Branch, TextSchedule
+
+if TYPE_CHECKING:
+    from shapefirst.images.jobs import Result, Sampling
 
 __all__ = ["DEFAULT_STEPS", "generate_images", "policy_and_steps"]
 
@@ -73,74 +78,100 @@ def generate_images(
       echo "a blue butterfly" | shapefirst generate -
       shapefirst generate "a horse on the moon" --model sd15 --out horses
     """
-    from shapefirst.files import check_writable, slug
+    from shapefirst.files import check_writable
     from shapefirst.models import default_guidance_scale, sampler_info, usual_sampler
 
     if sampler is not None:
         sampler_info(sampler)
     texts = _all_prompts(prompts or [], prompts_file)
     check_prompt(negative_prompt or "", "--negative-prompt")
-    if policy and (text_steps is not None or text_fraction is not None or keep != "null"):
-        raise ShapefirstError("Give --policy, or --text-steps, --text-fraction and --keep, not both.")
-    if policy and len(policy) > 1:
-        raise ShapefirstError("generate follows one --policy; to see several side by side, say `shapefirst demo`.")
-    words = policy[0] if policy else None
+    words = _words(policy, text_steps, text_fraction, keep)
     if steps is not None and steps < 1:
         raise ShapefirstError(f"--steps must be at least 1, not {steps}.")
     schedule: Policy
     if words is None:
         steps = DEFAULT_STEPS if steps is None else steps
         schedule = _schedule(text_steps, text_fraction, steps, keep)
-        tag = f"text{schedule.text_steps(steps)}of{steps}" + ("-keep-text" if keep == "text" else "")
-        own: dict[str, object] = {"text_steps": schedule.text_steps(steps), "keep": keep}
     else:
         schedule, steps = policy_and_steps(words, steps)
-        tag = f"{slug(Path(words).stem if words.endswith('.json') else words)}-of{steps}"
-        own = {"policy": words, **({"guided": schedule.strip(steps)} if isinstance(schedule, TextSchedule) else {})}
     check_writable(out)
     scale = default_guidance_scale(model) if guidance_scale is None else guidance_scale
     with terminal.working("Getting torch and diffusers ready"):
-        from shapefirst.images.comparison import Comparison
         from shapefirst.images.jobs import Sampling, make_jobs
         from shapefirst.images.jobs import generate as sample
-        from shapefirst.images.outputs import Pictures, write_comparison, write_images
-        from shapefirst.policies.words import describe, policy_of
     jobs = make_jobs(texts, num_images, seed)
     sampling = Sampling(scale, steps, negative_prompt)
     sampler = sampler or usual_sampler(obtained(model, dtype, device))
     pipe = load_quietly(model, sampler, device, dtype)
     _warn(pipe, model, [*texts, *([negative_prompt] if negative_prompt else [])], scale)
-
     if words is not None:
-        policy_of(pipe, words)  # a tuned one is for this model and sampler, or refused here
-        _note_scale(words, scale)
-        terminal.line("\n".join([f"Policy {words}: {describe(schedule, steps)}", str(own.get("guided", ""))]).rstrip())
-    schedules = {tag: schedule, **({"full": TextSchedule.always()} if compare else {})}
+        _check_policy(pipe, words, schedule, steps, scale)
+    schedules = {"": schedule, **({"full": TextSchedule.always()} if compare else {})}
     with terminal.progress(f"Sampling with {model}", total=len(jobs) * len(schedules)) as report:
         results = sample(pipe, jobs, schedules, sampling, on_progress=report)
-
-    if isinstance(schedule, Auto) and all(result.evaluations >= 2 * steps for result in results[tag]):
+    if isinstance(schedule, Auto) and all(result.evaluations >= result.asked for result in results[""]):
         terminal.note(f"a tolerance of {schedule.tol:g} guided every step, so nothing was saved: give a larger one.")
+    made_by = {"model": model, "sampler": sampler, "device": pipe.device.type, **({"dtype": dtype} if dtype else {})}
+    _write(results, schedule, words, sampling, made_by, out)
+
+
+def _words(policy: list[str] | None, text_steps: int | None, text_fraction: float | None, keep: Branch) -> str | None:
+    """Those of the one policy, if there is one."""
+    if policy and (text_steps is not None or text_fraction is not None or keep != "null"):
+        raise ShapefirstError("Give --policy, or --text-steps, --text-fraction and --keep, not both.")
+    if policy and len(policy) > 1:
+        raise ShapefirstError("generate follows one --policy; to see several side by side, say `shapefirst demo`.")
+    return policy[0] if policy else None
+
+
+def _check_policy(pipe: Any, words: str, schedule: Policy, steps: int, scale: float) -> None:
+    """Says what the policy does; a tuned one is for this model and sampler, or refused here."""
+    from shapefirst.policies.words import describe, policy_of
+
+    policy_of(pipe, words)
+    _note_scale(words, scale)
+    strip = schedule.strip(steps) if isinstance(schedule, TextSchedule) else ""
+    terminal.line(f"Policy {words}: {describe(schedule, steps)}\n{strip}".rstrip())
+
+
+def _write(
+    results: Mapping[str, Sequence[Result]],
+    schedule: Policy,
+    words: str | None,
+    sampling: Sampling,
+    made_by: Mapping[str, str],
+    out: Path,
+) -> None:
+    """The images of the policy, under "", and where there are fully guided ones, under "full", how far they are."""
+    from shapefirst.files import slug
+    from shapefirst.images.comparison import Comparison
+    from shapefirst.images.outputs import Pictures, write_comparison, write_images
+    from shapefirst.policies.words import describe
+
+    steps = sampling.steps
     common = {
         "Software": f"shapefirst {__version__}",
-        "model": model,
-        "sampler": sampler,
+        **made_by,
         "num_inference_steps": steps,
-        "guidance_scale": f"{scale:g}",
-        "negative_prompt": negative_prompt or "",
-        "device": pipe.device.type,
-        **({"dtype": dtype} if dtype else {}),
+        "guidance_scale": f"{sampling.guidance_scale:g}",
+        "negative_prompt": sampling.negative_prompt or "",
     }
-    settings = {**common, **own}
-    if compare:
-        title = describe(schedule, steps)
-        comparison = Comparison(title[0].upper() + title[1:], results[tag], results["full"])
-        full_settings = {**common, "text_steps": steps}
-        written, sheet = write_comparison(comparison, out, tag, settings, full_settings)
-        tables.written(written)
-        terminal.line(f"Side by side: {sheet}")
+    own: dict[str, object]
+    if words is None:
+        assert isinstance(schedule, TextSchedule)
+        own = {"text_steps": schedule.text_steps(steps), "keep": schedule.keep}
+        tag = f"text{own['text_steps']}of{steps}" + ("-keep-text" if schedule.keep == "text" else "")
     else:
-        tables.written(write_images(results[tag], Pictures(out), tag, settings))
+        own = {"policy": words, **({"guided": schedule.strip(steps)} if isinstance(schedule, TextSchedule) else {})}
+        tag = f"{slug(Path(words).stem if words.endswith('.json') else words)}-of{steps}"
+    if "full" not in results:
+        tables.written(write_images(results[""], Pictures(out), tag, {**common, **own}))
+        return
+    title = describe(schedule, steps)
+    comparison = Comparison(title[0].upper() + title[1:], results[""], results["full"])
+    written, sheet = write_comparison(comparison, out, tag, {**common, **own}, {**common, "text_steps": steps})
+    tables.written(written)
+    terminal.line(f"Side by side: {sheet}")
 
 
 def policy_and_steps(words: str, steps: int | None) -> tuple[Policy, int]:

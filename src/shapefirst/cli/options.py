@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import shlex
-from collections.abc import Collection, Sequence
-from typing import Annotated, TypeAlias
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import fields, is_dataclass
+from functools import wraps
+from typing import Annotated, Any, TypeAlias, get_type_hints
 
 import typer
 
@@ -21,6 +24,7 @@ __all__ = [
     "Scores",
     "command_line",
     "named_models",
+    "unpacked",
 ]
 
 Model: TypeAlias = Annotated[
@@ -68,6 +72,30 @@ def named_models(scores: Sequence[str] | None) -> dict[str, str]:
     if bare := next((name for name, _, model in pairs if not model), None):
         raise ShapefirstError(f"--score {bare} does not say by which model: say {bare}=ID, a hub id or a folder.")
     return {name: model for name, _, model in pairs}
+
+
+def unpacked(command: Callable[..., None]) -> Callable[..., None]:
+    """``command`` for typer, which sees the fields of its dataclasses as options: so several commands share a list."""
+    options: list[inspect.Parameter] = []
+    groups: dict[str, Any] = {}
+    for parameter in inspect.signature(command, eval_str=True).parameters.values():
+        if is_dataclass(kind := parameter.annotation):
+            groups[parameter.name] = kind
+            hints = get_type_hints(kind, include_extras=True)
+            options += [
+                parameter.replace(name=name, annotation=hints[name], default=getattr(kind, name)) for name in hints
+            ]
+        else:
+            options.append(parameter)
+
+    @wraps(command)
+    def flat(**given: Any) -> None:
+        for name, kind in groups.items():
+            given[name] = kind(**{field.name: given.pop(field.name) for field in fields(kind)})
+        command(**given)
+
+    flat.__signature__ = inspect.Signature([one.replace(kind=one.KEYWORD_ONLY) for one in options])  # type: ignore[attr-defined]
+    return flat
 
 
 def command_line(context: typer.Context, command: Sequence[str], without: Collection[str] = ()) -> str:

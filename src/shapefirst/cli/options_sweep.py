@@ -1,122 +1,136 @@
-"""The options that say what a sweep is, for `plan` and `run`."""
+"""The options of `shapefirst sweep`, each declared once, and what they stand for."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 
 import typer
 
-__all__ = [
-    "BatchSize",
-    "ClipOption",
-    "CountOption",
-    "File",
-    "InceptionOption",
-    "Keep",
-    "Models",
-    "PerPrompt",
-    "Policies",
-    "Prompts",
-    "Samplers",
-    "Scales",
-    "SeedOption",
-    "ShardSize",
-    "Steps",
-    "TextSteps",
-    "Vlm",
-    "Vqa",
-    "entries",
-]
+from shapefirst.cli.loading import warn_of_unjudged
+from shapefirst.cli.options import Device, Dtype
+from shapefirst.errors import ShapefirstError
 
-File: TypeAlias = Annotated[
-    Path | None, typer.Argument(metavar="[GRID.toml]", help="The grid; options take the place of its entries.")
-]
-Models: TypeAlias = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--model",
-        metavar="NAME",
-        help="Name, hub id or folder; may be repeated, as what follows down to --guidance-scale.",
-        show_default="pocket",
-    ),
-]
-Samplers: TypeAlias = Annotated[
-    list[str] | None,
-    typer.Option("--sampler", metavar="NAME", help="ddim, dpm-solver, euler, ...", show_default="ddim"),
-]
-Steps: TypeAlias = Annotated[
-    list[int] | None, typer.Option("--steps", metavar="N", help="Denoising steps.", show_default="50")
-]
-TextSteps: TypeAlias = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--text-steps", metavar="K", help="Such as 25, 50% or 0:50:5.", show_default="every tenth of the steps"
-    ),
-]
-Keep: TypeAlias = Annotated[
-    list[str] | None,
-    typer.Option("--keep", metavar="BRANCH", help="null or text: what the other steps evaluate.", show_default="null"),
-]
-Policies: TypeAlias = Annotated[
-    list[str] | None, typer.Option("--policy", metavar="POLICY", help="One more, such as budget:0.6.")
-]
-Scales: TypeAlias = Annotated[
-    list[float] | None,
-    typer.Option("--guidance-scale", metavar="W", help="Strength of the text.", show_default="the model's own"),
-]
-Prompts: TypeAlias = Annotated[
-    str | None,
-    typer.Option(
-        "--prompts", metavar="FILE", help="Text, or captions as CSV or JSON.", show_default="pocket's vocabulary"
-    ),
-]
-CountOption: TypeAlias = Annotated[
-    int | None, typer.Option("--count", metavar="N", help="Of the prompts.", show_default="all; 1000 of pocket's")
-]
-PerPrompt: TypeAlias = Annotated[
-    int | None, typer.Option("--images-per-prompt", metavar="N", help="With seeds of their own.", show_default="1")
-]
-SeedOption: TypeAlias = Annotated[int | None, typer.Option("--seed", help="Image i has it plus i.", show_default="0")]
-ShardSize: TypeAlias = Annotated[
-    int | None,
-    typer.Option("--shard-size", metavar="N", help="Images of each policy in one unit of work.", show_default="32"),
-]
-BatchSize: TypeAlias = Annotated[
-    int | None,
-    typer.Option(
-        "--batch-size", metavar="N", help="Rows in one call of the denoiser.", show_default="64 with pocket, else 8"
-    ),
-]
-ClipOption: TypeAlias = Annotated[str | None, typer.Option("--clip", metavar="ID", help="A CLIP to score images by.")]
-Vqa: TypeAlias = Annotated[str | None, typer.Option("--vqa", metavar="ID", help="A model of visual questions, too.")]
-Vlm: TypeAlias = Annotated[str | None, typer.Option("--vlm", metavar="ID", help="A vision-language model, too.")]
-InceptionOption: TypeAlias = Annotated[
-    str | None,
-    typer.Option(
-        "--inception",
-        metavar="FILE",
-        help="Weights for the FID: a file, or torch-fidelity to download them.",
-        show_default="the Frechet distance of other features",
-    ),
-]
+if TYPE_CHECKING:
+    from shapefirst.sweep.grid import Shards
+    from shapefirst.sweep.store import Store
+    from shapefirst.sweep.work import Scorers
+
+__all__ = ["OUT", "Folder", "GridOptions", "WorkOptions", "store_at"]
+
+OUT: Final = "out/sweep"
+
+Folder: TypeAlias = Annotated[str, typer.Argument(metavar="[DIR]", help="Where `sweep run` put its results.")]
 
 
-def entries(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that were given, as `sweep.grid.read_grid` takes them."""
-    names = {
-        "models": "model",
-        "samplers": "sampler",
-        "steps": "steps",
-        "text_steps": "text_steps",
-        "keep": "keep",
-        "policies": "policy",
-        "guidance_scale": "guidance_scale",
-        "prompts": "prompts",
-        "count": "count",
-        "images_per_prompt": "images_per_prompt",
-        "seed": "seed",
-        "shard_size": "shard_size",
-    }
-    return {entry: given[option] for entry, option in names.items() if given[option] not in (None, [], ())}
+@dataclass(frozen=True)
+class GridOptions:
+    """The grid: a file, and in the place of its entries, by their names, what else was given."""
+
+    file: Annotated[
+        Path | None, typer.Argument(metavar="[GRID.toml]", help="The grid; options take the place of its entries.")
+    ] = None
+    models: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--model",
+            metavar="NAME",
+            help="Name, hub id or folder; may be repeated, as what follows down to --guidance-scale.",
+            show_default="pocket",
+        ),
+    ] = None
+    samplers: Annotated[
+        list[str] | None,
+        typer.Option("--sampler", metavar="NAME", help="ddim, dpm-solver, euler, ...", show_default="ddim"),
+    ] = None
+    steps: Annotated[list[int] | None, typer.Option(metavar="N", help="Denoising steps.", show_default="50")] = None
+    text_steps: Annotated[
+        list[str] | None,
+        typer.Option(metavar="K", help="Such as 25, 50% or 0:50:5.", show_default="every tenth of the steps"),
+    ] = None
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(metavar="BRANCH", help="null or text: what the other steps evaluate.", show_default="null"),
+    ] = None
+    policies: Annotated[
+        list[str] | None, typer.Option("--policy", metavar="POLICY", help="One more, such as budget:0.6.")
+    ] = None
+    guidance_scale: Annotated[
+        list[float] | None,
+        typer.Option(metavar="W", help="Strength of the text.", show_default="the model's own"),
+    ] = None
+    prompts: Annotated[
+        str | None,
+        typer.Option(metavar="FILE", help="Text, or captions as CSV or JSON.", show_default="pocket's vocabulary"),
+    ] = None
+    count: Annotated[
+        int | None, typer.Option(metavar="N", help="Of the prompts.", show_default="all; 1000 of pocket's")
+    ] = None
+    images_per_prompt: Annotated[
+        int | None, typer.Option(metavar="N", help="With seeds of their own.", show_default="1")
+    ] = None
+    seed: Annotated[int | None, typer.Option(help="Image i has it plus i.", show_default="0")] = None
+    shard_size: Annotated[
+        int | None, typer.Option(metavar="N", help="Images of each policy in one unit of work.", show_default="32")
+    ] = None
+
+    def shards(self) -> Shards:
+        """The sweep."""
+        from shapefirst.sweep.grid import Shards, prompts_of, read_grid
+
+        given = {name: value for name, value in vars(self).items() if name != "file" and value not in (None, [], ())}
+        grid = read_grid(self.file, given)
+        return Shards(grid, prompts_of(grid))
+
+
+@dataclass(frozen=True)
+class WorkOptions:
+    """How the images are made and scored."""
+
+    batch_size: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Rows in one call of the denoiser.", show_default="64 with pocket, else 8"),
+    ] = None
+    clip: Annotated[str | None, typer.Option(metavar="ID", help="A CLIP to score images by.")] = None
+    vqa: Annotated[str | None, typer.Option(metavar="ID", help="A model of visual questions, too.")] = None
+    vlm: Annotated[str | None, typer.Option(metavar="ID", help="A vision-language model, too.")] = None
+    inception: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Weights for the FID: a file, or torch-fidelity to download them.",
+            show_default="the Frechet distance of other features",
+        ),
+    ] = None
+    device: Device = None
+    dtype: Dtype = None
+
+    def __post_init__(self) -> None:
+        if self.batch_size is not None and self.batch_size < 1:
+            raise ShapefirstError(f"--batch-size must be at least 1, not {self.batch_size}.")
+
+    @property
+    def of_worker(self) -> dict[str, Any]:
+        """Of `sweep.work.Worker`."""
+        return {"device": self.device, "batch_size": self.batch_size, "dtype": self.dtype}
+
+    def scorers(self, shards: Shards) -> Scorers:
+        """What scores the images; says so where pocket's judge cannot, as it does not know the prompts' words."""
+        from shapefirst.measure.judging import can_judge
+        from shapefirst.models import is_pocket
+        from shapefirst.sweep.work import Scorers
+
+        unjudged = next((prompt for prompt in shards.prompts if not can_judge(prompt)), None)
+        if unjudged is not None and any(map(is_pocket, shards.grid.models)):
+            warn_of_unjudged(unjudged, shards.prompts, shards.grid.prompts)
+        return Scorers(self.clip, self.vqa, self.vlm, self.inception, judge=unjudged is None)
+
+
+def store_at(place: str) -> Store:
+    """By an absolute path: Ray's workers have folders of their own."""
+    from shapefirst.sweep.store import Store
+
+    if not place:
+        raise ShapefirstError("The results need a place: name a folder or a URL.")
+    return Store(place if "://" in place else str(Path(place).absolute()))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
@@ -15,12 +17,22 @@ from rich.text import Text
 from shapefirst import __version__
 from shapefirst.checks import check_seed
 from shapefirst.cli import terminal
-from shapefirst.cli.loading import load_quietly, obtained
-from shapefirst.cli.options import Device, Dtype, GuidanceScale, Model, Sampler, Scores, command_line, named_models
+from shapefirst.cli.loading import load_quietly, obtained, warn_of_cuts, warn_of_unjudged
+from shapefirst.cli.options import (
+    Device,
+    Dtype,
+    GuidanceScale,
+    Model,
+    Sampler,
+    Scores,
+    command_line,
+    named_models,
+    unpacked,
+)
 from shapefirst.errors import ShapefirstError
 
 if TYPE_CHECKING:
-    from shapefirst.findings.storage import Stored
+    from shapefirst.findings.storage import Stored, StudySetting
     from shapefirst.prompts import Prompt
     from shapefirst.studies.runner import Plan, Task
     from shapefirst.studies.selection import Source
@@ -38,49 +50,120 @@ POCKET_BATCH: Final = 32
 BATCH: Final = 4  # 512 x 512 images of other models, on a GPU of 8 GB
 
 
-def study(
-    context: typer.Context,
-    names: Annotated[
-        list[str] | None, typer.Argument(metavar="NAME", help="Studies of `shapefirst study --list`, or all.")
-    ] = None,
-    model: Model = "pocket",
+@dataclass(frozen=True)
+class StudyOptions:
+    """What is studied, how, and where the results go."""
+
+    model: Model = "pocket"
     prompts_file: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE", help="Prompts, one a line; pairs are made of them.", show_default="pocket's words"
         ),
-    ] = None,
+    ] = None
     pairs_file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Pairs of prompts, two a line with a tab between.")
-    ] = None,
+    ] = None
     prompts: Annotated[
         int | None,
         typer.Option(metavar="N", help="Prompts or pairs of every study.", show_default="each study's own number"),
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the choice of prompts and of the first image.")] = 0,
+    ] = None
+    seed: Annotated[int, typer.Option(help="Seed of the choice of prompts and of the first image.")] = 0
     steps: Annotated[
         int | None,
         typer.Option(metavar="N", help="Denoising steps.", show_default=f"{STEPS}, or {QUICK_STEPS} with --quick"),
-    ] = None,
-    sampler: Sampler = None,
-    guidance_scale: GuidanceScale = None,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the results and report.html go.")] = OUT,
-    quick: Annotated[bool, typer.Option("--quick", help="A few prompts and steps: to see it work.")] = False,
+    ] = None
+    sampler: Sampler = None
+    guidance_scale: GuidanceScale = None
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the results and report.html go.")] = OUT
+    quick: Annotated[bool, typer.Option("--quick", help="A few prompts and steps: to see it work.")] = False
     force: Annotated[
-        bool, typer.Option("--force", help="Replace results of another model, version, seed or number of prompts.")
-    ] = False,
+        bool, typer.Option("--force", help="Replace results of another model, seed or number of prompts.")
+    ] = False
     clip: Annotated[
         str | None, typer.Option(metavar="ID", help="A CLIP model on the hub or the disk to score images by.")
-    ] = None,
+    ] = None
     vqa: Annotated[
         str | None, typer.Option(metavar="ID", help="A visual-question-answering model to score images by.")
-    ] = None,
-    vlm: Annotated[str | None, typer.Option(metavar="ID", help="A vision-language model to score images by.")] = None,
-    score: Scores = None,
-    device: Device = None,
-    dtype: Dtype = None,
+    ] = None
+    vlm: Annotated[str | None, typer.Option(metavar="ID", help="A vision-language model to score images by.")] = None
+    score: Scores = None
+    device: Device = None
+    dtype: Dtype = None
     batch_size: Annotated[
         int | None, typer.Option(metavar="N", help="Images at a time.", show_default="32 with pocket, else 4")
+    ] = None
+
+    @property
+    def number_of_steps(self) -> int:
+        return self.steps if self.steps is not None else QUICK_STEPS if self.quick else STEPS
+
+    @property
+    def scale(self) -> float:
+        from shapefirst.models import default_guidance_scale
+
+        return float(default_guidance_scale(self.model) if self.guidance_scale is None else self.guidance_scale)
+
+    @property
+    def scorers(self) -> dict[str, str | None]:
+        return {"clip": self.clip, "vqa": self.vqa, "vlm": self.vlm, **named_models(self.score)}
+
+    def check(self) -> None:
+        """Raise ShapefirstError unless the numbers are in range, the packages there and the folder writable."""
+        from shapefirst.files import check_writable
+        from shapefirst.models import sampler_info
+
+        if self.prompts is not None and self.prompts < 2:
+            raise ShapefirstError(
+                f"--prompts must be at least 2, not {self.prompts}: an interval over prompts needs more than one."
+            )
+        check_seed(self.seed, MOST_IMAGES)
+        if self.number_of_steps < FEWEST_STEPS:
+            raise ShapefirstError(
+                f"--steps must be at least {FEWEST_STEPS}, not {self.steps}: the studies look at tenths of a run, "
+                "which fewer steps have not got."
+            )
+        if not 1 < self.scale < math.inf:
+            raise ShapefirstError(
+                f"--guidance-scale must be above 1, not {self.scale:g}: without guidance the text has one branch."
+            )
+        if self.sampler is not None:
+            sampler_info(self.sampler)
+        if self.batch_size is not None and self.batch_size < 1:
+            raise ShapefirstError(f"--batch-size must be at least 1, not {self.batch_size}.")
+        check_writable(self.out)
+
+    def setting(self) -> StudySetting:
+        """What all results have in common; the model is downloaded if it is not there."""
+        from shapefirst.findings.storage import StudySetting
+        from shapefirst.models import usual_sampler
+        from shapefirst.models.fingerprint import fingerprint
+        from shapefirst.models.machine import hardware
+
+        place = obtained(self.model, self.dtype, self.device)
+        return StudySetting(
+            model=self.model,
+            fingerprint=fingerprint(place, {**self.scorers, "dtype": self.dtype}),
+            version=__version__,
+            seed=self.seed,
+            steps=self.number_of_steps,
+            guidance_scale=self.scale,
+            sampler=self.sampler or usual_sampler(place),
+            quick=self.quick,
+            count=0,
+            prompts="",
+            command="",
+            machine=hardware(self.device),
+            seconds=0.0,
+        )
+
+
+@unpacked
+def study(
+    context: typer.Context,
+    asked: StudyOptions,
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="NAME", help="Studies of `shapefirst study --list`, or all.")
     ] = None,
     list_them: Annotated[bool, typer.Option("--list", help="Say what these studies (or all) ask, and stop.")] = False,
 ) -> None:
@@ -94,98 +177,40 @@ def study(
       shapefirst study f4 f5 --prompts 128
       shapefirst study all --model sd15 --prompts-file prompts.txt --out out/sd15
     """
-    from shapefirst.models import default_guidance_scale, is_pocket, locate, usual_sampler
+    from shapefirst.files import LOCK, locked
+    from shapefirst.models import locate
     from shapefirst.studies import chosen
+    from shapefirst.studies.selection import source
 
     wanted = chosen(names or (["all"] if list_them else []))
     if list_them:
         _list(wanted)
         return
-    more = named_models(score)
-    scale = default_guidance_scale(model) if guidance_scale is None else guidance_scale
-    if steps is None:
-        steps = QUICK_STEPS if quick else STEPS
-    _check(prompts, seed, steps, scale, sampler, batch_size)
-    from shapefirst.files import check_writable
-    from shapefirst.studies.selection import source
-
-    check_writable(out)
-    given = source(prompts_file, pairs_file, seed)
-    locate(model)  # or say at once that there is no such model
+    asked.check()
+    given = source(asked.prompts_file, asked.pairs_file, asked.seed)
+    locate(asked.model)  # or say at once that there is no such model
     if missing := [name for name in MODULES if find_spec(name) is None]:
         raise ShapefirstError(f"Studies need {' and '.join(missing)}: pip install 'shapefirst[studies]'.")
-    with terminal.working("Getting torch and diffusers ready"):
-        from shapefirst.cli.remarks import warn_of_cuts
-        from shapefirst.findings.storage import StudySetting, load_stored
-        from shapefirst.measure.judging import can_judge
-        from shapefirst.measure.scores import alignments_for, check_scores
-        from shapefirst.models.fingerprint import fingerprint
-        from shapefirst.models.machine import hardware
-        from shapefirst.prompts import Pair
-        from shapefirst.report import write_report
-        from shapefirst.studies import study_named as find
-        from shapefirst.studies.runner import make_plan, make_tasks, run
-        from shapefirst.studies.subject import Subject
+    with locked(asked.out / LOCK, str(asked.out)):
+        with terminal.working("Getting torch and diffusers ready"):
+            from shapefirst.findings.storage import load_stored
+            from shapefirst.measure.judging import can_judge
+            from shapefirst.measure.scores import check_scores
+            from shapefirst.report import write_report
+            from shapefirst.studies import study_named as find
+            from shapefirst.studies.runner import make_plan, make_tasks
 
-        studies = [find(name) for name in wanted]
-    check_scores(more)
-    place = obtained(model, dtype, device)
-    sampler = sampler or usual_sampler(place)
-    scorers = {"clip": clip, "vqa": vqa, "vlm": vlm, **more}
-    setting = StudySetting(
-        model=model,
-        fingerprint=fingerprint(place, {**scorers, "dtype": dtype}),
-        version=__version__,
-        seed=seed,
-        steps=steps,
-        guidance_scale=float(scale),
-        sampler=sampler,
-        quick=quick,
-        count=0,
-        prompts="",
-        command="",
-        machine=hardware(device),
-        seconds=0.0,
-    )
-    tasks = make_tasks(
-        studies, given, setting, prompts, lambda name: command_line(context, ("study", name), NOT_REPEATED)
-    )
-    plan = make_plan(tasks, out, force=force)
-    unjudged = next((p for p in given.prompts if not can_judge(p)), None)
-    _remark(tasks, plan, given, prompts, out, unjudged)
-    for stored in plan.kept:
-        terminal.remark(f"{_outcome(stored)} (kept from an earlier run)")
-    if plan.tasks:
-        pipe = load_quietly(model, sampler, device, dtype)
-        used = [item for task in plan.tasks for item in task.items]
-        warn_of_cuts(
-            pipe, {p.text for item in used for p in ((item.source, item.target) if isinstance(item, Pair) else (item,))}
-        )
-        with terminal.working("Loading what scores the images"):
-            alignments = alignments_for(model, **scorers, device=device, judge=unjudged is None)
-        subject = Subject(
-            model,
-            pipe,
-            alignments,
-            seed,
-            steps,
-            float(scale),
-            sampler,
-            batch_size or (POCKET_BATCH if is_pocket(model) else BATCH),
-            clip=clip,
-            scoring_device=device,
-        )
-        with terminal.progress(f"{len(plan.tasks)} studies", total=sum(task.cost for task in plan.tasks)) as progress:
-            run(
-                plan,
-                out,
-                subject,
-                on_progress=progress,
-                on_done=lambda stored: terminal.remark(f"{_outcome(stored)} ({stored.setting.seconds:.0f} s)"),
-                write_report=write_report,
-            )
-    page = write_report(out)
-    _results([found for name in wanted if (found := load_stored(out, name)) is not None])
+            studies = [find(name) for name in wanted]
+        check_scores(named_models(asked.score))
+        repeated = partial(command_line, context, without=NOT_REPEATED)
+        tasks = make_tasks(studies, given, asked.setting(), asked.prompts, lambda name: repeated(("study", name)))
+        plan = make_plan(tasks, asked.out, force=asked.force)
+        unjudged = next((p for p in given.prompts if not can_judge(p)), None)
+        _remark(tasks, plan, given, asked, unjudged)
+        if plan.tasks:
+            _run(plan, asked, judge=unjudged is None)
+        page = write_report(asked.out)
+        _results([found for name in wanted if (found := load_stored(asked.out, name)) is not None])
     terminal.line(f"Report: {page}")
 
 
@@ -203,36 +228,47 @@ def report(
     terminal.line(f"Report: {write_report(folder)}")
 
 
-def _check(
-    prompts: int | None, seed: int, steps: int, scale: float, sampler: str | None, batch_size: int | None
-) -> None:
-    from shapefirst.models import sampler_info
+def _run(plan: Plan, asked: StudyOptions, *, judge: bool) -> None:
+    from shapefirst.measure.scores import alignments_for
+    from shapefirst.models import is_pocket
+    from shapefirst.prompts import Pair
+    from shapefirst.report import write_report
+    from shapefirst.studies.runner import run
+    from shapefirst.studies.subject import Subject
 
-    if prompts is not None and prompts < 2:
-        raise ShapefirstError(
-            f"--prompts must be at least 2, not {prompts}: an interval over prompts needs more than one."
+    setting = plan.tasks[0].setting
+    pipe = load_quietly(asked.model, setting.sampler, asked.device, asked.dtype)
+    used = [item for task in plan.tasks for item in task.items]
+    warn_of_cuts(
+        pipe, {p.text for item in used for p in ((item.source, item.target) if isinstance(item, Pair) else (item,))}
+    )
+    with terminal.working("Loading what scores the images"):
+        alignments = alignments_for(asked.model, **asked.scorers, device=asked.device, judge=judge)
+    subject = Subject(
+        asked.model,
+        pipe,
+        alignments,
+        asked.seed,
+        setting.steps,
+        setting.guidance_scale,
+        setting.sampler,
+        asked.batch_size or (POCKET_BATCH if is_pocket(asked.model) else BATCH),
+        clip=asked.clip,
+        scoring_device=asked.device,
+    )
+    with terminal.progress(f"{len(plan.tasks)} studies", total=sum(task.cost for task in plan.tasks)) as progress:
+        run(
+            plan,
+            asked.out,
+            subject,
+            on_progress=progress,
+            on_done=lambda stored: terminal.remark(f"{_outcome(stored)} ({stored.setting.seconds:.0f} s)"),
+            write_report=write_report,
         )
-    check_seed(seed, MOST_IMAGES)
-    if steps < FEWEST_STEPS:
-        raise ShapefirstError(
-            f"--steps must be at least {FEWEST_STEPS}, not {steps}: the studies look at tenths of a run, which fewer "
-            "steps have not got."
-        )
-    if not 1 < scale < math.inf:
-        raise ShapefirstError(
-            f"--guidance-scale must be above 1, not {scale:g}: without guidance the text has one branch."
-        )
-    if sampler is not None:
-        sampler_info(sampler)
-    if batch_size is not None and batch_size < 1:
-        raise ShapefirstError(f"--batch-size must be at least 1, not {batch_size}.")
 
 
-def _remark(
-    tasks: Sequence[Task], plan: Plan, given: Source, prompts: int | None, out: Path, unjudged: Prompt | None
-) -> None:
+def _remark(tasks: Sequence[Task], plan: Plan, given: Source, asked: StudyOptions, unjudged: Prompt | None) -> None:
     """What the user should know before the studies run."""
-    from shapefirst.cli.remarks import warn_of_unjudged
     from shapefirst.models import is_pocket
 
     short = [task for task in tasks if len(task.items) < task.wanted]
@@ -240,15 +276,17 @@ def _remark(
         most = max(short, key=lambda task: task.wanted)
         terminal.note(
             f"{given.name} gives {len(most.items)} {most.study.needs}, fewer than the {most.wanted} that "
-            f"{'you asked for' if prompts else f'{most.study.name} takes by default'}: all are used."
+            f"{'you asked for' if asked.prompts else f'{most.study.name} takes by default'}: all are used."
         )
-    if is_pocket(tasks[0].setting.model) and unjudged is not None:
+    if is_pocket(asked.model) and unjudged is not None:
         warn_of_unjudged(unjudged, given.prompts, given.name)
     if plan.strangers:
         terminal.note(
-            f"the report in {str(out)!r} also shows {', '.join(plan.strangers)}, which are of another setting: run "
-            "them again, or choose another --out."
+            f"the report in {str(asked.out)!r} also shows {', '.join(plan.strangers)}, which are of another setting: "
+            "run them again, or choose another --out."
         )
+    for stored in plan.kept:
+        terminal.remark(f"{_outcome(stored)} (kept from an earlier run)")
 
 
 def _outcome(stored: Stored) -> str:

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 from rich.table import Table
 
-from shapefirst import __version__
 from shapefirst.checks import check_prompt
 from shapefirst.cli import terminal
-from shapefirst.cli.loading import load_quietly, obtained
+from shapefirst.cli.loading import load_quietly, obtained, warn_of_cuts
 from shapefirst.cli.options import Device, Dtype, GuidanceScale, Model, Sampler
-from shapefirst.cli.remarks import warn_of_cuts
 from shapefirst.errors import ShapefirstError, imported
 
 if TYPE_CHECKING:
@@ -66,8 +62,50 @@ def tune(
       shapefirst tune --max-l1 0.002 --sampler dpm-solver --out dpm.json
       shapefirst tune --model sd15 --prompts prompts.txt --out sd15.json
     """
-    from shapefirst.files import check_file
-    from shapefirst.models import default_guidance_scale, sampler_info, usual_sampler
+    from shapefirst.files import LOCK, check_file, locked
+    from shapefirst.models import default_guidance_scale, usual_sampler
+
+    scale = default_guidance_scale(model) if guidance_scale is None else guidance_scale
+    _check(sampler, steps, batch_size, negative_prompt, scale)
+    chosen_by, checked_on = _halves(prompts)
+    check_file(out)
+    with locked(out.with_name(f".{out.name}{LOCK}"), str(out)):
+        with terminal.working("Getting torch and diffusers ready"):
+            from shapefirst.checks import check_steps
+            from shapefirst.images.jobs import Sampling
+            from shapefirst.policies.file import write_policy
+            from shapefirst.tuning.candidates import check_choice, choose
+            from shapefirst.tuning.kept import unfinished_search
+            from shapefirst.tuning.runner import search_cost, try_policies, tuned_policy
+            from shapefirst.tuning.search import Tuner, held_out
+        save_time = 0.4 if save_time is None and max_l1 is None else save_time
+        check_choice(save_time, max_l1)
+        sampler = sampler or usual_sampler(obtained(model, dtype, device))
+        pipe = load_quietly(model, sampler, device, dtype)
+        check_steps(steps, pipe.scheduler)
+        warn_of_cuts(pipe, {*chosen_by, *checked_on})
+        tuner = Tuner(pipe, Sampling(scale, steps, negative_prompt), chosen_by, batch_size)
+        kept = unfinished_search(out, tuner, dtype)
+        if kept.goes_on:
+            terminal.note(f"going on where it was interrupted, with {len(kept.runs)} policies already tried.")
+        with terminal.counting(f"Trying policies on {len(chosen_by)} prompts", total=search_cost(tuner)) as tick:
+            found = try_policies(tuner, kept, tick)
+        chosen = choose(found, save_time, max_l1)
+        _print_front(found, chosen)
+        with terminal.progress(f"Checking the choice on {len(checked_on)} other prompts", total=1) as report:
+            measured = held_out(pipe, chosen.candidate, tuner.sampling, checked_on, report)
+        write_policy(tuned_policy(model, tuner, chosen.candidate, len(checked_on), *measured), out)
+        kept.forget()
+    fewer = "" if chosen.candidate.steps == steps else f" --steps {chosen.candidate.steps}"
+    terminal.line(
+        f"On {len(checked_on)} other prompts: L1 {measured[0]:.4f}, time saved {measured[1]:.0%} "
+        f"(expected: {chosen.distance.estimate:.4f}, {chosen.time_saved:.0%}).\n"
+        f'Policy: {out}\nUse it: shapefirst generate "..." --model {model} --sampler {sampler}{fewer} --policy {out}'
+    )
+
+
+def _check(sampler: str | None, steps: int, batch_size: int, negative_prompt: str | None, scale: float) -> None:
+    from shapefirst.models import sampler_info
 
     if sampler is not None:
         sampler_info(sampler)
@@ -76,98 +114,9 @@ def tune(
     if batch_size < 1:
         raise ShapefirstError(f"--batch-size must be at least 1, not {batch_size}.")
     check_prompt(negative_prompt or "", "--negative-prompt")
-    chosen_by, checked_on = _halves(prompts)
-    check_file(out)
-    imported("scipy.special", "Intervals are computed")
-    scale = default_guidance_scale(model) if guidance_scale is None else guidance_scale
     if scale <= 1:
         raise ShapefirstError(f"At a guidance scale of {scale:g} no guidance runs, so there is nothing to tune.")
-    with terminal.working("Getting torch and diffusers ready"):
-        from shapefirst.checks import check_steps
-        from shapefirst.images.jobs import Sampling
-        from shapefirst.policies.file import PolicyFile, model_digest, sampler_digest, write_policy
-        from shapefirst.tuning.candidates import Found, candidates, check_choice, choose, shortlist
-        from shapefirst.tuning.kept import UnfinishedSearch
-        from shapefirst.tuning.search import Tuner, held_out
-    if save_time is None and max_l1 is None:
-        save_time = 0.4
-    check_choice(save_time, max_l1)
-    sampling = Sampling(scale, steps, negative_prompt)
-    sampler = sampler or usual_sampler(obtained(model, dtype, device))
-    pipe = load_quietly(model, sampler, device, dtype)
-    check_steps(steps, pipe.scheduler)
-    warn_of_cuts(pipe, {*chosen_by, *checked_on})
-
-    tuner = Tuner(pipe, sampling, chosen_by, batch_size)
-    among = candidates(steps)
-    digests = model_digest(pipe), sampler_digest(pipe.scheduler)
-    kept = UnfinishedSearch(
-        out, [__version__, *digests, asdict(sampling), chosen_by, batch_size, pipe.device.type, dtype]
-    )
-    if kept.goes_on:
-        terminal.note(f"going on where it was interrupted, with {len(kept.runs)} policies already tried.")
-    images = len(chosen_by)
-    record_cost, probe_cost = images * 2 * steps, 30 * batch_size
-    expected = record_cost + probe_cost + sum(c.evaluations for c in shortlist(among, {})) * images
-    with terminal.counting(f"Trying policies on {images} prompts", total=expected) as tick:
-        for batch in range(tuner.batches):
-            recording = kept.recording(batch)
-            if recording is None:
-                recorded = tuner.record(batch, among, lambda: tick(record_cost / (steps * tuner.batches)))
-                kept.keep_recording(batch, recorded)
-            else:
-                tuner.restore(batch, recording)
-                tick(record_cost / tuner.batches)
-        runs = shortlist(among, tuner.scores())
-        costs = kept.costs or kept.keep_costs(tuner.costs(lambda: tick(probe_cost / 16)))
-        found = []
-        for candidate in runs:
-            distances = kept.runs.get(candidate.name)
-            if distances is None:
-                tick_batch = partial(tick, candidate.evaluations * images / tuner.batches)
-                distances = kept.keep_run(candidate.name, tuner.run(candidate, tick_batch))
-            else:
-                tick(candidate.evaluations * images)
-            found.append(Found(candidate, costs.saved(candidate, steps), tuple(distances)))
-
-    chosen = choose(found, save_time, max_l1)
-    _print_front(found, chosen)
-    with terminal.progress(f"Checking the choice on {len(checked_on)} other prompts", total=1) as report:
-        distance, saved = held_out(pipe, chosen.candidate, sampling, checked_on, report)
-
-    import diffusers
-    import torch
-
-    candidate = chosen.candidate
-    policy = PolicyFile(
-        model=model,
-        model_digest=digests[0],
-        sampler=type(pipe.scheduler).__name__,
-        sampler_digest=digests[1],
-        guidance_scale=scale,
-        steps=candidate.steps,
-        guided=tuple(sorted(candidate.schedule.guided_steps(candidate.steps))),
-        keep=candidate.schedule.keep,
-        order=candidate.schedule.order,
-        versions={"shapefirst": __version__, "diffusers": diffusers.__version__, "torch": torch.__version__},
-        measured={
-            "full guidance at steps": steps,
-            "prompts": len(checked_on),
-            "evaluations": candidate.evaluations,
-            "L1": asdict(distance),
-            "time saved": asdict(saved),
-            "device": pipe.device.type,
-            "batch size": batch_size,
-        },
-    )
-    write_policy(policy, out)
-    kept.forget()
-    fewer = "" if candidate.steps == steps else f" --steps {candidate.steps}"
-    terminal.line(
-        f"On {len(checked_on)} other prompts: L1 {distance:.4f}, time saved {saved:.0%} "
-        f"(expected: {chosen.distance.estimate:.4f}, {chosen.time_saved:.0%}).\n"
-        f'Policy: {out}\nUse it: shapefirst generate "..." --model {model} --sampler {sampler}{fewer} --policy {out}'
-    )
+    imported("scipy.special", "Intervals are computed")
 
 
 def _halves(file: Path | None) -> tuple[list[str], list[str]]:

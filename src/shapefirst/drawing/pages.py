@@ -1,30 +1,47 @@
-"""What the HTML pages share: their look, and images inside the page, so that it is one file and needs no network."""
+"""HTML pages from templates that lie beside the code that fills them. A page is one file: images stand inside it."""
 
 from __future__ import annotations
 
 import base64
-import io
-from typing import TYPE_CHECKING, Final
+from functools import cache
+from typing import TYPE_CHECKING
+
+from shapefirst.drawing import notation
+from shapefirst.files import png_of
 
 if TYPE_CHECKING:
+    from jinja2 import Environment
     from PIL import Image
 
-__all__ = ["STYLE", "data_uri", "png_uri"]
+__all__ = ["data_uri", "fill", "png_uri"]
 
-#: Legible on a telephone and in the dark; a page adds what is its own.
-STYLE: Final = """\
-:root { color-scheme: light dark; --ink: #18181b; --quiet: #5b5b66; --paper: #fff; --line: #d4d4d8; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #f4f4f5; --quiet: #a5a5b0; --paper: #18181b; --line: #3f3f46; }
-}
-* { box-sizing: border-box; }
-body { margin: 0 auto; max-width: 1080px; padding: 24px 16px 48px; background: var(--paper); color: var(--ink);
-  font: 16px/1.5 system-ui, sans-serif; }
-h1 { font-size: 1.6rem; line-height: 1.25; margin: 0 0 .5rem; }
-p { max-width: 46rem; margin: .5rem 0; }
-.quiet, figcaption { color: var(--quiet); font-size: .85rem; }
-figure { margin: 0; }
-figcaption { margin-top: .3rem; line-height: 1.35; }"""
+
+def fill(template: str, **values: object) -> str:
+    """The page that ``template`` makes of ``values``; their text is escaped, and one that is missing is an error.
+
+    Args:
+        template: A file in the package, by its path from there: "report/report.html". It extends "drawing/page.html",
+            and has the functions of ``notation`` and of this file as filters.
+        values: What it names.
+    """
+    return _templates().get_template(template).render(values)
+
+
+@cache
+def _templates() -> Environment:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    found = Environment(
+        loader=PackageLoader("shapefirst", ""),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    found.filters |= {name: getattr(notation, name) for name in notation.__all__}
+    found.filters |= {"data_uri": data_uri, "png_uri": png_uri}
+    return found
 
 
 def data_uri(content: bytes, kind: str) -> str:
@@ -34,6 +51,4 @@ def data_uri(content: bytes, kind: str) -> str:
 
 def png_uri(image: Image.Image) -> str:
     """The image as an address that holds it."""
-    png = io.BytesIO()
-    image.save(png, format="PNG")
-    return data_uri(png.getvalue(), "image/png")
+    return data_uri(png_of(image, {}), "image/png")

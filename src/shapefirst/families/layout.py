@@ -1,12 +1,13 @@
-"""Which diffusers pipelines can be steered: where their denoiser is, and how they lay out guidance.
+"""Which diffusers pipelines can be steered, where their denoiser is, and what runs beside it.
 
 Stock text-to-image pipelines put both branches of classifier-free guidance in one batch of 2B rows, null first:
 
     noise_pred = denoiser(torch.cat([latents] * 2), t, torch.cat([null, text]))
     noise_null, noise_text = noise_pred.chunk(2)
 
-128 pipeline files of diffusers 0.42 do so. Others have a third branch (InstructPix2Pix: the image) or call the
-denoiser once per branch ("true CFG": Flux, Qwen-Image): those are refused here, before anything runs.
+Those that are known to, since they were run against a reference, stand in `families.FAMILIES`. Any other is refused
+before anything runs: many have a third branch (InstructPix2Pix: the image), call the denoiser once per branch ("true
+CFG": Flux, Qwen-Image) or hand it tensors of which cannot be told what belongs to which branch.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ import torch
 from diffusers.utils.torch_utils import unwrap_module
 
 from shapefirst.errors import UnsupportedPipelineError
+from shapefirst.families import family_of_class
+from shapefirst.families.family import Family
 
-__all__ = ["check_layout", "denoiser_of"]
+__all__ = ["check_layout", "controls_of", "denoiser_of"]
 
 #: Parameters of `__call__` that betray another layout than null and text in one batch.
 _OTHER_LAYOUTS = {
@@ -34,28 +37,27 @@ _OTHER_LAYOUTS = {
 }
 
 
-def check_layout(pipeline_class: type) -> None:
-    """Raise UnsupportedPipelineError unless the class runs guidance as one batch of null and text.
+def check_layout(pipeline_class: type) -> Family:
+    """The family of a class of pipelines that is known to run guidance as one batch of null and text.
 
-    The test reads the signature and the names used by the class's `__call__`; `shapefirst.guidance.blocks` checks the
-    batch itself when the first step is about to drop a branch.
+    A class of one's own that derives from one in `families.FAMILIES` is taken for it, unless what its `__call__` uses
+    betrays another layout; `shapefirst.guidance.one_batch` looks at the batch itself when the first step is about to
+    drop a branch.
+
+    Raises:
+        UnsupportedPipelineError: It is not.
     """
     name = pipeline_class.__name__
     calls = [vars(base)["__call__"] for base in pipeline_class.__mro__ if "__call__" in vars(base)]
     codes = [code for call in calls if (code := getattr(inspect.unwrap(call), "__code__", None))]
     used = {used for code in codes for used in (*code.co_names, *code.co_varnames)}
-
     for parameter, layout in _OTHER_LAYOUTS.items():
         if parameter in used:
             raise UnsupportedPipelineError(
                 f"{name} lays out its guidance with {layout}; shapefirst steers pipelines that run the null and the "
                 "text branch in one batch, such as StableDiffusionPipeline or PixArtAlphaPipeline."
             )
-    if not {"prompt", "guidance_scale", "do_classifier_free_guidance", "chunk"} <= used:
-        raise UnsupportedPipelineError(
-            f"{name} has no classifier-free guidance in one batch, so there is no text branch to drop; use a pipeline "
-            "such as StableDiffusionPipeline or PixArtAlphaPipeline."
-        )
+    return family_of_class(pipeline_class)
 
 
 def denoiser_of(pipe: Any) -> Any:
@@ -79,3 +81,9 @@ def denoiser_of(pipe: Any) -> Any:
             "call; call pipe.remove_all_hooks() and move the pipeline with pipe.to(device) first."
         )
     return found[0]
+
+
+def controls_of(pipe: Any) -> list[torch.nn.Module]:
+    """The parts of a pipeline that run in every step only to feed its denoiser, with rows for both branches."""
+    parts = (unwrap_module(getattr(pipe, name, None)) for name in check_layout(type(pipe)).beside)
+    return [part for part in parts if isinstance(part, torch.nn.Module)]

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from shapefirst.families.family import Embeddings, Family
+from shapefirst.families.embeddings import Embeddings
+from shapefirst.families.family import Family
 
 __all__ = ["StableDiffusionXL"]
 

@@ -15,7 +15,18 @@ from shapefirst.measure.intervals import Interval, Rule, Verdict
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["Chart", "Claim", "DoesNotApply", "Finding", "Picture", "Study", "Summary", "claim", "subject_to"]
+__all__ = [
+    "Chart",
+    "Claim",
+    "DoesNotApply",
+    "Finding",
+    "Picture",
+    "Question",
+    "Study",
+    "Summary",
+    "claim",
+    "subject_to",
+]
 
 
 class DoesNotApply(ShapefirstError):
@@ -113,18 +124,15 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Study:
-    """One question put to a model.
+class Question:
+    """What a finding answers, as the report tells it.
 
     Attributes:
         name: Its id in the paper's digest, in lower case: "f4".
         title: A few words.
         question: One sentence.
         paper: What the paper found, one sentence.
-        needs: What ``run`` takes: "prompts" (``Prompt``) or "pairs" (``Pair``, source and target).
-        count: How many of them by default.
-        quick: How many with ``--quick``.
-        run: (subject, prompts or pairs) -> Finding; raises ``DoesNotApply``.
+        needs: What it is put to: "prompts" (``Prompt``) or "pairs" (``Pair``, source and target).
     """
 
     name: str
@@ -132,6 +140,20 @@ class Study:
     question: str
     paper: str
     needs: Literal["prompts", "pairs"]
+
+
+@dataclass(frozen=True)
+class Study(Question):
+    """A question with the way to put it to a model.
+
+    Attributes:
+        count: Number of prompts or pairs by default.
+        quick: Number with ``--quick``.
+        cost: About what ``count`` of them take, in images of 50 guided steps: its part of the progress bar, no more.
+        run: (subject, prompts or pairs) -> Finding; raises ``DoesNotApply``.
+    """
+
     count: int
     quick: int
     run: Callable[[Any, Sequence[Any]], Finding] = field(repr=False)
+    cost: float = 100

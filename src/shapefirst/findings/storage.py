@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from shapefirst.errors import ShapefirstError, imported
-from shapefirst.files import Names, slug
-from shapefirst.findings.finding import Chart, Claim, Finding, Study, Summary
+from shapefirst.files import Names, reach_disk, slug
+from shapefirst.findings.finding import Chart, Claim, Finding, Question, Summary
 from shapefirst.findings.order import STUDIES
 from shapefirst.measure.intervals import Interval, Rule
 
@@ -39,7 +39,8 @@ __all__ = [
     "save_inapplicable",
 ]
 
-FORMAT: Final = 1  # of finding.json; raised when an older shapefirst could not read it
+#: Raised when an older shapefirst could not read a finding.json, or when its findings do not go beside new ones.
+FORMAT: Final = 1
 FACTS: Final = "finding.json"
 TABLE: Final = "table.parquet"
 
@@ -51,7 +52,7 @@ class StudySetting:
     Attributes:
         model: The model's name, id or folder.
         fingerprint: Of its weights.
-        version: shapefirst's.
+        version: shapefirst's, to be told; what goes together is a matter of the format.
         seed: Image i has the seed ``seed + i``.
         steps: Denoising steps N.
         guidance_scale: w.
@@ -116,7 +117,7 @@ class Stored:
     evaluations_apart: float = 0
 
 
-def save(out: Path, study: Study, finding: Finding, setting: StudySetting) -> Path:
+def save(out: Path, question: Question, finding: Finding, setting: StudySetting) -> Path:
     """Writes the finding to the study's folder under ``out``, in place of an earlier one.
 
     Returns:
@@ -126,7 +127,7 @@ def save(out: Path, study: Study, finding: Finding, setting: StudySetting) -> Pa
         ShapefirstError: It cannot be written, pyarrow is missing, or the table's columns do not make a table.
     """
     names = Names()
-    files = {TABLE: _parquet(finding.table, study, setting)}
+    files = {TABLE: _parquet(finding.table, question, setting)}
     charts, pictures = [], []
     for chart in finding.charts:
         file = names.unique(f"chart-{slug(chart.name)}") + ".svg"
@@ -148,12 +149,12 @@ def save(out: Path, study: Study, finding: Finding, setting: StudySetting) -> Pa
         "evaluations": _plain(finding.evaluations),
         "evaluations_apart": _plain(finding.evaluations_apart),
     }
-    return _write(out, study, setting, facts, files)
+    return _write(out, question, setting, facts, files)
 
 
-def save_inapplicable(out: Path, study: Study, reason: str, setting: StudySetting) -> Path:
+def save_inapplicable(out: Path, question: Question, reason: str, setting: StudySetting) -> Path:
     """Writes, in place of an earlier finding, why the study does not apply to the model; returns the folder."""
-    return _write(out, study, setting, {"reason": reason or "It does not apply to this model."}, {})
+    return _write(out, question, setting, {"reason": reason or "It does not apply to this model."}, {})
 
 
 def load_stored(out: Path, name: str) -> Stored | None:
@@ -205,11 +206,10 @@ def load_all(out: Path) -> list[Stored]:
 def mismatch(stored: StudySetting, wanted: StudySetting) -> str:
     """In which respects a stored result is not one of the wanted run, in words; "" where it is.
 
-    Neither machine, time and command matter, nor ``quick``, which shows in the numbers of prompts and steps.
+    Neither machine, version, time and command matter, nor ``quick``, which shows in the numbers of prompts and steps.
     """
     values = {
         "model": "model",
-        "version": "version of shapefirst",
         "seed": "seed",
         "steps": "steps",
         "guidance_scale": "guidance scale",
@@ -230,17 +230,17 @@ def mismatch(stored: StudySetting, wanted: StudySetting) -> str:
 
 
 def _write(
-    out: Path, study: Study, setting: StudySetting, facts: Mapping[str, Any], files: Mapping[str, bytes]
+    out: Path, question: Question, setting: StudySetting, facts: Mapping[str, Any], files: Mapping[str, bytes]
 ) -> Path:
-    about = {key: getattr(study, key) for key in ("name", "title", "question", "paper", "needs")}
+    about = {key: getattr(question, key) for key in ("name", "title", "question", "paper", "needs")}
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     whole = {"format": FORMAT, **about, "setting": _plain(asdict(setting)), **facts, "files": digests}
-    with _replacing(out / study.name) as folder:
+    with _replacing(out / question.name) as folder:
         for name, content in files.items():
             (folder / name).write_bytes(content)
         text = json.dumps(whole, indent=2, ensure_ascii=False, allow_nan=False)
         (folder / FACTS).write_text(text + "\n", encoding="utf-8")
-    return out / study.name
+    return out / question.name
 
 
 def _check_ours(folder: Path) -> None:
@@ -260,6 +260,8 @@ def _replacing(folder: Path) -> Iterator[Path]:
         try:
             new.mkdir()
             yield new
+            for file in new.iterdir():
+                reach_disk(file)
             if folder.exists():
                 folder.rename(old)
             new.rename(folder)
@@ -271,7 +273,7 @@ def _replacing(folder: Path) -> Iterator[Path]:
         raise ShapefirstError(f"Cannot write {str(folder)!r}: {error.strerror or error}.") from error
 
 
-def _parquet(table: Mapping[str, Sequence[Any]], study: Study, setting: StudySetting) -> bytes:
+def _parquet(table: Mapping[str, Sequence[Any]], question: Question, setting: StudySetting) -> bytes:
     """The table as Parquet, with the setting in its metadata so that it is not lost when the file is copied."""
     imported("pyarrow", "Tables are stored")
     import pyarrow.parquet
@@ -282,8 +284,8 @@ def _parquet(table: Mapping[str, Sequence[Any]], study: Study, setting: StudySet
         columns = {name: pyarrow.array(list(values)) for name, values in table.items()}
         built = pyarrow.table(columns)
     except (pyarrow.ArrowException, TypeError, ValueError) as error:
-        raise ShapefirstError(f"The columns of {study.name} do not make a table: {error}.") from error
-    about = {"shapefirst": json.dumps({"study": study.name, **_plain(asdict(setting))}, ensure_ascii=False)}
+        raise ShapefirstError(f"The columns of {question.name} do not make a table: {error}.") from error
+    about = {"shapefirst": json.dumps({"study": question.name, **_plain(asdict(setting))}, ensure_ascii=False)}
     pyarrow.parquet.write_table(built.replace_schema_metadata(about), buffer, compression="zstd")
     return buffer.getvalue()
 

@@ -7,24 +7,28 @@ from typing import Any
 
 import numpy as np
 
-from shapefirst.errors import ShapefirstError
 from shapefirst.measure.intervals import Interval, bootstrap, measured
 
-__all__ = ["cell", "columns", "shown"]
+__all__ = ["cell", "crossed", "shown", "stacked"]
 
 
-def columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """Column -> values, from rows that all have the same keys.
+def crossed(*axes: Mapping[str, Sequence[Any]], **values: Any) -> dict[str, list[Any]]:
+    """A tidy table, column -> values: a row for each combination of places on the axes, the last axis running fastest.
 
-    Raises:
-        ShapefirstError: There is no row, or one has other keys than the first.
+    Args:
+        axes: Columns of one length each, which say what stands at the places of an axis.
+        values: Columns of what was measured: arrays of the axes' shape, or such as broadcast to it.
     """
-    if not rows:
-        raise ShapefirstError("The study measured nothing: its table has no rows.")
-    names = list(rows[0])
-    if any(list(row) != names for row in rows):
-        raise ShapefirstError("The rows of a tidy table must have the same columns in the same order.")
-    return {name: [row[name] for row in rows] for name in names}
+    shape = [len(next(iter(axis.values()))) for axis in axes]
+    places = np.indices(shape).reshape(len(axes), -1)
+    axes_at = zip(axes, places, strict=True)
+    told = {name: [column[i] for i in at] for axis, at in axes_at for name, column in axis.items()}
+    return told | {name: np.broadcast_to(v, shape).flatten().tolist() for name, v in values.items()}
+
+
+def stacked(tables: Sequence[Mapping[str, list[Any]]]) -> dict[str, list[Any]]:
+    """Tables of the same columns, one below the other."""
+    return {name: [value for table in tables for value in table[name]] for name in tables[0]}
 
 
 def cell(values: np.ndarray, statistic: Callable[[np.ndarray], float] | None = None) -> str:

@@ -11,26 +11,17 @@ Where nobody has said, `says_guided` asks the pipeline, and `halves_agree` the b
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
 
 import torch
 
 from shapefirst.errors import ShapefirstError, UnsupportedPipelineError
+from shapefirst.guidance.introspection import Running
 from shapefirst.policies.schedule import Branch
 
-__all__ = [
-    "call_in_progress",
-    "evaluated",
-    "evaluating",
-    "evaluating_some",
-    "guidance_scale_of",
-    "halves_agree",
-    "says_guided",
-]
+__all__ = ["evaluated", "evaluating", "evaluating_some", "halves_agree", "says_guided"]
 
 _evaluated: ContextVar[tuple[Branch, ...] | None] = ContextVar("shapefirst.guidance.branches", default=())
 
@@ -71,26 +62,20 @@ def evaluated() -> tuple[Branch, ...]:
     return branches
 
 
-def says_guided(pipe: Any, latents: torch.Tensor) -> bool | None:
-    """Whether the pipeline's call in progress runs classifier-free guidance; None if no call is in progress.
+def says_guided(running: Running | None, latents: torch.Tensor) -> bool | None:
+    """Whether a pipeline's call in progress runs classifier-free guidance; None if there is none.
 
     Raises:
         UnsupportedPipelineError: It says that it does, but the batch of `latents` is not the same latents twice.
     """
-    names = call_in_progress(pipe)
-    if names is None:
+    if running is None:
         return None
-    said = bool(
-        names["do_classifier_free_guidance"]
-        if "do_classifier_free_guidance" in names
-        else getattr(pipe, "do_classifier_free_guidance", names["guidance_scale"] > 1)
-    )
-    if said and not halves_agree(latents):
+    if running.is_guided and not halves_agree(latents):
         raise UnsupportedPipelineError(
-            f"{type(pipe).__name__} gave its denoiser a batch of {len(latents)} rows that is not the latents twice, "
-            "so it does not hold a null and a text half."
+            f"{type(running.pipe).__name__} gave its denoiser a batch of {len(latents)} rows that is not the latents "
+            "twice, so it does not hold a null and a text half."
         )
-    return said
+    return running.is_guided
 
 
 def halves_agree(latents: torch.Tensor) -> bool:
@@ -99,34 +84,3 @@ def halves_agree(latents: torch.Tensor) -> bool:
         return False
     a, b = latents.chunk(2)
     return torch.equal(a, b) or torch.equal(a.nan_to_num(), b.nan_to_num())
-
-
-def guidance_scale_of(pipe: Any) -> float:
-    """The w of the pipeline's call in progress, as it is now: a callback may change it.
-
-    Raises:
-        ShapefirstError: No call is in progress.
-    """
-    names = call_in_progress(pipe)
-    if names is None:
-        raise ShapefirstError(
-            f"A tolerance needs the guidance scale, which only a call of the {type(pipe).__name__} itself tells: use a "
-            "TextSchedule with a loop of your own."
-        )
-    return float(getattr(pipe, "guidance_scale", names["guidance_scale"]))
-
-
-def call_in_progress(pipe: Any) -> Mapping[str, Any] | None:
-    """The local variables of the pipeline's `__call__`, if one is running.
-
-    Stable Diffusion tells its settings through properties, which are stale outside of a call; PixArt-alpha keeps them
-    in local variables of `__call__`. So the call itself is looked for on the stack and asked.
-    """
-    frame = sys._getframe(1)
-    while frame is not None:
-        if frame.f_code.co_name == "__call__":
-            names = frame.f_locals
-            if names.get("self") is pipe and "guidance_scale" in names:
-                return names
-        frame = frame.f_back  # type: ignore[assignment]
-    return None

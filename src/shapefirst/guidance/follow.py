@@ -1,148 +1,209 @@
-"""One generation under one policy: which rows of the guided batch run at each call, and what stands for the others.
+"""One policy over B images: which of them want which branch in a call of the denoiser, and what stands for the rest.
 
-A guided batch of B images has 2B rows, null first. At each call of the denoiser
+It is the one core that carries policies out: of a stock pipeline's hook, of the loop of our own, alone or of several
+policies together, and of the tuner's replay. It knows no pipeline and no scheduler. Call by call,
 
-    course.begin(run)                       decides which images are guided: both of their rows run
-    out = denoiser(rows course.rows())      nothing runs where there are none
-    prediction = course.completed(out)      all 2B rows
+    wanted = follower.wanted(call)                  branch -> images; summed over a run, what the policy costs
+    seen   = {branch: denoiser(those images)}       nothing runs where there are none
+    whole  = follower.complete(call, seen)          branch -> all B images
 
-so that the pipeline's own formula, eps_hat = eps_null + w (eps_text - eps_null), gives what the policy says.
+and the pipeline's formula, or `guided_prediction`, makes eps_hat of it. Where one branch stands for both that gives
+eps + w (eps - eps) = eps exactly, whatever w is.
 """
 
 from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from shapefirst.guidance.extrapolation import Memory
-from shapefirst.guidance.timeline import Generation
-from shapefirst.policies.schedule import Auto, Policy, TextSchedule
+from shapefirst.policies.auto import Auto, Policy
+from shapefirst.policies.schedule import Branch, TextSchedule
 
-__all__ = ["Course"]
+__all__ = ["BOTH", "Call", "Follower", "Wanted", "guided_prediction"]
+
+BOTH: tuple[Branch, ...] = ("null", "text")
+
+#: Branch -> the images, in order, that it is evaluated for.
+Wanted = dict[Branch, Sequence[int]]
 
 
-class Course:
+class Call(NamedTuple):
+    """One call of the denoiser.
+
+    Attributes:
+        step: The denoising step, from 0.
+        num_steps: N.
+        begins_step: False for a second evaluation in the step (Heun).
+        u: u_t of `guidance.extrapolation`; policies without an order do not ask for it.
+        guidance_scale: w; only policies with a tolerance ask for it.
+    """
+
+    step: int
+    num_steps: int
+    begins_step: bool
+    u: float
+    guidance_scale: float
+
+
+class Follower:
     """See the module.
 
     Args:
         policy: The policy.
         images: B.
+        branches: What full guidance evaluates for every image.
         late: It takes over half-way from another one, of other conditions: a policy that extrapolates guides every step
             until it has as much to extrapolate from as it asks for.
+
+    Attributes:
+        evaluations: Of each image, so far: what the policy costs it when it is followed alone.
+        guided_steps: Of each image, so far.
     """
 
-    def __init__(self, policy: Policy, images: int, *, late: bool = False) -> None:
-        self.policy, self.images, self._late = policy, images, late
+    def __init__(self, policy: Policy, images: int, branches: Sequence[Branch] = BOTH, *, late: bool = False) -> None:
+        self.policy, self.images, self.branches, self._late = policy, images, tuple(branches), late
         self._memory = None if policy.order is None else Memory(images, policy.order)
-        self._guided: list[int] = []
-        self._begun = False
-        self._due = [0] * images  # each image's next guided step, for policies with a tolerance
-        self._latest = [(0, 0.0)] * images  # and its latest one, with its u
-        self._step, self._num_steps, self._measures, self._u, self._scale = 0, 1, False, 0.0, 1.0
+        self._everyone = tuple(range(images))
+        self._kept: Branch | None = None if policy.keep == "neither" else policy.keep
+        self._guided: tuple[int, ...] | None = None
+        self._due = (0,) * images  # each image's next guided step, for policies with a tolerance
+        self._latest = ((0, 0.0),) * images  # and its latest one, with its u
         self._dtype = torch.float32
+        self.evaluations = self.guided_steps = (0,) * images
 
     @torch.compiler.disable
-    def begin(self, run: Generation, guidance_scale: float | None = None) -> None:
-        """A call of the denoiser begins. A step with several (Heun) guides the same images in each.
+    def wanted(self, call: Call) -> Wanted:
+        """Which images want which branch now. A step with several calls guides the same images in each."""
+        if call.begins_step or self._guided is None:
+            self._guided = self._images_to_guide(call)
+        return {branch: self._everyone if branch == self._kept else self._guided for branch in self.branches}
 
-        Args:
-            run: Where the generation is.
-            guidance_scale: w; a policy with a tolerance measures its errors by it, others do not ask.
+    @torch.compiler.disable
+    def complete(self, call: Call, seen: Mapping[Branch, Tensor]) -> dict[Branch, Tensor]:
+        """The model's output of the images that were wanted, (images, ...) a branch -> of all, (B, ...) a branch.
+
+        Extrapolations are made in float32 (or what is finer in the output) and handed on in the output's own format.
         """
-        self._scale = 1.0 if guidance_scale is None else guidance_scale
-        self._step, self._num_steps = run.step, run.num_steps
-        if run.begins_step or not self._begun:
-            self._guided, self._begun = self._images_to_guide(), True
-        self._measures = run.begins_step and isinstance(self.policy, Auto)
-        if self._memory is not None:
-            self._u = run.levels[run.last]
-
-    @property
-    def is_guided(self) -> bool:
-        """Whether both rows of all images run."""
-        return len(self._guided) == self.images
-
-    @property
-    def null_images(self) -> list[int]:
-        """The images whose null row runs."""
-        return list(range(self.images)) if self.policy.keep == "null" else self._guided
-
-    @property
-    def text_images(self) -> list[int]:
-        """The images whose text row runs."""
-        return list(range(self.images)) if self.policy.keep == "text" else self._guided
-
-    def rows(self) -> list[int]:
-        """Which of the 2B rows run."""
-        return [*self.null_images, *(self.images + image for image in self.text_images)]
+        guided = self._guided
+        assert guided is not None, "wanted() comes first"
+        self._count(call, guided)
+        if len(guided) == self.images:
+            self.learn(call, seen)
+            return dict(seen)
+        if guided:
+            self.learn(call, {b: y[list(guided)] if b == self._kept else y for b, y in seen.items()}, guided)
+        others = [image for image in self._everyone if image not in guided]
+        known = None if self._memory is None else self._memory.extrapolate(others, call.u)
+        kept = None if self._kept is None else seen[self._kept]
+        whole: dict[Branch, Tensor] = {}
+        for place, branch in enumerate(self._extrapolated):
+            values = kept[others] if kept is not None and guided else kept
+            if known is not None:
+                values = known[:, place] if values is None else values + known[:, place]
+            assert values is not None
+            dtype = self._dtype if kept is None else kept.dtype
+            whole[branch] = _put(values.to(dtype), others, seen[branch] if guided else None, guided)
+        return {branch: whole[branch] if branch in whole else seen[branch] for branch in self.branches}
 
     @torch.compiler.disable
-    def completed(self, out: Tensor | None) -> Tensor:
-        """The prediction of the rows that ran, (rows, ...), or None if none did -> of all, (2B, ...)."""
-        if self.is_guided:
-            assert out is not None
-            self._learn(*out.chunk(2))
-            return out
-        guided = set(self._guided)
-        others = [image for image in range(self.images) if image not in guided]
-        known = None if self._memory is None else self._memory.extrapolate(others, self._u)
-        if out is None:
-            assert known is not None
-            return known.transpose(0, 1).flatten(0, 1).to(self._dtype)
+    def learn(self, call: Call, seen: Mapping[Branch, Tensor], images: Sequence[int] | None = None) -> None:
+        """Take in what all branches gave of guided images (by default of all), and find each one's next guided step.
 
-        null, text = out.split([len(self.null_images), len(self.text_images)])
-        whole = out.new_empty(2, self.images, *out.shape[1:])
-        whole[0, self.null_images], whole[1, self.text_images] = null, text
-        if self._guided:
-            self._learn(whole[0, self._guided], whole[1, self._guided])
-        if self.policy.keep == "neither":
-            assert known is not None
-            whole[:, others] = known.transpose(0, 1).to(out.dtype)
-        else:
-            ran = whole[0 if self.policy.keep == "null" else 1, others]
-            sign = 1 if self.policy.keep == "null" else -1
-            other = ran if known is None else (ran + sign * known).to(out.dtype)
-            whole[1 if self.policy.keep == "null" else 0, others] = other
-        return whole.flatten(0, 1)
-
-    def _images_to_guide(self) -> list[int]:
-        if isinstance(self.policy, TextSchedule):
-            guided = self.policy.uses_text(self._step, self._num_steps) or self._must_learn()
-            return list(range(self.images)) if guided else []
-        return [image for image in range(self.images) if self._due[image] <= self._step]
-
-    def _must_learn(self) -> bool:
-        """Whether a course that began late knows less than its policy extrapolates from, of all images alike."""
-        return self._late and self._memory is not None and self._memory.known(0) <= self._memory.order
-
-    def _learn(self, null: Tensor, text: Tensor) -> None:
-        """Remember what the guided images' rows gave, and find each one's next guided step."""
+        `complete` does so itself; this is for what another follower of the same generation has seen.
+        """
         if self._memory is None:
             return
-        self._dtype = null.dtype
-        exact = torch.promote_types(null.dtype, torch.float32)  # half precision would round small differences
-        null, text = null.to(exact), text.to(exact)
-        seen = torch.stack([null, text], dim=1) if self.policy.keep == "neither" else text - null
-        if self._measures:
-            self._plan(seen)
-        self._memory.remember(self._guided, self._u, seen)
+        images = self._everyone if images is None else images
+        self._dtype = seen[self.branches[0]].dtype
+        exact = torch.promote_types(self._dtype, torch.float32)  # half precision would round small differences
+        kept = seen[self._kept].to(exact) if self._kept in self.branches else None
+        values = [seen[b].to(exact) if kept is None else seen[b].to(exact) - kept for b in self._extrapolated]
+        y = torch.stack(values, dim=1)
+        if call.begins_step and isinstance(self.policy, Auto):
+            self._plan(call, self.policy, images, y)
+        self._memory.remember(images, call.u, y)
 
-    def _plan(self, seen: Tensor) -> None:
-        assert isinstance(self.policy, Auto)
+    def fork(self) -> Follower:
+        """One that goes on from here on its own. Tensors are shared, and never written to."""
+        other = object.__new__(type(self))
+        vars(other).update(vars(self))
+        other._memory = None if self._memory is None else self._memory.fork()
+        return other
+
+    @torch.compiler.disable
+    def key(self, call: Call) -> Hashable:
+        """Followers of one generation so far whose keys are equal do the same in this call."""
+        wanted = tuple(self.wanted(call).items())
+        return wanted, self.policy.order if len(self._guided or ()) < self.images else None
+
+    def _count(self, call: Call, guided: Sequence[int]) -> None:
+        kept, whole = int(self._kept in self.branches), len(self.branches)
+        self.evaluations = tuple(n + (whole if i in guided else kept) for i, n in enumerate(self.evaluations))
+        if call.begins_step:
+            self.guided_steps = tuple(n + (i in guided) for i, n in enumerate(self.guided_steps))
+
+    @property
+    def _extrapolated(self) -> list[Branch]:
+        """The branches that are not kept: what is remembered of each is its output, or what it has beyond the kept."""
+        return [branch for branch in self.branches if branch != self._kept]
+
+    def _images_to_guide(self, call: Call) -> tuple[int, ...]:
+        if isinstance(self.policy, TextSchedule):
+            guided = self.policy.uses_text(call.step, call.num_steps) or self._must_learn()
+            return self._everyone if guided else ()
+        return tuple(image for image in self._everyone if self._due[image] <= call.step)
+
+    def _must_learn(self) -> bool:
+        """Whether a follower that began late knows less than its policy extrapolates from, of all images alike."""
+        return self._late and self._memory is not None and self._memory.known(0) <= self._memory.order
+
+    def _plan(self, call: Call, policy: Auto, images: Sequence[int], y: Tensor) -> None:
         assert self._memory is not None
-        measurable = [n for n, image in enumerate(self._guided) if self._memory.known(image) > self.policy.order]
-        gaps = dict.fromkeys(self._guided, 1)
-        if measurable and self.policy.tol > 0:
-            images = [self._guided[n] for n in measurable]
-            error = self._memory.extrapolate(images, self._u) - seen[measurable]
-            if self.policy.keep == "neither":
-                error = error[:, 0] + self._scale * (error[:, 1] - error[:, 0])
-            else:
-                error = error * (self._scale if self.policy.keep == "null" else self._scale - 1)
-            sizes = error.flatten(1).square().mean(1).sqrt().tolist()
-            for image, size in zip(images, sizes, strict=True):
+        measurable = [n for n, image in enumerate(images) if self._memory.known(image) > policy.order]
+        gaps = dict.fromkeys(images, 1)
+        if measurable and policy.tol > 0:
+            measured = [images[n] for n in measurable]
+            error = self._memory.extrapolate(measured, call.u) - y[measurable]
+            sizes = rms(self._of_prediction(call, error.unbind(1))).tolist()
+            for image, size in zip(measured, sizes, strict=True):
                 step, u = self._latest[image]
-                gaps[image] = self.policy.next_gap(self._step - step, size * abs(u - self._u))
+                gaps[image] = policy.next_gap(call.step - step, size * abs(u - call.u))
+        due, latest = list(self._due), list(self._latest)
         for image, gap in gaps.items():
-            self._latest[image] = self._step, self._u
-            self._due[image] = self.policy.due(self._step, gap, self._num_steps)
+            latest[image] = call.step, call.u
+            due[image] = policy.due(call.step, gap, call.num_steps)
+        self._due, self._latest = tuple(due), tuple(latest)
+
+    def _of_prediction(self, call: Call, errors: Sequence[Tensor]) -> Tensor:
+        """The error of eps_hat that errors of what is extrapolated make."""
+        parts = dict(zip(self._extrapolated, errors, strict=True))
+        if len(self.branches) == 1:
+            return parts[self.branches[0]]
+        zero = torch.zeros_like(errors[0])
+        return guided_prediction({branch: parts.get(branch, zero) for branch in BOTH}, call.guidance_scale)
+
+
+def guided_prediction(branches: Mapping[Branch, Tensor], guidance_scale: float) -> Tensor:
+    """eps_hat = eps_null + w (eps_text - eps_null) (Yi et al. 2024, eq. 9), or the only branch that there is."""
+    if len(branches) == 1:
+        (only,) = branches.values()
+        return only
+    return branches["null"] + guidance_scale * (branches["text"] - branches["null"])
+
+
+def rms(x: Tensor) -> Tensor:
+    """(B, ...) -> (B,), each row's root mean square."""
+    return x.flatten(1).square().mean(1).sqrt()
+
+
+def _put(values: Tensor, at: Sequence[int], seen: Tensor | None, guided: Sequence[int]) -> Tensor:
+    """All images, of those `values` that were made up and what was seen of the guided ones."""
+    if seen is None:
+        return values
+    whole = values.new_empty(len(values) + len(guided), *values.shape[1:])
+    whole[list(at)], whole[list(guided)] = values, seen
+    return whole

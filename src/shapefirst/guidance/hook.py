@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar, TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
 from diffusers.hooks import HookRegistry, ModelHook
 
 from shapefirst.errors import ShapefirstError, UnsupportedPipelineError
+from shapefirst.guidance.rows import Taking, rows_of
 
 __all__ = ["DenoiserHook", "check_unreplaced"]
 
@@ -26,12 +30,13 @@ class DenoiserHook(ModelHook):
 
     name: ClassVar[str]
     busy: ClassVar[str]
+    #: Denoiser -> what it had of a hook's attributes before the first of all our hooks on it.
+    _had: ClassVar[WeakKeyDictionary[torch.nn.Module, set[str]]] = WeakKeyDictionary()
 
     def __init__(self, pipe: Any, denoiser: Any) -> None:
         super().__init__()
         self.pipe, self.denoiser = pipe, denoiser
         self.blocks: list[Any] = []
-        self._had = {name for name in ("_diffusers_hook", "forward") if name in vars(denoiser)}
         parameters = list(inspect.signature(denoiser.forward).parameters)
         if "timestep" not in parameters:
             raise UnsupportedPipelineError(
@@ -62,6 +67,16 @@ class DenoiserHook(ModelHook):
         hook.blocks.append(block)
         return hook
 
+    @classmethod
+    @contextmanager
+    def within(cls, pipe: Any, denoiser: Any, block: Any, value: Any = None) -> Iterator[Any]:
+        """The `with` block, which yields `value`."""
+        hook = cls.enter(pipe, denoiser, block)
+        try:
+            yield value
+        finally:
+            hook.leave(block)
+
     def leave(self, block: Any) -> None:
         """End a block."""
         self.blocks = [other for other in self.blocks if other is not block]
@@ -69,6 +84,8 @@ class DenoiserHook(ModelHook):
             self.detach()
 
     def attach(self) -> None:
+        had = {name for name in ("_diffusers_hook", "forward") if name in vars(self.denoiser)}
+        DenoiserHook._had.setdefault(self.denoiser, had)
         HookRegistry.check_if_exists_or_initialize(self.denoiser).register_hook(self, self.name)
 
     def detach(self) -> None:
@@ -78,7 +95,7 @@ class DenoiserHook(ModelHook):
         registry = self.denoiser._diffusers_hook
         registry.remove_hook(self.name, recurse=False)
         if not registry.hooks:  # nobody else has hooked the denoiser meanwhile
-            for name in {"_diffusers_hook", "forward"} - self._had:
+            for name in {"_diffusers_hook", "forward"} - DenoiserHook._had.pop(self.denoiser):
                 delattr(self.denoiser, name)
 
     @torch.compiler.disable
@@ -95,6 +112,12 @@ class DenoiserHook(ModelHook):
     def latents(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
         """The latents that the denoiser is called with, (rows, C, H, W)."""
         return self.argument(self.latents_name, args, kwargs)
+
+    @torch.compiler.disable
+    def taken(self, args: tuple[Any, ...], kwargs: dict[str, Any], taking: Taking) -> tuple[Any, Any]:
+        """The denoiser's arguments for some of the rows only."""
+        positional = (rows_of(name, value, taking) for name, value in self.arguments(args, {}).items())
+        return tuple(positional), {name: rows_of(name, value, taking) for name, value in kwargs.items()}
 
 
 def check_unreplaced(denoiser: torch.nn.Module) -> None:

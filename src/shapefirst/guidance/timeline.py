@@ -19,21 +19,22 @@ Steps are those that run. A pipeline may start late in its scheduler's list (ima
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
 
 from shapefirst.errors import UnsupportedPipelineError
-from shapefirst.guidance.branches import call_in_progress
-from shapefirst.guidance.extrapolation import noise_level
+from shapefirst.families import Family, family_of
+from shapefirst.guidance.follow import Call
+from shapefirst.guidance.introspection import Running, list_behind, place_in_memory, share_memory
 
-__all__ = ["Generation", "Told", "follow", "list_of", "position_of", "steps_of", "taking_step", "told"]
+__all__ = ["Generation", "Told", "calls_of", "follow", "position_of", "steps_of", "taking_step", "told"]
 
 
 @dataclass(eq=False)
@@ -41,6 +42,7 @@ class Generation:
     """One generation as its denoiser sees it, from the first call on; see `follow`.
 
     Attributes:
+        family: The pipeline's.
         scheduler: The pipeline's scheduler.
         listed: The list of timesteps that was set for the generation, held so that its place in memory stays its own.
         timesteps: Those of them that it loops over.
@@ -49,6 +51,7 @@ class Generation:
         last: Position of the latest call.
     """
 
+    family: Family
     scheduler: Any
     listed: torch.Tensor
     timesteps: torch.Tensor
@@ -63,8 +66,8 @@ class Generation:
 
     @cached_property
     def levels(self) -> list[float]:
-        """u_t (see `extrapolation`) of each of `values`; it never rises, also where rounded timesteps do."""
-        return list(accumulate((noise_level(self.scheduler, t) for t in self.values), min))
+        """u_t of each of `values`."""
+        return levels_of(self.family, self.scheduler, self.values)
 
     @property
     def step(self) -> int:
@@ -79,6 +82,27 @@ class Generation:
     def begins_step(self) -> bool:
         """Whether the latest call is the first one of its step."""
         return self.last == self.first or self.steps[self.last - self.first - 1] < self.step
+
+    def call(self, guidance_scale: float, *, levelled: bool) -> Call:
+        """The latest call; `levelled` if its noise level matters, which not every scheduler tells."""
+        u = self.levels[self.last] if levelled else 0.0
+        return Call(self.step, self.num_steps, self.begins_step, u, guidance_scale)
+
+
+def calls_of(family: Family, scheduler: Any, guidance_scale: float) -> list[Call]:
+    """All calls of a run over a scheduler's whole list."""
+    steps = steps_of(scheduler)
+    levels = levels_of(family, scheduler, scheduler.timesteps.tolist())
+    begins = [True, *(a < b for a, b in pairwise(steps))]
+    return [
+        Call(step, steps[-1] + 1, begin, u, guidance_scale)
+        for step, begin, u in zip(steps, begins, levels, strict=True)
+    ]
+
+
+def levels_of(family: Family, scheduler: Any, timesteps: Sequence[float]) -> list[float]:
+    """u_t (see `families.noise`) of each timestep of a list; it never rises, also where rounded timesteps do."""
+    return list(accumulate((family.noise_level(scheduler, t) for t in timesteps), min))
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,53 +131,41 @@ def told() -> Told | None:
     return _told.get()
 
 
-def follow(run: Generation | None, t: Any, pipe: Any) -> Generation:
+def follow(run: Generation | None, t: Any, pipe: Any, running: Running | None = None) -> Generation:
     """The run that a denoiser call at `t` belongs to, brought up to date: a new one with new timesteps or a step back.
 
     Args:
         run: The run of the denoiser's previous call.
         t: The timestep as the denoiser was given it.
-        pipe: The pipeline. What its call in progress loops over is the run; in a loop of one's own, the list that `t`
-            is from (see `list_of`).
+        pipe: The pipeline.
+        running: Its call in progress, or that of another pipeline that shares the denoiser. What it loops over is the
+            run; in a loop of one's own, the list that `t` is from.
 
     Raises:
         UnsupportedPipelineError: `t` is not in the list.
     """
+    pipe = running.pipe if running else pipe
     scheduler = pipe.scheduler
-    listed = list_of(t, scheduler)
-    if run is not None and _same_place(run.listed, listed):
+    # In a loop of one's own, the pipeline's scheduler may never have been set, and has no list.
+    behind = list_behind(t, scheduler.timesteps)
+    listed: torch.Tensor | None = scheduler.timesteps if behind is None else behind
+    if run is not None and run.scheduler is scheduler and _same_place(run.listed, listed):
         position = position_of(t, run.timesteps, scheduler, run.values, last=run.last)
         if position is not None and position >= run.last:
             run.last = position
             return run
 
-    looped = (call_in_progress(pipe) or {}).get("timesteps")
-    for timesteps in (looped, listed):
+    for timesteps in (running.timesteps if running else None, listed):
         if listed is None or not isinstance(timesteps, torch.Tensor) or timesteps.ndim != 1:
             continue
         values = timesteps.tolist()  # the one wait for the device in a generation
         position = position_of(t, timesteps, scheduler, values)
         if position is not None:
-            return Generation(scheduler, listed, timesteps, values, first=position, last=position)
+            return Generation(family_of(pipe), scheduler, listed, timesteps, values, first=position, last=position)
     raise UnsupportedPipelineError(
         f"{type(pipe).__name__} gave its denoiser the timestep {float(torch.as_tensor(t).flatten()[0])}, "
         "which is not in its scheduler's list, so the step cannot be told."
     )
-
-
-def list_of(t: Any, scheduler: Any) -> torch.Tensor | None:
-    """The timesteps that `t` is an element of (or an expanded view of one); the scheduler's if that cannot be told.
-
-    A loop of one's own may sample with a copy of the pipeline's scheduler, which has a list of its own; the pipeline's
-    may then never have been set, and has none.
-    """
-    listed: torch.Tensor | None = scheduler.timesteps
-    if not isinstance(t, torch.Tensor) or any(n > 1 and s for n, s in zip(t.shape, t.stride(), strict=True)):
-        return listed
-    entries = t.untyped_storage().nbytes() // t.element_size()
-    if _shares_storage(t, listed) or (entries == 1 and t._base is None):
-        return listed
-    return t.detach().as_strided((entries,), (1,), 0)
 
 
 def _same_place(a: torch.Tensor, b: torch.Tensor | None) -> bool:
@@ -196,15 +208,9 @@ def position_of(
     Returns:
         A position in [0, len(values)), or None if `t` is not in the list.
     """
+    if (at := place_in_memory(t, timesteps)) is not None:
+        return at if 0 <= at < len(values) else None
     if isinstance(t, torch.Tensor):
-        if (
-            t.device == timesteps.device
-            and t.dtype == timesteps.dtype
-            and all(stride == 0 or size == 1 for size, stride in zip(t.shape, t.stride(), strict=True))
-            and _shares_storage(t, timesteps)
-        ):
-            position = int(t.storage_offset() - timesteps.storage_offset())
-            return position if 0 <= position < len(values) else None
         t = t.flatten()[0].item()
 
     found = [position for position, value in enumerate(values) if value == t]
@@ -212,11 +218,7 @@ def position_of(
         return None
     if len(found) > 1 and (index := getattr(scheduler, "step_index", None)) is not None:
         whole = scheduler.timesteps
-        index -= timesteps.storage_offset() - whole.storage_offset() if _shares_storage(timesteps, whole) else 0
+        index -= timesteps.storage_offset() - whole.storage_offset() if share_memory(timesteps, whole) else 0
         if index in found:
             return index
     return next((position for position in found if last is not None and position > last), found[0])
-
-
-def _shares_storage(a: torch.Tensor, b: torch.Tensor | None) -> bool:
-    return b is not None and a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()

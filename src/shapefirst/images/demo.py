@@ -11,16 +11,17 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
+from shapefirst.drawing.pages import fill
 from shapefirst.drawing.sheets import Cell, contact_sheet
 from shapefirst.files import save_png, save_text
 from shapefirst.images.comparison import Comparison, decibels, percent
-from shapefirst.images.demo_page import demo_page
 from shapefirst.images.jobs import Sampling, generate, make_jobs
-from shapefirst.policies.schedule import Policy, TextSchedule
+from shapefirst.policies.auto import Policy
+from shapefirst.policies.schedule import TextSchedule
 from shapefirst.policies.words import describe
 from shapefirst.world.vocabulary import HELD_OUT
 
-__all__ = ["POLICIES", "PROMPTS", "STEPS", "compare", "demo_sheet", "marked", "write_demo"]
+__all__ = ["POLICIES", "PROMPTS", "STEPS", "compare", "demo_page", "demo_sheet", "marked", "write_demo"]
 
 PROMPTS: Final = (
     "a red mushroom",
@@ -80,6 +81,15 @@ def demo_sheet(rows: Sequence[Comparison], setting: str) -> Any:
     )
 
 
+def demo_page(rows: Sequence[Comparison], setting: str, labels: Sequence[str]) -> str:
+    """The page for ``rows`` (the fully guided one first), each prompt under its entry of ``labels``.
+
+    Images are embedded; no script, no outside address; legible on a telephone and in the dark.
+    """
+    words = {"capital": _capital, "decibels": decibels, "percent": percent}
+    return fill("images/demo.html", rows=rows, setting=setting, labels=labels, **words)
+
+
 def marked(prompt: str) -> str:
     """The prompt, marked where pocket never saw its combination in training."""
     words = prompt.split()
@@ -93,7 +103,11 @@ def _row_title(row: Comparison) -> str:
     else:
         saved = (f" ({percent(row.evaluations_saved)} saved)", f" ({percent(row.seconds_saved)} saved)")
     return (
-        f"{row.title[0].upper()}{row.title[1:]}\n"
+        f"{_capital(row.title)}\n"
         f"{row.evaluations:g} evaluations{saved[0]}\n{row.seconds:.2f} s an image{saved[1]}"
         + ("" if row.is_reference else f"\nmean L1 {row.mean_l1:.4f}\nmean PSNR {decibels(row.mean_psnr)}")
     )
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 from shapefirst.checks import check_seed, check_steps
 from shapefirst.errors import ShapefirstError
 from shapefirst.guidance.blocks import guide
-from shapefirst.policies.schedule import Policy, TextSchedule
+from shapefirst.policies.auto import Policy
+from shapefirst.policies.schedule import TextSchedule
 from shapefirst.prompts.tokens import overflow
 from shapefirst.sampling.loop import as_images, generators, preprocessed
 
@@ -63,6 +64,7 @@ class Result:
     seed: int
     image: Image.Image
     evaluations: float  #: denoiser evaluations spent on this image
+    asked: float  #: those that full guidance takes with this sampler
     seconds: float  #: wall clock of its batch's whole pipeline call, divided by the batch size
 
 
@@ -163,9 +165,9 @@ def _sample(
     start = time.perf_counter()
     with guide(pipe, schedule) as spent:
         images = as_images(pipe, pipe(**arguments).images)
-    seconds = time.perf_counter() - start
+    seconds, n = time.perf_counter() - start, len(batch)
     return [
-        Result(job.prompt, job.seed, image, spent.rows / len(batch), seconds / len(batch))
+        Result(job.prompt, job.seed, image, spent.rows / n, spent.asked / n, seconds / n)
         for job, image in zip(batch, images, strict=True)
     ]
 

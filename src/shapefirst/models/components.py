@@ -25,16 +25,7 @@ from typing import Any, Final
 
 from shapefirst.errors import ModelError, PackageError
 
-__all__ = [
-    "PICKLED",
-    "VARIANTS",
-    "Component",
-    "Weights",
-    "check_vocabulary",
-    "components_of",
-    "files_of",
-    "weights_in",
-]
+__all__ = ["PICKLED", "VARIANTS", "Component", "Weights", "check_vocabulary", "components_of", "files_of", "weights_in"]
 
 #: Suffixes of checkpoints that can run code when opened.
 PICKLED: Final = (".bin", ".ckpt", ".pt", ".pth", ".pkl")
@@ -95,12 +86,10 @@ class Weights:
 
     Attributes:
         variant: "fp16", or None for full precision.
-        index: The file that names the shards; None for a single file.
-        files: The safetensors.
+        files: The safetensors, and the index that names them where they are shards.
     """
 
     variant: str | None
-    index: str | None
     files: tuple[str, ...]
 
 
@@ -151,15 +140,15 @@ def files_of(
         if not here:
             raise ModelError(f"{where} is incomplete: {component.name} is missing.")
         small = [name for name in here if name.endswith(_SMALL) and ".index." not in name]
-        weights = Weights(None, None, ())
+        weights = Weights(None, ())
         if component.is_network:
             weights = _chosen(component, here, variants, where)
         elif component.is_tokenizer:
             check_vocabulary(here, f"{where}/{component.name}")
         else:
-            weights = Weights(None, None, tuple(name for name in here if name.endswith(".safetensors")))
-        files = sorted({*small, *weights.files, *([weights.index] if weights.index else [])})
-        found[component.name] = [f"{component.name}/{name}" for name in files], weights.variant
+            weights = Weights(None, tuple(name for name in here if name.endswith(".safetensors")))
+        files = [f"{component.name}/{name}" for name in sorted({*small, *weights.files})]
+        found[component.name] = files, weights.variant
     return found
 
 
@@ -178,7 +167,7 @@ def weights_in(names: Collection[str], *, sharded_first: bool = False) -> list[W
             continue
         variant = match["before"] or match["after"]
         if match["shard"] is None:
-            whole.append(Weights(variant, None, (name,)))
+            whole.append(Weights(variant, (name,)))
         else:
             shards.setdefault((match["stem"], variant, int(match["shards"])), {})[int(match["shard"])] = name
     sharded = []
@@ -186,7 +175,7 @@ def weights_in(names: Collection[str], *, sharded_first: bool = False) -> list[W
         middle = ("index",) if variant is None else (f"index.{variant}", f"{variant}.index")  # the latter before 2025
         index = next((name for part in middle if (name := f"{stem}.safetensors.{part}.json") in names), None)
         if index is not None and len(those) == count:
-            sharded.append(Weights(variant, index, tuple(those.values())))
+            sharded.append(Weights(variant, (*those.values(), index)))
     return [*sharded, *whole] if sharded_first else [*whole, *sharded]
 
 

@@ -6,7 +6,7 @@ The cache holds each revision of a repository as a folder, models--owner--name/s
 from __future__ import annotations
 
 import errno
-import re
+import glob
 import shutil
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -123,7 +123,9 @@ def download(
                 f"{called} takes {gigabytes(total)} and there are {gigabytes(free)} free in {constants.HF_HUB_CACHE}: "
                 "make room, or let the variable HF_HUB_CACHE name another folder."
             )
-        return Path(snapshot_download(repository, revision=revision, allow_patterns=[_literally(n) for n in sizes]))
+        return Path(
+            snapshot_download(repository, revision=revision, allow_patterns=[glob.escape(name) for name in sizes])
+        )
 
 
 def gigabytes(size: int) -> str:
@@ -195,8 +197,3 @@ def _free(cache: Path) -> int:
     while not cache.exists() and cache != cache.parent:
         cache = cache.parent
     return shutil.disk_usage(cache).free
-
-
-def _literally(name: str) -> str:
-    """A pattern that only this name matches."""
-    return re.sub(r"([*?[])", r"[\1]", name)

@@ -126,8 +126,8 @@ def _check_files(folder: Path) -> None:
             )
         raise ModelError(f"{folder} is incomplete: it lacks weights (model.safetensors).")
     files = [folder / name for name in weights.files]
-    check_shards([*files, *([folder / weights.index] if weights.index else [])])
-    check_whole(files)
+    check_shards(files)
+    check_whole(file for file in files if file.suffix == ".safetensors")
 
 
 def _names(folder: Path) -> list[str]:
@@ -147,4 +147,4 @@ def _needed(names: Collection[str]) -> list[str] | None:
     if weights is None:
         return None
     small = [name for name in names if "/" not in name and name.endswith(_SMALL) and ".index." not in name]
-    return [*small, *weights.files, *([weights.index] if weights.index else [])]
+    return [*small, *weights.files]

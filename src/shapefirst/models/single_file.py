@@ -179,13 +179,8 @@ def _kind(file: Path, shapes: Mapping[str, Any]) -> str:
 
 
 def _check_text_encoders(file: Path, shapes: Mapping[str, Any], kind: str) -> None:
-    prefixes = {
-        "xl_base": "conditioner.embedders.",
-        "sd3": "text_encoders.",
-        "sd35_medium": "text_encoders.",
-        "sd35_large": "text_encoders.",
-    }
-    prefix = prefixes.get(kind, "cond_stage_model.")
+    prefixes = {"xl": "conditioner.embedders.", "sd": "text_encoders."}  # by how the kind begins
+    prefix = prefixes.get(kind[:2], "cond_stage_model.")
     if not any(key.startswith(prefix) for key in shapes):
         raise ModelError(
             f"{file} has a denoiser but no text encoder: give a checkpoint of the whole model, or its folder."

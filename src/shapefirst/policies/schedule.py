@@ -24,12 +24,12 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import ClassVar, Final, Literal, SupportsIndex, TypeAlias
+from typing import Final, Literal, SupportsIndex, TypeAlias
 
 from shapefirst.errors import ShapefirstError
 from shapefirst.policies.placement import Budget, Every, Growing, Placement
 
-__all__ = ["Auto", "Branch", "Kept", "Policy", "TextSchedule", "Window"]
+__all__ = ["Branch", "Kept", "TextSchedule", "Window", "check_kept"]
 
 Branch: TypeAlias = Literal["null", "text"]
 Kept: TypeAlias = Literal["null", "text", "neither"]
@@ -158,18 +158,25 @@ class TextSchedule:
         """The number of guided steps, in [0, num_steps]."""
         return len(self.guided_steps(num_steps))
 
-    def evaluations(self, num_steps: int, solver_order: int = 1) -> int:
-        """Denoiser evaluations per image: 2 for a guided call, and 1 for any other, or none if it keeps neither branch.
+    def calls(self, num_steps: int, solver_order: int = 1) -> tuple[int, int]:
+        """Calls of the denoiser in the guided steps, and in the others.
 
         Args:
             num_steps: N.
-            solver_order: The scheduler's ``order``, see `calls_in`.
+            solver_order: The scheduler's ``order``: with 2 (Heun) every step but the last has two calls.
         """
         guided = self.guided_steps(num_steps)
-        return sum(
-            (2 if step in guided else self.others) * calls_in(step, num_steps, solver_order)
-            for step in range(num_steps)
-        )
+        each = [solver_order if step < num_steps - 1 else 1 for step in range(num_steps)]
+        of_guided = sum(each[step] for step in guided)
+        return of_guided, sum(each) - of_guided
+
+    def evaluations(self, num_steps: int, solver_order: int = 1) -> int:
+        """Denoiser evaluations per image: 2 for a guided call, and 1 for any other, or none if it keeps neither branch.
+
+        The arguments are those of `calls`.
+        """
+        guided, others = self.calls(num_steps, solver_order)
+        return 2 * guided + self.others * others
 
     @property
     def others(self) -> int:
@@ -178,8 +185,7 @@ class TextSchedule:
 
     def saved(self, num_steps: int, solver_order: int = 1) -> float:
         """The share of the evaluations of full guidance that is saved; (N - k) / (2 N) where one branch is kept."""
-        full = TextSchedule().evaluations(num_steps, solver_order)
-        return 1 - self.evaluations(num_steps, solver_order) / full
+        return 1 - self.evaluations(num_steps, solver_order) / TextSchedule().evaluations(num_steps, solver_order)
 
     def strip(self, num_steps: int) -> str:
         """One character a step: # both branches; n or t: the one that runs, N or T: the other extrapolated; . none."""
@@ -196,65 +202,6 @@ class TextSchedule:
         return repr(self)
 
 
-@dataclass(frozen=True)
-class Auto:
-    """Each image decides for itself which steps evaluate both branches, by the error of the extrapolation.
-
-    A guided step knows what the extrapolation would have been: its error in eps_hat, as a root mean square over the
-    latents, times the way since the last guided step, in the u_t of `guidance.extrapolation`, is about the error e
-    that the steps between have brought into the latents (which have a variance of about 1). It sets the number of steps
-    to the next guided one, as an ODE solver sets its step size:
-
-        gap' = gap (tol / e)^(1 / (order + 2)),    rounded down; at least 1, at most twice gap + 1 and MAX_GAP
-
-    The first `order` + 2 steps and the last `LAST` are guided.
-
-    Attributes:
-        tol: The error that is let pass; 0 guides every step.
-        keep: What the other steps evaluate, as in `TextSchedule`.
-        order: Degree of the polynomial, 0 to 3.
-
-    Raises:
-        ShapefirstError: A tolerance that is negative or no number, an unknown branch or order.
-    """
-
-    tol: float
-    keep: Kept = "neither"
-    order: int = 1
-
-    MAX_GAP: ClassVar[int] = 8
-    LAST: ClassVar[int] = 2
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.tol < math.inf:
-            raise ShapefirstError(f"A tolerance is a finite number from 0 up, such as 0.006, not {self.tol:g}.")
-        if self.order is None:
-            raise ShapefirstError("Deciding by the extrapolation's error needs an order from 0 to 3, not None.")
-        check_kept(self.keep, self.order)
-
-    def next_gap(self, gap: int, error: float) -> int:
-        """Steps to the next guided one, after one that came `gap` steps after its predecessor with this error.
-
-        An error that is not a number, where predictions have overflown, lets no step pass.
-        """
-        most = min(2 * gap + 1, self.MAX_GAP)
-        if math.isnan(error):
-            return 1
-        if error == 0:
-            return most if self.tol > 0 else 1
-        return max(1, math.floor(min(gap * (self.tol / error) ** (1 / (self.order + 2)), most)))
-
-    def due(self, step: int, gap: int, num_steps: int) -> int:
-        """The next guided step after `step`: `gap` later, and in any case the last `LAST` of the run."""
-        return step + 1 if step + self.LAST >= num_steps else min(step + gap, num_steps - self.LAST)
-
-    def __str__(self) -> str:
-        return f"decides while sampling, tolerance {self.tol:g}"
-
-
-Policy: TypeAlias = "TextSchedule | Auto"
-
-
 def check_kept(keep: object, order: object) -> None:
     """Raise ShapefirstError for an unknown branch or order, or if they leave steps without a prediction."""
     if keep not in ("null", "text", "neither"):
@@ -265,11 +212,6 @@ def check_kept(keep: object, order: object) -> None:
         raise ShapefirstError(
             'Steps that keep neither branch need a prediction: give an order from 0 to 3 with "neither".'
         )
-
-
-def calls_in(step: int, num_steps: int, solver_order: int) -> int:
-    """How often a solver calls the denoiser in a step: once, or with order 2 (Heun) twice in all but the last."""
-    return solver_order if step < num_steps - 1 else 1
 
 
 @lru_cache(maxsize=256)

@@ -23,8 +23,9 @@ from typing import Any, Final
 
 from shapefirst.errors import ShapefirstError, shortened
 from shapefirst.files import on_disk
+from shapefirst.policies.auto import Auto, Policy
 from shapefirst.policies.file import PolicyFile, read_policy
-from shapefirst.policies.schedule import Auto, Policy, TextSchedule
+from shapefirst.policies.schedule import TextSchedule
 
 __all__ = ["describe", "find_policy", "parse_policy", "policy_of"]
 

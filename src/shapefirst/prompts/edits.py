@@ -21,7 +21,7 @@ import torch
 from shapefirst.errors import ShapefirstError
 from shapefirst.prompts.tokens import Positions
 
-__all__ = ["Places", "blank", "keep_only", "noise", "switch_eos"]
+__all__ = ["Places", "blank", "keep_only", "mask_of", "noise", "switch_eos"]
 
 #: For each of B prompts, the positions to edit.
 Places: TypeAlias = Sequence[Sequence[int]]
@@ -61,8 +61,8 @@ def switch_eos(
     if first is not None and first < 0:
         raise ShapefirstError(f"The number of [EOS] to switch must be at least 0, not {first}.")
     here, there = ([p.paper_eos for p in places] for places in (at, other_at))
-    _check(embeddings, here)
-    _check(other, there)
+    _mask(embeddings, here)  # both, that the places are there
+    _mask(other, there)
     switched = embeddings.clone()
     for b, (mine, theirs) in enumerate(zip(here, there, strict=True)):
         for n, position in enumerate(mine[:first]):
@@ -102,12 +102,12 @@ def noise(embeddings: torch.Tensor, places: Places, seeds: Sequence[int]) -> tor
     Raises:
         ShapefirstError: There are not B lists of places or B seeds, or a place lies beyond L.
     """
-    _check(embeddings, places)
+    mask = _mask(embeddings, places)
     if len(seeds) != len(embeddings):
         raise ShapefirstError(f"There are {len(embeddings)} prompts but {len(seeds)} seeds; give one per prompt.")
     noisy = embeddings.clone()
-    for b, (positions, seed) in enumerate(zip(places, seeds, strict=True)):
-        index = torch.tensor(sorted(set(positions)), dtype=torch.long, device=embeddings.device)
+    for b, seed in enumerate(seeds):
+        index = mask[b, :, 0].nonzero().squeeze(1)
         if len(index):
             there = embeddings[b, index].float()
             generator = torch.Generator().manual_seed(seed)
@@ -116,19 +116,24 @@ def noise(embeddings: torch.Tensor, places: Places, seeds: Sequence[int]) -> tor
     return noisy
 
 
-def _mask(embeddings: torch.Tensor, places: Places) -> torch.Tensor:
-    """(B, L, 1), true at the places."""
-    _check(embeddings, places)
-    mask = torch.zeros(*embeddings.shape[:2], 1, dtype=torch.bool)
+def mask_of(places: Places, length: int) -> torch.Tensor:
+    """(B, L, 1), true at the places.
+
+    Raises:
+        ShapefirstError: One lies beyond L.
+    """
+    mask = torch.zeros(len(places), length, 1, dtype=torch.bool)
     for b, positions in enumerate(places):
-        mask[b, torch.tensor(list(positions), dtype=torch.long)] = True
-    return mask.to(embeddings.device)
+        if beyond := [p for p in positions if not 0 <= p < length]:
+            raise ShapefirstError(
+                f"There is no token position {beyond[0]}: the embeddings have {length}, counted from 0."
+            )
+        mask[b, list(positions)] = True
+    return mask
 
 
-def _check(embeddings: torch.Tensor, places: Places) -> None:
+def _mask(embeddings: torch.Tensor, places: Places) -> torch.Tensor:
     prompts, length = embeddings.shape[:2]
     if len(places) != prompts:
         raise ShapefirstError(f"There are {prompts} prompts but places in {len(places)}; give one list per prompt.")
-    beyond = [p for positions in places for p in positions if not 0 <= p < length]
-    if beyond:
-        raise ShapefirstError(f"There is no token position {beyond[0]}: the embeddings have {length}, counted from 0.")
+    return mask_of(places, length).to(embeddings.device)

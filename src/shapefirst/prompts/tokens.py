@@ -97,10 +97,7 @@ def positions(tokenizer: Any, prompt: str, max_length: int | None = None) -> Pos
         )
     first, end = int(ids[0] == tokenizer.bos_token_id), min(len(ids), limit) - 1
     return Positions(
-        sos=tuple(range(first)),
-        sem=tuple(range(first, end)),
-        eos=(end,),
-        padding=tuple(range(end + 1, limit)),
+        sos=tuple(range(first)), sem=tuple(range(first, end)), eos=(end,), padding=tuple(range(end + 1, limit))
     )
 
 

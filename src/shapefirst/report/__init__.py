@@ -1,47 +1,23 @@
 """The report: one HTML page made from stored findings alone, without torch, matplotlib, scripts or a network.
 
-It imports ``findings`` and ``drawing``. A part more is a function in ``parts`` that ``section`` calls.
+It imports ``findings`` and ``drawing``. A part more of a study is a few lines of ``study.html``.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from html import escape
+from dataclasses import replace
 from pathlib import Path
-from string import Template
 
-from shapefirst.drawing.numbers import one_of
-from shapefirst.drawing.pages import STYLE
+from shapefirst.drawing.notation import label, one_of
+from shapefirst.drawing.pages import fill
 from shapefirst.errors import ShapefirstError
 from shapefirst.files import save_text
-from shapefirst.findings.storage import Stored, load_all
-from shapefirst.report.overview import overview
-from shapefirst.report.section import section
-from shapefirst.report.style import REPORT_STYLE
+from shapefirst.findings.order import STUDIES
+from shapefirst.findings.storage import Stored, load_all, mismatch
 
 __all__ = ["render_report", "write_report"]
-
-# The policy lets the page load nothing: whatever a prompt or a chart may contain, it stays one file.
-PAGE = Template("""<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>$title</title>
-<style>
-$style
-</style>
-</head>
-<body>
-$overview
-<main>
-$sections
-</main>
-</body>
-</html>
-""")
 
 
 def render_report(stored: Sequence[Stored], title: str = "") -> str:
@@ -57,12 +33,17 @@ def render_report(stored: Sequence[Stored], title: str = "") -> str:
     if not stored:
         raise ShapefirstError("There is nothing to report: run a study first, say `shapefirst study all`.")
     subject = "How text steers the picture" if len(stored) > 1 else stored[0].title
-    title = title or f"{subject}, measured on {one_of(s.setting.model for s in stored)}"
-    return PAGE.substitute(
-        title=escape(title),
-        style=f"{STYLE}\n{REPORT_STYLE}",
-        overview=overview(stored, title),
-        sections="\n".join(section(study) for study in stored),
+    run = {study.name for study in stored}
+    return fill(
+        "report/report.html",
+        title=title or f"{subject}, measured on {one_of(s.setting.model for s in stored)}",
+        stored=stored,
+        notes=_notes(stored),
+        # Beside a sweep alone nobody misses the studies.
+        missing=[name for name in STUDIES if name not in run] if run & set(STUDIES) else [],
+        paragraphs=_paragraphs,
+        code_in=_code_in,
+        size_of=_size_of,
     )
 
 
@@ -83,3 +64,35 @@ def write_report(out: Path) -> Path:
     path = out / "report.html"
     save_text(render_report(stored), path)
     return path
+
+
+def _notes(stored: Sequence[Stored]) -> list[str]:
+    """What a reader must know before the numbers: a short run, or results of different runs on one page."""
+    first = stored[0].setting
+    notes = []
+    if any(study.setting.quick for study in stored):
+        short = ", ".join(label(study.name) for study in stored if study.setting.quick)
+        which = "This is a short run" if all(s.setting.quick for s in stored) else f"Short runs ({short})"
+        notes.append(f"{which} (--quick): few prompts and steps, to see it work rather than to learn from it.")
+    for study in stored:
+        # Number and kind of prompts differ between studies by design.
+        if difference := mismatch(replace(study.setting, count=first.count, prompts=first.prompts), first):
+            notes.append(f"{label(study.name)} is of another run than {label(stored[0].name)}: {difference}.")
+    return notes
+
+
+def _paragraphs(text: str) -> list[str]:
+    """Which blank lines part."""
+    return [part.strip() for part in re.split(r"\n\s*\n", text) if part.strip()]
+
+
+def _code_in(text: str) -> list[str]:
+    """Text and code in turns; code stands between backticks."""
+    return re.split(r"`([^`]+)`", text)
+
+
+def _size_of(svg: str) -> tuple[int, int]:
+    """Width and height in pixels from the viewBox, which matplotlib gives in points of 1/72 inch."""
+    box = re.search(r'<svg[^>]*\sviewBox="\s*[-\d.]+[\s,]+[-\d.]+[\s,]+([\d.]+)[\s,]+([\d.]+)', svg)
+    width, height = (float(side) for side in box.groups()) if box else (540.0, 270.0)
+    return max(1, round(width * 96 / 72)), max(1, round(height * 96 / 72))

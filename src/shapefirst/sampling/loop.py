@@ -3,7 +3,7 @@
     for i, t in enumerate(timesteps):
         eps_null = eps(t, x_t, 0)
         eps_text = eps(t, x_t, C)
-        eps_hat  = eps_null + w (eps_text - eps_null)       or one of the two alone, where the schedule drops the other
+        eps_hat  = eps_null + w (eps_text - eps_null)       as far as the policy evaluates them (`guidance.follow`)
         x0       = (x_t - sqrt(1 - abar_t) eps_hat) / sqrt(abar_t)
         x_t      = solver(eps_hat, t, x_t)
 
@@ -16,7 +16,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -27,17 +27,19 @@ from shapefirst.checks import check_steps
 from shapefirst.errors import ShapefirstError, UnsupportedPipelineError
 from shapefirst.families import Embeddings, family_of
 from shapefirst.families.layout import denoiser_of
+from shapefirst.families.noise import scales
 from shapefirst.families.pixart import cleans_captions
 from shapefirst.guidance.blocks import is_steered
-from shapefirst.guidance.extrapolation import scales
-from shapefirst.guidance.timeline import steps_of, taking_step
+from shapefirst.guidance.timeline import calls_of, taking_step
 from shapefirst.models.catalogue import is_flow
-from shapefirst.policies.acts import Act, act_at
+from shapefirst.policies.auto import Policy, check_policy
 from shapefirst.policies.schedule import TextSchedule
 from shapefirst.prompts.tokens import room
-from shapefirst.sampling.step import Past, Run, advance
+from shapefirst.sampling.step import Evaluated, Run, advance, follower_of, snapshot
 
 __all__ = ["Embeddings", "Step", "as_images", "decode", "denoise", "encode", "generators", "preprocessed"]
+
+LONGEST_PAST: Final = 4  # guided calls: what the highest order extrapolates from
 
 
 @dataclass(frozen=True)
@@ -52,13 +54,15 @@ class Step:
         index: The step, from 0.
         t: Its timestep, in the model's units (0 to 1000, noise first).
         x_t: (B, C, H, W), the latents before the step, as the solver holds them.
-        eps_null: (B, C, H, W), eps(t, x_t, 0), or None if it was not evaluated.
-        eps_text: (B, C, H, W), eps(t, x_t, C), or None if it was not evaluated.
+        eps_null: (B, C, H, W), eps(t, x_t, 0), or None if it was not evaluated for every image.
+        eps_text: (B, C, H, W), eps(t, x_t, C), or None if it was not evaluated for every image.
         eps: (B, C, H, W), what the solver was given: eps_hat, or the one branch that ran.
         x0: (B, C, H, W), the clean latents that eps implies.
         x_next: (B, C, H, W), the latents after the step.
+        evaluations: Of the denoiser for each image, on average over the images.
         solver: The solver as it was before the step, for `denoise(start=...)`.
-        past: The guided calls before the step that a schedule may extrapolate from, likewise.
+        calls: The step's calls of the denoiser in the model's own terms.
+        past: The guided calls before the step that a policy may extrapolate from.
         prompts: What they were of.
     """
 
@@ -70,9 +74,11 @@ class Step:
     eps: torch.Tensor
     x0: torch.Tensor
     x_next: torch.Tensor
+    evaluations: float
     solver: Any = field(repr=False)
-    past: Past = field(repr=False, default=())
-    prompts: Embeddings | None = field(repr=False, default=None)
+    calls: tuple[Evaluated, ...] = field(repr=False)
+    past: tuple[Evaluated, ...] = field(repr=False)
+    prompts: Embeddings = field(repr=False)
 
 
 def generators(seeds: Sequence[int]) -> list[torch.Generator]:
@@ -122,7 +128,7 @@ def denoise(
     prompt: str | Sequence[str] | Embeddings,
     negative_prompt: str | Sequence[str] | None = None,
     *,
-    schedule: TextSchedule | None = None,
+    schedule: Policy | None = None,
     num_inference_steps: int = 50,
     guidance_scale: float = 7.5,
     num_images_per_prompt: int = 1,
@@ -138,7 +144,7 @@ def denoise(
         pipe: A pipeline that `shapefirst.families.layout` knows.
         prompt: B prompts, or their `Embeddings` (which `negative_prompt` and `num_images_per_prompt` leave alone).
         negative_prompt: By default the empty prompt, as in the paper.
-        schedule: Which steps use the text; by default all.
+        schedule: Which steps use the text, a `TextSchedule` or an `Auto`; by default all.
         num_inference_steps: N.
         guidance_scale: w. At 1 or below there is no guidance: every step evaluates the text branch alone, as the
             pipeline does.
@@ -166,8 +172,6 @@ def denoise(
             f"{type(pipe.scheduler).__name__} does not have: give the pipeline another one, such as DDIMScheduler."
         )
     schedule = schedule or TextSchedule.always()
-    if not isinstance(schedule, TextSchedule):
-        raise ShapefirstError(f"denoise() follows a TextSchedule, not {type(schedule).__name__}; guide() takes more.")
     embeddings = (
         prompt
         if isinstance(prompt, Embeddings)
@@ -178,58 +182,49 @@ def denoise(
         solver = begin(pipe, num_inference_steps)
         x = first_latents(pipe, solver, embeddings, generator, latents, height, width)
     else:
-        solver, x = copy.deepcopy(start.solver), start.x_t
-    steps = steps_of(solver)
-    num_steps = steps[-1] + 1
-    schedule.check(num_steps)
+        solver, x = snapshot(start.solver), start.x_t
+    calls = list(zip(calls_of(family_of(pipe), solver, guidance_scale), solver.timesteps, strict=True))
+    num_steps = calls[-1][0].num_steps
+    check_policy(schedule, num_steps)
     extra = step_options(pipe, generator)
 
-    past = start.past if start and (start.prompts is None or embeddings.equals(start.prompts)) else ()
-    run, late = Run(x, solver, past), start is not None and start.index > 0 and not past
+    past = start.past if start and embeddings.equals(start.prompts) else ()
+    late = start is not None and start.index > 0 and not past
+    follower = follower_of(schedule, len(x), guidance_scale, late=late)
+    if guidance_scale > 1:
+        for seen in past:
+            follower.learn(seen.call, seen.out)
+    run = Run(x, solver, [follower])
     for index in range(start.index if start else 0, num_steps):
-        act = act_at(schedule, index, num_steps, guidance_scale)
-        if late and act.order is not None and len(run.past) <= act.order:
-            act = Act(("null", "text"))
-        before = run.fork()
-        timesteps = [t for t, step in zip(solver.timesteps, steps, strict=True) if step == index]
+        before, x = snapshot(solver), run.x
         with taking_step(run, index):
-            (first,) = advance(pipe, denoiser, embeddings, [(run, act)], timesteps, guidance_scale, extra=extra)
+            here = [(call, t) for call, t in calls if call.step == index]
+            (done,) = advance(pipe, denoiser, embeddings, [run], here, extra=extra)
+        first = done[0]
         eps_of = {branch: _eps_and_x0(solver, y, first.x_in, first.t)[0] for branch, y in first.out.items()}
         eps, x0 = _eps_and_x0(solver, first.guided, first.x_in, first.t)
         yield Step(
             index,
             float(first.t),
-            before.x,
+            x,
             eps_of.get("null"),
             eps_of.get("text"),
             eps,
             x0,
             run.x,
-            before.solver,
-            before.past,
+            sum(one.rows for one in done) / len(x),
+            before,
+            tuple(done),
+            past,
             embeddings,
         )
+        past = (*past, *(one for one in done if len(one.out) == 2))[-LONGEST_PAST:]
 
 
 @torch.no_grad()
 def decode(pipe: Any, latents: torch.Tensor) -> list[Image.Image]:
     """Clean latents (B, C, H, W), in the model's own scale, -> B images (see `as_images`)."""
-    vae, config = pipe.vae, pipe.vae.config
-    dtype = vae.dtype
-    overflows = dtype == torch.float16 and config.get("force_upcast", False)  # SDXL's own decoder, in half precision
-    if overflows:
-        vae.to(torch.float32)
-    mean, std = (config.get(f"latents_{name}") for name in ("mean", "std"))
-    if mean is not None and std is not None:
-        mean, std = (latents.new_tensor(values)[:, None, None] for values in (mean, std))
-        latents = latents * std / config.scaling_factor + mean
-    else:
-        latents = latents / config.scaling_factor + (config.get("shift_factor") or 0.0)
-    try:
-        pixels = vae.decode(latents.to(vae.dtype), return_dict=False)[0]
-    finally:
-        if overflows:
-            vae.to(dtype)
+    pixels = family_of(pipe).decode(pipe, latents)
     return as_images(pipe, pipe.image_processor.postprocess(pixels, output_type="np"))
 
 

@@ -4,44 +4,60 @@
     text in 10   ##### ##### nnnnn ...      the first five guided steps are done once, the next five once for these two,
     text in 15   ##### ##### ##### ...      and the tails stand at the same step
 
-A run forks at the step where its schedules part, its solver's history with it. What the runs evaluate in a step, of all
+A run forks at the step where its policies part, its solver's history with it. What the runs evaluate in a step, of all
 prompts, is one batch. With N steps and the text in 0, 5, ..., N of them that takes 375 evaluations in place of 825 at
 N = 50.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from shapefirst.errors import ShapefirstError
-from shapefirst.families import Embeddings
+from shapefirst.families import Embeddings, family_of
 from shapefirst.families.layout import denoiser_of
 from shapefirst.guidance.blocks import is_steered
-from shapefirst.guidance.timeline import steps_of, taking_step
-from shapefirst.policies.acts import Act, act_at
-from shapefirst.policies.schedule import TextSchedule
+from shapefirst.guidance.follow import Call, Follower
+from shapefirst.guidance.timeline import calls_of, taking_step
+from shapefirst.policies.auto import Policy, check_policy
 from shapefirst.sampling.loop import begin, first_latents, step_options
-from shapefirst.sampling.step import Run, advance
+from shapefirst.sampling.step import Run, advance, follower_of, snapshot
 
-__all__ = ["denoise_together"]
+__all__ = ["Ended", "denoise_together"]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A schedule's run after its last step.
+
+    Attributes:
+        latents: (B, C, H, W), for `loop.decode`.
+        evaluations: Of the denoiser for each image, had the schedule been followed alone.
+        guided_steps: Of each image.
+    """
+
+    latents: torch.Tensor
+    evaluations: tuple[int, ...]
+    guided_steps: tuple[int, ...]
 
 
 def denoise_together(
     pipe: Any,
     prompts: Embeddings,
-    schedules: Sequence[TextSchedule],
+    schedules: Sequence[Policy],
     *,
     num_inference_steps: int = 50,
     guidance_scale: float = 7.5,
     generator: list[torch.Generator] | None = None,
     latents: torch.Tensor | None = None,
     batch_size: int | None = None,
-    on_step: Callable[[int], None] | None = None,
-) -> list[torch.Tensor]:
-    """Each schedule's final latents, (B, C, H, W) for `denoising.decode`, those of `denoise` to rounding.
+    on_step: Callable[[float], None] | None = None,
+) -> list[Ended]:
+    """How each schedule's run ends, with the latents of `denoise` to rounding.
 
     Args:
         pipe: A pipeline that `shapefirst.families.layout` knows.
@@ -52,7 +68,7 @@ def denoise_together(
         generator: One per image (see `generators`).
         latents: (B, C, H / f, W / f), starting noise of unit variance, in place of the generators'.
         batch_size: Rows in one call of the denoiser; by default all that there are in a step.
-        on_step: Told after each step how many evaluations it took for each image, calls of Heun's second kind included.
+        on_step: Told after each step how many evaluations it took for each image, of all calls, on average over them.
 
     Raises:
         UnsupportedPipelineError: A pipeline of an unknown layout.
@@ -62,36 +78,34 @@ def denoise_together(
     denoiser = denoiser_of(pipe)
     if is_steered(denoiser):
         raise ShapefirstError("denoise_together() follows schedules of its own: call it outside of guide().")
-    for schedule in schedules:
-        schedule.check(num_inference_steps)
     solver = begin(pipe, num_inference_steps)
-    start = Run(first_latents(pipe, solver, prompts, generator, latents), solver)
-    extra = step_options(pipe)
-    step_of = steps_of(solver)
+    calls = list(zip(calls_of(family_of(pipe), solver, guidance_scale), solver.timesteps, strict=True))
+    num_steps = calls[-1][0].num_steps
+    for schedule in schedules:
+        check_policy(schedule, num_steps)
+    x = first_latents(pipe, solver, prompts, generator, latents)
+    extra, whole = step_options(pipe), object()
 
-    groups = [(start, list(range(len(schedules))))] if schedules else []
-    for step in range(num_inference_steps):
-        moving: list[tuple[Run, Act, list[int]]] = []
-        for run, members in groups:
-            ways: dict[Act, list[int]] = {}
-            for i in members:
-                ways.setdefault(act_at(schedules[i], step, num_inference_steps, guidance_scale), []).append(i)
-            forks = [run, *(run.fork() for _ in range(len(ways) - 1))]
-            moving += [(fork, act, those) for fork, (act, those) in zip(forks, ways.items(), strict=True)]
-        timesteps = [t for t, at in zip(solver.timesteps, step_of, strict=True) if at == step]
-        with taking_step(start, step):
-            advance(
-                pipe,
-                denoiser,
-                prompts,
-                [(run, act) for run, act, _ in moving],
-                timesteps,
-                guidance_scale,
-                extra=extra,
-                batch_size=batch_size,
-            )
+    followers = [follower_of(schedule, len(x), guidance_scale) for schedule in schedules]
+    runs = [Run(x, solver, followers)] if followers else []
+    for step in range(num_steps) if followers else ():
+        here = [(call, t) for call, t in calls if call.step == step]
+        runs = [
+            Run(run.x, snapshot(run.solver) if fork else run.solver, mine)
+            for run in runs
+            for fork, mine in enumerate(_parted(run.followers, here[0][0]))
+        ]
+        with taking_step(whole, step):
+            done = advance(pipe, denoiser, prompts, runs, here, extra=extra, batch_size=batch_size)
         if on_step is not None:
-            on_step(len(timesteps) * sum(len(act.branches) for _, act, _ in moving))
-        groups = [(run, those) for run, _, those in moving]
-    ends = {i: run.x for run, members in groups for i in members}
-    return [ends[i] for i in range(len(schedules))]
+            on_step(sum(one.rows for evaluated in done for one in evaluated) / len(x))
+    ends = {id(one): Ended(run.x, one.evaluations, one.guided_steps) for run in runs for one in run.followers}
+    return [ends[id(follower)] for follower in followers]
+
+
+def _parted(followers: Sequence[Follower], call: Call) -> list[list[Follower]]:
+    """Those who do the same in the step that begins, together."""
+    ways: dict[Hashable, list[Follower]] = {}
+    for follower in followers:
+        ways.setdefault(follower.key(call), []).append(follower)
+    return list(ways.values())

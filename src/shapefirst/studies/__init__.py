@@ -8,32 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from importlib import import_module
-from typing import Final
 
 from shapefirst.errors import ShapefirstError
 from shapefirst.findings.finding import Study
 from shapefirst.findings.order import STUDIES
 
-__all__ = ["COSTS", "STUDIES", "chosen", "study_named"]
-
-#: About what a study costs at its default count, in images of 50 guided steps: weights of the progress bar, no more.
-COSTS: Final = {
-    "f1": 41,
-    "f2": 26,
-    "f3": 39,
-    "f4": 60,
-    "f5": 110,
-    "f6": 104,
-    "f7": 178,
-    "a1": 64,
-    "a2": 48,
-    "a3": 60,
-    "a4": 48,
-    "a5": 40,
-    "a7": 57,
-    "x1": 100,
-    "x2": 58,
-}
+__all__ = ["STUDIES", "chosen", "study_named"]
 
 
 def chosen(names: Iterable[str]) -> list[str]:

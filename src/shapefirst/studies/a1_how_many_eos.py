@@ -7,25 +7,13 @@ from typing import Final
 
 import numpy as np
 
-from shapefirst.drawing import charts
 from shapefirst.findings.finding import Chart, Claim, Finding, Study, claim
-from shapefirst.findings.tables import columns
 from shapefirst.measure.intervals import Rule, bootstrap
 from shapefirst.prompts import Pair
-from shapefirst.studies.conditions import Scores, by_alignment, by_kind, picture, scored, tidy
+from shapefirst.studies.conditions import Scores, by_alignment, scored, tidy
+from shapefirst.studies.curves import Panel, curves
 from shapefirst.studies.subject import Subject
-from shapefirst.studies.switching import (
-    SOURCE,
-    TARGET,
-    Switched,
-    cost,
-    described,
-    encode_pairs,
-    measure_pairs,
-    padded,
-    pair_label,
-    seen_eos,
-)
+from shapefirst.studies.switching import SOURCE, TARGET, Switched, encode_pairs, padded, seen_eos
 
 #: With all [EOS] switched the image is nearer to the target than with the first alone.
 RULE_ALL: Final = Rule("above", 0.0)
@@ -62,11 +50,11 @@ def spearman(x: np.ndarray, y: np.ndarray) -> float:
 
 def run(subject: Subject, pairs: Sequence[Pair]) -> Finding:
     """The pairs with 0, 1, 2, 4, ... and all [EOS] switched, scored against source and target."""
-    sides, seeds = encode_pairs(subject, pairs), subject.seeds(len(pairs))
+    sides = encode_pairs(subject, pairs)
     grid = counts(sides)
-    subject.meter.expect(cost(subject) * len(grid) * len(pairs))
-    images = {named(n): subject.sample(sides.switched(n), seeds) for n in grid}
-    scores = measure_pairs(subject, images, pairs)
+    subject.meter.expect(subject.cost() * len(grid) * len(pairs))
+    images = {named(n): subject.sample(sides.switched(n), sides.seeds) for n in grid}
+    scores = sides.measure(images)
 
     leads = np.stack([scores.lead(subject.primary, named(n)) for n in grid], axis=1)
     # A masked padding leaves one [EOS], so that "all" is the first: it is compared with none instead.
@@ -75,24 +63,16 @@ def run(subject: Subject, pairs: Sequence[Pair]) -> Finding:
     slopes = np.array([spearman(np.arange(len(grid)), lead) for lead in leads])
     return Finding(
         claims=_claims(subject, base, gain, slopes),
-        table=columns(tidy(subject, scores, {named(n): {"switched": -1 if n is None else n} for n in grid})),
+        table=tidy(subject, scores, {"switched": [-1 if n is None else n for n in grid]}),
         summaries=(
             by_alignment(
                 subject, scores, "Images by the number of [EOS] positions that were switched, from the first."
             ),
-            by_kind(
-                {f"all minus {base}": gain, "rank correlation with n": slopes},
-                [pair.target for pair in pairs],
-                f"{TARGET} minus {SOURCE}; the kind is that of the target's attribute.",
-            ),
+            sides.by_kind({f"all minus {base}": gain, "rank correlation with n": slopes}, f"{TARGET} minus {SOURCE}."),
         ),
         charts=(_chart(subject, scores),),
-        pictures=(
-            picture(
-                "switched", images, [pair_label(pair) for pair in pairs], "By the number of switched [EOS] positions."
-            ),
-        ),
-        method=f"{described(pairs)}, one image each, all conditions of a pair from one seed. Of the source's [EOS] and "
+        pictures=(sides.picture("switched", images, "By the number of switched [EOS] positions."),),
+        method=f"{sides.described}, one image each, all conditions of a pair from one seed. Of the source's [EOS] and "
         "padding positions the first n are replaced by the target's, the n-th by the n-th (-1 in the table: all). "
         f"{padded(subject)} {scored(subject)}"
         + (
@@ -101,7 +81,7 @@ def run(subject: Subject, pairs: Sequence[Pair]) -> Finding:
             else " There is no more than one [EOS] to switch here (a T5 has one </s>, and its padding is masked), so "
             "that all is compared with none."
         ),
-        evaluations=cost(subject) * len(grid),
+        evaluations=subject.cost() * len(grid),
     )
 
 
@@ -134,20 +114,15 @@ def _claims(subject: Subject, base: int, gain: np.ndarray, slopes: np.ndarray) -
 def _chart(subject: Subject, scores: Scores) -> Chart:
     alignment = subject.alignments[subject.primary]
     places = range(len(scores.conditions))
-    n = len(scores.values[subject.primary])
-    with charts.figure() as (drawn, (axis,)):
-        for style, side in enumerate((SOURCE, TARGET)):
-            curves = np.stack([scores.of(subject.primary, name, side) for name in scores.conditions], axis=1)
-            charts.band(axis, places, curves, style=style, label=f"with {side}", every=1)
-        axis.set_xticks(places, scores.conditions)
-        axis.set(xlabel="switched [EOS] positions n", ylabel=f"alignment ({alignment.unit})")
-        axis.legend()
-        image = charts.svg(drawn)
+    drawn = {f"with {side}": scores.across(subject.primary, side) for side in (SOURCE, TARGET)}
+    labels = {"xlabel": "switched [EOS] positions n", "ylabel": f"alignment ({alignment.unit})"}
+    ticks = {"xticks": places, "xticklabels": scores.conditions}
     heard = ", ".join(f"{scores.lead(subject.primary, name).mean():.2f} at {name}" for name in scores.conditions)
-    return Chart(
+    return curves(
         "number",
-        image,
-        f"{alignment.title} with both prompts against the number of switched [EOS]; mean and 95% band, n = {n} pairs.",
+        [Panel(places, drawn, {**labels, **ticks})],
+        f"{alignment.title} with both prompts against the number of switched [EOS]; mean and 95% band, "
+        f"n = {len(scores.values[subject.primary])} pairs.",
         f"Target minus source is on average {heard} switched [EOS].",
     )
 
@@ -160,5 +135,6 @@ STUDY: Final = Study(
     needs="pairs",
     count=8,
     quick=2,
+    cost=64,
     run=run,
 )

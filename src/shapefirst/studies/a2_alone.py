@@ -7,13 +7,12 @@ from dataclasses import replace
 from typing import Final
 
 from shapefirst.findings.finding import Claim, Finding, Study, claim
-from shapefirst.findings.tables import columns
 from shapefirst.measure.intervals import Rule, bootstrap
 from shapefirst.prompts import Prompt
 from shapefirst.prompts.edits import Places, keep_only
 from shapefirst.studies.conditions import Scores, by_alignment, by_kind, chart, picture, score_conditions, scored, tidy
 from shapefirst.studies.subject import Subject
-from shapefirst.studies.switching import cost, padded, pooled_out, seen_eos
+from shapefirst.studies.switching import padded, pooled_out, seen_eos
 
 #: [EOS] alone gives more of the prompt than [SOS] alone.
 RULE_EOS: Final = Rule("above", 0.0)
@@ -42,7 +41,7 @@ def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
     whole, at, seeds = subject.encode(prompts), subject.positions(prompts), subject.seeds(len(prompts))
     kept: dict[str, Places] = {SOS: [p.sos for p in at]} if all(p.sos for p in at) else {}
     kept |= {EOS: seen_eos(whole, at), WORDS: [p.sem for p in at]}
-    subject.meter.expect(cost(subject) * (len(kept) + 1) * len(prompts))
+    subject.meter.expect(subject.cost() * (len(kept) + 1) * len(prompts))
 
     images = {}
     for name, places in kept.items():
@@ -52,7 +51,7 @@ def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
     scores = score_conditions(subject, images, {CHANCE: unrelated(prompts), PROMPT: prompts})
     return Finding(
         claims=_claims(subject, scores, SOS in kept),
-        table=columns(tidy(subject, scores)),
+        table=tidy(subject, scores),
         summaries=(
             by_alignment(subject, scores, "Chance is an unrelated prompt of the set."),
             by_kind(
@@ -77,7 +76,7 @@ def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
             else " This text encoder puts no [SOS] before the words: what is said about [SOS] alone does not apply. "
             "The mask of the padding stays the prompt's."
         ),
-        evaluations=cost(subject) * len(images),
+        evaluations=subject.cost() * len(images),
     )
 
 
@@ -123,5 +122,6 @@ STUDY: Final = Study(
     needs="prompts",
     count=12,
     quick=4,
+    cost=48,
     run=run,
 )

@@ -7,13 +7,12 @@ from dataclasses import replace
 from typing import Final
 
 from shapefirst.findings.finding import Finding, Study, claim
-from shapefirst.findings.tables import columns
 from shapefirst.measure.intervals import Rule, bootstrap, hardest
 from shapefirst.prompts import Prompt
 from shapefirst.prompts.edits import blank, noise
 from shapefirst.studies.conditions import by_alignment, by_kind, chart, picture, score_conditions, scored, tidy
 from shapefirst.studies.subject import Subject
-from shapefirst.studies.switching import cost, padded, pooled_out, seen_eos
+from shapefirst.studies.switching import padded, pooled_out, seen_eos
 
 #: The untouched prompt is better than each of the four others.
 RULE_BOTH: Final = Rule("above", 0.0)
@@ -29,7 +28,7 @@ APART: Final = 1_000_003
 
 def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
     """Images of the four damaged prompts and of the untouched one, scored against the prompt."""
-    subject.meter.expect(5 * cost(subject) * len(prompts))
+    subject.meter.expect(5 * subject.cost() * len(prompts))
     whole, at, seeds = subject.encode(prompts), subject.positions(prompts), subject.seeds(len(prompts))
     words, eos = [p.sem for p in at], seen_eos(whole, at)
     other_seeds = [seed + APART for seed in seeds]
@@ -70,7 +69,7 @@ def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
                 "denoiser sees; F4, which puts another prompt's [EOS] in their place, disturbs less.",
             ),
         ),
-        table=columns(tidy(subject, scores)),
+        table=tidy(subject, scores),
         summaries=(
             by_alignment(subject, scores),
             by_kind(of | {"[EOS] alone minus words alone": lead}, prompts, f"{title} with the prompt."),
@@ -81,7 +80,7 @@ def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
         "the words or at the [EOS] (with all padding that the denoiser sees) are replaced by zeros, or by Gaussian "
         "noise of the mean and variance of what stood there, two numbers for each prompt. [SOS] stays. The untouched "
         f"prompt has to lead each of the four others. {padded(subject)} {scored(subject)}",
-        evaluations=5 * cost(subject),
+        evaluations=5 * subject.cost(),
     )
 
 
@@ -93,5 +92,6 @@ STUDY: Final = Study(
     needs="prompts",
     count=12,
     quick=3,
+    cost=60,
     run=run,
 )

@@ -12,21 +12,11 @@ from PIL import Image
 
 from shapefirst.attention.recording import substitute
 from shapefirst.findings.finding import Finding, Study, claim
-from shapefirst.findings.tables import columns
 from shapefirst.measure.intervals import Rule, bootstrap
 from shapefirst.prompts import Pair
-from shapefirst.studies.conditions import by_alignment, by_kind, chart, picture, scored, tidy
+from shapefirst.studies.conditions import by_alignment, chart, scored, tidy
 from shapefirst.studies.subject import Subject, part
-from shapefirst.studies.switching import (
-    Switched,
-    cost,
-    described,
-    encode_pairs,
-    measure_pairs,
-    padded,
-    pair_label,
-    seen_eos,
-)
+from shapefirst.studies.switching import Switched, encode_pairs, padded, seen_eos
 
 #: The target's [EOS] in the values moves the image further to it than in the keys.
 RULE: Final = Rule("above", 0.0)
@@ -37,7 +27,7 @@ EDITS: Final = {"none": (False, False), "keys": (True, False), "values": (False,
 
 def sample_edited(subject: Subject, sides: Switched, *, keys: bool, values: bool) -> list[Image.Image]:
     """Images of the sources with the targets' keys or values at the [EOS]."""
-    seeds = subject.seeds(len(sides.source.text))
+    seeds = sides.seeds
     if not (keys or values):
         return subject.sample(sides.source, seeds)
     # The n-th [EOS] of A takes the n-th of B, wherever that stands: the switched embeddings have it in A's place.
@@ -51,10 +41,10 @@ def sample_edited(subject: Subject, sides: Switched, *, keys: bool, values: bool
 
 def run(subject: Subject, pairs: Sequence[Pair]) -> Finding:
     """The pairs under the four edits, scored against source and target."""
-    subject.meter.expect(len(EDITS) * cost(subject) * len(pairs))
+    subject.meter.expect(len(EDITS) * subject.cost() * len(pairs))
     sides = encode_pairs(subject, pairs)
     images = {name: sample_edited(subject, sides, keys=keys, values=values) for name, (keys, values) in EDITS.items()}
-    scores = measure_pairs(subject, images, pairs)
+    scores = sides.measure(images)
     leads = {name: scores.lead(subject.primary, name) for name in EDITS}
     effects = {f"effect of {name}": leads[name] - leads["none"] for name in EDITS if name != "none"}
     title = subject.alignments[subject.primary].title
@@ -70,24 +60,17 @@ def run(subject: Subject, pairs: Sequence[Pair]) -> Finding:
                 "that compete, which F3's weights under the switched keys (A5) would show.",
             ),
         ),
-        table=columns(tidy(subject, scores)),
+        table=tidy(subject, scores),
         summaries=(
             by_alignment(subject, scores, "Images by what was taken from the target at the [EOS]."),
-            by_kind(
-                effects,
-                [pair.target for pair in pairs],
-                f"Effect: {title}, target minus source, less that of the plain source prompt. The kind is that of the "
-                "target's attribute.",
-            ),
+            sides.by_kind(effects, f"Effect: {title}, target minus source, less that of the plain source prompt."),
         ),
         charts=(chart(subject, scores, "Alignment with both prompts, by what was taken from the target."),),
-        pictures=(
-            picture("edited", images, [pair_label(pair) for pair in pairs], "What of the [EOS] is the target's."),
-        ),
-        method=f"{described(pairs)}, one image each, all conditions of a pair from one seed. In every cross-attention "
+        pictures=(sides.picture("edited", images, "What of the [EOS] is the target's."),),
+        method=f"{sides.described}, one image each, all conditions of a pair from one seed. In every cross-attention "
         "layer and step the keys, the values or both at the source's [EOS] and padding positions are those of the "
         f"target's, the n-th for the n-th; the unguided branch stays. {padded(subject)} {scored(subject)}",
-        evaluations=len(EDITS) * cost(subject),
+        evaluations=len(EDITS) * subject.cost(),
     )
 
 
@@ -99,5 +82,6 @@ STUDY: Final = Study(
     needs="pairs",
     count=12,
     quick=3,
+    cost=48,
     run=run,
 )

@@ -6,22 +6,22 @@ KL(plain || substituted)   and   KL(plain || uniform),   both on the same x_t, a
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from dataclasses import replace
+from typing import Final
 
 import numpy as np
 import torch
 
 from shapefirst.attention.recording import kl_divergence, record, substitute
-from shapefirst.drawing import charts
 from shapefirst.findings.finding import Chart, Finding, Study, Summary, claim
-from shapefirst.findings.tables import columns, shown
+from shapefirst.findings.tables import crossed, shown
 from shapefirst.measure.intervals import Rule, bootstrap, measured, ratio_of_means
 from shapefirst.prompts import Pair
 from shapefirst.prompts.tokens import Positions
-from shapefirst.studies.conditions import by_kind
+from shapefirst.studies.curves import Panel, curves
 from shapefirst.studies.maps import SIZE
 from shapefirst.studies.subject import Subject, part
-from shapefirst.studies.switching import cost, described, encode_pairs, padded
+from shapefirst.studies.switching import Switched, encode_pairs, padded
 
 #: The substituted keys move the maps less than making them uniform would.
 RULE: Final = Rule("below", 1.0)
@@ -38,8 +38,9 @@ LEAST = 1e-12
 def run(subject: Subject, pairs: Sequence[Pair]) -> Finding:
     """Runs of the sources; at each step the text branch once more, on the same latents, with the targets' keys."""
     sides = encode_pairs(subject, pairs)
-    subject.meter.expect((cost(subject) + subject.steps) * len(pairs))
-    seeds, other = subject.seeds(len(pairs)), sides.switched().text
+    subject.meter.expect(3 * subject.cost() // 2 * len(pairs))
+    seeds, other = sides.seeds, sides.switched().text
+    alone = replace(subject, guidance_scale=1.0)  # a fork of it evaluates the text branch by itself
     kl = {name: np.zeros((2, len(pairs), subject.steps)) for name in OVER}
     with record(subject.pipe, size=SIZE) as recorded:
         for here in subject.batches(len(pairs)):
@@ -47,12 +48,11 @@ def run(subject: Subject, pairs: Sequence[Pair]) -> Finding:
             for step in subject.steps_of(mine, seeds[here]):
                 plain = recorded.text.pop(step.index)
                 with substitute(subject.pipe, other[here], [p.paper_eos for p in at], keys=True, values=False):
-                    # A fork without guidance evaluates the text branch alone, on this step's own latents.
-                    next(subject.steps_of(mine, seeds[here], start=step, guidance_scale=1.0))
+                    next(alone.steps_of(mine, seeds[here], start=step))
                 changed = recorded.text.pop(step.index)
                 for name, value in divergences(plain, changed, at, mine.text_mask).items():
                     kl[name][:, here, step.index] = value
-    return key_finding(subject, pairs, kl)
+    return key_finding(sides, kl)
 
 
 def divergences(
@@ -82,15 +82,15 @@ def divergences(
     return found
 
 
-def key_finding(subject: Subject, pairs: Sequence[Pair], kl: Mapping[str, np.ndarray]) -> Finding:
+def key_finding(sides: Switched, kl: Mapping[str, np.ndarray]) -> Finding:
     """What the divergences say.
 
     Args:
-        subject: What was sampled.
-        pairs: n.
+        sides: The n pairs.
         kl: One of ``OVER`` -> (2, n, N): to the maps with substituted keys, to the uniform map.
     """
-    per_pair = {name: values.mean(2).T for name, values in kl.items()}
+    subject, per_pair = sides.subject, {name: values.mean(2).T for name, values in kl.items()}
+    substituted, uniform = np.stack(list(kl.values()), axis=2)
     return Finding(
         claims=(
             claim(
@@ -104,20 +104,19 @@ def key_finding(subject: Subject, pairs: Sequence[Pair], kl: Mapping[str, np.nda
                 "the same model tells whether the keys also change the image.",
             ),
         ),
-        table=columns(_rows(subject, pairs, kl)),
+        table=crossed(
+            sides.about(),
+            {"over": list(OVER.values())},
+            {"step": range(subject.steps)},
+            kl_substituted=substituted,
+            kl_uniform=uniform,
+        ),
         summaries=(
             _by_measure(kl, per_pair),
-            by_kind(
-                {
-                    "KL to substituted keys, in % of that to uniform": 100
-                    * (per_pair["tokens"][:, 0] / per_pair["tokens"][:, 1])
-                },
-                [pair.target for pair in pairs],
-                "The kind is that of the target's attribute.",
-            ),
+            sides.by_kind({"KL to substituted keys, in % of that to uniform": 100 * np.divide(*per_pair["tokens"].T)}),
         ),
         charts=(_chart(subject, kl),),
-        method=f"{described(pairs)}; the source's run of {subject.steps} steps. "
+        method=f"{sides.described}; the source's run of {subject.steps} steps. "
         "At each step the text branch is evaluated once more on the same latents, with the keys of the [EOS] and all "
         "padding positions from the target (the n-th for the n-th), the values left as they are. Two separate runs "
         "would drift apart, and the maps would differ for that reason too. Maps are averaged over heads and layers "
@@ -125,27 +124,8 @@ def key_finding(subject: Subject, pairs: Sequence[Pair], kl: Mapping[str, np.nda
         "weights over tokens, as the softmax makes them: the claim) or over tokens (each token's weights over pixels). "
         "Which of them the paper means its public text does not say. Where padding is masked, uniform means uniform "
         f"over what is not. {padded(subject)} Intervals are bootstrapped over pairs.",
-        evaluations=cost(subject) + subject.steps,
+        evaluations=3 * subject.cost() // 2,
     )
-
-
-def _rows(subject: Subject, pairs: Sequence[Pair], kl: Mapping[str, np.ndarray]) -> list[dict[str, Any]]:
-    return [
-        {
-            "pair": i,
-            "seed": subject.seed + i,
-            "source": pair.source.text,
-            "target": pair.target.text,
-            "kind": pair.target.source,
-            "step": step,
-            "over": title,
-            "kl_substituted": float(kl[name][0, i, step]),
-            "kl_uniform": float(kl[name][1, i, step]),
-        }
-        for i, pair in enumerate(pairs)
-        for name, title in OVER.items()
-        for step in range(kl[name].shape[2])
-    ]
 
 
 def _by_measure(kl: Mapping[str, np.ndarray], per_pair: Mapping[str, np.ndarray]) -> Summary:
@@ -172,19 +152,14 @@ def _by_measure(kl: Mapping[str, np.ndarray], per_pair: Mapping[str, np.ndarray]
 
 def _chart(subject: Subject, kl: Mapping[str, np.ndarray]) -> Chart:
     known = {name: values for name, values in kl.items() if not np.isnan(values).any()}
-    with charts.figure(len(known), width=2.8 * len(known) + 0.6, height=3.0) as (drawn, axes):
-        for axis, (name, (changed, uniform)) in zip(axes, known.items(), strict=True):
-            x = [100 * step / subject.steps for step in range(changed.shape[1])]
-            charts.band(axis, x, changed, style=0, label="substituted keys")
-            charts.band(axis, x, uniform, style=1, label="uniform")
-            axis.set(title=OVER[name], xlabel="steps done (%)", ylabel="KL divergence (nats)")
-            axis.set_ylim(bottom=0)
-        drawn.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
-        image = charts.svg(drawn)
+    labels = {"xlabel": "steps done (%)", "ylabel": "KL divergence (nats)", "ylim": (0, None)}
     n = kl["tokens"].shape[1]
-    return Chart(
+    return curves(
         "divergence",
-        image,
+        [
+            Panel(subject.percent(), {"substituted keys": changed, "uniform": uniform}, {"title": OVER[name], **labels})
+            for name, (changed, uniform) in known.items()
+        ],
         f"Divergence from A's plain maps to those with the keys of B's [EOS], and to uniform ones, on the same "
         f"latents; mean and 95% band, n = {n} pairs.",
         " ".join(
@@ -192,6 +167,8 @@ def _chart(subject: Subject, kl: Mapping[str, np.ndarray]) -> Chart:
             f"substituted keys and {uniform.mean():.3f} for the uniform map."
             for name, (changed, uniform) in known.items()
         ),
+        width=2.8 * len(known) + 0.6,
+        height=3.0,
     )
 
 
@@ -203,5 +180,6 @@ STUDY: Final = Study(
     needs="pairs",
     count=16,
     quick=4,
+    cost=40,
     run=run,
 )

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from PIL import Image
 
-from shapefirst.drawing import charts
 from shapefirst.drawing.sheets import Cell, contact_sheet
 from shapefirst.findings.finding import Chart, Finding, Picture, Study, Summary, claim
-from shapefirst.findings.tables import columns, shown
+from shapefirst.findings.tables import crossed, shown
 from shapefirst.measure.intervals import Rule, bootstrap
 from shapefirst.measure.shapes import Mask, iou
 from shapefirst.prompts import Pair
-from shapefirst.studies.conditions import by_kind
-from shapefirst.studies.maps import Followed, Word, follow_words, nouns_of, overlay, shape_in, shape_of, words_of
+from shapefirst.studies.curves import Panel, curves
+from shapefirst.studies.maps import Followed, Word, follow_words, followable, nouns_of, overlay, shape_in, shape_of
 from shapefirst.studies.subject import Subject
-from shapefirst.studies.switching import cost, described, encode_pairs, padded, pair_label
+from shapefirst.studies.switching import Switched, encode_pairs, padded, pair_label
 
 #: The map of A's noun agrees with the shape of B's object more than with that of A's own.
 RULE: Final = Rule("above", 0.0)
@@ -28,34 +27,27 @@ SHOWN = 4
 def run(subject: Subject, pairs: Sequence[Pair]) -> Finding:
     """Runs of the switched prompts with the map of A's noun recorded, and the plain runs that shapes are taken from."""
     sides = encode_pairs(subject, pairs)
-    seeds = subject.seeds(len(pairs))
-    subject.meter.expect(cost(subject) * 3 * len(pairs))
-    nouns_a, nouns_b = (
-        [
-            nouns_of(words_of(subject.pipe.tokenizer, subject.as_read(prompt), at))
-            for prompt, at in zip([getattr(pair, side) for pair in pairs], where, strict=True)
-        ]
-        for side, where in (("source", sides.at_source), ("target", sides.at_target))
-    )
-
-    followed = follow_words(subject, sides.switched(), seeds, nouns_a)
-    size = followed.maps[0][0].shape[1:]
+    subject.meter.expect(subject.cost() * 3 * len(pairs))
+    nouns = [
+        [nouns_of(words) for words in followable(subject, *side)]
+        for side in ((sides.sources, sides.at_source), (sides.targets, sides.at_target))
+    ]
+    followed = follow_words(subject, sides.switched(), sides.seeds, nouns[0])
+    embedded = (sides.source, sides.target)
+    plain = [follow_words(subject, e, sides.seeds, mine) for e, mine in zip(embedded, nouns, strict=True)]
     if subject.is_pocket:  # the shapes can be seen in the pictures
-        of_a, of_b = (subject.sample(embeddings, seeds) for embeddings in (sides.source, sides.target))
-        own, target = ([shape_in(image, size) for image in images] for images in (of_a, of_b))
+        shapes = [[shape_in(image, followed.maps[0][0].shape[1:]) for image in run.images] for run in plain]
     else:
-        plain = [follow_words(subject, e, seeds, n) for e, n in ((sides.source, nouns_a), (sides.target, nouns_b))]
-        of_a, of_b = (run.images for run in plain)
-        own, target = (
-            [shape_of(n, maps)[-1] for n, maps in zip(nouns, run.maps, strict=True)]
-            for nouns, run in zip((nouns_a, nouns_b), plain, strict=True)
-        )
-    return switched_finding(subject, pairs, nouns_a, followed, np.stack(target), np.stack(own), of_a, of_b)
+        shapes = [
+            [shape_of(words, maps)[-1] for words, maps in zip(mine, run.maps, strict=True)]
+            for mine, run in zip(nouns, plain, strict=True)
+        ]
+    own, target = map(np.stack, shapes)
+    return switched_finding(sides, nouns[0], followed, target, own, *(run.images for run in plain))
 
 
 def switched_finding(
-    subject: Subject,
-    pairs: Sequence[Pair],
+    sides: Switched,
     nouns: Sequence[Sequence[Word]],
     followed: Followed,
     target: Mask,
@@ -66,8 +58,7 @@ def switched_finding(
     """What the maps say.
 
     Args:
-        subject: What was sampled.
-        pairs: n.
+        sides: The n pairs.
         nouns: A's nouns, of each pair.
         followed: The switched runs, with the maps of these nouns.
         target: (n, h, w), the shapes in B's plain pictures.
@@ -75,6 +66,7 @@ def switched_finding(
         of_a: A's plain pictures.
         of_b: B's.
     """
+    subject, pairs = sides.subject, sides.pairs
     masks = np.stack([shape_of(mine, maps) for mine, maps in zip(nouns, followed.maps, strict=True)])
     # The next pair's gives the agreement of shapes that have nothing to do with each other.
     shapes = {"target": target, "own": own, "unrelated": np.roll(target, -1, 0)}
@@ -92,18 +84,18 @@ def switched_finding(
                 "same model gives the agreement of an ordinary noun's map, which this one can hardly exceed.",
             ),
         ),
-        table=columns(_rows(subject, pairs, nouns, agreement)),
+        table=crossed(
+            {**sides.about(), "noun": [" + ".join(word.text for word in mine) for mine in nouns]},
+            {"step": range(subject.steps)},
+            **{f"iou_{name}": values for name, values in agreement.items()},
+        ),
         summaries=(
             _by_shape(agreement, iou(own, target)),
-            by_kind(
-                {"IoU with B's shape minus with A's": difference},
-                [pair.target for pair in pairs],
-                "The kind is that of the target's attribute.",
-            ),
+            sides.by_kind({"IoU with B's shape minus with A's": difference}),
         ),
         charts=(_chart(subject, agreement),),
         pictures=(_sheet(pairs, nouns, followed, agreement, of_a, of_b),),
-        method=f"{described(pairs)}: A's prompt with the [EOS] and padding of B, "
+        method=f"{sides.described}: A's prompt with the [EOS] and padding of B, "
         f"one run of {subject.steps} steps each. {padded(subject)} "
         "The map of A's noun (mean over its tokens, heads and layers; of "
         "several nouns the union of masks) is binarised by Otsu's threshold and compared with two shapes by IoU. "
@@ -115,29 +107,8 @@ def switched_finding(
             "of A's noun in A's plain run, of the same seed. "
         )
         + "Unrelated is the shape of the next pair's B. Intervals are bootstrapped over pairs.",
-        evaluations=cost(subject) * 3,
+        evaluations=subject.cost() * 3,
     )
-
-
-def _rows(
-    subject: Subject, pairs: Sequence[Pair], nouns: Sequence[Sequence[Word]], agreement: dict[str, np.ndarray]
-) -> list[dict[str, Any]]:
-    return [
-        {
-            "pair": i,
-            "seed": subject.seed + i,
-            "source": pair.source.text,
-            "target": pair.target.text,
-            "kind": pair.target.source,
-            "noun": " + ".join(word.text for word in nouns[i]),
-            "step": step,
-            "iou_target": float(agreement["target"][i, step]),
-            "iou_own": float(agreement["own"][i, step]),
-            "iou_unrelated": float(agreement["unrelated"][i, step]),
-        }
-        for i, pair in enumerate(pairs)
-        for step in range(agreement["own"].shape[1])
-    ]
 
 
 def _by_shape(agreement: dict[str, np.ndarray], between: np.ndarray) -> Summary:
@@ -153,23 +124,17 @@ def _by_shape(agreement: dict[str, np.ndarray], between: np.ndarray) -> Summary:
 
 
 def _chart(subject: Subject, agreement: dict[str, np.ndarray]) -> Chart:
-    n, num_steps = agreement["own"].shape
-    x = [100 * step / subject.steps for step in range(num_steps)]
     titles = {"target": "B's object", "own": "A's own object", "unrelated": "the next pair's B"}
-    with charts.figure(height=3.2) as (drawn, (axis,)):
-        for style, (name, title) in enumerate(titles.items()):
-            charts.band(axis, x, agreement[name], style=style, label=title)
-        axis.set(xlabel="steps done (%)", ylabel="IoU with the map of A's noun (0 to 1)")
-        axis.set_ylim(bottom=0)
-        drawn.legend(*axis.get_legend_handles_labels(), loc="outside upper center", ncols=3)
-        image = charts.svg(drawn)
-    return Chart(
+    labels = {"xlabel": "steps done (%)", "ylabel": "IoU with the map of A's noun (0 to 1)", "ylim": (0, None)}
+    return curves(
         "agreement",
-        image,
-        f"Agreement of the mask of A's noun, under B's [EOS], with three shapes; mean and 95% band, n = {n} pairs.",
+        [Panel(subject.percent(), {title: agreement[name] for name, title in titles.items()}, labels)],
+        "Agreement of the mask of A's noun, under B's [EOS], with three shapes; mean and 95% band, "
+        f"n = {len(agreement['own'])} pairs.",
         "In the last step the mean IoU of the mask is "
         + ", ".join(f"{agreement[name][:, -1].mean():.2f} with that of {title}" for name, title in titles.items())
         + ".",
+        height=3.2,
     )
 
 
@@ -211,5 +176,6 @@ STUDY: Final = Study(
     needs="pairs",
     count=16,
     quick=4,
+    cost=57,
     run=run,
 )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from PIL import Image
 from shapefirst.drawing import charts
 from shapefirst.drawing.sheets import Cell, contact_sheet
 from shapefirst.findings.finding import Chart, Picture, Summary
-from shapefirst.findings.tables import cell
+from shapefirst.findings.tables import cell, crossed
 from shapefirst.measure.intervals import Interval, bootstrap, measured
 from shapefirst.prompts import Prompt
 from shapefirst.studies.subject import Subject
@@ -27,7 +28,18 @@ from shapefirst.studies.subject import Subject
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["Scores", "by_alignment", "by_kind", "chart", "dots", "picture", "score_conditions", "scored", "tidy"]
+__all__ = [
+    "Scores",
+    "by_alignment",
+    "by_kind",
+    "chart",
+    "dots",
+    "estimates",
+    "picture",
+    "score_conditions",
+    "scored",
+    "tidy",
+]
 
 
 @dataclass(frozen=True)
@@ -48,6 +60,10 @@ class Scores:
         """(n,) scores."""
         scores: np.ndarray = self.values[alignment][:, self.conditions.index(condition), list(self.sides).index(side)]
         return scores
+
+    def across(self, alignment: str, side: str, conditions: Sequence[str] | None = None) -> np.ndarray:
+        """(n, conditions) scores, by default of all conditions."""
+        return np.stack([self.of(alignment, name, side) for name in conditions or self.conditions], axis=1)
 
     def lead(self, alignment: str, condition: str) -> np.ndarray:
         """(n,), by how much each image's score with the last side exceeds that with the first."""
@@ -80,29 +96,18 @@ def scored(subject: Subject) -> str:
     )
 
 
-def tidy(
-    subject: Subject, scores: Scores, details: Mapping[str, Mapping[str, Any]] | None = None
-) -> list[dict[str, Any]]:
-    """One row for each image, alignment and side. ``details``: condition -> further columns, the same for all."""
-    rows = []
-    for alignment, values in scores.values.items():
-        for c, condition in enumerate(scores.conditions):
-            for s, (side, prompts) in enumerate(scores.sides.items()):
-                for i, prompt in enumerate(prompts):
-                    rows.append(
-                        {
-                            "number": i,
-                            "seed": subject.seed + i,
-                            "condition": condition,
-                            **(details or {}).get(condition, {}),
-                            "alignment": alignment,
-                            "side": side,
-                            "prompt": prompt.text,
-                            "kind": prompt.source,
-                            "score": float(values[i, c, s]),
-                        }
-                    )
-    return rows
+def tidy(subject: Subject, scores: Scores, details: Mapping[str, Sequence[Any]] | None = None) -> dict[str, list[Any]]:
+    """One row for each image, alignment and side. ``details``: further columns, a value for each condition."""
+    told = [subject.about(prompts) for prompts in scores.sides.values()]
+    n = len(told[0]["seed"])
+    return crossed(
+        {"alignment": list(scores.values)},
+        {"condition": scores.conditions, **(details or {})},
+        {"side": list(scores.sides)},
+        {"number": range(n), "seed": subject.seeds(n)},
+        **{name: [one[name] for one in told] for name in ("prompt", "kind")},
+        score=np.stack(list(scores.values.values())).transpose(0, 2, 3, 1),
+    )
 
 
 def by_alignment(subject: Subject, scores: Scores, caption: str = "") -> Summary:
@@ -110,12 +115,10 @@ def by_alignment(subject: Subject, scores: Scores, caption: str = "") -> Summary
     sides = list(scores.sides)
     lead = [f"{sides[-1]} minus {sides[0]}"] if len(sides) > 1 else []
     rows = []
-    for alignment in scores.values:
-        for condition in scores.conditions:
-            cells = [scores.of(alignment, condition, side) for side in sides]
-            cells += [scores.lead(alignment, condition)] if lead else []
-            title = subject.alignments[alignment].title
-            rows.append((title, condition, *map(cell, cells)))
+    for alignment, condition in product(scores.values, scores.conditions):
+        cells = [scores.of(alignment, condition, side) for side in sides]
+        cells += [scores.lead(alignment, condition)] if lead else []
+        rows.append((subject.alignments[alignment].title, condition, *map(cell, cells)))
     return Summary(("alignment", "images", *sides, *lead), tuple(rows), caption)
 
 
@@ -135,10 +138,7 @@ def by_kind(
     """
     kinds = np.array([prompt.source for prompt in prompts])
     names = sorted(set(kinds))
-    rows = []
-    for name, values in quantities.items():
-        parts = [values[kinds == kind] for kind in names]
-        rows.append((name, *(cell(mine, statistic) for mine in parts)))
+    rows = [(name, *(cell(x[kinds == kind], statistic) for kind in names)) for name, x in quantities.items()]
     heads = (f"{kind}, n = {(kinds == kind).sum()}" for kind in names)
     return Summary(("by kind of attribute", *heads), tuple(rows), caption)
 
@@ -154,7 +154,21 @@ def dots(axis: Axes, found: Sequence[Interval], places: ArrayLike, *, style: int
     )
 
 
-def chart(subject: Subject, scores: Scores, caption: str, name: str = "alignment") -> Chart:
+def estimates(
+    name: str, found: Mapping[str, Interval], caption: str, alt: str, *, at: float | None = None, **labels: Any
+) -> Chart:
+    """A line for each name, the first on top, with its estimate; ``at`` is what to compare with, ``labels`` as of
+    ``Axes.set``."""
+    with charts.figure(height=1.2 + 0.3 * len(found)) as (drawn, (axis,)):
+        for place, one in enumerate(found.values()):
+            dots(axis, [one], [place], style=place)
+        if at is not None:
+            axis.axvline(at, color="#777777", linewidth=1, linestyle=":")
+        axis.set(yticks=range(len(found)), yticklabels=list(found), ylim=(len(found) - 0.5, -0.5), **labels)
+        return Chart(name, charts.svg(drawn), caption, alt)
+
+
+def chart(subject: Subject, scores: Scores, caption: str) -> Chart:
     """A panel for each alignment: a line for each condition, the first on top, with a dot for each side."""
     lines = np.arange(len(scores.conditions))[::-1]
     apart = 0.16 * (np.arange(len(scores.sides)) - (len(scores.sides) - 1) / 2)
@@ -181,7 +195,7 @@ def chart(subject: Subject, scores: Scores, caption: str, name: str = "alignment
         for condition in scores.conditions
     )
     return Chart(
-        name,
+        "alignment",
         image,
         f"{caption} Mean over prompts and 95% interval, n = {n}.",
         f"By {subject.alignments[alignment].title}, on average: {heard}.",
@@ -189,11 +203,7 @@ def chart(subject: Subject, scores: Scores, caption: str, name: str = "alignment
 
 
 def picture(
-    name: str,
-    images: Mapping[str, Sequence[Image.Image]],
-    labels: Sequence[str],
-    caption: str,
-    few: int = 4,
+    name: str, images: Mapping[str, Sequence[Image.Image]], labels: Sequence[str], caption: str, few: int = 4
 ) -> Picture:
     """The first few images of each condition: a row for each label, a column for each condition.
 

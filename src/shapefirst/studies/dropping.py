@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from shapefirst.findings.finding import DoesNotApply
-from shapefirst.measure.distances import Similarity
+from shapefirst.findings.tables import crossed
+from shapefirst.measure.distances import Distances, Similarity
 from shapefirst.measure.scores import features_for, similarity_for
+from shapefirst.prompts import Prompt
 from shapefirst.studies.subject import Subject
 
-__all__ = ["check_guidance", "features_of", "similarity_of", "steps_at"]
+__all__ = ["check_guidance", "distance_table", "features_of", "similarity_of", "steps_at"]
 
 
 def steps_at(shares: Iterable[float], steps: int) -> list[int]:
@@ -30,6 +32,15 @@ def check_guidance(subject: Subject) -> None:
             f"At guidance scale {subject.guidance_scale:g} no step has a null branch, so no evaluation can be saved "
             "by dropping the text: use a scale above 1."
         )
+
+
+def distance_table(
+    subject: Subject, prompts: Sequence[Prompt], found: Distances, condition: dict[str, Any], **more: Any
+) -> dict[str, list[Any]]:
+    """A tidy table of the images that were made under one condition, n of them; ``more`` as of ``crossed``."""
+    rows = [found.row(i) for i in range(len(prompts))]
+    distances = {name: [row[name] for row in rows] for name in rows[0]}
+    return crossed({name: [value] for name, value in condition.items()}, subject.about(prompts), **distances, **more)
 
 
 def similarity_of(subject: Subject) -> Similarity:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
-from PIL import Image
 
-from shapefirst.drawing import charts
 from shapefirst.drawing.sheets import Cell, contact_sheet
 from shapefirst.findings.finding import Chart, Claim, Finding, Picture, Study, Summary, claim, subject_to
-from shapefirst.findings.tables import columns, shown
-from shapefirst.measure.intervals import Rule, bootstrap, measured, ratio_of_means
+from shapefirst.findings.tables import crossed, shown, stacked
+from shapefirst.measure.intervals import Interval, Rule, bootstrap, measured, ratio_of_means
 from shapefirst.measure.shapes import Mask, binarise, f1
 from shapefirst.prompts import Prompt
-from shapefirst.studies.conditions import by_kind, dots
+from shapefirst.studies.conditions import by_kind, estimates
+from shapefirst.studies.curves import Panel, curves
 from shapefirst.studies.maps import (
     EARLY,
     ROLES,
@@ -25,14 +24,13 @@ from shapefirst.studies.maps import (
     WordCourse,
     course,
     follow_words,
+    followable,
     overlay,
     shape_in,
     shape_of,
     step_at,
-    words_of,
 )
 from shapefirst.studies.subject import Subject
-from shapefirst.studies.switching import cost
 
 #: When a fifth of the steps is done, the agreement with the final shape is above 0.9 of what the last step reaches.
 RULE: Final = Rule("above", 0.9)
@@ -50,16 +48,11 @@ SHOWN = 4
 
 def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
     """Images with their words' maps recorded at each step."""
-    subject.meter.expect(cost(subject) * len(prompts))
-    words = [
-        words_of(subject.pipe.tokenizer, subject.as_read(prompt), at)
-        for prompt, at in zip(prompts, subject.positions(prompts), strict=True)
-    ]
-    steps = sorted({step_at(subject.steps, share) for share in SHARES})
+    subject.meter.expect(subject.cost() * len(prompts))
+    words = followable(subject, prompts, subject.positions(prompts))
     few = len(prompts) if subject.is_pocket else min(SHOWN, len(prompts))
-    followed = follow_words(
-        subject, subject.encode(prompts), subject.seeds(len(prompts)), words, previews=steps, shown=few
-    )
+    embeddings, seeds = subject.encode(prompts), subject.seeds(len(prompts))
+    followed = follow_words(subject, embeddings, seeds, words, previews=_steps(subject), shown=few)
     return shape_finding(subject, prompts, words, followed)
 
 
@@ -68,38 +61,52 @@ def shape_finding(
 ) -> Finding:
     """What a recorded run says."""
     size = followed.maps[0][0].shape[1:]
-    seen = [shape_in(image, size) for image in followed.images] if subject.is_pocket else [None] * len(prompts)
+    seen: list[Any] = (
+        [shape_in(image, size) for image in followed.images] if subject.is_pocket else [None] * len(prompts)
+    )
     courses = [_courses(*each) for each in zip(words, followed.maps, seen, strict=True)]
     last = np.stack([mine[0].last for mine in courses], 1)
     final = np.stack([mine[0].seen for mine in courses], 1) if subject.is_pocket else last
-    shapes = np.stack(
-        [mine[0].masks[-1] if shape is None else shape for mine, shape in zip(courses, seen, strict=True)]
-    )
+    shapes = np.stack([mine[0].masks[-1] for mine in courses] if not subject.is_pocket else seen)
     # The next prompt's shape: what masks have in common that have nothing to do with each other.
     other = np.stack([f1(mine[0].masks, shape) for mine, shape in zip(courses, np.roll(shapes, -1, 0), strict=True)])
+    previews = {
+        step: np.array([float(f1(shape_in(followed.previews[i, step], size), shape)) for i, shape in enumerate(shapes)])
+        for step in (_steps(subject) if subject.is_pocket else ())
+    }
+    settled: dict[str, np.ndarray] = {
+        role: np.array([_settled(subject, mine, role) for mine in courses]) for role in ROLES
+    }
+    by_role = {role: bootstrap(values) for role, values in settled.items() if len(measured(values)) > 1}
     early = final[0, :, step_at(subject.steps, EARLY)]
-    previews = _previews(subject, seen, followed)
     return Finding(
         claims=_claims(subject, final, other, previews),
-        table=columns(_rows(subject, prompts, courses, other)),
+        table=_table(subject, prompts, courses, other),
         summaries=(
             _by_step(subject, last, final, other, previews),
-            _by_word(subject, courses),
+            Summary(
+                ("word", "prompts", "settled after, % of the steps"),
+                tuple((role, str(found.n), shown(found, 0)) for role, found in by_role.items()),
+                f"A word's map has settled once its IoU with the last step's stays at or above {SETTLED:g}.",
+            ),
             by_kind(
                 {
                     f"F1-score with {_final(subject)}, at {EARLY:.0%}": early,
-                    "noun settled after, % of the steps": np.array(
-                        [_settled(subject, mine, "noun") for mine in courses]
-                    ),
+                    "noun settled after, % of the steps": settled["noun"],
                 },
                 prompts,
             ),
         ),
-        charts=(_chart(subject, last, final, other), _chart_of_words(subject, courses)),
-        pictures=(_sheet(subject, prompts, courses, seen, words, followed),),
+        charts=(_chart(subject, last, final, other), _chart_of_words(by_role, len(prompts))),
+        pictures=(_sheet(subject, prompts, words, followed, courses, shapes),),
         method=_method(subject, prompts, size),
-        evaluations=cost(subject),
+        evaluations=subject.cost(),
     )
+
+
+def _steps(subject: Subject) -> list[int]:
+    """Those of tables and pictures."""
+    return sorted({step_at(subject.steps, share) for share in SHARES})
 
 
 def _final(subject: Subject) -> str:
@@ -146,7 +153,7 @@ def _claims(
     )
     why = "The map is not shown to follow the object here (see below): its course says little of the shape."
     claims = [*(subject_to(control, one, why) for one in claims), control]
-    if at in previews:
+    if previews:
         claims.append(
             claim(
                 f"When {EARLY:.0%} of the steps are done, the predicted clean image has the final shape.",
@@ -161,20 +168,6 @@ def _claims(
     return tuple(claims)
 
 
-def _previews(subject: Subject, seen: Sequence[Mask | None], followed: Followed) -> dict[int, np.ndarray]:
-    """Step -> (n,) F1-scores of the shape in the preview with that in the final image, where all have been kept."""
-    found: dict[int, np.ndarray] = {}
-    for step in sorted({step_at(subject.steps, share) for share in SHARES}):
-        scores = [
-            float(f1(shape_in(followed.previews[i, step], shape.shape), shape))
-            for i, shape in enumerate(seen)
-            if shape is not None and (i, step) in followed.previews
-        ]
-        if len(scores) == len(seen):
-            found[step] = np.array(scores)
-    return found
-
-
 def _courses(words: Sequence[Word], maps: Sequence[np.ndarray], seen: Mask | None) -> list[WordCourse]:
     """That of the shape first, then each word's."""
     nouns = " + ".join(word.text for word in words if word.role == "noun")
@@ -184,28 +177,27 @@ def _courses(words: Sequence[Word], maps: Sequence[np.ndarray], seen: Mask | Non
     ]
 
 
-def _rows(
+def _table(
     subject: Subject, prompts: Sequence[Prompt], courses: Sequence[Sequence[WordCourse]], other: np.ndarray
-) -> list[dict[str, Any]]:
-    return [
-        {
-            "prompt": prompt.text,
-            "kind": prompt.source,
-            "seed": subject.seed + i,
-            "role": one.role,
-            "word": one.text,
-            "settled": one.settled,
-            "step": step,
-            "f1_last": float(one.last[0, step]),
-            "iou_last": float(one.last[1, step]),
-            "f1_image": float(one.seen[0, step]),
-            "iou_image": float(one.seen[1, step]),
-            "f1_other": float(other[i, step]) if one.role == "shape" else float("nan"),
+) -> dict[str, list[Any]]:
+    """A row for each prompt, word followed (or the shape of all nouns) and step."""
+    told, tables = subject.about(prompts), []
+    for i, mine in enumerate(courses):
+        words: dict[str, list[Any]] = {
+            "role": [one.role for one in mine],
+            "word": [one.text for one in mine],
+            "settled": [one.settled for one in mine],
         }
-        for i, (prompt, mine) in enumerate(zip(prompts, courses, strict=True))
-        for one in mine
-        for step in range(len(one.masks))
-    ]
+        scores = {
+            f"{score}_{against}": [getattr(one, what)[row] for one in mine]
+            for against, what in (("last", "last"), ("image", "seen"))
+            for row, score in enumerate(("f1", "iou"))
+        }
+        # Only the shape, which comes first, is compared with another prompt's.
+        apart = np.where(np.arange(len(mine))[:, None] == 0, other[i], np.nan)
+        prompt = {name: values[i : i + 1] for name, values in told.items()}
+        tables.append(crossed(prompt, words, {"step": range(subject.steps)}, **scores, f1_other=apart))
+    return stacked(tables)
 
 
 def _by_step(
@@ -217,7 +209,7 @@ def _by_step(
     names.append(f"F1 with another prompt's {'image' if subject.is_pocket else 'last map'}")
     names += ["F1 of the preview with the final image"] if previews else []
     rows = []
-    for step in sorted({step_at(subject.steps, share) for share in SHARES}):
+    for step in _steps(subject):
         cells = [*last[:, :, step], *(final[:, :, step] if subject.is_pocket else ()), other[:, step]]
         cells += [previews[step]] if previews else []
         rows.append((str(step), *(shown(bootstrap(cell)) for cell in cells)))
@@ -233,99 +225,69 @@ def _settled(subject: Subject, mine: Sequence[WordCourse], role: str) -> float:
     return float(np.mean(found)) if found else float("nan")
 
 
-def _by_word(subject: Subject, courses: Sequence[Sequence[WordCourse]]) -> Summary:
-    rows = []
-    for role in ROLES:
-        values = measured([_settled(subject, mine, role) for mine in courses])
-        if len(values) > 1:
-            rows.append((role, str(len(values)), shown(bootstrap(values), 0)))
-    return Summary(
-        ("word", "prompts", "settled after, % of the steps"),
-        tuple(rows),
-        f"A word's map has settled once its IoU with the last step's stays at or above {SETTLED:g}.",
-    )
-
-
 def _chart(subject: Subject, last: np.ndarray, final: np.ndarray, other: np.ndarray) -> Chart:
-    panels = [("with the last step's map", last)]
+    towards = {"with the last step's map": last}
     if subject.is_pocket:
-        panels.append(("with the shape in the final image", final))
-    x = [100 * step / subject.steps for step in range(last.shape[2])]
-    with charts.figure(len(panels), width=3.6 * len(panels) + 0.6, height=3.2) as (drawn, axes):
-        for axis, (title, values) in zip(axes, panels, strict=True):
-            charts.band(axis, x, values[0], style=0, label="F1-score")
-            charts.band(axis, x, values[1], style=1, label="IoU")
-            axis.axvline(100 * EARLY, color="#777777", linewidth=0.9, linestyle=":")
-            axis.set(title=title, xlabel="steps done (%)", ylabel="agreement (0 to 1)", ylim=(0, 1.02))
-        charts.band(axes[-1], x, other, style=2, label="F1-score, another prompt's shape")
-        drawn.legend(*axes[-1].get_legend_handles_labels(), loc="outside upper center", ncols=3)
-        image = charts.svg(drawn)
+        towards["with the shape in the final image"] = final
+    labels = {"xlabel": "steps done (%)", "ylabel": "agreement (0 to 1)", "ylim": (0, 1.02)}
+    drawn = [{"F1-score": f1_scores, "IoU": ious} for f1_scores, ious in towards.values()]
+    drawn[-1]["F1-score, another prompt's shape"] = other
+    panels = [
+        Panel(subject.percent(), mine, {"title": title, **labels}, at=100 * EARLY)
+        for title, mine in zip(towards, drawn, strict=True)
+    ]
     at = step_at(subject.steps, EARLY)
-    return Chart(
+    return curves(
         "shape",
-        image,
+        panels,
         f"Agreement of the noun's mask at each step with its final shape; mean and 95% band, n = {last.shape[1]} "
         f"prompts. Dotted: {EARLY:.0%} of the steps.",
         " ".join(
             f"The mean F1-score {title} is {v[0, :, 0].mean():.2f} at the first step, {v[0, :, at].mean():.2f} at "
             f"{EARLY:.0%} of the steps and {v[0, :, -1].mean():.2f} at the last."
-            for title, v in panels
+            for title, v in towards.items()
         )
         + f" With another prompt's shape it is {other[:, -1].mean():.2f} at the last.",
+        width=3.6 * len(panels) + 0.6,
+        height=3.2,
     )
 
 
-def _chart_of_words(subject: Subject, courses: Sequence[Sequence[WordCourse]]) -> Chart:
-    values = {role: measured([_settled(subject, mine, role) for mine in courses]) for role in ROLES}
-    found = {role: bootstrap(v) for role, v in values.items() if len(v) > 1}
-    with charts.figure(height=2.6) as (drawn, (axis,)):
-        for place, one in enumerate(found.values()):
-            dots(axis, [one], [place], style=place)
-        axis.set_yticks(range(len(found)), list(found))
-        axis.set(xlabel="steps until the word's map has settled (% of all)", xlim=(-2, 102))
-        axis.set_ylim(len(found) - 0.5, -0.5)
-        image = charts.svg(drawn)
-    return Chart(
+def _chart_of_words(found: Mapping[str, Interval], n: int) -> Chart:
+    return estimates(
         "words",
-        image,
+        found,
         f"When each word's map settles (IoU with the last step's stays at or above {SETTLED:g}); mean and 95% interval "
-        f"over the prompts that have such a word, n = {len(courses)} at most.",
-        "Maps settle, in % of the steps: "
-        + ", ".join(f"{role} {one.estimate:.0f}" for role, one in found.items())
-        + ".",
+        f"over the prompts that have such a word, n = {n} at most.",
+        f"Maps settle, in % of the steps: {', '.join(f'{role} {one.estimate:.0f}' for role, one in found.items())}.",
+        xlabel="steps until the word's map has settled (% of all)",
+        xlim=(-2, 102),
     )
 
 
 def _sheet(
     subject: Subject,
     prompts: Sequence[Prompt],
-    courses: Sequence[Sequence[WordCourse]],
-    seen: Sequence[Mask | None],
     words: Sequence[Sequence[Word]],
     followed: Followed,
+    courses: Sequence[Sequence[WordCourse]],
+    shapes: Mask,
 ) -> Picture:
-    steps = sorted({step_at(subject.steps, share) for share in SHARES})
-    rows: list[list[Cell]] = []
-    for i in range(min(SHOWN, len(prompts))):
-        image, shape = followed.images[i], seen[i]
-        first = next(place for place, word in enumerate(words[i]) if word.role == "noun")
-        maps = followed.maps[i][first]
-        rows.append(
-            [
-                Cell(image, prompts[i].text),
-                *(Cell(overlay(image, maps[s]), f"IoU {courses[i][first + 1].last[1, s]:.2f}") for s in steps),
-            ]
+    steps, rows = _steps(subject), []
+    for i, prompt in enumerate(prompts[:SHOWN]):
+        image, first = followed.images[i], [word.role for word in words[i]].index("noun")
+        maps, ious = followed.maps[i][first], courses[i][first + 1].last[1]
+        truth = Cell(
+            overlay(image, shapes[i].astype(np.float32)),
+            "shape in the image" if subject.is_pocket else "shape in the last map",
         )
-        truth: Image.Image = overlay(image, (courses[i][0].masks[-1] if shape is None else shape).astype(np.float32))
         previews = [Cell(followed.previews[i, s], "preview") for s in steps if (i, s) in followed.previews]
-        rows.append([Cell(truth, "shape in the last map" if shape is None else "shape in the image"), *previews])
+        rows.append([Cell(image, prompt.text), *(Cell(overlay(image, maps[s]), f"IoU {ious[s]:.2f}") for s in steps)])
+        rows.append([truth, *previews])
+    titles = [f"{s} of {subject.steps} steps done" for s in steps]
     return Picture(
         "maps",
-        contact_sheet(
-            rows,
-            column_titles=["Final image", *(f"{s} of {subject.steps} steps done" for s in steps)],
-            picture_width=144,
-        ),
+        contact_sheet(rows, column_titles=["Final image", *titles], picture_width=144),
         "For each prompt, the map of its (first) noun over the final image, orange where there is more attention, the "
         "border of its mask in blue, IoU with the last map below; then the clean image that the step predicts. The "
         "first prompts, none selected.",
@@ -370,5 +332,6 @@ STUDY: Final = Study(
     needs="prompts",
     count=24,
     quick=4,
+    cost=41,
     run=run,
 )

@@ -9,7 +9,7 @@ Low frequencies are those up to a quarter of the highest along a side. Steps are
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -18,18 +18,18 @@ from PIL import Image
 
 from shapefirst.drawing import charts
 from shapefirst.drawing.sheets import Cell, contact_sheet
+from shapefirst.families.noise import noise_to_signal
 from shapefirst.findings.finding import Chart, Finding, Picture, Study, Summary, claim
-from shapefirst.findings.tables import columns, shown
-from shapefirst.guidance.extrapolation import noise_to_signal
+from shapefirst.findings.tables import crossed, shown
 from shapefirst.measure.intervals import Rule, bootstrap, settled
 from shapefirst.measure.spectrum import pixels, split
 from shapefirst.prompts import Prompt
 from shapefirst.sampling.loop import Step, decode
 from shapefirst.studies.bands import Trajectories, cutoff_of, followed, joined
 from shapefirst.studies.conditions import by_kind
+from shapefirst.studies.curves import Panel, curves
 from shapefirst.studies.dropping import steps_at
 from shapefirst.studies.subject import Subject, part
-from shapefirst.studies.switching import cost
 
 #: Forward, share of the run: the high band sinks below the noise (SNR 1) before the low band does.
 RULE_FORWARD: Final = Rule("above", 0.0)
@@ -46,12 +46,13 @@ LOOKS: Final = tuple(i / 10 for i in range(10))
 SHOWN_LOOKS: Final = (0.0, 0.1, 0.2, 0.4, 0.6, 0.9)
 SHOWN: Final = 3
 BANDS: Final = ("low", "high")
+STEP: Final = {"xlabel": "step (0 = noisiest)"}
 
 
 def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
     """Runs with the text in all steps, followed step by step; their clean latents noised again."""
     steps, seeds = subject.steps, subject.seeds(len(prompts))
-    subject.meter.expect(cost(subject) * len(prompts))
+    subject.meter.expect(subject.cost() * len(prompts))
     looks = [step for step in steps_at(LOOKS, steps) if step < steps]
     embeddings = subject.encode(prompts)
     parts: list[Trajectories] = []
@@ -90,18 +91,12 @@ def _finding(
     back = [settled(found.of_x0[..., b], CORRELATED) / steps for b in range(2)]
     forward, reverse = above[1] - above[0], back[1] - back[0]
     rows = [
-        (
-            f"{name} SNR above 1 from step",
-            *(shown(bootstrap(settled(n.measured[..., b], 1.0))) for b in (0, 1)),
-        )
+        (f"{name} SNR above 1 from step", *(shown(bootstrap(settled(n.measured[..., b], 1.0))) for b in (0, 1)))
         for name, n in (("latents:", found.clean), ("images:", found.seen))
     ]
     rows.append(("predicted x_0: final from step", *(shown(bootstrap(steps * values)) for values in back)))
     rows.append(
-        (
-            "x_t: final from step",
-            *(shown(bootstrap(settled(found.of_x_t[..., b], CORRELATED))) for b in (0, 1)),
-        )
+        ("x_t: final from step", *(shown(bootstrap(settled(found.of_x_t[..., b], CORRELATED))) for b in (0, 1)))
     )
     return Finding(
         claims=(
@@ -133,7 +128,7 @@ def _finding(
                 "neither white nor independent of x_0; a stochastic sampler on the same model would tell.",
             ),
         ),
-        table=columns(_rows(subject, prompts, found, times, looks)),
+        table=_table(subject, prompts, found, times, looks),
         summaries=(
             Summary(
                 ("", "low band", "high band"),
@@ -156,60 +151,50 @@ def _finding(
         "there, since all latents of a model share it. A band is final from the step on from which the correlation "
         f"stays at {CORRELATED:g} or above (ours). Images are looked at in {len(looks)} steps. The closed form for "
         "x_t takes its noise as independent of the picture; a deterministic sampler makes the picture from it.",
-        evaluations=cost(subject),
+        evaluations=subject.cost(),
     )
 
 
-def _rows(
+def _table(
     subject: Subject, prompts: Sequence[Prompt], found: Trajectories, times: Sequence[float], looks: Sequence[int]
-) -> list[dict[str, Any]]:
-    """One for each prompt, step, space and band."""
-    rows = []
-    for space, n in (("latents", found.clean), ("images", found.seen)):
-        is_latent = space == "latents"
-        for i, prompt in enumerate(prompts):
-            for step, t in enumerate(times):
-                for b, band in enumerate(BANDS):
-                    look = found.of_image[i, looks.index(step), b] if step in looks else None
-                    x0 = found.of_x0[i, step, b] if is_latent else look
-                    rows.append(
-                        {
-                            "prompt": prompt.text,
-                            "kind": prompt.source,
-                            "seed": subject.seed + i,
-                            "space": space,
-                            "step": step,
-                            "timestep": float(t),
-                            "band": band,
-                            "modes": int(n.count[b]),
-                            "energy_clean": float(n.energy[i, b]),
-                            "energy_forward": float(n.noised[i, step, b]),
-                            "energy_reverse": float(found.reverse[i, step, b]) if is_latent else None,
-                            "snr": float(n.measured[i, step, b]),
-                            "snr_closed_form": float(n.predicted[i, step, b]),
-                            "correlation_x0": None if x0 is None else float(x0),
-                            "correlation_x_t": float(found.of_x_t[i, step, b]) if is_latent else None,
-                        }
-                    )
-    return rows
+) -> dict[str, list[Any]]:
+    """A row for each prompt, space, step and band; None where a space is not looked at in a step."""
+    nothing = np.full(found.of_x0.shape, None, object)
+    of_image = nothing.copy()
+    of_image[:, looks] = found.of_image
+    spaces = (found.clean, found.seen)
+    return crossed(
+        subject.about(prompts),
+        {"space": ["latents", "images"]},
+        {"step": range(len(times)), "timestep": times},
+        {"band": BANDS},
+        modes=np.stack([n.count for n in spaces]).astype(int)[:, None],
+        energy_clean=np.stack([n.energy for n in spaces], axis=1)[:, :, None],
+        energy_forward=np.stack([n.noised for n in spaces], axis=1),
+        energy_reverse=np.stack([found.reverse, nothing], axis=1),
+        snr=np.stack([n.measured for n in spaces], axis=1),
+        snr_closed_form=np.stack([n.predicted for n in spaces], axis=1),
+        correlation_x0=np.stack([found.of_x0, of_image], axis=1),
+        correlation_x_t=np.stack([found.of_x_t, nothing], axis=1),
+    )
 
 
 def _snr_chart(found: Trajectories) -> Chart:
     n, steps = found.clean.measured.shape[:2]
-    with charts.figure(2) as (drawn, axes):
-        for axis, (space, of) in zip(axes, (("latents", found.clean), ("images", found.seen)), strict=True):
-            for b, band in enumerate(BANDS):
-                charts.band(axis, range(steps), _log(of.measured[..., b]), style=b, label=f"{band}, measured")
-                closed = _log(of.predicted[..., b]).mean(0)
-                axis.plot(range(steps), closed, color="black", linestyle=":", label="closed form" if b else None)
-            axis.axhline(0, color="grey", linewidth=0.8)
-            axis.set(title=f"SNR of a band, {space}", xlabel="step (0 = noisiest)", ylabel="log10 of signal over noise")
-        axes[0].legend()
-        image = charts.svg(drawn)
+    panels = [
+        Panel(
+            range(steps),
+            {f"{band}, measured": _log(of.measured[..., b]) for b, band in enumerate(BANDS)},
+            {"title": f"SNR of a band, {space}", **STEP, "ylabel": "log10 of signal over noise"},
+            {"closed form": _log(of.predicted).mean(0)},
+            level=0,
+        )
+        for space, of in (("latents", found.clean), ("images", found.seen))
+    ]
     low, high = (float(np.mean(settled(found.clean.measured[..., b], 1.0))) for b in (0, 1))
-    return Chart(
+    return curves(
         "snr",
-        image,
+        panels,
         "Forward process, to be read from right to left: signal-to-noise of both bands; mean and 95% band, "
         f"n = {n} prompts.",
         f"In the latents the low band stands above the noise from step {low:.0f} of {steps} on, the high band from "
@@ -221,28 +206,27 @@ def _norm_chart(found: Trajectories) -> Chart:
     clean = found.clean
     n, steps = clean.measured.shape[:2]
     norms = np.sqrt(np.stack([clean.noised, found.reverse, clean.expected]))
-    ratio = norms[..., 0] / norms[..., 1]
-    with charts.figure(2) as (drawn, axes):
-        for b, band in enumerate(BANDS):
-            per_mode = (norms / np.sqrt(clean.count))[..., b]
-            charts.band(axes[0], range(steps), per_mode[0], style=2 * b, label=f"{band}, forward")
-            charts.band(axes[0], range(steps), per_mode[1], style=2 * b + 1, label=f"{band}, reverse")
-            closed = per_mode[2].mean(0)
-            axes[0].plot(
-                range(steps), closed, color="black", linestyle=":", label="forward, closed form" if b else None
-            )
-        for style, label in enumerate(("forward", "reverse")):
-            charts.band(axes[1], range(steps), ratio[style], style=style, label=label)
-        axes[1].plot(range(steps), ratio[2].mean(0), color="black", linestyle=":", label="forward, closed form")
-        axes[0].set(title="Norm of a band of x_t", xlabel="step (0 = noisiest)", ylabel="root of energy per mode")
-        axes[1].set(title="Low over high band", xlabel="step (0 = noisiest)", ylabel="ratio of norms")
-        for axis in axes:
-            axis.legend()
-        image = charts.svg(drawn)
+    ratio, per_mode = norms[..., 0] / norms[..., 1], norms / np.sqrt(clean.count)
+    ways = ("forward", "reverse")
+    of_bands = {f"{band}, {way}": per_mode[w, ..., b] for b, band in enumerate(BANDS) for w, way in enumerate(ways)}
+    panels = [
+        Panel(
+            range(steps),
+            of_bands,
+            {"title": "Norm of a band of x_t", **STEP, "ylabel": "root of energy per mode"},
+            {"forward, closed form": per_mode[2].mean(0)},
+        ),
+        Panel(
+            range(steps),
+            {way: ratio[w] for w, way in enumerate(ways)},
+            {"title": "Low over high band", **STEP, "ylabel": "ratio of norms"},
+            {"forward, closed form": ratio[2].mean(0)},
+        ),
+    ]
     first, last = ratio[1].mean(0)[[0, -1]]
-    return Chart(
+    return curves(
         "norms",
-        image,
+        panels,
         f"Norms of the low and the high band of latents; mean and 95% band, n = {n} prompts.",
         f"On the way back the norm of the low band is {first:.2f} times the high band's at first, {last:.2f} at last.",
     )
@@ -250,23 +234,21 @@ def _norm_chart(found: Trajectories) -> Chart:
 
 def _reverse_chart(found: Trajectories, looks: Sequence[int]) -> Chart:
     n, steps = found.of_x0.shape[:2]
-    with charts.figure(2) as (drawn, axes):
-        for b, band in enumerate(BANDS):
-            charts.band(axes[0], range(steps), found.of_x0[..., b], style=b, label=f"{band}, predicted x0")
-            charts.band(axes[0], range(steps), found.of_x_t[..., b], style=b + 2, label=f"{band}, x_t")
-            closed = found.implied[..., b].mean(0)
-            label = "x_t, closed form" if b else None
-            axes[0].plot(range(steps), closed, color="black", linestyle=":", label=label)
-            charts.band(axes[1], looks, found.of_image[..., b], style=b, label=f"{band}, predicted x0", every=1)
-        for axis, space in zip(axes, ("latents", "images"), strict=True):
-            axis.axhline(CORRELATED, color="grey", linewidth=0.8)
-            axis.set(title=f"Reverse process, {space}", xlabel="step (0 = noisiest)", ylabel="correlation with the end")
-            axis.legend()
-        image = charts.svg(drawn)
+
+    def panel(space: str, x: Sequence[int], of: Mapping[str, np.ndarray], **more: Any) -> Panel:
+        drawn = {f"{band}, {what}": r[..., b] for what, r in of.items() for b, band in enumerate(BANDS)}
+        labels = {"title": f"Reverse process, {space}", **STEP, "ylabel": "correlation with the end"}
+        return Panel(x, drawn, labels, level=CORRELATED, **more)
+
+    latents = {"predicted x0": found.of_x0, "x_t": found.of_x_t}
+    panels = [
+        panel("latents", range(steps), latents, dotted={"x_t, closed form": found.implied.mean(0)}),
+        panel("images", looks, {"predicted x0": found.of_image}),
+    ]
     low, high = (float(settled(found.of_x0[..., b], CORRELATED).mean()) for b in (0, 1))
-    return Chart(
+    return curves(
         "reverse",
-        image,
+        panels,
         "How far each band has come: correlation with the same band of the final latents and images; mean and 95% "
         f"band, n = {n} prompts.",
         f"The low band of the predicted x_0 stays above a correlation of {CORRELATED:g} from step {low:.0f} of {steps} "
@@ -288,7 +270,7 @@ def _radial_chart(found: Trajectories) -> Chart:
             if closed.min() < 0 < closed.max():
                 axis.contour(closed.T, levels=[0], colors="white", linestyles=":")
             axis.grid(False)
-            axis.set(title=title, xlabel="step (0 = noisiest)", ylabel="frequency, cycles per side")
+            axis.set(title=title, **STEP, ylabel="frequency, cycles per side")
         image = charts.svg(drawn)
     first, last = (settled(found.of_radial[..., b], CORRELATED).mean() for b in (min(1, bands - 1), bands - 1))
     return Chart(
@@ -344,5 +326,6 @@ STUDY: Final = Study(
     needs="prompts",
     count=24,
     quick=4,
+    cost=26,
     run=run,
 )

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
 from shapefirst.attention.recording import class_weights, record
-from shapefirst.drawing import charts
 from shapefirst.findings.finding import Chart, Finding, Study, Summary, claim
-from shapefirst.findings.tables import columns, shown
+from shapefirst.findings.tables import crossed, shown
 from shapefirst.measure.intervals import Rule, bootstrap
 from shapefirst.prompts import Prompt
 from shapefirst.studies.conditions import by_kind
+from shapefirst.studies.curves import Panel, curves
 from shapefirst.studies.maps import EARLY, SIZE, step_at
 from shapefirst.studies.subject import Subject, part
-from shapefirst.studies.switching import cost, padded
+from shapefirst.studies.switching import padded
 
 #: [SOS] gets more than nine tenths of the attention, on average over pixels and steps.
 RULE: Final = Rule("above", 0.9)
@@ -27,7 +27,7 @@ CLASSES: Final[Mapping[str, str]] = {"sos": "[SOS]", "sem": "words", "eos": "[EO
 def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
     """Runs with the weight of each class of tokens recorded; what they draw is not needed."""
     at = subject.positions(prompts, sos=True)
-    subject.meter.expect(cost(subject) * len(prompts))
+    subject.meter.expect(subject.cost() * len(prompts))
     embeddings, seeds = subject.encode(prompts), subject.seeds(len(prompts))
     weights = {name: np.zeros((len(prompts), subject.steps)) for name in CLASSES}
     with record(subject.pipe, size=SIZE) as recorded:
@@ -35,11 +35,8 @@ def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
             for step in subject.steps_of(part(embeddings, here), seeds[here]):
                 for name, share in class_weights(recorded.text.pop(step.index), at[here]).items():
                     weights[name][here, step.index] = share.numpy()
-    tokens = {
-        "sos": np.array([len(p.sos) for p in at]),
-        "sem": np.array([len(p.sem) for p in at]),
-        "eos": np.array([len(p.paper_eos) for p in at]),
-    }
+    numbers = np.array([(len(p.sos), len(p.sem), len(p.paper_eos)) for p in at])
+    tokens = dict(zip(CLASSES, numbers.T, strict=True))
     return attention_finding(subject, prompts, weights, tokens)
 
 
@@ -54,21 +51,29 @@ def attention_finding(
         weights: Class -> (n, N), its share of the attention in each step; the three add up to 1.
         tokens: Class -> (n,), how many tokens it has.
     """
-    sos = weights["sos"].mean(1)
+    shares = np.stack([weights[name] for name in CLASSES], axis=1)
+    numbers = np.stack([tokens[name] for name in CLASSES], axis=1)[..., None]
     return Finding(
         claims=(
             claim(
                 "Over the steps, [SOS] gets more than 0.9 of the attention on average, although it carries no meaning.",
                 paper="above 0.9 throughout",
                 quantity="share of the cross-attention, mean over pixels and steps",
-                found=bootstrap(sos),
+                found=bootstrap(weights["sos"].mean(1)),
                 rule=RULE,
                 if_not="That [SOS] takes what attention is left over need not come with every text encoder: one "
                 "trained on short captions alone may leave it to [EOS]. `shapefirst study f3 --model sd15` measures "
                 "the paper's own model in the same way.",
             ),
         ),
-        table=columns(_rows(subject, prompts, weights, tokens)),
+        table=crossed(
+            subject.about(prompts),
+            {"tokens_of": list(CLASSES.values())},
+            {"step": range(subject.steps)},
+            tokens=numbers,
+            weight=shares,
+            weight_per_token=shares / np.maximum(numbers, 1),
+        ),
         summaries=(
             _by_class(subject, weights, tokens),
             by_kind({f"share of {title}": weights[name].mean(1) for name, title in CLASSES.items()}, prompts),
@@ -77,30 +82,10 @@ def attention_finding(
         method=f"One run for each of {len(prompts)} prompts, {subject.steps} steps. The text branch's cross-attention "
         "weights are averaged over heads, layers and pixels in each step, and summed over the tokens of a class: "
         f"[SOS], the words, and [EOS] with its padding, as the paper counts it. {padded(subject)} "
-        "The three shares add up to 1. As [SOS] "
-        "is one token and [EOS] are many, that of one token is given too. Intervals are bootstrapped over prompts.",
-        evaluations=cost(subject),
+        "The three shares add up to 1. As [SOS] is one token and [EOS] are many, that of one token is given too. "
+        "Intervals are bootstrapped over prompts.",
+        evaluations=subject.cost(),
     )
-
-
-def _rows(
-    subject: Subject, prompts: Sequence[Prompt], weights: Mapping[str, np.ndarray], tokens: Mapping[str, np.ndarray]
-) -> list[dict[str, Any]]:
-    return [
-        {
-            "prompt": prompt.text,
-            "kind": prompt.source,
-            "seed": subject.seed + i,
-            "step": step,
-            "tokens_of": title,
-            "tokens": int(tokens[name][i]),
-            "weight": float(weight),
-            "weight_per_token": float(weight / max(tokens[name][i], 1)),
-        }
-        for i, prompt in enumerate(prompts)
-        for name, title in CLASSES.items()
-        for step, weight in enumerate(weights[name][i])
-    ]
 
 
 def _by_class(subject: Subject, weights: Mapping[str, np.ndarray], tokens: Mapping[str, np.ndarray]) -> Summary:
@@ -117,38 +102,23 @@ def _by_class(subject: Subject, weights: Mapping[str, np.ndarray], tokens: Mappi
                 *(f"{w[:, step].mean():.3f}" for step in (0, early, -1)),
             )
         )
-    return Summary(
-        (
-            "tokens",
-            "how many",
-            "share of the attention",
-            "share per token",
-            "first step",
-            f"at {EARLY:.0%}",
-            "last step",
-        ),
-        tuple(rows),
-    )
+    heads = ("how many", "share of the attention", "share per token", "first step", f"at {EARLY:.0%}", "last step")
+    return Summary(("tokens", *heads), tuple(rows))
 
 
 def _chart(subject: Subject, weights: Mapping[str, np.ndarray]) -> Chart:
-    n, num_steps = weights["sos"].shape
-    x = [100 * step / subject.steps for step in range(num_steps)]
-    with charts.figure(height=3.2) as (drawn, (axis,)):
-        for style, (name, title) in enumerate(CLASSES.items()):
-            charts.band(axis, x, weights[name], style=style, label=title)
-        axis.axhline(RULE.threshold, color="#777777", linewidth=0.9, linestyle=":")
-        axis.set(xlabel="steps done (%)", ylabel="share of the attention (0 to 1)", ylim=(0, 1.02))
-        drawn.legend(*axis.get_legend_handles_labels(), loc="outside upper center", ncols=3)
-        image = charts.svg(drawn)
+    drawn = {title: weights[name] for name, title in CLASSES.items()}
+    labels = {"xlabel": "steps done (%)", "ylabel": "share of the attention (0 to 1)", "ylim": (0, 1.02)}
     first, last = ({name: w[:, step].mean() for name, w in weights.items()} for step in (0, -1))
-    return Chart(
+    return curves(
         "weights",
-        image,
-        f"Share of the attention by class of tokens; mean and 95% band, n = {n} prompts. Dotted: the paper's 0.9.",
+        [Panel(subject.percent(), drawn, labels, level=RULE.threshold)],
+        f"Share of the attention by class of tokens; mean and 95% band, n = {len(weights['sos'])} prompts. Dotted: the "
+        "paper's 0.9.",
         "From the first to the last step the share goes "
         + ", ".join(f"from {first[name]:.2f} to {last[name]:.2f} for {title}" for name, title in CLASSES.items())
         + ".",
+        height=3.2,
     )
 
 
@@ -160,5 +130,6 @@ STUDY: Final = Study(
     needs="prompts",
     count=24,
     quick=4,
+    cost=39,
     run=run,
 )

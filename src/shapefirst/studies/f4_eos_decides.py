@@ -10,22 +10,12 @@ import numpy as np
 
 from shapefirst.drawing import charts
 from shapefirst.findings.finding import Chart, Finding, Study, claim
-from shapefirst.findings.tables import columns
 from shapefirst.measure.intervals import Rule, bootstrap
 from shapefirst.measure.scores import JUDGE_ATTRIBUTE, JUDGE_NOUN
 from shapefirst.prompts import Pair
-from shapefirst.studies.conditions import Scores, by_alignment, by_kind, picture, scored, tidy
+from shapefirst.studies.conditions import Scores, by_alignment, scored, tidy
 from shapefirst.studies.subject import Subject, part
-from shapefirst.studies.switching import (
-    SOURCE,
-    TARGET,
-    cost,
-    described,
-    encode_pairs,
-    measure_pairs,
-    padded,
-    pair_label,
-)
+from shapefirst.studies.switching import SOURCE, TARGET, encode_pairs, padded
 
 #: The alignment with the [EOS] owner exceeds that with the owner of the words.
 RULE: Final = Rule("above", 0.0)
@@ -37,14 +27,14 @@ MIXED: Final = "A with the [EOS] of B"
 def run(subject: Subject, pairs: Sequence[Pair]) -> Finding:
     """Images of the switched prompts, scored against source and target."""
     few = slice(0, min(SHOWN, len(pairs)))
-    subject.meter.expect(cost(subject) * (len(pairs) + 2 * few.stop))
-    sides, seeds = encode_pairs(subject, pairs), subject.seeds(len(pairs))
+    subject.meter.expect(subject.cost() * (len(pairs) + 2 * few.stop))
+    sides = encode_pairs(subject, pairs)
 
-    images = subject.sample(sides.switched(), seeds)
-    scores = measure_pairs(subject, {MIXED: images}, pairs)
+    images = subject.sample(sides.switched(), sides.seeds)
+    scores = sides.measure({MIXED: images})
     lead = scores.lead(subject.primary, MIXED)
     halves = (("noun", JUDGE_NOUN), ("attribute", JUDGE_ATTRIBUTE))
-    plain = [subject.sample(part(side, few), seeds[few]) for side in (sides.source, sides.target)]
+    plain = [subject.sample(part(side, few), sides.seeds[few]) for side in (sides.source, sides.target)]
 
     return Finding(
         claims=(
@@ -71,35 +61,31 @@ def run(subject: Subject, pairs: Sequence[Pair]) -> Finding:
                 if name in scores.values
             ),
         ),
-        table=columns(tidy(subject, scores)),
+        table=tidy(subject, scores),
         summaries=(
             by_alignment(subject, scores),
-            by_kind(
+            sides.by_kind(
                 {
                     f"{subject.alignments[name].title}: {TARGET} minus {SOURCE}": scores.lead(name, MIXED)
                     for name in scores.values
-                },
-                [pair.target for pair in pairs],
-                "The kind is that of the target's attribute.",
+                }
             ),
         ),
         charts=(_chart(subject, scores, pairs),),
         pictures=(
-            picture(
+            sides.picture(
                 "switched",
                 {"Source A": plain[0], MIXED: images, "Target B": plain[1]},
-                [pair_label(pair) for pair in pairs],
                 "The plain prompts on both sides of the switched one, all of one seed.",
                 few=SHOWN,
             ),
         ),
-        method=f"{described(pairs)}, one image each. The [EOS] and all padding "
-        f"positions of the source's embeddings are replaced by the target's, the n-th by the n-th. {padded(subject)} "
-        "Each image is scored "
-        "against both prompts; intervals are bootstrapped over pairs. "
+        method=f"{sides.described}, one image each. The [EOS] and all padding positions of the source's embeddings are "
+        f"replaced by the target's, the n-th by the n-th. {padded(subject)} Each image is scored against both prompts; "
+        "intervals are bootstrapped over pairs. "
         + scored(subject)
         + (" Noun and attribute are claims of their own since that trial." if JUDGE_NOUN in scores.values else ""),
-        evaluations=cost(subject),
+        evaluations=subject.cost(),
     )
 
 
@@ -142,5 +128,6 @@ STUDY: Final = Study(
     needs="pairs",
     count=48,
     quick=4,
+    cost=60,
     run=run,
 )

@@ -16,25 +16,15 @@ from typing import Final
 import numpy as np
 from PIL import Image
 
-from shapefirst.drawing import charts
 from shapefirst.findings.finding import Chart, DoesNotApply, Finding, Study, Summary, claim
-from shapefirst.findings.tables import cell, columns, shown
+from shapefirst.findings.tables import cell, shown
 from shapefirst.measure.intervals import Rule, bootstrap
 from shapefirst.prompts import Pair
-from shapefirst.studies.conditions import Scores, by_kind, picture, scored, tidy
+from shapefirst.studies.conditions import Scores, scored, tidy
+from shapefirst.studies.curves import Panel, curves
 from shapefirst.studies.dropping import steps_at
 from shapefirst.studies.subject import Fork, Subject
-from shapefirst.studies.switching import (
-    SOURCE,
-    TARGET,
-    Switched,
-    cost,
-    described,
-    encode_pairs,
-    measure_pairs,
-    padded,
-    pair_label,
-)
+from shapefirst.studies.switching import SOURCE, TARGET, Switched, encode_pairs, padded
 
 #: Switching the [EOS] in the first half of the steps moves the image further to the target than in the second half.
 RULE: Final = Rule("above", 0.0)
@@ -55,8 +45,8 @@ def window(family: str, a: int, steps: int) -> str:
 def evaluations_of_windows(subject: Subject) -> tuple[int, int]:
     """Denoiser evaluations per pair: as done here, and with a run for each a of each family."""
     at = grid(subject.steps)
-    branches = sum(2 * cost(subject, subject.steps - a) for a in at[1:-1])
-    return 2 * cost(subject) + branches, 2 * len(at) * cost(subject)
+    branches = sum(2 * subject.cost(subject.steps - a) for a in at[1:-1])
+    return 2 * subject.cost() + branches, 2 * len(at) * subject.cost()
 
 
 def run(subject: Subject, pairs: Sequence[Pair]) -> Finding:
@@ -66,13 +56,11 @@ def run(subject: Subject, pairs: Sequence[Pair]) -> Finding:
     done, apart = evaluations_of_windows(subject)
     subject.meter.expect(done * len(pairs))
     at, middle = grid(subject.steps), (subject.steps + 1) // 2
-    images = sample_windows(subject, encode_pairs(subject, pairs), at)
-    scores = measure_pairs(subject, images, pairs)
-    details = {
-        window(family, a, subject.steps): {"family": family, "a": a, "steps": subject.steps}
-        for family in (EARLY, LATE)
-        for a in at
-    }
+    sides = encode_pairs(subject, pairs)
+    images = sample_windows(subject, sides, at)
+    scores = sides.measure(images)
+    told = {window(family, a, subject.steps): (family, a) for family in (EARLY, LATE) for a in at}
+    details = dict(zip(("family", "a"), zip(*told.values(), strict=True), strict=True))
     effects = {family: effect(subject, scores, family, at) for family in (EARLY, LATE)}
     gap = effects[EARLY][:, at.index(middle)] - effects[LATE][:, at.index(middle)]
     few = at[:: max(1, (len(at) - 1) // 5)]
@@ -92,33 +80,30 @@ def run(subject: Subject, pairs: Sequence[Pair]) -> Finding:
                 "none does (F6): the same study with --guidance-scale 2, or on larger latents (sd15), would tell.",
             ),
         ),
-        table=columns(tidy(subject, scores, details)),
+        table=tidy(subject, scores, {**details, "steps": [subject.steps] * len(told)}),
         summaries=(
             _halves(effects, at, subject.steps),
             _leads(subject, scores, at),
-            by_kind(
+            sides.by_kind(
                 {
                     f"effect of {window(EARLY, middle, subject.steps)}": effects[EARLY][:, at.index(middle)],
                     f"effect of {window(LATE, middle, subject.steps)}": effects[LATE][:, at.index(middle)],
                     "first half less second half": gap,
                 },
-                [pair.target for pair in pairs],
-                "The kind is that of the target's attribute. Effect: target minus source, less that of the plain "
-                "source prompt.",
+                "Effect: target minus source, less that of the plain source prompt.",
             ),
         ),
         charts=(_chart(subject, scores, at),),
         pictures=tuple(
-            picture(
+            sides.picture(
                 f"switched-{family}",
                 {window(family, a, subject.steps): images[window(family, a, subject.steps)] for a in few},
-                [pair_label(pair) for pair in pairs],
                 f"The target's [EOS] only in the steps above each column ({family} switches).",
                 few=3,
             )
             for family in (EARLY, LATE)
         ),
-        method=f"{described(pairs)}, one seed each. The source's embeddings have "
+        method=f"{sides.described}, one seed each. The source's embeddings have "
         f"the target's [EOS] in the steps [0, a) only, or in [a, {subject.steps}) only, for a = "
         f"{', '.join(map(str, at))} of {subject.steps} steps. Runs that share their first steps are computed once and "
         f"forked at a: {done} denoiser evaluations a pair instead of {apart} with a run for each a of each family. "
@@ -130,7 +115,7 @@ def run(subject: Subject, pairs: Sequence[Pair]) -> Finding:
 
 def sample_windows(subject: Subject, sides: Switched, at: Sequence[int]) -> dict[str, list[Image.Image]]:
     """Window (see :func:`window`) -> images, for both families. ``at`` begins with 0 and ends with N."""
-    seeds, inner = subject.seeds(len(sides.source.text)), at[1:-1]
+    seeds, inner = sides.seeds, at[1:-1]
     source, switched = sides.source, sides.switched()
     all_steps, early = subject.fork(switched, seeds, inner, {EARLY: lambda a: Fork(embeddings=source)})
     no_step, late = subject.fork(source, seeds, inner, {LATE: lambda a: Fork(embeddings=switched)})
@@ -194,25 +179,22 @@ def _leads(subject: Subject, scores: Scores, at: Sequence[int]) -> Summary:
 
 def _chart(subject: Subject, scores: Scores, at: Sequence[int]) -> Chart:
     unit, title = subject.alignments[subject.primary].unit, subject.alignments[subject.primary].title
-    with charts.figure(2) as (drawn, axes):
-        for axis, family in zip(axes, (EARLY, LATE), strict=True):
-            for style, side in enumerate((SOURCE, TARGET)):
-                curves = [scores.of(subject.primary, window(family, a, subject.steps), side) for a in at]
-                charts.band(axis, at, np.stack(curves, axis=1), style=style, label=f"with {side}", every=1)
-            axis.set(xlabel="a (denoising step)", ylabel=f"alignment ({unit})")
-            axis.set_title("[EOS] switched in [0, a)" if family == EARLY else f"[EOS] switched in [a, {subject.steps})")
-        axes[1].sharey(axes[0])
-        axes[0].legend()
-        image = charts.svg(drawn)
+    panels = []
+    for family, steps in ((EARLY, "[0, a)"), (LATE, f"[a, {subject.steps})")):
+        windows = [window(family, a, subject.steps) for a in at]
+        drawn = {f"with {side}": scores.across(subject.primary, side, windows) for side in (SOURCE, TARGET)}
+        labels = {"xlabel": "a (denoising step)", "ylabel": f"alignment ({unit})"}
+        panels.append(Panel(at, drawn, {"title": f"[EOS] switched in {steps}", **labels}))
     middle = (subject.steps + 1) // 2
     early, late = (window(family, middle, subject.steps) for family in (EARLY, LATE))
     n = len(scores.values[subject.primary])
-    return Chart(
+    return curves(
         "windows",
-        image,
+        panels,
         f"{title} of the images with both prompts against a; mean and 95% band, n = {n} pairs, N = {subject.steps}.",
         f"Switched in {early}, target minus source is {scores.lead(subject.primary, early).mean():.2f} on average; "
         f"switched in {late} it is {scores.lead(subject.primary, late).mean():.2f}.",
+        share_y=True,
     )
 
 
@@ -224,5 +206,6 @@ STUDY: Final = Study(
     needs="pairs",
     count=10,
     quick=2,
+    cost=110,
     run=run,
 )

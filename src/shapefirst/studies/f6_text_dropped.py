@@ -15,22 +15,21 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
-from PIL import Image
 
-from shapefirst.drawing import charts
-from shapefirst.drawing.sheets import Cell, contact_sheet
-from shapefirst.findings.finding import Chart, Finding, Picture, Study, Summary, claim
-from shapefirst.findings.tables import columns, shown
-from shapefirst.guidance.extrapolation import noise_to_signal
+from shapefirst.families.noise import noise_to_signal
+from shapefirst.findings.finding import Chart, Finding, Study, Summary, claim
+from shapefirst.findings.tables import shown, stacked
 from shapefirst.measure.distances import Distances, distances_of, mean_psnr
 from shapefirst.measure.intervals import Rule, bootstrap, ratio_of_means
 from shapefirst.policies.schedule import Branch as Kept
 from shapefirst.policies.schedule import TextSchedule
+from shapefirst.policies.sharing import evaluations_together
 from shapefirst.prompts import Prompt
 from shapefirst.sampling.loop import Step
 from shapefirst.studies import dropping
-from shapefirst.studies.conditions import by_kind
-from shapefirst.studies.dropping import check_guidance, steps_at
+from shapefirst.studies.conditions import by_kind, picture
+from shapefirst.studies.curves import Panel, curves
+from shapefirst.studies.dropping import check_guidance, distance_table, steps_at
 from shapefirst.studies.subject import Fork, Subject
 
 #: L1 to the fully guided image with the text in half of the steps, over that without any text: the later half of the
@@ -98,7 +97,7 @@ def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
     check_guidance(subject)
     steps, seeds = subject.steps, subject.seeds(len(prompts))
     grid = steps_at(SHARES, steps)
-    together, apart = evaluations_of_forks(grid, steps)
+    together, apart = evaluations_of_forks(grid, steps, subject.solver_order)
     subject.meter.expect(together * len(prompts))
 
     def leaving(keep: Kept) -> Any:
@@ -145,9 +144,9 @@ def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
                 "model's.",
             ),
         ),
-        table=columns(_rows(subject, prompts, found, norms)),
+        table=_table(subject, prompts, found, norms),
         summaries=(
-            _by_step(found, grid, steps, similarity.title, primary.title),
+            _by_step(subject, found, grid, similarity.title, primary.title),
             by_kind(
                 {f"L1 at {half} steps over L1 at 0": late, "late over early difference": fades},
                 prompts,
@@ -160,7 +159,15 @@ def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
             _content_chart(found, grid, len(prompts), primary.title, primary.unit),
             _norm_chart(norms),
         ),
-        pictures=(_picture(prompts, forked, steps),),
+        pictures=(
+            picture(
+                "dropped",
+                {f"k = {k}": forked["null", k] for k in steps_at(SHOWN_SHARES, steps)},
+                [prompt.text for prompt in prompts],
+                f"Text in the first k of {steps} steps, the null prediction afterwards.",
+                few=SHOWN,
+            ),
+        ),
         method=f"{len(prompts)} prompts, one seed each. The fully guided run is the trunk; at each of the "
         f"{len(grid) - 1} numbers of steps k a branch leaves it that keeps the null prediction, and one that keeps "
         f"the text prediction without guidance: {together} evaluations an image, {apart} if every run were made by "
@@ -170,14 +177,11 @@ def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
     )
 
 
-def evaluations_of_forks(grid: Sequence[int], steps: int) -> tuple[int, int]:
-    """Denoiser evaluations per image for the whole grid (its last is N), with the prefixes shared and without.
-
-    A step of the trunk takes two, one of a branch a single one. By itself a run of k guided steps takes N + k.
-    """
-    left = [k for k in grid if k < steps]
-    shared = 2 * steps + len(KEEPS) * sum(steps - k for k in left)
-    return shared, 2 * steps + len(KEEPS) * sum(steps + k for k in left)
+def evaluations_of_forks(grid: Sequence[int], steps: int, solver_order: int = 1) -> tuple[int, int]:
+    """Denoiser evaluations per image for the whole grid (its last is N), with the prefixes shared and without."""
+    runs = [TextSchedule.always(), *(TextSchedule.until(k, keep=keep) for keep in KEEPS for k in grid if k < steps)]
+    together = evaluations_together(runs, steps, guidance_scale=2.0, solver_order=solver_order)
+    return together, sum(run.evaluations(steps, solver_order) for run in runs)
 
 
 def _late(found: Mapping[tuple[str, int], _At], half: int) -> np.ndarray:
@@ -190,36 +194,27 @@ def _norm(x: Any) -> np.ndarray:
     return x.float().flatten(1).norm(dim=1).cpu().numpy()
 
 
-def _rows(
+def _table(
     subject: Subject, prompts: Sequence[Prompt], found: Mapping[tuple[str, int], _At], norms: Norms
-) -> list[dict[str, Any]]:
-    """One for each prompt, branch kept and k; the norms are those of the trunk's step k."""
-    rows = []
+) -> dict[str, list[Any]]:
+    """A row for each prompt, branch kept and k; the norms are those of the trunk's step k."""
+    tables = []
     for (keep, k), at in found.items():
         inside = k < subject.steps
-        for i, prompt in enumerate(prompts):
-            rows.append(
-                {
-                    "prompt": prompt.text,
-                    "kind": prompt.source,
-                    "seed": subject.seed + i,
-                    "keep": keep,
-                    "text_steps": k,
-                    "saved_evaluations": (subject.steps - k) / (2 * subject.steps),
-                    **at.distances.row(i),
-                    "alignment": float(at.alignment[i]),
-                    "norm_null": float(norms.null[i, k]) if inside else None,
-                    "norm_difference": float(norms.difference[i, k]) if inside else None,
-                    "push_to_come": float(norms.to_come[i, k]),
-                }
-            )
-    return rows
+        condition = {"keep": keep, "text_steps": k, "saved_evaluations": subject.saved(k)}
+        of_step = {
+            "norm_null": norms.null[:, k] if inside else None,
+            "norm_difference": norms.difference[:, k] if inside else None,
+            "push_to_come": norms.to_come[:, k],
+        }
+        tables.append(distance_table(subject, prompts, at.distances, condition, alignment=at.alignment, **of_step))
+    return stacked(tables)
 
 
 def _by_step(
-    found: Mapping[tuple[str, int], _At], grid: Sequence[int], steps: int, similarity: str, alignment: str
+    subject: Subject, found: Mapping[tuple[str, int], _At], grid: Sequence[int], similarity: str, alignment: str
 ) -> Summary:
-    rows = []
+    rows, steps = [], subject.steps
     for keep in KEEPS:
         for k in grid:
             at = found[keep, k]
@@ -227,7 +222,7 @@ def _by_step(
             rows.append(
                 (
                     f"{keep} kept, {k} of {steps}",
-                    f"{(steps - k) / (2 * steps):.0%}",
+                    f"{subject.saved(k):.0%}",
                     shown(bootstrap(of.l1), 3),
                     "identical" if k == steps else f"{mean_psnr(of.psnr):.1f}",
                     shown(bootstrap(of.ssim)),
@@ -241,25 +236,20 @@ def _by_step(
     )
 
 
-def _panel(
-    axis: Any, found: Mapping[tuple[str, int], _At], grid: Sequence[int], get: Any, title: str, unit: str
-) -> None:
-    for style, keep in enumerate(KEEPS):
-        values = np.stack([get(found[keep, k]) for k in grid], axis=1)
-        charts.band(axis, grid, values, style=style, label=f"{keep} kept", every=1)
-    axis.set(title=title, xlabel="steps with text, k", ylabel=unit)
-    axis.legend()
+def _panel(found: Mapping[tuple[str, int], _At], grid: Sequence[int], get: Any, title: str, unit: str) -> Panel:
+    drawn = {f"{keep} kept": np.stack([get(found[keep, k]) for k in grid], axis=1) for keep in KEEPS}
+    return Panel(grid, drawn, {"title": title, "xlabel": "steps with text, k", "ylabel": unit})
 
 
 def _distance_chart(found: Mapping[tuple[str, int], _At], grid: Sequence[int], n: int, similarity: str) -> Chart:
-    with charts.figure(2) as (drawn, axes):
-        _panel(axes[0], found, grid, lambda at: at.distances.l1, "L1 to the guided image", "mean difference, 0 to 1")
-        _panel(axes[1], found, grid, lambda at: at.distances.similarity, "Image-CLIP similarity", "similarity")
-        image = charts.svg(drawn)
+    panels = [
+        _panel(found, grid, lambda at: at.distances.l1, "L1 to the guided image", "mean difference, 0 to 1"),
+        _panel(found, grid, lambda at: at.distances.similarity, "Image-CLIP similarity", "similarity"),
+    ]
     none, middle = found["null", 0].distances.l1.mean(), grid[len(grid) // 2]
-    return Chart(
+    return curves(
         "distance",
-        image,
+        panels,
         f"Distance to the fully guided image of the same seed ({similarity}); mean and 95% band, n = {n} prompts.",
         f"Without any text the L1 distance is {none:.3f}; with the text in the first {middle} steps it is "
         f"{found['null', middle].distances.l1.mean():.3f} if the null prediction is kept and "
@@ -270,14 +260,14 @@ def _distance_chart(found: Mapping[tuple[str, int], _At], grid: Sequence[int], n
 def _content_chart(
     found: Mapping[tuple[str, int], _At], grid: Sequence[int], n: int, alignment: str, unit: str
 ) -> Chart:
-    with charts.figure(2) as (drawn, axes):
-        _panel(axes[0], found, grid, lambda at: at.alignment, "Alignment with the prompt", unit)
-        _panel(axes[1], found, grid, lambda at: at.distances.ssim, "SSIM with the guided image", "SSIM")
-        image = charts.svg(drawn)
+    panels = [
+        _panel(found, grid, lambda at: at.alignment, "Alignment with the prompt", unit),
+        _panel(found, grid, lambda at: at.distances.ssim, "SSIM with the guided image", "SSIM"),
+    ]
     first, last = (found["null", k].alignment.mean() for k in (grid[0], grid[-1]))
-    return Chart(
+    return curves(
         "content",
-        image,
+        panels,
         f"Alignment ({alignment}) and structural similarity; mean and 95% band, n = {n} prompts.",
         f"Alignment goes from {first:.2f} without text to {last:.2f} with the text in all steps.",
     )
@@ -285,45 +275,33 @@ def _content_chart(
 
 def _norm_chart(norms: Norms) -> Chart:
     n, steps = norms.null.shape
-    ratio = norms.difference / norms.null
-    with charts.figure(3, width=9.6) as (drawn, axes):
-        charts.band(axes[0], range(steps), norms.null, style=0, label="eps(t, x, 0)")
-        charts.band(axes[0], range(steps), norms.difference, style=1, label="eps(t, x, C) - eps(t, x, 0)")
-        axes[0].set(title="Norms of the predictions", ylabel="Euclidean norm", ylim=(0, None))
-        axes[0].legend()
-        charts.band(axes[1], range(steps), ratio, style=2, label="ratio")
-        axes[1].set(title="Difference over null", ylabel="ratio of norms")
-        charts.band(axes[2], range(steps + 1), norms.to_come, style=3, label="share")
-        axes[2].set(title="Push of the text to come", ylabel="share of its whole push")
-        for axis in axes:
-            axis.set_xlabel("step (0 = noisiest)")
-        image = charts.svg(drawn)
+    both = {"eps(t, x, 0)": norms.null, "eps(t, x, C) - eps(t, x, 0)": norms.difference}
+    ratio, to_come = {"ratio": norms.difference / norms.null}, {"share": norms.to_come}
+    x = {"xlabel": "step (0 = noisiest)"}
+    panels = [
+        Panel(
+            range(steps),
+            both,
+            {"title": "Norms of the predictions", "ylabel": "Euclidean norm", "ylim": (0, None), **x},
+        ),
+        Panel(range(steps), ratio, {"title": "Difference over null", "ylabel": "ratio of norms", **x}, style=2),
+        Panel(
+            range(steps + 1),
+            to_come,
+            {"title": "Push of the text to come", "ylabel": "share of its whole push", **x},
+            style=3,
+        ),
+    ]
     first, last = norms.difference[:, 0].mean(), norms.difference[:, -1].mean()
     left = norms.to_come[:, steps // 2].mean()
-    return Chart(
+    return curves(
         "norms",
-        image,
+        panels,
         "What the text adds to the prediction in each step of the fully guided run, and how much of the way that it "
         f"moves the picture is still to come; mean and 95% band, n = {n} prompts.",
         f"The norm of the difference goes from {first:.2f} in the first step to {last:.2f} in the last; "
         f"{left:.0%} of the text's push comes after half of the steps.",
-    )
-
-
-def _picture(prompts: Sequence[Prompt], forked: Mapping[tuple[str, int], list[Image.Image]], steps: int) -> Picture:
-    chosen = steps_at(SHOWN_SHARES, steps)
-    few = prompts[:SHOWN]
-    return Picture(
-        "dropped",
-        contact_sheet(
-            [[Cell(forked["null", k][i]) for k in chosen] for i in range(len(few))],
-            column_titles=[f"k = {k}" for k in chosen],
-            row_titles=[prompt.text for prompt in few],
-            picture_width=112,
-        ),
-        f"The first {len(few)} prompts, one seed each, none selected: text in the first k of {steps} steps, null "
-        "afterwards.",
-        "One row for each prompt, from no text on the left to text in all steps on the right.",
+        width=9.6,
     )
 
 
@@ -335,5 +313,6 @@ STUDY: Final = Study(
     needs="prompts",
     count=16,
     quick=2,
+    cost=104,
     run=run,
 )

@@ -8,27 +8,29 @@ from each other, too, so a distance is read beside that of the fully guided imag
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
 from PIL import Image
 
-from shapefirst.drawing import charts
-from shapefirst.drawing.sheets import Cell, contact_sheet
 from shapefirst.findings import equal_fid
-from shapefirst.findings.finding import Chart, Finding, Picture, Study, Summary, claim, subject_to
-from shapefirst.findings.tables import columns, shown
+from shapefirst.findings.finding import Chart, Finding, Study, Summary, claim, subject_to
+from shapefirst.findings.tables import shown, stacked
 from shapefirst.images.jobs import Job, Sampling, generate
 from shapefirst.measure.distances import Distances, distances_of, frechet_of_few, mean_psnr
 from shapefirst.measure.frechet import frechet_distance
 from shapefirst.measure.intervals import Interval, Rule, bootstrap
 from shapefirst.models import with_sampler
 from shapefirst.policies.schedule import TextSchedule
+from shapefirst.policies.sharing import evaluations_together
 from shapefirst.prompts import Prompt
 from shapefirst.studies import dropping
-from shapefirst.studies.dropping import check_guidance, steps_at
+from shapefirst.studies.conditions import estimates, picture
+from shapefirst.studies.curves import Panel, curves
+from shapefirst.studies.dropping import check_guidance, distance_table, steps_at
 from shapefirst.studies.subject import Fork, Subject
 
 #: Share of the seconds of fully guided calls that the text in half of the steps saves; of the evaluations it is 0.25.
@@ -47,16 +49,31 @@ class Condition:
     """One row of the paper's table: a sampler with the text in k steps.
 
     Attributes:
-        saved: Share of the evaluations of full guidance, (N - k) / 2N.
+        images: n.
+        features: (n, d), of the images.
+        reference: (n, d), of other fully guided images.
+        saved: Share of the evaluations of full guidance.
         distances: To the fully guided images of the same seeds.
-        frechet: Of the images to the reference set.
         seconds: (rounds,), share of the fully guided calls' seconds that was saved; None where it was not timed.
     """
 
+    images: Sequence[Image.Image]
+    features: np.ndarray
+    reference: np.ndarray
     saved: float
     distances: Distances
-    frechet: float
     seconds: np.ndarray | None
+
+    @cached_property
+    def frechet(self) -> float:
+        """Distance of the images to the reference set."""
+        return frechet_distance(self.features, self.reference)
+
+    def about(self, sampler: str, text_steps: int) -> dict[str, Any]:
+        """What the tidy table says of it; Frechet distance and seconds are of all images together."""
+        seconds = None if self.seconds is None else float(np.median(self.seconds))
+        told = {"sampler": sampler, "text_steps": text_steps, "saved_evaluations": self.saved}
+        return {**told, "frechet": self.frechet, "saved_seconds": seconds}
 
 
 def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
@@ -64,57 +81,39 @@ def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
     check_guidance(subject)
     steps, n = subject.steps, len(prompts)
     grid, (half,) = steps_at(SHARES, steps), steps_at([0.5], steps)
-    each, rounds = evaluations_of_removals(grid, steps), ROUNDS if n >= FEW else QUICK_ROUNDS
-    subjects = [subject] + [
-        replace(subject, pipe=with_sampler(subject.pipe, name), sampler=name)
-        for name in PAPER_SAMPLERS
-        if name != subject.sampler
-    ]
+    rounds = ROUNDS if n >= FEW else QUICK_ROUNDS
+    others = [name for name in PAPER_SAMPLERS if name != subject.sampler]
+    subjects = [subject] + [replace(subject, pipe=with_sampler(subject.pipe, name), sampler=name) for name in others]
     timed = sorted({half, steps})
-    calls = len(subjects) * sum(steps + k for k in timed)
-    subject.meter.expect((len(subjects) * each + 2 * steps) * n + rounds * BATCH * calls)
+    orders = [one.solver_order for one in subjects]
+    runs = [TextSchedule.until(k) for k in grid]
+    done = sum(evaluations_together(runs, steps, subject.guidance_scale, order) for order in orders)
+    apart = sum(run.evaluations(steps, order) for run in runs for order in orders)
+    calls = sum(TextSchedule.until(k).evaluations(steps, order) for k in timed for order in orders)
+    subject.meter.expect((done + subject.cost()) * n + rounds * BATCH * calls)
 
     similarity = dropping.similarity_of(subject)
     title, features = dropping.features_of(subject)
     embeddings, seeds = subject.encode(prompts), subject.seeds(n)
-    others = [subject.seed + n + i for i in range(n)]
-    reference = np.asarray(features(subject.sample(embeddings, others)), dtype=np.float64)
+    reference = np.asarray(features(subject.sample(embeddings, subject.seeds(2 * n)[n:])), dtype=np.float64)
 
     found: dict[tuple[str, int], Condition] = {}
-    own_images: dict[int, list[Image.Image]] = {}
-    resampled: dict[int, np.ndarray] = {}
     for one in subjects:
         drop = {"null": lambda k: Fork(schedule=TextSchedule.until(k))}
         whole, forked = one.fork(embeddings, seeds, grid[:-1], drop)
-        images = {k: forked["null", k] for k in grid[:-1]} | {steps: whole}
         seconds = call_seconds(one, prompts, timed, rounds)
         for k in grid:
-            of_k = np.asarray(features(images[k]), dtype=np.float64)
+            images = whole if k == steps else forked["null", k]
             found[one.sampler, k] = Condition(
-                saved=TextSchedule.until(k).saved(steps),
-                distances=distances_of(images[k], whole, similarity),
-                frechet=frechet_distance(of_k, reference),
+                images=images,
+                features=np.asarray(features(images), dtype=np.float64),
+                saved=one.saved(k),
+                distances=distances_of(images, whole, similarity),
                 seconds=1 - seconds[k] / seconds[steps] if k in seconds else None,
+                reference=reference,
             )
-            if one is subject:
-                own_images[k], resampled[k] = images[k], of_k
-    return _finding(
-        subject,
-        prompts,
-        found,
-        own_images,
-        [
-            bootstrap(np.stack([resampled[k], resampled[steps], reference], axis=1), frechet_ratio)
-            for k in (half, grid[0])
-        ],
-        half,
-        (title, similarity.title),
-    )
-
-
-def evaluations_of_removals(grid: Sequence[int], steps: int) -> int:
-    """Denoiser evaluations per image for a run with full guidance and its branches at the rest of the grid."""
-    return 2 * steps + sum(steps - k for k in grid if k < steps)
+    finding = _finding(subject, prompts, found, half, (title, similarity.title))
+    return replace(finding, evaluations=done + subject.cost(), evaluations_apart=apart + subject.cost())
 
 
 def call_seconds(subject: Subject, prompts: Sequence[Prompt], at: Sequence[int], rounds: int) -> dict[int, np.ndarray]:
@@ -146,18 +145,19 @@ def _finding(
     subject: Subject,
     prompts: Sequence[Prompt],
     found: Mapping[tuple[str, int], Condition],
-    images: Mapping[int, list[Image.Image]],
-    ratios: Sequence[Interval],
     half: int,
     titles: tuple[str, str],
 ) -> Finding:
     steps, n = subject.steps, len(prompts)
     features, similarity = titles
-    grid = sorted(images)
-    each = evaluations_of_removals(grid, steps)
-    own = found[subject.sampler, half]
-    assert own.seconds is not None  # half of the steps are timed with every sampler
-    samplers = list(dict.fromkeys(sampler for sampler, _ in found))
+    samplers, grid = (list(dict.fromkeys(of)) for of in zip(*found, strict=True))
+    own = {k: found[subject.sampler, k] for k in grid}
+    saved = {sampler: _share_saved(found[sampler, half]) for sampler in samplers}
+    rounds = saved[subject.sampler].n
+    ratios = [
+        bootstrap(np.stack([own[k].features, own[steps].features, own[k].reference], axis=1), frechet_ratio)
+        for k in (half, grid[0])
+    ]
     close = claim(
         f"The images with text in {half} of {steps} steps are about as close to fully guided ones as those are to each "
         "other.",
@@ -183,8 +183,8 @@ def _finding(
             claim(
                 f"Text in {half} of {steps} steps saves a fifth of the time or more.",
                 paper="25% and more of the latency",
-                quantity=f"share of the seconds of fully guided calls, median over {len(own.seconds)} rounds",
-                found=bootstrap(own.seconds, _median),
+                quantity=f"share of the seconds of fully guided calls, median over {rounds} rounds",
+                found=saved[subject.sampler],
                 rule=RULE_TIME,
                 if_not="Text encoder and decoder are not saved, and small batches do not halve a step's time; "
                 "benchmarks/saving.py with larger batches on an idle machine would tell.",
@@ -192,22 +192,33 @@ def _finding(
             close,
             control,
         ),
-        table=columns(_rows(subject, prompts, found)),
+        table=stacked([distance_table(subject, prompts, at.distances, at.about(*key)) for key, at in found.items()]),
         summaries=(summary(found, steps, features, similarity),),
-        charts=(_cost_chart(found, samplers, grid, n, features), _time_chart(found, samplers, half)),
-        pictures=(_picture(prompts, images, steps),),
+        charts=(_cost_chart(found, samplers, grid, n, features), _time_chart(saved, own[half].saved)),
+        pictures=(
+            picture(
+                "saved",
+                {f"{k} of {steps}, {at.saved:.0%} saved": at.images for k, at in own.items()},
+                [prompt.text for prompt in prompts],
+                f"Text in the first k of {steps} steps.",
+                few=SHOWN,
+            ),
+        ),
         method=f"{n} prompts, one seed each, with {', '.join(samplers)} at {steps} steps; null kept where the text is "
         f"dropped. The images are forks of the fully guided run. Frechet distance on {features}, to {n} fully guided "
         f"images ({subject.sampler}) of the same prompts with other seeds; it is biased upwards for few images, the "
         "same way in every row, so it is read against the row with text in all steps. Their ratio is drawn towards 1 "
         "by that, so it counts only if the images without text have one well above. It is not the paper's FID, "
         f"which takes Inception features of 30,000 images. Seconds: whole calls, batch {BATCH}, text encoder and "
-        f"decoder included, text in half and in all of the steps taking turns over {len(own.seconds)} rounds after a "
+        f"decoder included, text in half and in all of the steps taking turns over {rounds} rounds after a "
         "warm-up; the fully guided calls carry the same hook with the text in all steps. The interval of the time is "
         "over rounds, that of the Frechet distance over prompts, all three sets of images resampled together.",
-        evaluations=len(samplers) * each + 2 * steps,
-        evaluations_apart=len(samplers) * sum(steps + k for k in grid) + 2 * steps,
     )
+
+
+def _share_saved(at: Condition) -> Interval:
+    assert at.seconds is not None  # half of the steps are timed with every sampler
+    return bootstrap(at.seconds, np.median)
 
 
 def summary(found: Mapping[tuple[str, int], Condition], steps: int, features: str, similarity: str) -> Summary:
@@ -228,121 +239,50 @@ def summary(found: Mapping[tuple[str, int], Condition], steps: int, features: st
                 f"{at.frechet - found[sampler, steps].frechet:+.4g}",
             )
         )
-    names = (
-        "sampler",
-        "text steps",
-        "evaluations saved",
-        "seconds saved",
-        "L1",
-        "PSNR, dB",
-        similarity,
-        "Frechet distance",
-        "over full guidance",
-    )
+    heads = ("sampler", "text steps", "evaluations saved", "seconds saved", "L1", "PSNR, dB", similarity)
     caption = f"Distances to the fully guided image of the same seed; Frechet distance on {features}."
-    return Summary(names, tuple(rows), caption)
-
-
-def _rows(
-    subject: Subject, prompts: Sequence[Prompt], found: Mapping[tuple[str, int], Condition]
-) -> list[dict[str, Any]]:
-    """One for each prompt, sampler and k; Frechet distance and seconds are of the whole condition."""
-    return [
-        {
-            "prompt": prompt.text,
-            "kind": prompt.source,
-            "seed": subject.seed + i,
-            "sampler": sampler,
-            "text_steps": k,
-            "saved_evaluations": at.saved,
-            **at.distances.row(i),
-            "frechet": at.frechet,
-            "saved_seconds": None if at.seconds is None else float(np.median(at.seconds)),
-        }
-        for (sampler, k), at in found.items()
-        for i, prompt in enumerate(prompts)
-    ]
-
-
-def _median(values: np.ndarray) -> float:
-    return float(np.median(values))
+    return Summary((*heads, "Frechet distance", "over full guidance"), tuple(rows), caption)
 
 
 def _cost_chart(
     found: Mapping[tuple[str, int], Condition], samplers: Sequence[str], grid: Sequence[int], n: int, features: str
 ) -> Chart:
-    with charts.figure(3, width=9.6) as (drawn, axes):
-        for style, sampler in enumerate(samplers):
-            conditions = [found[sampler, k] for k in grid]
-            saved = [100 * at.saved for at in conditions]
-            for axis, name in zip(axes, ("l1", "similarity"), strict=False):
-                values = np.stack([getattr(at.distances, name) for at in conditions], axis=1)
-                charts.band(axis, saved, values, style=style, label=sampler, every=1)
-            colour, line, marker = charts.STYLES[style]
-            axes[2].plot(saved, [at.frechet for at in conditions], color=colour, linestyle=line, marker=marker)
-        axes[0].set(title="L1 to the guided image", ylabel="mean difference, 0 to 1")
-        axes[1].set(title="Image-CLIP similarity", ylabel="similarity")
-        axes[2].set(title="Frechet distance to other seeds", ylabel=features, ylim=(0, None))
-        axes[0].legend()
-        for axis in axes:
-            axis.set_xlabel("evaluations saved, %")
-        image = charts.svg(drawn)
+    conditions = {sampler: [found[sampler, k] for k in grid] for sampler in samplers}
+    saved = {sampler: [100 * at.saved for at in mine] for sampler, mine in conditions.items()}
+
+    def panel(title: str, unit: str, get: Callable[[Condition], np.ndarray], **limits: Any) -> Panel:
+        values = {sampler: np.stack([get(at) for at in mine], axis=1) for sampler, mine in conditions.items()}
+        return Panel(saved, values, {"title": title, "xlabel": "evaluations saved, %", "ylabel": unit, **limits})
+
+    panels = [
+        panel("L1 to the guided image", "mean difference, 0 to 1", lambda at: at.distances.l1),
+        panel("Image-CLIP similarity", "similarity", lambda at: at.distances.similarity),
+        # One number of all images: the band of as many equal ones is a line.
+        panel("Frechet distance to other seeds", features, lambda at: np.full(n, at.frechet), ylim=(0, None)),
+    ]
     sampler = samplers[0]
     most, full = found[sampler, grid[0]], found[sampler, grid[-1]]
-    return Chart(
+    return curves(
         "cost",
-        image,
+        panels,
         f"What is paid for the saving; mean and, for the first two, 95% band over n = {n} prompts.",
         f"With {sampler}, saving {most.saved:.0%} of the evaluations changes the images by an L1 of "
         f"{most.distances.l1.mean():.3f}; the Frechet distance goes from {full.frechet:.4g} to {most.frechet:.4g}.",
+        width=9.6,
     )
 
 
-def _time_chart(found: Mapping[tuple[str, int], Condition], samplers: Sequence[str], half: int) -> Chart:
-    rounds, told = 0, []
-    with charts.figure(1, width=4.4) as (drawn, (axis,)):
-        for style, sampler in enumerate(samplers):
-            at = found[sampler, half]
-            assert at.seconds is not None  # half of the steps are timed with every sampler
-            rounds, middle = len(at.seconds), bootstrap(at.seconds, _median)
-            reach = [[100 * (middle.estimate - middle.low)], [100 * (middle.high - middle.estimate)]]
-            axis.errorbar(
-                [100 * at.saved + style / 3],  # side by side
-                [100 * middle.estimate],
-                yerr=reach,
-                color=charts.STYLES[style][0],
-                marker=charts.STYLES[style][2],
-                capsize=4,
-                linestyle="none",
-                label=sampler,
-            )
-            told.append(f"{100 * middle.estimate:.0f}% of the seconds with {sampler}")
-        saved = 100 * found[samplers[0], half].saved
-        axis.plot([0, saved + 3], [0, saved + 3], color="black", linestyle=":", label="as many as evaluations")
-        axis.set(title="Time saved", xlabel="evaluations saved, %", ylabel="seconds saved, %")
-        axis.legend()
-        image = charts.svg(drawn)
-    return Chart(
+def _time_chart(saved: Mapping[str, Interval], expected: float) -> Chart:
+    percent = {name: Interval(100 * s.estimate, 100 * s.low, 100 * s.high, s.n) for name, s in saved.items()}
+    told = [f"{one.estimate:.0f}% of the seconds with {sampler}" for sampler, one in percent.items()]
+    return estimates(
         "time",
-        image,
-        f"Seconds of whole calls of batch {BATCH}, against fully guided ones: median and 95% interval, n = {rounds} "
-        "rounds.",
-        f"Saving {saved:.0f}% of the evaluations saves {', '.join(told)}.",
-    )
-
-
-def _picture(prompts: Sequence[Prompt], images: Mapping[int, list[Image.Image]], steps: int) -> Picture:
-    few, ks = prompts[:SHOWN], sorted(images)
-    return Picture(
-        "saved",
-        contact_sheet(
-            [[Cell(images[k][i]) for k in ks] for i in range(len(few))],
-            column_titles=[f"{k} of {steps}\n{TextSchedule.until(k).saved(steps):.0%} saved" for k in ks],
-            row_titles=[prompt.text for prompt in few],
-            picture_width=128,
-        ),
-        f"The first {len(few)} prompts, one seed each, none selected: text in the first k of {steps} steps.",
-        "One row for each prompt: from the least text on the left to text in all steps on the right.",
+        percent,
+        f"Seconds of whole calls of batch {BATCH}, against fully guided ones: median and 95% interval, "
+        f"n = {next(iter(saved.values())).n} rounds. Dotted: as many as evaluations.",
+        f"Saving {100 * expected:.0f}% of the evaluations saves {', '.join(told)}.",
+        at=100 * expected,
+        xlabel="seconds saved, %",
     )
 
 
@@ -354,5 +294,6 @@ STUDY: Final = Study(
     needs="prompts",
     count=24,
     quick=3,
+    cost=178,
     run=run,
 )

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeAlias
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from shapefirst.attention.recording import record
 from shapefirst.errors import ShapefirstError
@@ -35,6 +35,7 @@ __all__ = [
     "WordCourse",
     "course",
     "follow_words",
+    "followable",
     "nouns_of",
     "overlay",
     "shape_in",
@@ -151,6 +152,13 @@ def words_of(tokenizer: Any, prompt: Prompt, at: Positions) -> list[Word]:
     return [w for w in words if w.places]
 
 
+def followable(subject: Subject, prompts: Sequence[Prompt], at: Sequence[Positions]) -> list[list[Word]]:
+    """``words_of`` each of n prompts, whose tokens stand ``at`` these positions."""
+    return [
+        words_of(subject.pipe.tokenizer, subject.as_read(prompt), one) for prompt, one in zip(prompts, at, strict=True)
+    ]
+
+
 def nouns_of(words: Sequence[Word]) -> list[Word]:
     """The nouns among them, at least one."""
     return [word for word in words if word.role == "noun"]
@@ -219,16 +227,15 @@ def step_at(num_steps: int, share: float) -> int:
     return min(num_steps - 1, max(round(share * num_steps), int(share > 0)))
 
 
-def overlay(image: Image.Image, values: np.ndarray, *, width: int = 192) -> Image.Image:
+def overlay(image: Image.Image, values: np.ndarray) -> Image.Image:
     """A map over a picture: the picture pale and grey, the map orange from its least to its greatest value, the border
     of its mask blue.
 
     Args:
-        image: Any size; small ones are enlarged to ``width``.
+        image: Any size; small ones are enlarged.
         values: (h, w), a map, or a mask to show by itself.
-        width: In pixels.
     """
-    width = max(width, image.width)
+    width = max(192, image.width)
     height = max(1, round(image.height * width / image.width))
     grey = np.asarray(to_rgb(image).convert("L").resize((width, height), Image.Resampling.LANCZOS), np.float32) / 255
     v = np.asarray(values, np.float32)
@@ -241,9 +248,6 @@ def overlay(image: Image.Image, values: np.ndarray, *, width: int = 192) -> Imag
 
 def _border(mask: Mask, size: tuple[int, int]) -> Mask:
     """Two pixels along the inside of a mask at another size."""
-    large = np.asarray(Image.fromarray(mask).resize(size[::-1], Image.Resampling.NEAREST))
-    inside = np.pad(large, 2, mode="edge")
-    h, w = large.shape
-    eroded = np.logical_and.reduce([inside[dy : dy + h, dx : dx + w] for dy in (0, 2, 4) for dx in (0, 2, 4)])
-    border: Mask = large & ~eroded
+    large = Image.fromarray(mask).convert("L").resize(size[::-1], Image.Resampling.NEAREST)
+    border: Mask = np.asarray(large) > np.asarray(large.filter(ImageFilter.MinFilter(5)))
     return border

@@ -15,7 +15,6 @@ from shapefirst.errors import ShapefirstError
 from shapefirst.findings.finding import DoesNotApply, Study
 from shapefirst.findings.storage import Stored, StudySetting, load_all, load_stored, mismatch, save, save_inapplicable
 from shapefirst.prompts import Pair, Prompt
-from shapefirst.studies import COSTS
 from shapefirst.studies.selection import Source, digest
 
 if TYPE_CHECKING:
@@ -36,7 +35,7 @@ class Task:
     @property
     def cost(self) -> float:
         """About how long it takes, in images of 50 steps."""
-        return COSTS.get(self.study.name, 100) * len(self.items) / self.study.count * self.setting.steps / 50
+        return self.study.cost * len(self.items) / self.study.count * self.setting.steps / 50
 
 
 @dataclass(frozen=True)
@@ -153,7 +152,7 @@ def _timed(setting: StudySetting, start: float) -> StudySetting:
 
 
 def _strangers(tasks: Sequence[Task], out: Path) -> list[tuple[str, str]]:
-    """Stored studies that are not asked for and are of another model, version, seed or sampling, and how they differ.
+    """Stored studies that are not asked for and are of another model, seed or sampling, and how they differ.
 
     Each may have a number of prompts and prompts of its own, as it has by default.
     """

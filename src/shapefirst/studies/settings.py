@@ -16,6 +16,7 @@ from PIL import Image
 
 from shapefirst.measure import l1
 from shapefirst.policies.schedule import TextSchedule
+from shapefirst.policies.sharing import evaluations_together
 from shapefirst.prompts import Pair, Prompt
 from shapefirst.sampling.loop import Embeddings
 from shapefirst.studies.conditions import Scores, score_conditions
@@ -73,12 +74,17 @@ def settings(subject: Subject) -> list[GuidanceSetting]:
 
 def evaluations_of_settings(subject: Subject) -> tuple[int, int]:
     """Denoiser evaluations per pair: as done here, and if no run shared its first steps or its lack of text."""
-    every = settings(subject)
-    textless, steps, half = {s.steps for s in every}, subject.steps, own(subject).half
-    # Switched and fully guided, two a step; the branch that drops the text half-way, one a step. Then the two objects.
-    done = sum(5 * s.steps - s.half for s in every) + sum(textless) + 3 * steps - half
-    apart = sum(6 * s.steps + s.half for s in every) + 3 * steps + half
-    return done, apart
+    order, every = subject.solver_order, settings(subject)
+    full, textless = TextSchedule.always(), TextSchedule.never()
+    done = apart = 0
+    for setting in (*every, own(subject)):  # the last for the two objects, which are not switched and always have text
+        runs = [full, TextSchedule.until(setting.half)]
+        done += evaluations_together(runs, setting.steps, setting.scale, order)
+        apart += sum(run.evaluations(setting.steps, order) for run in runs)
+    for setting in every:
+        done += full.evaluations(setting.steps, order)  # switched
+        apart += full.evaluations(setting.steps, order) + textless.evaluations(setting.steps, order)
+    return done + sum(textless.evaluations(steps, order) for steps in {s.steps for s in every}), apart
 
 
 def two_objects(pair: Pair) -> Prompt:

@@ -19,6 +19,7 @@ from shapefirst.families import family_of
 from shapefirst.findings.finding import DoesNotApply
 from shapefirst.measure.alignment import Alignment
 from shapefirst.models import is_pocket
+from shapefirst.policies.auto import Policy
 from shapefirst.policies.schedule import TextSchedule
 from shapefirst.prompts import Prompt
 from shapefirst.prompts.tokens import Positions, positions
@@ -55,7 +56,7 @@ class Fork:
     """
 
     embeddings: Embeddings | None = None
-    schedule: TextSchedule | None = None
+    schedule: Policy | None = None
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,15 @@ class Subject:
     def seeds(self, count: int) -> list[int]:
         return [self.seed + i for i in range(count)]
 
+    def about(self, prompts: Sequence[Prompt]) -> dict[str, list[Any]]:
+        """What tidy tables say of a prompt, as an axis for ``findings.tables.crossed``."""
+        texts, kinds = [prompt.text for prompt in prompts], [prompt.source for prompt in prompts]
+        return {"prompt": texts, "kind": kinds, "seed": self.seeds(len(prompts))}
+
+    def percent(self) -> list[float]:
+        """How much of the run is done when each of its steps begins, in %, for the axes of charts."""
+        return [100 * step / self.steps for step in range(self.steps)]
+
     def encode(self, prompts: Sequence[Prompt | str]) -> Embeddings:
         """The prompts' embeddings, and the empty prompt's as the null ones."""
         return encode(self.pipe, [p if isinstance(p, str) else p.text for p in prompts])
@@ -139,48 +149,48 @@ class Subject:
         for first in range(0, count, self.batch_size):
             yield slice(first, min(first + self.batch_size, count))
 
+    @property
+    def solver_order(self) -> int:
+        """Calls of the denoiser in every step but the last, see `TextSchedule.calls`."""
+        return int(getattr(self.pipe.scheduler, "order", 1))
+
+    def cost(self, steps: int | None = None) -> int:
+        """Denoiser evaluations of a run's last ``steps`` steps with text, by default of all of them."""
+        calls, _ = TextSchedule.always().calls(self.steps if steps is None else steps, self.solver_order)
+        return (2 if self.guidance_scale > 1 else 1) * calls
+
+    def saved(self, k: int) -> float:
+        """The share of the evaluations that the text in ``k`` steps saves."""
+        return TextSchedule.until(k).saved(self.steps, self.solver_order)
+
     def steps_of(
         self,
         embeddings: Embeddings,
         seeds: Sequence[int],
         *,
-        schedule: TextSchedule | None = None,
+        schedule: Policy | None = None,
         start: Step | None = None,
-        num_steps: int | None = None,
-        guidance_scale: float | None = None,
     ) -> Iterator[Step]:
         """One batch, a ``Step`` at a time (see ``denoise``), counted by the meter. ``start`` forks an earlier run."""
         for step in denoise(
             self.pipe,
             embeddings,
             schedule=schedule,
-            num_inference_steps=num_steps or self.steps,
-            guidance_scale=self.guidance_scale if guidance_scale is None else guidance_scale,
+            num_inference_steps=self.steps,
+            guidance_scale=self.guidance_scale,
             generator=generators(seeds),
             start=start,
         ):
-            self.meter.add(len(seeds) * ((step.eps_null is not None) + (step.eps_text is not None)))
+            self.meter.add(len(seeds) * step.evaluations)
             yield step
 
     def sample(
-        self,
-        embeddings: Embeddings,
-        seeds: Sequence[int],
-        *,
-        schedule: TextSchedule | None = None,
-        num_steps: int | None = None,
-        guidance_scale: float | None = None,
+        self, embeddings: Embeddings, seeds: Sequence[int], *, schedule: TextSchedule | None = None
     ) -> list[Image.Image]:
         """One image for each row of ``embeddings``, of the seed beside it."""
         images = []
         for here in self.batches(len(seeds)):
-            *_, last = self.steps_of(
-                part(embeddings, here),
-                seeds[here],
-                schedule=schedule,
-                num_steps=num_steps,
-                guidance_scale=guidance_scale,
-            )
+            *_, last = self.steps_of(part(embeddings, here), seeds[here], schedule=schedule)
             images += decode(self.pipe, last.x_next)
         return images
 

@@ -16,10 +16,10 @@ import numpy as np
 
 from shapefirst.drawing import charts
 from shapefirst.findings.finding import Chart, Claim, DoesNotApply, Finding, Study, Summary, claim
-from shapefirst.findings.tables import cell, columns, shown
+from shapefirst.findings.tables import cell, crossed, shown, stacked
 from shapefirst.measure.intervals import Rule, bootstrap, hardest, ratio_of_means
 from shapefirst.prompts import Pair, Prompt
-from shapefirst.studies.conditions import Scores, by_kind, dots, picture, scored, tidy
+from shapefirst.studies.conditions import Scores, dots, picture, scored, tidy
 from shapefirst.studies.dropping import check_guidance
 from shapefirst.studies.settings import (
     DROPPED,
@@ -35,7 +35,7 @@ from shapefirst.studies.settings import (
     with_two_objects,
 )
 from shapefirst.studies.subject import Subject
-from shapefirst.studies.switching import SOURCE, described, encode_pairs, measure_pairs, padded, pair_label
+from shapefirst.studies.switching import Switched, encode_pairs, padded
 
 #: F4 in every setting: target minus source, in each of them.
 RULE_SWITCH: Final = Rule("above", 0.0)
@@ -57,43 +57,38 @@ def run(subject: Subject, pairs: Sequence[Pair]) -> Finding:
     check_guidance(subject)
     done, apart = evaluations_of_settings(subject)
     subject.meter.expect(done * len(pairs))
-    sides, seeds, every = encode_pairs(subject, pairs), subject.seeds(len(pairs)), settings(subject)
+    sides, every = encode_pairs(subject, pairs), settings(subject)
 
-    switched = {str(s): under(subject, s).sample(sides.switched(), seeds) for s in every}
-    scores = measure_pairs(subject, switched, pairs)
+    switched = {str(s): under(subject, s).sample(sides.switched(), sides.seeds) for s in every}
+    scores = sides.measure(switched)
     leads = np.stack([scores.lead(subject.primary, str(s)) for s in every], axis=1)
-    l1s = distances(subject, every, sides.source, seeds)
+    l1s = distances(subject, every, sides.source, sides.seeds)
     both, objects = with_two_objects(subject, pairs)
-
-    targets = [pair.target for pair in pairs]
     return Finding(
-        claims=_claims(subject, leads, l1s, targets, objects),
-        table=columns(_rows(subject, every, scores, l1s, objects)),
+        claims=_claims(subject, leads, l1s, sides.targets, objects),
+        table=_table(sides, every, scores, l1s, objects),
         summaries=(
             _by_setting(every, leads, l1s),
-            by_kind(
+            sides.by_kind(
                 {f"target minus source, {s}": leads[:, i] for i, s in enumerate(every)}
                 | {"mean of all settings": leads.mean(axis=1)},
-                targets,
-                f"{subject.alignments[subject.primary].title}; the kind is that of the target's attribute.",
+                f"{subject.alignments[subject.primary].title}.",
             ),
             _by_object(subject, objects),
         ),
         charts=(_chart(subject, every, leads, l1s),),
         pictures=(
-            picture(
-                "settings", switched, [pair_label(pair) for pair in pairs], "The switched prompts in every setting."
-            ),
+            sides.picture("settings", switched, "The switched prompts in every setting."),
             picture("two-objects", both, [two_objects(pair).text for pair in pairs], "Prompts of two objects."),
         ),
-        method=f"{described(pairs)}, one seed each, the same in every setting. "
-        f"F4: the source with the target's [EOS], scored against both. {padded(subject)} "
-        "F6: the source with the text in the first "
-        "half of the steps only, its L1 distance to the fully guided image relative to that of the image without "
-        "any text; ratios are of means over pairs. Two objects: 'A and B' of each pair, with the text in all or in the "
-        "first half of the steps, scored against A alone and against B alone. A claim about several settings or kinds "
-        "replicates if the 95% interval of each does, and does not if some one's is on the other side, at a level that "
-        f"allows for their number. {scored(subject)}"
+        method=f"{sides.described}, one seed each, the same in every setting. F4: the source with the target's [EOS], "
+        f"scored against both. {padded(subject)} F6: the source with the text in the first half of the steps only, its "
+        "L1 distance to the fully guided image relative to that of the image without any text; ratios are of means "
+        "over pairs. Two objects: 'A and B' of each pair, with the text in all or in the first half of the steps, "
+        "scored against A alone and against B alone. A claim about several settings or kinds replicates if the 95% "
+        "interval of each does, and does not if some one's is on the other side, at a level that allows for their "
+        "number. "
+        + scored(subject)
         + (
             " The judge's scores of two objects are means over the two places of a picture: an object that it surely "
             "sees once has one half."
@@ -162,31 +157,24 @@ def _claims(
     return tuple(claims)
 
 
-def _rows(
-    subject: Subject, every: Sequence[GuidanceSetting], scores: Scores, l1s: np.ndarray, objects: Scores
-) -> list[dict[str, Any]]:
-    """Alignments and L1 l1s in one tidy table: ``alignment`` says which, ``side`` against what."""
-    sources = scores.sides[SOURCE]
-    rows = tidy(subject, scores, {str(s): {"scale": s.scale, "steps": s.steps} for s in every})
-    for s, setting in enumerate(every):
-        for name, measured in zip((DROPPED, "no text"), l1s[:, s].T, strict=True):
-            for i, prompt in enumerate(sources):
-                rows.append(
-                    {
-                        "number": i,
-                        "seed": subject.seed + i,
-                        "condition": name,
-                        "scale": setting.scale,
-                        "steps": setting.steps,
-                        "alignment": "L1",
-                        "side": "fully guided image",
-                        "prompt": prompt.text,
-                        "kind": prompt.source,
-                        "score": float(measured[i]),
-                    }
-                )
-    both = {name: {"scale": subject.guidance_scale, "steps": subject.steps} for name in (FULL, DROPPED)}
-    return rows + tidy(subject, objects, both)
+def _table(
+    sides: Switched, every: Sequence[GuidanceSetting], scores: Scores, l1s: np.ndarray, objects: Scores
+) -> dict[str, list[Any]]:
+    """Alignments and L1 distances in one tidy table: ``alignment`` says which, ``side`` against what."""
+    subject, sources = sides.subject, sides.sources
+    of_each: dict[str, list[Any]] = {
+        "scale": [setting.scale for setting in every],
+        "steps": [setting.steps for setting in every],
+    }
+    apart = crossed(
+        {"alignment": ["L1"], "side": ["fully guided image"]},
+        of_each,
+        {"condition": [DROPPED, "no text"]},
+        {"number": range(len(sources)), **subject.about(sources)},
+        score=l1s.transpose(1, 2, 0),
+    )
+    of_both: dict[str, list[Any]] = {"scale": [subject.guidance_scale] * 2, "steps": [subject.steps] * 2}
+    return stacked([tidy(subject, scores, of_each), apart, tidy(subject, objects, of_both)])
 
 
 def _by_setting(every: Sequence[GuidanceSetting], leads: np.ndarray, l1s: np.ndarray) -> Summary:
@@ -227,10 +215,7 @@ def _chart(subject: Subject, every: Sequence[GuidanceSetting], leads: np.ndarray
         dropped.set_title("F6, text in the first half only")
         dropped.set_xlabel("L1 to the fully guided image,\nrelative to no text (ratio)")
         image = charts.svg(drawn)
-    means, ratios = (
-        leads.mean(axis=0),
-        l1s[..., 0].mean(axis=0) / np.maximum(l1s[..., 1].mean(axis=0), 1e-9),
-    )
+    means, ratios = (leads.mean(axis=0), l1s[..., 0].mean(axis=0) / np.maximum(l1s[..., 1].mean(axis=0), 1e-9))
     return Chart(
         "settings",
         image,
@@ -249,5 +234,6 @@ STUDY: Final = Study(
     needs="pairs",
     count=8,
     quick=2,
+    cost=100,
     run=run,
 )

@@ -7,23 +7,22 @@ evaluations; distances are to the fully guided image of all N steps, of the same
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
-from PIL import Image
 
-from shapefirst.drawing import charts
-from shapefirst.drawing.sheets import Cell, contact_sheet
 from shapefirst.errors import ShapefirstError
-from shapefirst.findings.finding import Chart, Claim, DoesNotApply, Finding, Picture, Study, Summary, claim
-from shapefirst.findings.tables import columns, shown
+from shapefirst.findings.finding import Chart, Claim, DoesNotApply, Finding, Study, Summary, claim
+from shapefirst.findings.tables import shown, stacked
 from shapefirst.measure.distances import Distances, distances_of, mean_psnr
 from shapefirst.measure.intervals import Interval, Rule, bootstrap, ratio_of_means
 from shapefirst.policies.schedule import TextSchedule
 from shapefirst.prompts import Prompt
 from shapefirst.studies import dropping
-from shapefirst.studies.dropping import check_guidance
+from shapefirst.studies.conditions import picture
+from shapefirst.studies.curves import Panel, curves
+from shapefirst.studies.dropping import check_guidance, distance_table
 from shapefirst.studies.subject import Subject
 
 #: L1 of extrapolation over that of another way, at the same saving.
@@ -45,23 +44,35 @@ class Way:
     saving: float
     steps: int
     schedule: TextSchedule
+    solver_order: int
+    full: int  # evaluations of full guidance in all N steps
 
     @property
     def evaluations(self) -> int:
-        return self.schedule.evaluations(self.steps)
+        return self.schedule.evaluations(self.steps, self.solver_order)
+
+    @property
+    def saved(self) -> float:
+        return 1 - self.evaluations / self.full
+
+    def about(self) -> dict[str, Any]:
+        """What the tidy table says of it."""
+        guided = self.schedule.text_steps(self.steps)
+        return {"way": self.family, "steps": self.steps, "guided_steps": guided, "evaluations": self.evaluations}
 
 
-def ways(steps: int) -> list[Way]:
+def ways(steps: int, solver_order: int = 1) -> list[Way]:
     """Those that fit the number of steps."""
     found = []
     for saving in SAVINGS:
         spent = 1 - saving
         if saving <= 0.5:  # one branch always runs
-            found.append(Way(PAPER, saving, steps, TextSchedule.until(round(steps * (1 - 2 * saving)))))
-            found.append(Way(ONE, saving, steps, TextSchedule.within(spent, keep="text")))
-        found.append(Way(FEWER, saving, max(1, round(steps * spent)), TextSchedule.always()))
-        found.append(Way(BOTH, saving, steps, TextSchedule.within(spent)))
-    return [way for way in found if _fits(way)]
+            found.append((PAPER, saving, steps, TextSchedule.until(round(steps * (1 - 2 * saving)))))
+            found.append((ONE, saving, steps, TextSchedule.within(spent, keep="text")))
+        found.append((FEWER, saving, max(1, round(steps * spent)), TextSchedule.always()))
+        found.append((BOTH, saving, steps, TextSchedule.within(spent)))
+    full = TextSchedule.always().evaluations(steps, solver_order)
+    return [way for one in found if _fits(way := Way(*one, solver_order, full))]
 
 
 def _fits(way: Way) -> bool:
@@ -75,29 +86,37 @@ def _fits(way: Way) -> bool:
 def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
     """Full guidance, and every way on the same prompts and seeds."""
     check_guidance(subject)
-    steps, every = subject.steps, ways(subject.steps)
+    steps, every = subject.steps, ways(subject.steps, subject.solver_order)
     if not all(any(w.family == family and w.saving == CLAIMED for w in every) for family in (PAPER, FEWER, BOTH)):
         raise DoesNotApply(f"{steps} steps are too few to compare ways to save {CLAIMED:.0%}: take 10 or more.")
-    subject.meter.expect(len(prompts) * (2 * steps + sum(way.evaluations for way in every)))
+    subject.meter.expect(len(prompts) * (subject.cost() + sum(way.evaluations for way in every)))
     similarity = dropping.similarity_of(subject)
     embeddings, seeds = subject.encode(prompts), subject.seeds(len(prompts))
     whole = subject.sample(embeddings, seeds)
-    images = {way: subject.sample(embeddings, seeds, schedule=way.schedule, num_steps=way.steps) for way in every}
+    images = {way: replace(subject, steps=way.steps).sample(embeddings, seeds, schedule=way.schedule) for way in every}
     found = {way: distances_of(made, whole, similarity) for way, made in images.items()}
     ours, paper, fewer = (_at(found, family) for family in (BOTH, PAPER, FEWER))
     return Finding(
         claims=(_claim(ours, paper, "dropping the text", RULE_PAPER), _claim(ours, fewer, "fewer steps", RULE_FEWER)),
-        table=columns(_rows(subject, prompts, found)),
+        table=stacked([distance_table(subject, prompts, of, way.about()) for way, of in found.items()]),
         summaries=(_summary(found, steps, similarity.title),),
         charts=(_chart(found, steps, len(prompts)),),
-        pictures=(_picture(prompts, whole, images),),
+        pictures=(
+            picture(
+                "kept",
+                {"full guidance": whole} | {way.family: images[way] for way in every if way.saving == CLAIMED},
+                [prompt.text for prompt in prompts],
+                f"{CLAIMED:.0%} of the evaluations saved.",
+                few=SHOWN,
+            ),
+        ),
         method=f"{len(prompts)} prompts, one seed each. Text dropped: the first steps guided, the null branch after. "
         "Fewer steps: all of them guided. Difference extrapolated: the text branch in every step, the guidance "
         "difference from the last two guided steps in those between. Both branches extrapolated: nothing is evaluated "
         "between guided steps. Guided steps are placed as `budget=` places them; the extrapolation is linear in "
         "log(1 + sigma/alpha). Distances are to the fully guided image of the same seed, which has the error of its "
         f"own {steps} steps.",
-        evaluations=2 * steps + sum(way.evaluations for way in every),
+        evaluations=subject.cost() + sum(way.evaluations for way in every),
     )
 
 
@@ -124,23 +143,6 @@ def _ratio(x: np.ndarray) -> float:
     return 1.0 if not x.any() else ratio_of_means(x)
 
 
-def _rows(subject: Subject, prompts: Sequence[Prompt], found: Mapping[Way, Distances]) -> list[dict[str, Any]]:
-    return [
-        {
-            "prompt": prompt.text,
-            "kind": prompt.source,
-            "seed": subject.seed + i,
-            "way": way.family,
-            "steps": way.steps,
-            "guided_steps": way.schedule.text_steps(way.steps),
-            "evaluations": way.evaluations,
-            **of.row(i),
-        }
-        for way, of in found.items()
-        for i, prompt in enumerate(prompts)
-    ]
-
-
 def _summary(found: Mapping[Way, Distances], steps: int, similarity: str) -> Summary:
     rows = []
     for way in sorted(found, key=lambda way: (way.saving, found[way].l1.mean())):
@@ -149,7 +151,7 @@ def _summary(found: Mapping[Way, Distances], steps: int, similarity: str) -> Sum
         rows.append(
             (
                 way.family,
-                f"{1 - way.evaluations / (2 * steps):.0%}",
+                f"{way.saved:.0%}",
                 f"{way.schedule.text_steps(way.steps)} of {way.steps}",
                 shown(l1, 4),
                 f"{mean_psnr(of.psnr):.1f}",
@@ -162,37 +164,15 @@ def _summary(found: Mapping[Way, Distances], steps: int, similarity: str) -> Sum
 
 
 def _chart(found: Mapping[Way, Distances], steps: int, n: int) -> Chart:
-    told = []
-    with charts.figure(1, width=6.4, height=3.8) as (drawn, (axis,)):
-        for style, family in enumerate(dict.fromkeys(way.family for way in found)):
-            mine = sorted((way for way in found if way.family == family), key=lambda way: -way.evaluations)
-            saved = [100 * (1 - way.evaluations / (2 * steps)) for way in mine]
-            values = np.stack([found[way].l1 for way in mine], axis=1)
-            charts.band(axis, saved, values, style=style, label=family, every=1)
-            told.append(f"{family}: {values[:, -1].mean():.4f} at {saved[-1]:.0f}%")
-        axis.set(xlabel="evaluations saved, %", ylabel="L1 to the guided image", yscale="log")
-        axis.legend()
-        image = charts.svg(drawn)
+    families = dict.fromkeys(way.family for way in found)
+    every = {f: sorted((way for way in found if way.family == f), key=lambda way: -way.evaluations) for f in families}
+    saved = {f: [100 * way.saved for way in mine] for f, mine in every.items()}
+    l1s = {f: np.stack([found[way].l1 for way in mine], axis=1) for f, mine in every.items()}
+    told = [f"{f}: {values[:, -1].mean():.4f} at {saved[f][-1]:.0f}%" for f, values in l1s.items()]
+    labels = {"xlabel": "evaluations saved, %", "ylabel": "L1 to the guided image", "yscale": "log"}
     caption = f"How far the picture moves for what is saved; mean and 95% band, n = {n}. Lower is closer."
-    return Chart("kept", image, caption, f"L1 by share of the evaluations saved. {'; '.join(told)}.")
-
-
-def _picture(
-    prompts: Sequence[Prompt], whole: Sequence[Image.Image], images: Mapping[Way, Sequence[Image.Image]]
-) -> Picture:
-    few = prompts[:SHOWN]
-    shown_ways = [way for way in images if way.saving == CLAIMED]
-    return Picture(
-        "kept",
-        contact_sheet(
-            [[Cell(whole[i]), *(Cell(images[way][i]) for way in shown_ways)] for i in range(len(few))],
-            column_titles=["full guidance", *(way.family for way in shown_ways)],
-            row_titles=[prompt.text for prompt in few],
-            picture_width=128,
-        ),
-        f"The first {len(few)} prompts, one seed each, none selected: {CLAIMED:.0%} of the evaluations saved.",
-        "One row for each prompt: the fully guided image, then one for each way.",
-    )
+    alt = f"L1 by share of the evaluations saved. {'; '.join(told)}."
+    return curves("kept", [Panel(saved, l1s, labels)], caption, alt, width=6.4, height=3.8)
 
 
 STUDY: Final = Study(
@@ -203,5 +183,6 @@ STUDY: Final = Study(
     needs="prompts",
     count=8,
     quick=3,
+    cost=58,
     run=run,
 )

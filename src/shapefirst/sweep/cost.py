@@ -56,7 +56,7 @@ def cost_of(shards: Shards) -> list[Cost]:
     found = []
     for setting in shards.settings:
         schedules, n = shards.policies(setting).values(), shards.images
-        apart = sum(setting.evaluations(schedule) for schedule in schedules)
+        apart = sum(setting.evaluations_together([schedule]) for schedule in schedules)
         found.append(Cost(setting, n * len(schedules), n * shards.evaluations(setting), n * apart))
     return found
 

@@ -23,7 +23,7 @@ import json
 import math
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final, TypeAlias, TypeVar
@@ -33,8 +33,9 @@ from pydantic import BeforeValidator, Field, StrictFloat, StrictInt
 from shapefirst.checks import check_seed, fitted
 from shapefirst.errors import ShapefirstError, first_line
 from shapefirst.models import default_guidance_scale, sampler_info
-from shapefirst.policies.acts import evaluations_together
+from shapefirst.policies.auto import Policy
 from shapefirst.policies.schedule import TextSchedule
+from shapefirst.policies.sharing import evaluations_together
 from shapefirst.policies.words import parse_policy
 from shapefirst.prompts import Prompt, mixed, parse_prompts, read_captions, read_prompts, sample
 from shapefirst.prompts.lines import read_text
@@ -44,7 +45,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["FULL", "Grid", "Setting", "Shard", "Shards", "prompts_of", "read_grid", "schedule_of"]
+__all__ = ["FULL", "Grid", "Setting", "Shard", "Shards", "prompts_of", "read_grid"]
 
 FULL: Final = "full"
 POCKET_PROMPTS: Final = 1000
@@ -107,8 +108,8 @@ class Grid:
         for number in self.steps:
             self.schedules(number)
 
-    def schedules(self, steps: int) -> dict[str, TextSchedule]:
-        """Policy's words -> what it does in a run of ``steps`` steps; full guidance first, no schedule twice.
+    def schedules(self, steps: int) -> dict[str, Policy]:
+        """Policy's words -> what it does in a run of ``steps`` steps; full guidance first, none twice.
 
         Raises:
             ShapefirstError: One is unknown or does not fit.
@@ -117,12 +118,14 @@ class Grid:
         for keep in self.keep:
             head = "paper" if keep == "null" else "text"
             words += [f"{head}:{k}" for given in self.text_steps for k in _numbers(given, steps)]
-        found: dict[frozenset[int] | tuple[Any, ...], tuple[str, TextSchedule]] = {}
+        found: dict[Hashable, tuple[str, Policy]] = {}
         for word in (*words, *self.policies):
-            schedule = schedule_of(word)
-            guided = schedule.guided_steps(steps)
-            alike = guided if len(guided) == steps else (guided, schedule.keep, schedule.order)
-            found.setdefault(alike, (word, schedule))
+            policy = parse_policy(word)
+            alike: Hashable = policy
+            if isinstance(policy, TextSchedule):
+                guided = policy.guided_steps(steps)
+                alike = guided if len(guided) == steps else (guided, policy.keep, policy.order)
+            found.setdefault(alike, (word, policy))
         return dict(found.values())
 
     @property
@@ -149,18 +152,15 @@ class Setting:
     def __str__(self) -> str:
         return f"{self.model}, {self.sampler}, {self.steps} steps, w = {self.guidance_scale:g}"
 
-    def evaluations(self, schedule: TextSchedule) -> int:
-        """Of the denoiser for one image that is made alone."""
-        return schedule.evaluations(self.steps, sampler_info(self.sampler).order)
-
-    def evaluations_together(self, schedules: Sequence[TextSchedule]) -> int:
-        """Of the denoiser for one image under all of them, with what they share done once."""
-        return evaluations_together(schedules, self.steps, self.guidance_scale, sampler_info(self.sampler).order)
+    def evaluations_together(self, policies: Sequence[Policy]) -> int:
+        """Of the denoiser for one image under all of them, with what they share done once; at most, if one of them
+        decides while sampling."""
+        return evaluations_together(policies, self.steps, self.guidance_scale, sampler_info(self.sampler).order)
 
     @property
     def fully_guided(self) -> int:
         """The evaluations of full guidance."""
-        return self.evaluations(TextSchedule.always())
+        return self.evaluations_together([TextSchedule.always()])
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,7 @@ class Shard:
     Attributes:
         name: For files; names sort in the order of the work.
         setting: How they are sampled.
-        policies: Words -> schedule.
+        policies: By their words.
         prompts: Of each image.
         first: The number of the first image; image i has the seed ``seed + i``.
         seed: Of the sweep.
@@ -178,7 +178,7 @@ class Shard:
 
     name: str
     setting: Setting
-    policies: Mapping[str, TextSchedule]
+    policies: Mapping[str, Policy]
     prompts: tuple[Prompt, ...]
     first: int
     seed: int
@@ -219,7 +219,7 @@ class Shards(Sequence[Shard]):
     def __iter__(self) -> Iterator[Shard]:
         return (self[i] for i in range(len(self)))
 
-    def policies(self, setting: Setting) -> Mapping[str, TextSchedule]:
+    def policies(self, setting: Setting) -> Mapping[str, Policy]:
         return self._policies[setting.steps]
 
     def evaluations(self, setting: Setting) -> int:
@@ -233,21 +233,6 @@ class Shards(Sequence[Shard]):
         for prompt in self.prompts:
             seen.update(prompt.text.encode() + b"\0")
         return seen.hexdigest()[:16]
-
-
-def schedule_of(words: str) -> TextSchedule:
-    """The policy of these words, if several of them can run together.
-
-    Raises:
-        ShapefirstError: They name none, or one that decides while sampling.
-    """
-    policy = parse_policy(words)
-    if not isinstance(policy, TextSchedule):
-        raise ShapefirstError(
-            f"A sweep cannot follow {words!r}: with a tolerance each image decides for itself, and shares nothing "
-            "with others. Take a budget."
-        )
-    return policy
 
 
 def read_grid(file: Path | None, given: Mapping[str, Any]) -> Grid:

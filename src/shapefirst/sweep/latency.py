@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import json
 import statistics
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
 
 from shapefirst.errors import ShapefirstError
 from shapefirst.findings.finding import Summary
 from shapefirst.sweep.grid import Setting
 
-__all__ = ["Latency", "Parts", "Timing", "calls_table", "parts_table", "read_latencies", "rounds_of", "updated"]
+__all__ = [
+    "Latency",
+    "Parts",
+    "Timing",
+    "calls_table",
+    "latencies_text",
+    "parts_table",
+    "read_latencies",
+    "rounds_of",
+    "updated",
+]
 
 
 @dataclass(frozen=True)
@@ -79,8 +90,13 @@ class Latency:
     parts: tuple[Parts, ...]
 
 
+def latencies_text(latencies: Iterable[Latency]) -> str:
+    """JSON, for `read_latencies`."""
+    return json.dumps([asdict(one) for one in latencies], indent=1)
+
+
 def read_latencies(text: str) -> list[Latency]:
-    """From the JSON of ``[asdict(latency), ...]``.
+    """From JSON.
 
     Raises:
         ShapefirstError: It is none.

@@ -39,7 +39,7 @@ def probe(worker: Worker, shards: Shards, setting: Setting) -> Pace:
     for _ in range(ROUNDS):
         prompts = encode(pipe, [prompt.text for prompt in texts])
         start = time.perf_counter()
-        latents = denoise_together(
+        ended = denoise_together(
             pipe,
             prompts,
             schedules,
@@ -48,9 +48,9 @@ def probe(worker: Worker, shards: Shards, setting: Setting) -> Pace:
             generator=generators(range(n)),
             batch_size=worker.rows(setting.model),
         )
-        latents[0].sum().item()  # waits for the device
+        ended[0].latents.sum().item()  # waits for the device
         middle = time.perf_counter()
-        full, fewer = decode(pipe, latents[-1]), decode(pipe, latents[0])
+        full, fewer = decode(pipe, ended[-1].latents), decode(pipe, ended[0].latents)
         distances_of(fewer, full, model.similarity)
         for alignment in model.alignments.values():
             alignment.score(full, texts)

@@ -7,34 +7,35 @@ evaluations, and in seconds where `sweep latency` has measured them.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
 from shapefirst import __version__
 from shapefirst.drawing import charts
+from shapefirst.drawing.notation import one_of
 from shapefirst.findings import equal_fid
-from shapefirst.findings.finding import Chart, Claim, Finding, Picture, Study, Summary, claim, subject_to
-from shapefirst.findings.storage import StudySetting as StudySetting
+from shapefirst.findings.finding import Chart, Claim, Finding, Picture, Question, Summary, claim, subject_to
+from shapefirst.findings.storage import StudySetting
 from shapefirst.measure.intervals import Interval
-from shapefirst.policies.words import describe
-from shapefirst.sweep.grid import FULL, Setting, schedule_of
+from shapefirst.policies.words import describe, parse_policy
+from shapefirst.sweep.grid import FULL, Setting
 from shapefirst.sweep.latency import Latency, Timing, calls_table, parts_table, rounds_of
 from shapefirst.sweep.summary import PolicySummary, Reference, SweepSummary
 
-__all__ = ["STUDY", "finding_of", "markdown", "setting_of", "summary_of", "unfinished_note", "verdicts"]
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
-STUDY: Final = Study(
+__all__ = ["QUESTION", "finding_of", "markdown", "setting_of", "summary_of", "unfinished_note", "verdicts"]
+
+QUESTION: Final = Question(
     name="sweep",
     title="The acceleration table",
     question="For each model, sampler and policy: what is saved, and what does it cost?",
     paper="On Stable Diffusion 1.5, 2.1-base and PixArt-alpha, 30,000 MS-COCO captions each, text in half of the steps "
     "saves a quarter of the time and more at about equal FID.",
     needs="prompts",
-    count=0,
-    quick=0,
-    run=lambda subject, prompts: NotImplemented,
 )
 NOTHING: Final = Interval(np.nan, np.nan, np.nan, 0)
 #: Columns of the tables: metric, title, digits.
@@ -69,48 +70,48 @@ def finding_of(
     """
     settings = list(dict.fromkeys(one.setting for one in found))
     timed = {one.setting: one for one in latencies}
-    drawn, summaries = [], []
+    claims, drawn, summaries, together = [], [], [], 0
     for setting in settings:
         mine = [one for one in found if one.setting == setting]
+        claims += _claims(setting, mine)
         summaries.append(summary_of(mine, timed.get(setting), reference))
         if timed.get(setting):
             summaries += [calls_table(timed[setting]), parts_table(timed[setting])]
         drawn += [chart for chart in (_chart(mine, timed.get(setting)),) if chart]
+        together += setting.evaluations_together([parse_policy(one.policy) for one in mine])
     n = sorted({one.n for one in found})
     images = f"{n[0]:,}" if len(n) == 1 else f"{n[0]:,} to {n[-1]:,}"
     return Finding(
-        claims=tuple(one for setting in settings for one in _claims(setting, found)),
+        claims=tuple(claims),
         table=_table(found, timed),
         summaries=tuple(summaries),
         charts=tuple(drawn),
         pictures=tuple(pictures),
         method=f"{images} images of each policy. {f'{unfinished_note(unfinished)} ' if unfinished else ''}"
-        "All policies of a setting start from the same noise; what they have in common is computed once. Distances are "
-        "to the fully guided image of the same prompt and seed, means over images, L1 with its 95% interval, PSNR "
-        "without images that are identical; the table beside this page has all intervals. The Frechet distance is that "
-        "of the set to "
-        "the fully guided set of the same seeds. That to a reference set is biased upwards, the more so the fewer "
-        "images there are: compare equal numbers. After ± stands half of a distance's 95% interval, by a jackknife "
-        "over ten groups of prompts, for features of at most 768 numbers. Seconds, where they stand, are medians of "
-        "whole calls in turns with the stock pipeline, on the machine that the table names.",
-        evaluations=sum(_together(found, setting) for setting in settings) / len(settings),
+        "All policies of a setting start from the same noise; what they have in common is computed once. Distances are"
+        " to the fully guided image of the same prompt and seed, means over images, L1 with its 95% interval, PSNR "
+        "without images that are identical; the table beside this page has all intervals. The Frechet distance is that"
+        " of the set to the fully guided set of the same seeds. That to a reference set is biased upwards, the more so"
+        " the fewer images there are: compare equal numbers. After ± stands half of a distance's 95% interval, by a "
+        "jackknife over ten groups of prompts, for features of at most 768 numbers. Seconds, where they stand, are "
+        "medians of whole calls in turns with the stock pipeline, on the machine that the table names.",
+        evaluations=together / len(settings),
         evaluations_apart=sum(one.evaluations for one in found) / len(settings),
     )
 
 
 def _claims(setting: Setting, found: Sequence[PolicySummary]) -> list[Claim]:
     """The paper's last column, where the sweep has a reference and the policies that it is about."""
-    mine = [one for one in found if one.setting == setting]
     ratios = {
-        one.text_steps: one.over_full for one in mine if one.policy.startswith("paper:") and one.over_full is not None
+        one.text_steps: one.over_full for one in found if one.policy.startswith("paper:") and one.over_full is not None
     }
     half = max((k for k in ratios if 0 < k <= setting.steps / 2), default=None)
     if half is None or np.isnan(ratios[half].low):
         return []
     close = claim(
-        f"{setting}: images with text in {half} steps are about as close to the reference as fully guided ones.",
+        f"{setting}: images with text in {half:g} steps are about as close to the reference as fully guided ones.",
         paper=equal_fid.PAPER,
-        quantity=f"Frechet distance ({mine[0].features}) to the reference, over that of full guidance",
+        quantity=f"Frechet distance ({found[0].features}) to the reference, over that of full guidance",
         found=ratios[half],
         rule=equal_fid.RULE_CLOSE,
         if_not="Half of the steps are too few here, which the rows with more text steps would tell, or the prompts are "
@@ -143,8 +144,8 @@ def summary_of(found: Sequence[PolicySummary], timed: Latency | None, reference:
     rows = []
     for condition in found:
         full = condition.policy == FULL
-        cells = [condition.policy, f"{condition.text_steps} of {condition.setting.steps}"]
-        cells += [f"{condition.evaluations:g}", f"{condition.saved:.0%}"]
+        cells = [condition.policy, f"{condition.text_steps:.4g} of {condition.setting.steps}"]
+        cells += [f"{condition.evaluations:.4g}", f"{condition.saved:.0%}"]
         cells += [_time(timed, condition.policy, batch) for batch in batches]
         for name, _, digits in metrics:
             value = condition.metrics.get(name)
@@ -187,24 +188,20 @@ def markdown(finding: Finding, unfinished: int) -> str:
 def setting_of(manifest: Mapping[str, Any], stored: SweepSummary, command: str) -> StudySetting:
     """What the report says of the run; where settings differ, all of them. ``command`` repeats the report."""
     grid, settings = manifest["grid"], [one.setting for one in stored.conditions]
-
-    def all_of(values: Iterable[object]) -> str:
-        return ", ".join(dict.fromkeys(f"{value:g}" if isinstance(value, float) else str(value) for value in values))
-
     each, first = grid["images_per_prompt"], grid["seed"]
     words = (
         f"{manifest['images'] // each:,} prompts{f' of {each} images each' if each > 1 else ''}, seeds {first} to "
-        f"{first + manifest['images'] - 1}; {all_of(s.sampler for s in settings)}; "
-        f"{all_of(s.steps for s in settings)} steps; guidance scale {all_of(s.guidance_scale for s in settings)}"
+        f"{first + manifest['images'] - 1}; {one_of(s.sampler for s in settings)}; "
+        f"{one_of(s.steps for s in settings)} steps; guidance scale {one_of(s.guidance_scale for s in settings)}"
     )
     return StudySetting(
-        model=", ".join(dict.fromkeys(s.model for s in settings)),
-        fingerprint=", ".join(dict.fromkeys(manifest["about"]["weights"].values())),
+        model=one_of(s.model for s in settings),
+        fingerprint=one_of(manifest["about"]["weights"].values()),
         version=__version__,
         seed=grid["seed"],
         steps=max(s.steps for s in settings),
         guidance_scale=settings[0].guidance_scale,
-        sampler=", ".join(dict.fromkeys(s.sampler for s in settings)),
+        sampler=one_of(s.sampler for s in settings),
         quick=False,
         count=manifest["images"],
         prompts=manifest["plan"],
@@ -215,16 +212,9 @@ def setting_of(manifest: Mapping[str, Any], stored: SweepSummary, command: str) 
     )
 
 
-def _together(found: Sequence[PolicySummary], setting: Setting) -> int:
-    schedules = [schedule_of(one.policy) for one in found if one.setting == setting]
-    return setting.evaluations_together(schedules)
-
-
 def _time(timed: Latency | None, policy: str, batch: int) -> str:
     timing = _timing(timed, policy, batch)
-    if timing is None:
-        return "–"
-    return f"{timing.saved[1]:.0%}"
+    return f"{timing.saved[1]:.0%}" if timing else "–"
 
 
 def _timing(timed: Latency | None, policy: str, batch: int) -> Timing | None:
@@ -290,20 +280,12 @@ def _chart(found: Sequence[PolicySummary], timed: Latency | None) -> Chart | Non
             colour, line, marker = charts.STYLES[style % len(charts.STYLES)]
             look: dict[str, Any] = {"color": colour, "linestyle": line, "marker": marker}
             for axis, name in zip(axes, ("l1", "similarity"), strict=False):
-                values = [one.metrics[name] for one in members]
-                axis.errorbar(x, [v.estimate for v in values], _spread(values), capsize=2, label=family, **look)
-            far = [(one.reference if of_full else one.frechet) or NOTHING for one in members]
-            axes[2].errorbar(x, [v.estimate for v in far], _spread(far), capsize=2, **look)
+                _errorbars(axis, x, [one.metrics[name] for one in members], label=family, **look)
+            _errorbars(axes[2], x, [(one.reference if of_full else one.frechet) or NOTHING for one in members], **look)
             if batch:
-                seconds = [_timing(timed, one.policy, batch) for one in members]
-                there = [(one, t) for one, t in zip(members, seconds, strict=True) if t is not None]
-                axes[3].errorbar(
-                    [100 * t.saved[1] for _, t in there],
-                    [one.metrics["l1"].estimate for one, _ in there],
-                    _spread([one.metrics["l1"] for one, _ in there]),
-                    capsize=2,
-                    **look,
-                )
+                seconds = [(one, _timing(timed, one.policy, batch)) for one in members]
+                there = [(100 * timing.saved[1], one.metrics["l1"]) for one, timing in seconds if timing]
+                _errorbars(axes[3], [x for x, _ in there], [l1 for _, l1 in there], **look)
         axes[0].set(title="L1 to the guided image", yscale="log")
         axes[1].set(title="CLIP similarity to it")
         if of_full:
@@ -322,7 +304,7 @@ def _chart(found: Sequence[PolicySummary], timed: Latency | None) -> Chart | Non
         f"pareto {setting.model} {setting.sampler} {setting.steps} {setting.guidance_scale:g}",
         image,
         f"{setting}: what each policy costs over what it saves; means with 95% intervals, n = {found[0].n:,}.",
-        f"The most is saved by {describe(schedule_of(most.policy), setting.steps)}: {most.saved:.0%} of the "
+        f"The most is saved by {describe(parse_policy(most.policy), setting.steps)}: {most.saved:.0%} of the "
         f"evaluations, at an L1 of {most.metrics['l1']:.4f}.",
     )
 
@@ -333,5 +315,6 @@ def _family(one: PolicySummary) -> str:
     return "text first, text branch kept" if one.policy.startswith("text:") else one.policy.partition(":")[0]
 
 
-def _spread(values: Sequence[Interval]) -> np.ndarray:
-    return np.array([[v.estimate - v.low for v in values], [v.high - v.estimate for v in values]]).clip(min=0)
+def _errorbars(axis: Axes, x: Sequence[float], values: Sequence[Interval], **look: Any) -> None:
+    spread = np.array([[v.estimate - v.low for v in values], [v.high - v.estimate for v in values]]).clip(min=0)
+    axis.errorbar(x, [v.estimate for v in values], spread, capsize=2, **look)

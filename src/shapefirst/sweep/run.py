@@ -21,7 +21,7 @@ from shapefirst.sweep.grid import Shard, Shards
 from shapefirst.sweep.store import CannotWrite, Store
 from shapefirst.sweep.work import Worker, worker_for
 
-__all__ = ["Outcome", "Resources", "missing", "run_here", "run_on_ray"]
+__all__ = ["Outcome", "Resources", "missing", "missing_evaluations", "run_here", "run_on_ray"]
 
 TRIES: Final = 3
 STOPPING: Final = (CannotWrite, DeviceError, ModelError, UnsupportedPipelineError)  # the next shard would meet them too
@@ -54,6 +54,12 @@ def missing(shards: Shards, store: Store) -> Iterator[Shard]:
     """The shards that are not done yet, in order."""
     done = store.done()
     return (shard for shard in shards if shard.name not in done)
+
+
+def missing_evaluations(shards: Shards, store: Store) -> dict[str, int]:
+    """Of the denoiser, for each shard that is not done yet, by name."""
+    each = {setting: shards.evaluations(setting) for setting in shards.settings}
+    return {shard.name: each[shard.setting] * len(shard.prompts) for shard in missing(shards, store)}
 
 
 def run_here(

@@ -11,22 +11,48 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from functools import partial
 from typing import Any, Final
 
 import torch
 
+from shapefirst.families import family_of
 from shapefirst.families.layout import denoiser_of
 from shapefirst.guidance.blocks import guide
 from shapefirst.images.jobs import own_size
+from shapefirst.models.machine import hardware
+from shapefirst.policies.auto import Policy
 from shapefirst.policies.schedule import TextSchedule
 from shapefirst.sampling.loop import decode, encode, generators
-from shapefirst.sweep.latency import Parts, Timing
+from shapefirst.sweep.grid import Setting
+from shapefirst.sweep.latency import Latency, Parts, Timing
 
-__all__ = ["BATCHES", "calls", "parts_of", "seconds_of", "time_policies", "whole_call"]
+__all__ = ["BATCHES", "calls", "parts_of", "seconds_of", "time_policies", "time_setting", "whole_call"]
 
 BATCHES: Final = (1, 2, 4, 8)
 BETWEEN: Final = 3  # policies between two calls of the stock pipeline
+
+
+def time_setting(
+    pipe: Any,
+    setting: Setting,
+    prompts: Sequence[str],
+    policies: Mapping[str, Policy],
+    batches: Sequence[int],
+    rounds: int,
+    on_images: Callable[[int], None],
+) -> Latency:
+    """All that is measured of a setting, on its ``pipe``: whole calls under each policy, and a call's parts.
+
+    ``on_images`` is told after each whole call how many images it made.
+    """
+    timings = []
+    for n in batches:
+        sample = whole_call(pipe, prompts, steps=setting.steps, guidance_scale=setting.guidance_scale, batch=n)
+        same = {"steps": setting.steps, "batch": n, "rounds": rounds}
+        timings += time_policies(pipe, sample, policies, **same, on_call=partial(on_images, n))
+    parts = [parts_of(pipe, prompts, batch=n) for n in batches]
+    return Latency(setting, hardware(pipe.device), tuple(timings), tuple(parts))
 
 
 def whole_call(
@@ -47,7 +73,7 @@ def whole_call(
 def time_policies(
     pipe: Any,
     sample: Callable[[], object],
-    policies: Mapping[str, TextSchedule],
+    policies: Mapping[str, Policy],
     *,
     steps: int,
     batch: int,
@@ -59,16 +85,22 @@ def time_policies(
     Args:
         pipe: A pipeline that `shapefirst.guide` supports.
         sample: Calls it (see `whole_call`).
-        policies: Words -> schedule.
+        policies: By their words.
         steps: N of those calls.
         batch: Images in each.
         rounds: How often.
         on_call: Told after each call.
     """
 
-    def call(schedule: TextSchedule | None) -> float:
-        with guide(pipe, schedule) if schedule is not None else nullcontext():
+    saved: dict[Policy, float] = {}
+
+    def call(policy: Policy | None) -> float:
+        if policy is None:
             seconds = seconds_of(sample)
+        else:
+            with guide(pipe, policy) as spent:
+                seconds = seconds_of(sample)
+            saved[policy] = spent.saved
         on_call()
         return seconds
 
@@ -88,14 +120,8 @@ def time_policies(
                 around[words].append((before + after) / 2)
             before = after
     return [
-        Timing(
-            batch,
-            words,
-            schedule.saved(steps, getattr(pipe.scheduler, "order", 1)),
-            tuple(seconds[words]),
-            tuple(around[words]),
-        )
-        for words, schedule in policies.items()
+        Timing(batch, words, saved[policy], tuple(seconds[words]), tuple(around[words]))
+        for words, policy in policies.items()
     ]
 
 
@@ -110,24 +136,25 @@ def parts_of(pipe: Any, prompts: Sequence[str], *, batch: int, rounds: int = 5) 
     from torch.nn.attention import SDPBackend, sdpa_kernel
     from torch.utils.flop_counter import FlopCounterMode
 
-    from shapefirst.policies.acts import Act
+    from shapefirst.guidance.timeline import calls_of
     from shapefirst.sampling.loop import begin, first_latents
-    from shapefirst.sampling.step import Run, advance
+    from shapefirst.sampling.step import Run, advance, follower_of, snapshot
 
     texts = [prompts[i % len(prompts)] for i in range(batch)]
     embeddings = encode(pipe, texts)
     solver = begin(pipe, 4)
-    run = Run(first_latents(pipe, solver, embeddings, generators(range(batch))), solver)
-    denoiser = denoiser_of(pipe)
+    x = first_latents(pipe, solver, embeddings, generators(range(batch)))
+    denoiser, first = denoiser_of(pipe), (calls_of(family_of(pipe), solver, 7.5)[0], solver.timesteps[0])
 
-    def evaluate(act: Act) -> None:
-        advance(pipe, denoiser, embeddings, [(run.fork(), act)], solver.timesteps[:1], 7.5, extra={})
+    def evaluate(policy: TextSchedule) -> None:
+        run = Run(x, snapshot(solver), [follower_of(policy, batch, 7.5)])
+        advance(pipe, denoiser, embeddings, [run], [first], extra={})
 
     def median_of(do: Callable[[], object]) -> float:
         do()
         return statistics.median(seconds_of(do) for _ in range(rounds))
 
-    both, one = Act(("null", "text")), Act(("null",))
+    both, one = TextSchedule.always(), TextSchedule.never()
     counter = FlopCounterMode(display=False)
     with counter, sdpa_kernel(SDPBackend.MATH):  # torch counts matrix products everywhere, fused attention not on a CPU
         evaluate(one)
@@ -136,7 +163,7 @@ def parts_of(pipe: Any, prompts: Sequence[str], *, batch: int, rounds: int = 5) 
         encoder=median_of(lambda: encode(pipe, texts)),
         guided=median_of(lambda: evaluate(both)),
         single=median_of(lambda: evaluate(one)),
-        decoder=median_of(lambda: decode(pipe, torch.zeros_like(run.x))),
+        decoder=median_of(lambda: decode(pipe, torch.zeros_like(x))),
         flops=counter.get_total_flops() / batch,
     )
 

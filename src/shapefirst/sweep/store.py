@@ -1,4 +1,4 @@
-"""Shards on the disk, on a shared folder or behind any fsspec URL ("s3://bucket/sweep"), whole or not there.
+"""Shards on the disk, on a shared folder or in an object store ("s3://bucket/sweep"), whole or not there.
 
     OUT/manifest.json               the plan's digest and grid, what it was begun with
         prompts.txt                 its prompts, one a line
@@ -7,19 +7,28 @@
         failed/000017.txt           why a shard was given up
 
 A shard counts as done once its Parquet file has its name, which it gets last, by renaming: whatever was interrupted
-before is done again and takes its own place.
+before is done again and takes its own place. Behind a URL nothing is renamed: the object stores of ``WHOLE`` put an
+object whole or not at all, and what could show half a file is refused.
+
+One run at a time writes: its folder is locked, also from other machines that share it. An object store has no locks,
+so that behind a URL only runs of one machine keep each other out; two machines would both do all shards, the same.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
+import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from shapefirst import __version__
 from shapefirst.errors import ShapefirstError, shortened
+from shapefirst.files import LOCK, atomic, check_writable, locked
 from shapefirst.models.machine import versions
 from shapefirst.prompts import Prompt, as_lines, parse_prompts
 from shapefirst.sweep.grid import Grid, Shards, read_grid
@@ -30,8 +39,11 @@ if TYPE_CHECKING:
 
 __all__ = ["CannotWrite", "Store"]
 
+#: Raised when shards of an older shapefirst do not go beside new ones: other columns, images or measures.
 FORMAT: Final = 1
 MANIFEST: Final = "manifest.json"
+LOCAL: Final = ("file", "local")
+WHOLE: Final = ("s3", "s3a", "gs", "gcs", "az", "abfs", "memory")  # S3, Google Cloud Storage, Azure's blobs
 
 
 class CannotWrite(ShapefirstError):
@@ -42,21 +54,40 @@ class Store:
     """Where a sweep's results are.
 
     Args:
-        url: A folder or an fsspec URL.
+        url: A folder, or an fsspec URL of ``WHOLE``.
 
     Raises:
-        ShapefirstError: The URL's kind is unknown, or needs a package that is not installed.
+        ShapefirstError: The URL is of another kind, or needs a package that is not installed.
     """
 
     def __init__(self, url: str) -> None:
-        from fsspec.core import url_to_fs
+        from fsspec.core import split_protocol, url_to_fs
 
         self.url = url
+        kind, _ = split_protocol(url)
+        if "::" in url or kind not in (None, *LOCAL, *WHOLE):
+            raise ShapefirstError(
+                f"Cannot use {url!r} for results: others could meet half a file there. Name a folder, or a URL of an "
+                f"object store that puts files whole: {', '.join(f'{one}://' for one in WHOLE[:-1])}."
+            )
         try:
             self._fs, self._root = url_to_fs(url)
         except (ValueError, ImportError) as error:
             raise ShapefirstError(f"Cannot use {url!r} for results: {error}.") from error
-        self._is_local = "file" in (self._fs.protocol if isinstance(self._fs.protocol, tuple) else (self._fs.protocol,))
+        self._is_local = kind not in WHOLE
+
+    def locked(self) -> AbstractContextManager[None]:
+        """Keeps a second run out (see the module) until the block ends.
+
+        Raises:
+            ShapefirstError: Another run is at it, or the place cannot be written to.
+        """
+        if self._is_local:
+            check_writable(Path(self._root))
+            return locked(Path(self._root) / LOCK, self.url)
+        whose = f"{getattr(os, 'getuid', int)()} {self._fs.unstrip_protocol(self._root)}"  # a user's, as his files are
+        digest = hashlib.sha256(whose.encode()).hexdigest()[:16]
+        return locked(Path(tempfile.gettempdir()) / f"shapefirst-{digest}{LOCK}", self.url)
 
     def begin(self, shards: Shards, about: Mapping[str, Any], command: str = "") -> None:
         """Writes the manifest, or makes sure that the one that is there is of the same sweep. Of another sweep, without
@@ -92,7 +123,7 @@ class Store:
             if not what:
                 return
             for folder in ("failed", "images"):
-                self._clear(folder)
+                self._remove(folder)
         elif not self._is_empty():
             raise ShapefirstError(f"{self.url!r} holds files that are no sweep: choose another --out.")
         self._write("prompts.txt", as_lines(shards.prompts).encode())
@@ -106,10 +137,8 @@ class Store:
             ShapefirstError: There is no sweep, or it cannot be read.
         """
         try:
-            found = json.loads(self._read(MANIFEST))
-            if found["format"] != FORMAT:
-                raise ValueError(f"its format is {found['format']!r}, and this version reads {FORMAT}")
-            return dict(found)
+            found = dict(json.loads(self._read(MANIFEST)))
+            its_format, begun_by = found["format"], found["shapefirst"]
         except FileNotFoundError:
             raise ShapefirstError(
                 f"There is no sweep in {self.url!r}: run `shapefirst sweep run --out` first."
@@ -119,6 +148,12 @@ class Store:
                 f"Cannot read the manifest of {self.url!r} ({type(error).__name__}: {error}): choose another --out, or "
                 "delete the folder."
             ) from error
+        if its_format != FORMAT:
+            raise ShapefirstError(
+                f"The sweep in {self.url!r} has the format {its_format!r}, and shapefirst {__version__} goes on with "
+                f"{FORMAT}: take version {begun_by}, which began it, or choose another --out."
+            )
+        return found
 
     def grid(self) -> Grid:
         """The grid that is stored."""
@@ -196,9 +231,8 @@ class Store:
 
     def _is_empty(self) -> bool:
         with self._named():
-            if self._fs.isfile(self._root):
-                raise ShapefirstError(f"Cannot write to {self.url!r}: it is a file.")
-            return not self._fs.exists(self._root) or not self._fs.ls(self._root, detail=False)
+            there = self._fs.ls(self._root, detail=False) if self._fs.exists(self._root) else []
+            return all(path.endswith(f"/{LOCK}") for path in there)
 
     def _names(self, folder: str) -> list[str]:
         with self._named():
@@ -220,10 +254,6 @@ class Store:
             if not self._is_local:
                 self._fs.pipe_file(path, content)
                 return
-            from pathlib import Path
-
-            from shapefirst.files import atomic
-
             try:
                 with atomic(Path(path)) as part:
                     part.write_bytes(content)
@@ -237,15 +267,10 @@ class Store:
                 if path.endswith(".part"):
                     self._fs.rm_file(path)
 
-    def _clear(self, folder: str) -> None:
-        with self._named():
-            if self._fs.exists(self._path(folder)):
-                self._fs.rm(self._path(folder), recursive=True)
-
     def _remove(self, name: str) -> None:
         with self._named():
             if self._fs.exists(self._path(name)):
-                self._fs.rm_file(self._path(name))
+                self._fs.rm(self._path(name), recursive=True)
 
     @contextmanager
     def _named(self) -> Iterator[None]:
@@ -256,13 +281,12 @@ class Store:
 
 
 def _differences(mine: Mapping[str, Any], there: Mapping[str, Any]) -> list[str]:
-    """In which respects two manifests are not of the same sweep; the parts of "grid" and "about" by their own names."""
-    parts = [(mine, there, ("format", "shapefirst"))]
-    parts += [(mine[part], there.get(part, {}), tuple(mine[part])) for part in ("grid", "about")]
+    """In which respects two manifests are not of the same sweep, by the names in "grid" and "about"; which version of
+    shapefirst began it is none."""
     found = [
-        f"{key} ({shortened(str(old.get(key)))} there, {shortened(str(new[key]))} here)"
-        for new, old, keys in parts
-        for key in keys
-        if old.get(key) != new[key]
+        f"{key} ({shortened(str(there.get(part, {}).get(key)))} there, {shortened(str(value))} here)"
+        for part in ("grid", "about")
+        for key, value in mine[part].items()
+        if there.get(part, {}).get(key) != value
     ]
     return found or (["its prompts"] if mine["plan"] != there.get("plan") else [])

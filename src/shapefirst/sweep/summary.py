@@ -35,10 +35,10 @@ class PolicySummary:
     Attributes:
         setting: How images were sampled.
         policy: In words, as a grid has it.
-        text_steps: Guided steps.
+        text_steps: Guided steps, on average over the images.
         keep: What the other steps evaluate.
         features: What the Frechet distances are taken of.
-        evaluations: Of the denoiser for one image, had it been made alone.
+        evaluations: Of the denoiser for one image, had it been made alone; on average over the images.
         n: Images.
         metrics: Column -> mean with its interval over prompts, each of which may have several images. ``psnr`` is that
             of images that differ at all.
@@ -50,7 +50,7 @@ class PolicySummary:
 
     setting: Setting
     policy: str
-    text_steps: int
+    text_steps: float
     keep: str
     features: str
     evaluations: float
@@ -102,10 +102,10 @@ class SweepSummary:
 class _Gathered:
     """What was read of a condition."""
 
-    text_steps: int
     keep: str
     features: str
-    evaluations: float
+    text_steps: list[np.ndarray] = field(default_factory=list)
+    evaluations: list[np.ndarray] = field(default_factory=list)
     prompts: list[np.ndarray] = field(default_factory=list)
     values: dict[str, list[np.ndarray]] = field(default_factory=dict)
     groups: dict[int, Moments] = field(default_factory=dict)
@@ -162,10 +162,9 @@ def _gather(rows: Mapping[str, np.ndarray], title: str, gathered: dict[str, _Gat
         mine = rows["policy"] == policy
         one = gathered.get(policy)
         if one is None:
-            first = int(np.argmax(mine))
-            one = gathered[policy] = _Gathered(
-                int(rows["text_steps"][first]), str(rows["keep"][first]), title, float(rows["evaluations"][first])
-            )
+            one = gathered[policy] = _Gathered(str(rows["keep"][mine][0]), title)
+        one.text_steps.append(rows["text_steps"][mine])
+        one.evaluations.append(rows["evaluations"][mine])
         one.prompts.append(rows["image"][mine] % prompts)
         for name, values in rows.items():
             if name not in NOT_MEASURED:
@@ -208,10 +207,10 @@ def _conditions(
             PolicySummary(
                 setting,
                 policy,
-                one.text_steps,
+                float(np.concatenate(one.text_steps).mean()),
                 one.keep,
                 one.features,
-                one.evaluations,
+                float(np.concatenate(one.evaluations).mean()),
                 n,
                 metrics,
                 _distance(to_full.get(policy), n),

@@ -22,7 +22,7 @@ from shapefirst.measure.scores import alignments_for, features_for, similarity_f
 from shapefirst.models import is_pocket, load, with_sampler
 from shapefirst.models.machine import hardware
 from shapefirst.sampling.loop import decode, encode, generators
-from shapefirst.sampling.together import denoise_together
+from shapefirst.sampling.together import Ended, denoise_together
 from shapefirst.sweep.cost import SAMPLES
 from shapefirst.sweep.grid import FULL, Shard
 from shapefirst.sweep.rows import picture_name, table_of
@@ -96,15 +96,15 @@ class Worker:
         clock = _Clock()
         counted = 0
 
-        def count(evaluations: int) -> None:
+        def count(evaluations: float) -> None:
             nonlocal counted
-            counted += evaluations * n
-            on_evaluations(evaluations * n)
+            counted += round(evaluations * n)
+            on_evaluations(round(evaluations * n))
 
         pipe = with_sampler(model.pipe, setting.sampler)
         prompts = encode(pipe, [prompt.text for prompt in shard.prompts])
         clock.lap("encoding")
-        latents = denoise_together(
+        ended = denoise_together(
             pipe,
             prompts,
             list(shard.policies.values()),
@@ -117,13 +117,13 @@ class Worker:
         clock.lap("denoising")
         each = max(1, self.rows(setting.model) // 2)
         images = {
-            words: [image for part in x.split(each) for image in decode(pipe, part)]
-            for words, x in zip(shard.policies, latents, strict=True)
+            words: [image for part in end.latents.split(each) for image in decode(pipe, part)]
+            for words, end in zip(shard.policies, ended, strict=True)
         }
         clock.lap("decoding")
         columns: dict[str, list[Any]] = {}
-        for words, mine in images.items():
-            for name, values in self._columns(shard, words, mine, images[FULL], model).items():
+        for end, (words, mine) in zip(ended, images.items(), strict=True):
+            for name, values in self._columns(shard, words, end, mine, images[FULL], model).items():
                 columns.setdefault(name, []).extend(values)
         clock.lap("scoring")
         about = {
@@ -132,7 +132,7 @@ class Worker:
             "features": model.features_title,
             "machine": hardware(self.device),
         }
-        files = self._files(shard, images)
+        files = self._files(shard, ended, images)
         return Work(table_of(columns, about), files, counted)
 
     def model(self, name: str) -> Scored:
@@ -150,17 +150,17 @@ class Worker:
         self,
         shard: Shard,
         words: str,
+        end: Ended,
         images: Sequence[Image.Image],
         full: Sequence[Image.Image],
         model: Scored,
     ) -> dict[str, list[Any]]:
-        setting, schedule, n = shard.setting, shard.policies[words], len(images)
+        setting, n = shard.setting, len(images)
         distances = distances_of(images, full, model.similarity)
         same = {
             **asdict(setting),
             "policy": words,
-            "text_steps": schedule.text_steps(setting.steps),
-            "keep": schedule.keep,
+            "keep": shard.policies[words].keep,
         }
         scored = {name: list(map(float, a.score(images, shard.prompts))) for name, a in model.alignments.items()}
         rows = [distances.row(i) for i in range(n)]
@@ -169,22 +169,25 @@ class Worker:
             "prompt": [prompt.text for prompt in shard.prompts],
             "image": list(range(shard.first, shard.first + n)),
             "seed": shard.seeds,
-            "evaluations": [setting.evaluations(schedule)] * n,
+            "text_steps": list(end.guided_steps),
+            "evaluations": list(end.evaluations),
             **{name: [row[name] for row in rows] for name in rows[0]},
             **scored,
             "sha256": [hashlib.sha256(image.tobytes()).hexdigest() for image in images],
             "features": list(np.asarray(model.features(images), dtype=np.float32)),
         }
 
-    def _files(self, shard: Shard, images: Mapping[str, Sequence[Image.Image]]) -> dict[str, bytes]:
+    def _files(
+        self, shard: Shard, ended: Sequence[Ended], images: Mapping[str, Sequence[Image.Image]]
+    ) -> dict[str, bytes]:
         if self.keep_images == "none":
             return {}
         found, setting = {}, shard.setting
-        for words, those in images.items():
+        for end, (words, those) in zip(ended, images.items(), strict=True):
             same = {"Software": "shapefirst sweep", **asdict(setting), "policy": words}
-            same["denoiser_evaluations"] = setting.evaluations(shard.policies[words])
             for i, image in enumerate(those[: SAMPLES if self.keep_images == "sample" else None]):
                 own = {"prompt": shard.prompts[i].text, "seed": shard.seeds[i]}
+                own["denoiser_evaluations"] = end.evaluations[i]
                 found[picture_name(shard.first + i, words)] = png_of(image, {**same, **own})
         return found
 

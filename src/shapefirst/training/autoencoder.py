@@ -69,13 +69,13 @@ def train_autoencoder(renders: Renders, recipe: Recipe, run: TrainingRun) -> Aut
 
 
 @torch.no_grad()
-def standardise(model: AutoencoderKL, renders: Renders, count: int = 2048) -> None:
+def standardise(model: AutoencoderKL, renders: Renders) -> None:
     """Fold a shift and a scale per channel into the 1 x 1 convolutions around the latents: mean 0, variance 1 each.
 
     The pictures do not change; the denoiser meets every channel at the same scale, with ``scaling_factor`` 1.
     """
     z = torch.cat(
-        [model.encode(renders.batch(i)).latent_dist.mean for i in torch.arange(min(count, len(renders))).split(64)]
+        [model.encode(renders.batch(i)).latent_dist.mean for i in torch.arange(min(2048, len(renders))).split(64)]
     )
     mean, std = z.mean((0, 2, 3)), z.std((0, 2, 3))
     inward, outward = model.quant_conv, model.post_quant_conv

@@ -10,9 +10,12 @@ from typing import Any
 
 from PIL import Image
 
+from shapefirst.drawing.sheets import Cell, contact_sheet
+from shapefirst.models import MODELS, load
 from shapefirst.models.machine import hardware
 from shapefirst.training import quality
 from shapefirst.training.quality import Figure, fresh_scenes
+from shapefirst.training.stages import PRESETS
 from shapefirst.world.vocabulary import ATTRIBUTES, HELD_OUT, NOUNS, RELATIONS
 
 FITTED = ("teacher", "text", "autoencoder", "denoiser", "vision", "judge")
@@ -80,9 +83,6 @@ Weights and code: Apache-2.0. Silhouettes: @mdi/svg, Apache-2.0 (Pictogrammers).
 
 def write(parts: Path, weights: Path, preset_name: str, seed: int) -> None:
     """Measure ``weights`` and write the card, ``samples.png``, ``losses.png`` and ``figures.json`` into them."""
-    from shapefirst.models import MODELS
-    from shapefirst.training.stages import PRESETS
-
     preset = PRESETS[preset_name]
     scale = MODELS["pocket"].guidance_scale
     logs = {stage: _log(parts / f"{stage}.jsonl") for stage in FITTED}
@@ -133,16 +133,13 @@ def table_rows(figures: list[Figure]) -> list[str]:
     return rows
 
 
-def sample_grid(weights: Path, scale: float, count: int = 64) -> Image.Image:
-    """``count`` fresh prompts, one seed each, eight in a row, each under its prompt."""
-    from shapefirst.drawing.sheets import Cell, contact_sheet
-    from shapefirst.models import load
-
+def sample_grid(weights: Path, scale: float) -> Image.Image:
+    """64 fresh prompts, one seed each, eight in a row, each under its prompt."""
     pipe = load(weights)
-    prompts = [s.caption for s in fresh_scenes(count, GRID_SEED)]
+    prompts = [s.caption for s in fresh_scenes(64, GRID_SEED)]
     images = quality.draw(pipe, prompts, GRID_SEED, guidance_scale=scale)
     cells = [Cell(im, p) for im, p in zip(images, prompts, strict=True)]
-    return contact_sheet([cells[i : i + 8] for i in range(0, count, 8)], picture_width=128)
+    return contact_sheet([cells[i : i + 8] for i in range(0, 64, 8)], picture_width=128)
 
 
 def loss_curves(logs: dict[str, list[dict[str, Any]]], path: Path) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import MofNCompleteColumn, Progress
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -106,15 +106,11 @@ def fit(
     start, seconds = _resume(checkpoint, names, parameters, average, optimizer)
     model.train()
     began = saved = time.monotonic()
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
     leader = not dist.is_initialized() or dist.get_rank() == 0
-    with Progress(*columns, disable=not leader) as progress, log.open("a") as lines:
+    with (
+        Progress(*Progress.get_default_columns(), MofNCompleteColumn(), disable=not leader) as progress,
+        log.open("a") as lines,
+    ):
         bar = progress.add_task(stage, total=recipe.steps, completed=start)
         for step in range(start, recipe.steps):
             rate = learning_rate(recipe, step)

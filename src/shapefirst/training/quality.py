@@ -25,6 +25,7 @@ from shapefirst.world.vocabulary import ATTRIBUTES, HELD_OUT, NOUNS
 
 FRESH_SEED = 20_000_000  # far from every training seed
 PAPER_SCALE = 7.5
+BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -71,17 +72,14 @@ def fresh_held_out(count: int, seed: int) -> list[Scene]:
     return [place([combinations[i % len(combinations)]], None, rng) for i in range(count)]
 
 
-def draw(
-    pipe: Any, prompts: list[str], first_seed: int, *, guidance_scale: float, steps: int = 50, batch: int = 32
-) -> list[Image.Image]:
+def draw(pipe: Any, prompts: list[str], first_seed: int, *, guidance_scale: float) -> list[Image.Image]:
     """One image a prompt, of seed ``first_seed + i``."""
     images: list[Image.Image] = []
     pipe.set_progress_bar_config(disable=True)
-    for start in track(range(0, len(prompts), batch), f"drawing {len(prompts)}, w = {guidance_scale:g}"):
-        part = prompts[start : start + batch]
+    for start in track(range(0, len(prompts), BATCH), f"drawing {len(prompts)}, w = {guidance_scale:g}"):
+        part = prompts[start : start + BATCH]
         seeds = range(first_seed + start, first_seed + start + len(part))
-        out = pipe(part, num_inference_steps=steps, guidance_scale=guidance_scale, generator=generators(seeds))
-        images += out.images
+        images += pipe(part, num_inference_steps=50, guidance_scale=guidance_scale, generator=generators(seeds)).images
     return images
 
 
@@ -89,13 +87,10 @@ def judged(
     name: str, verdicts: list[Sighting], scenes: list[Scene], bars: tuple[float | None, ...] = (None,) * 3
 ) -> list[Figure]:
     """Noun right, attribute right and both right, over single-object scenes."""
-    seen = [v.objects[0] for v in verdicts]
-    meant = [(s.objects[0].attribute, s.objects[0].noun) for s in scenes]
-    noun = [a[1] == b[1] for a, b in zip(seen, meant, strict=True)]
-    attribute = [a[0] == b[0] for a, b in zip(seen, meant, strict=True)]
-    both = [a == b for a, b in zip(seen, meant, strict=True)]
-    parts = zip(("noun", "attribute", "both"), (noun, attribute, both), bars, strict=True)
-    return [share(f"{name}: {part} right", hits, bar) for part, hits, bar in parts]
+    seen = np.array([v.objects[0] for v in verdicts])
+    right = seen == np.array([(s.objects[0].attribute, s.objects[0].noun) for s in scenes])
+    parts = zip(("noun", "attribute", "both"), (right[:, 1], right[:, 0], right.all(1)), bars, strict=True)
+    return [share(f"{name}: {part} right", hits.tolist(), bar) for part, hits, bar in parts]
 
 
 def judged_pairs(name: str, verdicts: list[Sighting], scenes: list[Scene], bar: float | None = None) -> list[Figure]:

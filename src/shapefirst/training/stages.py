@@ -12,17 +12,16 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from shapefirst.checks import check_seed
 from shapefirst.errors import ShapefirstError
 from shapefirst.models.disk import check_configurations, check_whole
-from shapefirst.training.loop import Recipe, TrainingRun
+from shapefirst.training.loop import Recipe
 
 STAGES = ("render", "teacher", "text", "autoencoder", "encode", "denoiser", "vision", "judge", "export", "card")
 
@@ -41,6 +40,9 @@ class Preset:
     card_images: int
 
 
+#: Processes that share the denoiser's training on a CPU: one for every core while each gets a few images of the batch.
+MOST = 8
+TRIAL = Recipe(steps=2, batch=4, learning_rate=1e-3)
 PRESETS = {
     # About two and a half hours on 2 cores, most of them for the denoiser (a second a step).
     "cpu": Preset(
@@ -65,16 +67,7 @@ PRESETS = {
         card_images=512,
     ),
     # Seconds, to test the machinery: the result draws nothing.
-    "smoke": Preset(
-        renders=64,
-        teacher=Recipe(steps=2, batch=4, learning_rate=1e-3),
-        text=Recipe(steps=2, batch=4, learning_rate=1e-3),
-        autoencoder=Recipe(steps=4, batch=4, learning_rate=1e-3),
-        denoiser=Recipe(steps=2, batch=4, learning_rate=1e-3, ema=0.9),
-        vision=Recipe(steps=2, batch=4, learning_rate=1e-3),
-        judge=Recipe(steps=2, batch=4, learning_rate=1e-3),
-        card_images=2,
-    ),
+    "smoke": Preset(64, TRIAL, TRIAL, replace(TRIAL, steps=4), replace(TRIAL, ema=0.9), TRIAL, TRIAL, card_images=2),
 }
 
 #: What each stage leaves in the folder: that it lies there shows that the stage is done.
@@ -140,10 +133,11 @@ def train_model(
     out.mkdir(parents=True, exist_ok=True)
     for stage in stages or STAGES:
         launcher, environment = [sys.executable, "-m"], {**os.environ, **ALLOCATOR}
-        if stage == "denoiser" and _device().type == "cpu":
-            launcher += ["torch.distributed.run", "--standalone", f"--nproc-per-node={_processes()}", "-m"]
+        if stage == "denoiser" and not torch.cuda.is_available():
+            workers = min(os.cpu_count() or 1, MOST)
+            launcher += ["torch.distributed.run", "--standalone", f"--nproc-per-node={workers}", "-m"]
             environment["OMP_NUM_THREADS"] = "1"
-        command = [*launcher, "shapefirst.training.stages", str(out), preset, str(seed), stage]
+        command = [*launcher, "shapefirst.training.stage", str(out), preset, str(seed), stage]
         done = subprocess.run(command, env=environment)
         if done.returncode:
             raise ShapefirstError(
@@ -181,139 +175,3 @@ def _check_order(out: Path, stages: Sequence[str], adopted: Sequence[str]) -> No
                 "that first, or all stages."
             )
         there.add(stage)
-
-
-def run_stage(out: Path, preset_name: str, seed: int, stage: str) -> None:
-    """Run one stage in this process, unless its result lies in ``out`` already."""
-    if stage in MAKES and stage != "export" and (out / MAKES[stage]).exists():
-        print(f"{stage}: done before, kept")
-        return
-    preset = PRESETS[preset_name]
-    run = TrainingRun(out, seed, _device())
-    if stage == "render":
-        from shapefirst.world import renders as data
-
-        data.store(data.make(preset.renders, seed), out / "renders")
-    elif stage == "export":
-        from shapefirst.training import export
-
-        export.export(out, out / "weights")
-    elif stage == "card":
-        from shapefirst.training import card
-
-        card.write(out, out / "weights", preset_name, seed)
-    else:
-        fitters: dict[str, Callable[[Preset, TrainingRun], None]] = {
-            "teacher": _teacher,
-            "text": _text,
-            "autoencoder": _autoencoder,
-            "encode": _encode,
-            "denoiser": _denoiser,
-            "vision": _vision,
-            "judge": _judge,
-        }
-        fitters[stage](preset, run)
-
-
-def _teacher(preset: Preset, run: TrainingRun) -> None:
-    """The image encoder that the text encoder learns from: built like the judge, but never asked to judge."""
-    from shapefirst.training import judge
-    from shapefirst.world import renders as data
-
-    apart = replace(run, seed=run.seed + 1)
-    judge.train_judge(data.read(run.folder / "renders"), preset.teacher, apart, "teacher").save(run.folder / "teacher")
-
-
-def _text(preset: Preset, run: TrainingRun) -> None:
-    from shapefirst.measure.judge import Judge
-    from shapefirst.training import text
-    from shapefirst.world import renders as data
-
-    teacher = Judge.load(run.folder / "teacher")
-    tokenizer, clip = text.train_text(data.read(run.folder / "renders"), teacher, preset.text, run)
-    _keep(run.folder / "clip", clip, tokenizer)
-
-
-def _autoencoder(preset: Preset, run: TrainingRun) -> None:
-    from shapefirst.training import autoencoder
-    from shapefirst.world import renders as data
-
-    vae = autoencoder.train_autoencoder(data.read(run.folder / "renders"), preset.autoencoder, run)
-    _keep(run.folder / "vae", vae)
-
-
-def _encode(preset: Preset, run: TrainingRun) -> None:
-    """What the denoiser learns from, computed once: latents of the images, states of the captions."""
-    from diffusers import AutoencoderKL
-    from safetensors.torch import save_file
-    from transformers import CLIPModel, CLIPTokenizer
-
-    from shapefirst.training import autoencoder, denoiser
-    from shapefirst.world import renders as data
-
-    renders = data.read(run.folder / "renders")
-    latents = autoencoder.encode_all(AutoencoderKL.from_pretrained(run.folder / "vae"), renders)
-    tokenizer = CLIPTokenizer.from_pretrained(run.folder / "clip")
-    clip = CLIPModel.from_pretrained(run.folder / "clip").eval()
-    states, rows = denoiser.encode_captions(renders.captions, tokenizer, clip)
-    save_file({"latents": latents.contiguous(), "states": states, "rows": rows}, run.folder / "encoded.part")
-    (run.folder / "encoded.part").rename(run.folder / "encoded.safetensors")
-
-
-def _denoiser(preset: Preset, run: TrainingRun) -> None:
-    import torch.distributed as dist
-    from safetensors.torch import load_file
-
-    from shapefirst.training import denoiser
-
-    if "WORLD_SIZE" in os.environ:
-        dist.init_process_group("gloo")
-    encoded = load_file(run.folder / "encoded.safetensors")
-    start = run.folder / START
-    learnt = (encoded["latents"], encoded["states"], encoded["rows"])
-    unet = denoiser.train_denoiser(*learnt, preset.denoiser, run, start_from=start if start.exists() else None)
-    if not dist.is_initialized() or dist.get_rank() == 0:
-        _keep(run.folder / "unet", unet)
-    if dist.is_initialized():
-        dist.destroy_process_group()
-
-
-def _vision(preset: Preset, run: TrainingRun) -> None:
-    from transformers import CLIPModel, CLIPTokenizer
-
-    from shapefirst.training import text
-    from shapefirst.world import renders as data
-
-    tokenizer = CLIPTokenizer.from_pretrained(run.folder / "clip")
-    clip = CLIPModel.from_pretrained(run.folder / "clip")
-    clip = text.sharpen(data.read(run.folder / "renders"), tokenizer, clip, preset.vision, run)
-    _keep(run.folder / "sharp", clip, tokenizer)
-
-
-def _judge(preset: Preset, run: TrainingRun) -> None:
-    from shapefirst.training import judge
-    from shapefirst.world import renders as data
-
-    judge.train_judge(data.read(run.folder / "renders"), preset.judge, run).save(run.folder / "judge")
-
-
-def _keep(target: Path, *parts: Any) -> None:
-    """Save a stage's result: beside its place first, so that what lies there is whole."""
-    part = target.with_name(target.name + ".part")
-    shutil.rmtree(part, ignore_errors=True)
-    for p in parts:
-        p.save_pretrained(part)
-    part.rename(target)
-
-
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def _processes() -> int:
-    """One for every core, as long as each gets a few images of the batch."""
-    return max(1, min(os.cpu_count() or 1, 8))
-
-
-if __name__ == "__main__":
-    run_stage(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4])

@@ -29,11 +29,13 @@ class Candidate:
         steps: The number of steps to sample with.
         schedule: For so many steps.
         kind: What it is compared with: of one kind and about one saving only the best by score runs.
+        solver_order: The scheduler's ``order``, see `TextSchedule.calls`.
     """
 
     steps: int
     schedule: TextSchedule
     kind: str
+    solver_order: int = 1
 
     @property
     def name(self) -> str:
@@ -43,12 +45,18 @@ class Candidate:
 
     @property
     def evaluations(self) -> int:
-        return self.schedule.evaluations(self.steps)
+        return self.schedule.evaluations(self.steps, self.solver_order)
+
+    @property
+    def calls(self) -> tuple[int, int]:
+        """Of the denoiser in guided steps, and in the others."""
+        return self.schedule.calls(self.steps, self.solver_order)
 
 
 @dataclass(frozen=True)
 class Costs:
-    """Seconds of an image's batch: of a guided step, one with one branch, one with none, and of all the rest."""
+    """Seconds of a batch: of a call of the denoiser in a guided step, in one that keeps one branch, in one that keeps
+    none, and of all the rest."""
 
     guided: float
     one: float
@@ -56,13 +64,14 @@ class Costs:
     rest: float
 
     def seconds(self, candidate: Candidate) -> float:
-        k = candidate.schedule.text_steps(candidate.steps)
-        others = self.none if candidate.schedule.keep == "neither" else self.one
-        return self.rest + k * self.guided + (candidate.steps - k) * others
+        guided, others = candidate.calls
+        other = self.none if candidate.schedule.keep == "neither" else self.one
+        return self.rest + guided * self.guided + others * other
 
     def saved(self, candidate: Candidate, steps: int) -> float:
         """The share of the time of full guidance at `steps` steps that the candidate saves."""
-        return 1 - self.seconds(candidate) / (self.rest + steps * self.guided)
+        full = Candidate(steps, TextSchedule.always(), "", candidate.solver_order)
+        return 1 - self.seconds(candidate) / self.seconds(full)
 
 
 @dataclass(frozen=True)
@@ -78,12 +87,12 @@ class Found:
         return bootstrap(self.l1)
 
 
-def candidates(steps: int) -> list[Candidate]:
+def candidates(steps: int, solver_order: int = 1) -> list[Candidate]:
     """All that are scored or run: placements, branches and orders at N steps, fewer steps, and both together."""
     found: dict[str, Candidate] = {}
 
     def add(n: int, schedule: TextSchedule, kind: str) -> None:
-        one = Candidate(n, schedule, kind)
+        one = Candidate(n, schedule, kind, solver_order)
         found.setdefault(one.name, one)
 
     keeps: tuple[Kept, ...] = ("neither", "text", "null")

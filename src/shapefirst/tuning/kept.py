@@ -8,17 +8,20 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from shapefirst.errors import ShapefirstError
 from shapefirst.files import atomic, save_text
 from shapefirst.measure.npz import read_npz
+from shapefirst.policies.file import model_digest, sampler_digest
 from shapefirst.tuning.candidates import Costs
-from shapefirst.tuning.search import BatchRecord
+from shapefirst.tuning.search import BatchRecord, Tuner
 
-__all__ = ["UnfinishedSearch"]
+__all__ = ["UnfinishedSearch", "unfinished_search"]
+
+FORMAT: Final = 1  # raised when what an older shapefirst has left is no part of a new search
 
 
 class UnfinishedSearch:
@@ -32,7 +35,7 @@ class UnfinishedSearch:
 
     def __init__(self, out: Path, settings: Sequence[Any]) -> None:
         self._folder = out.with_name(f".{out.name}.tuning")
-        self._digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+        self._digest = hashlib.sha256(json.dumps([FORMAT, *settings], sort_keys=True).encode()).hexdigest()
         self.goes_on = False
         self.costs: Costs | None = None
         self.runs: dict[str, list[float]] = {}
@@ -78,3 +81,11 @@ class UnfinishedSearch:
         costs = asdict(self.costs) if self.costs else None
         content = json.dumps({"digest": self._digest, "costs": costs, "runs": self.runs})
         save_text(content, self._folder / "state.json")
+
+
+def unfinished_search(out: Path, tuner: Tuner, dtype: str | None) -> UnfinishedSearch:
+    """What an earlier search of the same model, prompts, sampling, batches, kind of device and number format left."""
+    pipe = tuner.pipe
+    digests = model_digest(pipe), sampler_digest(pipe.scheduler)
+    same = [asdict(tuner.sampling), tuner.prompts, tuner.batch_size, pipe.device.type, dtype]
+    return UnfinishedSearch(out, [*digests, *same])

@@ -1,12 +1,14 @@
 """Finding a policy for a model and a sampler: a short calibration, a search, and a check on prompts that had no say.
 
 1. Every calibration prompt is sampled once, fully guided, at N steps; the predictions of both branches are kept for a
-   moment. A policy's extrapolations can be replayed from them without running it: exactly until its first step that is
-   not guided, and as an estimate after it,
+   moment. A policy can be replayed from them without running it, by what carries it out in earnest
+   (`shapefirst.guidance.follow`): exactly until its first step that is not guided, and as an estimate after it,
 
-       score = mean over images of sum_i |u_i - u_(i+1)| rms(extrapolated eps_hat_i - eps_hat_i),
+       score = mean over images of sum_i |u_i - u_(i+1)| rms(eps_hat_i as followed - eps_hat_i as recorded),
 
-   the error that its steps bring into the latents (`shapefirst.guidance.extrapolation` has u).
+   in the model's own terms (noise, v or a flow). Where a step i has several calls (Heun), each counts for its share;
+
+   it is the error that its steps bring into the latents (`shapefirst.guidance.extrapolation` has u).
 2. Of every kind of policy that saves about as much, the best by that score really runs: N steps go on from the recorded
    trajectory where it leaves it, fewer steps run from the noise. L1 in [0, 1] is taken to the fully guided image of N
    steps of the same seed.
@@ -25,15 +27,15 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
-import torch
 
 from shapefirst.guidance.blocks import guide
-from shapefirst.guidance.extrapolation import noise_level, weights
+from shapefirst.guidance.follow import guided_prediction, rms
 from shapefirst.images.jobs import Job, Result, Sampling, generate, own_size
 from shapefirst.measure import l1
 from shapefirst.measure.intervals import Interval, bootstrap
 from shapefirst.policies.schedule import TextSchedule
 from shapefirst.sampling.loop import Step, decode, denoise, encode, generators
+from shapefirst.sampling.step import follower_of
 from shapefirst.tuning.candidates import Candidate, Costs
 
 __all__ = ["BatchRecord", "Tuner", "held_out"]
@@ -78,6 +80,11 @@ class Tuner:
     def batches(self) -> int:
         return -(-len(self.prompts) // self.batch_size)
 
+    @property
+    def solver_order(self) -> int:
+        """Calls of the denoiser in a step."""
+        return int(getattr(self.pipe.scheduler, "order", 1))
+
     def record(self, batch: int, among: Sequence[Candidate], tick: Callable[[], None]) -> BatchRecord:
         """Sample a batch of the prompts fully guided. `tick` is called after every step."""
         replayed = [c for c in among if c.steps == self.sampling.steps and c.schedule.order is not None]
@@ -116,7 +123,7 @@ class Tuner:
 
     def costs(self, tick: Callable[[], None]) -> Costs:
         """Seconds of each kind of step, medians over short runs in turn."""
-        n = PROBE_STEPS
+        n, solver_order = PROBE_STEPS, self.solver_order
         policies = {
             "guided": TextSchedule.always(),
             "one": TextSchedule.until(2),
@@ -132,9 +139,13 @@ class Tuner:
                     seconds[name].append(time.perf_counter() - start)
                 tick()
         median = {name: statistics.median(values) for name, values in seconds.items()}
-        guided = (median["guided"] - median["short"]) / (n - n // 2)
-        rest = max(median["guided"] - n * guided, 0.0)
-        one, none = (max(0.0, (median[name] - rest - 2 * guided) / (n - 2)) for name in ("one", "none"))
+        calls = {name: policy.calls(n, solver_order) for name, policy in policies.items()}
+        (full, _), (half, _) = calls["guided"], policies["guided"].calls(n // 2, solver_order)
+        guided = (median["guided"] - median["short"]) / (full - half)
+        rest = max(median["guided"] - full * guided, 0.0)
+        one, none = (
+            max(0.0, (median[name] - rest - calls[name][0] * guided) / calls[name][1]) for name in ("one", "none")
+        )
         return Costs(guided, one, none, rest)
 
     def _call(self, policy: TextSchedule, steps: int) -> None:
@@ -199,25 +210,26 @@ def held_out(
 
 def _replay(steps: Sequence[Step], among: Sequence[Candidate], scale: float) -> dict[str, float]:
     """The score of each candidate on one batch's trajectory."""
-    solver = steps[0].solver
-    u = [noise_level(solver, step.t) for step in steps] + [0.0]
-    null = torch.stack([step.eps_null for step in steps if step.eps_null is not None]).float()
-    text = torch.stack([step.eps_text for step in steps if step.eps_text is not None]).float()
-    both = torch.stack([null, text - null])
-    scores = {}
-    for candidate in among:
-        guided = sorted(candidate.schedule.guided_steps(candidate.steps))
-        order, total = candidate.schedule.order or 0, 0.0
-        for i in sorted(set(range(len(steps))) - set(guided)):
-            places = {u[step]: step for step in guided if step < i}  # steps of equal timesteps are one place
-            known = list(places.values())[-order - 1 :]
-            shares = torch.tensor(weights(tuple(u[j] for j in known), u[i]), device=both.device)
-            wrong_null, wrong_d = torch.einsum("j,pj...->p...", shares, both[:, known]) - both[:, i]
-            wrong = {
-                "neither": wrong_null + scale * wrong_d,
-                "null": scale * wrong_d,
-                "text": (scale - 1) * wrong_d,
-            }[candidate.schedule.keep]
-            total += abs(u[i] - u[i + 1]) * float(wrong.flatten(1).square().mean(1).sqrt().mean())
-        scores[candidate.name] = total
-    return scores
+    begins = [*(step.calls[0].call.u for step in steps), 0.0]
+    return {
+        candidate.name: sum(
+            (before - after) / len(step.calls) * float(sum(errors))
+            for step, before, after, errors in zip(
+                steps, begins, begins[1:], _errors(steps, candidate.schedule, scale), strict=False
+            )
+        )
+        for candidate in among
+    }
+
+
+def _errors(steps: Sequence[Step], schedule: TextSchedule, scale: float) -> Iterator[list[float]]:
+    """Of each step's calls, how far eps_hat as the policy has it is from what was recorded: rms, mean over images."""
+    follower = follower_of(schedule, len(steps[0].x_t), scale)
+    for step in steps:
+        errors = []
+        for one in step.calls:
+            seen = {b: one.out[b] for b, images in follower.wanted(one.call).items() if images}
+            followed = guided_prediction(follower.complete(one.call, seen), scale)
+            is_guided = len(seen) == len(one.out)
+            errors.append(0.0 if is_guided else float(rms(followed.float() - one.guided.float()).mean()))
+        yield errors

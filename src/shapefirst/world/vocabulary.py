@@ -14,50 +14,31 @@ from typing import Final
 
 from shapefirst.words import folded, spans
 
-#: noun -> slug of its silhouette in @mdi/svg (Apache-2.0).
-ICONS: Final[dict[str, str]] = {
-    "airplane": "airplane",
+NOUNS: Final = tuple(
+    """
+    airplane apple bear bed bell butterfly cactus car castle cat crown cup dolphin duck elephant fish flower
+    guitar hat heart horse house key lamp leaf lock mushroom pear penguin pumpkin rabbit rocket sailboat shirt
+    shoe sofa star tree truck umbrella
+    """.split()  # noqa: SIM905
+)
+#: The nouns whose silhouettes in @mdi/svg (Apache-2.0) have other names there.
+_SLUGS: Final = {
     "apple": "food-apple",
     "bear": "teddy-bear",
-    "bed": "bed",
-    "bell": "bell",
-    "butterfly": "butterfly",
-    "cactus": "cactus",
     "car": "car-side",
-    "castle": "castle",
-    "cat": "cat",
-    "crown": "crown",
     "cup": "coffee",
-    "dolphin": "dolphin",
-    "duck": "duck",
-    "elephant": "elephant",
-    "fish": "fish",
     "flower": "flower-tulip",
     "guitar": "guitar-acoustic",
     "hat": "hat-fedora",
-    "heart": "heart",
-    "horse": "horse",
     "house": "home",
-    "key": "key",
-    "lamp": "lamp",
-    "leaf": "leaf",
-    "lock": "lock",
-    "mushroom": "mushroom",
     "pear": "fruit-pear",
-    "penguin": "penguin",
-    "pumpkin": "pumpkin",
-    "rabbit": "rabbit",
-    "rocket": "rocket",
     "sailboat": "sail-boat",
     "shirt": "tshirt-crew",
     "shoe": "shoe-sneaker",
-    "sofa": "sofa",
-    "star": "star",
     "tree": "pine-tree",
-    "truck": "truck",
-    "umbrella": "umbrella",
 }
-NOUNS: Final = tuple(ICONS)
+#: noun -> slug of its silhouette.
+ICONS: Final[dict[str, str]] = {noun: _SLUGS.get(noun, noun) for noun in NOUNS}
 
 #: colour -> 8-bit sRGB of the paint.
 COLOURS: Final[dict[str, tuple[int, int, int]]] = {

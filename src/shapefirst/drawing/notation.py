@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from html import escape
 
 from shapefirst.measure.intervals import Interval, Rule
 
-__all__ = ["duration", "label", "number", "one_of", "plural", "reach", "rule_in_short", "strip"]
-
-STRIP_WIDTH, STRIP_HEIGHT = 320, 44
+__all__ = ["duration", "label", "number", "one_of", "plural", "reach", "rule_in_short", "strip", "threshold"]
 
 
 def number(value: float, digits: int | None = None) -> str:
@@ -32,14 +29,14 @@ def reach(found: Interval) -> tuple[str, str]:
     return number(found.estimate, digits), f"{number(found.low, digits)} to {number(found.high, digits)}"
 
 
-def _threshold(rule: Rule) -> str:
-    """With three digits: a third is 0.333."""
+def threshold(rule: Rule) -> str:
+    """The rule's, with three digits: a third is 0.333."""
     return number(float(f"{rule.threshold:.3g}"))
 
 
 def rule_in_short(rule: Rule) -> str:
     """ "interval lies above 0", the last two words unparted."""
-    return f"interval lies {rule.side}\N{NO-BREAK SPACE}{_threshold(rule)}"
+    return f"interval lies {rule.side}\N{NO-BREAK SPACE}{threshold(rule)}"
 
 
 def duration(seconds: float) -> str:
@@ -64,33 +61,15 @@ def one_of(values: Iterable[object]) -> str:
     return ", ".join(dict.fromkeys(f"{value:g}" if isinstance(value, float) else str(value) for value in values))
 
 
-def strip(found: Interval, rule: Rule) -> str:
-    """The interval on a line, with the rule's threshold; the shaded side is where the claim replicates.
+def strip(found: Interval, rule: Rule, width: int) -> tuple[float, float, float, float] | None:
+    """Where low end, estimate, high end and the rule's threshold stand on a line of ``width`` pixels.
 
-    "" where the interval is undefined.
+    None where the interval is undefined.
     """
     values = (found.low, found.estimate, found.high, rule.threshold)
     if not all(math.isfinite(v) for v in values):
-        return ""
+        return None
     low, high = min(values), max(values)
     margin = 0.15 * (high - low) or 1.0
-
-    def x(value: float) -> str:
-        return f"{STRIP_WIDTH * (value - low + margin) / (high - low + 2 * margin):.1f}"
-
-    at = x(rule.threshold)
-    start, width = (at, f"{STRIP_WIDTH - float(at):.1f}") if rule.side == "above" else ("0", at)
-    # The label stays inside the strip wherever the threshold is.
-    anchor = "start" if float(at) < 60 else "end" if float(at) > STRIP_WIDTH - 60 else "middle"
-    estimate, interval = reach(found)
-    alt = f"{estimate}, interval {interval}; threshold {_threshold(rule)}"
-    return (
-        f'<svg class="strip" role="img" aria-label="{escape(alt)}" '
-        f'viewBox="0 0 {STRIP_WIDTH} {STRIP_HEIGHT}" width="{STRIP_WIDTH}" height="{STRIP_HEIGHT}">'
-        f'<rect class="side" x="{start}" y="2" width="{width}" height="26"/>'
-        f'<line class="axis" x1="0" y1="15" x2="{STRIP_WIDTH}" y2="15"/>'
-        f'<line class="threshold" x1="{at}" y1="2" x2="{at}" y2="28"/>'
-        f'<line class="interval" x1="{x(found.low)}" y1="15" x2="{x(found.high)}" y2="15"/>'
-        f'<circle class="estimate" cx="{x(found.estimate)}" cy="15" r="5"/>'
-        f'<text x="{at}" y="41" text-anchor="{anchor}">{_threshold(rule)}</text></svg>'
-    )
+    a, b, c, d = (round(width * (value - low + margin) / (high - low + 2 * margin), 1) for value in values)
+    return a, b, c, d

@@ -1,0 +1,79 @@
+"""A policy that decides while sampling, and what all policies are."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar, TypeAlias
+
+from shapefirst.errors import ShapefirstError
+from shapefirst.policies.schedule import Kept, TextSchedule, check_kept
+
+__all__ = ["Auto", "Policy", "check_policy"]
+
+
+@dataclass(frozen=True)
+class Auto:
+    """Each image decides for itself which steps evaluate both branches, by the error of the extrapolation.
+
+    A guided step knows what the extrapolation would have been: its error in eps_hat, as a root mean square over the
+    latents, times the way since the last guided step, in the u_t of `guidance.extrapolation`, is about the error e
+    that the steps between have brought into the latents (which have a variance of about 1). It sets the number of steps
+    to the next guided one, as an ODE solver sets its step size:
+
+        gap' = gap (tol / e)^(1 / (order + 2)),    rounded down; at least 1, at most twice gap + 1 and MAX_GAP
+
+    The first `order` + 2 steps and the last `LAST` are guided.
+
+    Attributes:
+        tol: The error that is let pass; 0 guides every step.
+        keep: What the other steps evaluate, as in `TextSchedule`.
+        order: Degree of the polynomial, 0 to 3.
+
+    Raises:
+        ShapefirstError: A tolerance that is negative or no number, an unknown branch or order.
+    """
+
+    tol: float
+    keep: Kept = "neither"
+    order: int = 1
+
+    MAX_GAP: ClassVar[int] = 8
+    LAST: ClassVar[int] = 2
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.tol < math.inf:
+            raise ShapefirstError(f"A tolerance is a finite number from 0 up, such as 0.006, not {self.tol:g}.")
+        if self.order is None:
+            raise ShapefirstError("Deciding by the extrapolation's error needs an order from 0 to 3, not None.")
+        check_kept(self.keep, self.order)
+
+    def next_gap(self, gap: int, error: float) -> int:
+        """Steps to the next guided one, after one that came `gap` steps after its predecessor with this error.
+
+        An error that is not a number, where predictions have overflown, lets no step pass.
+        """
+        most = min(2 * gap + 1, self.MAX_GAP)
+        if math.isnan(error):
+            return 1
+        if error == 0:
+            return most if self.tol > 0 else 1
+        return max(1, math.floor(min(gap * (self.tol / error) ** (1 / (self.order + 2)), most)))
+
+    def due(self, step: int, gap: int, num_steps: int) -> int:
+        """The next guided step after `step`: `gap` later, and in any case the last `LAST` of the run."""
+        return step + 1 if step + self.LAST >= num_steps else min(step + gap, num_steps - self.LAST)
+
+    def __str__(self) -> str:
+        return f"decides while sampling, tolerance {self.tol:g}"
+
+
+Policy: TypeAlias = TextSchedule | Auto
+
+
+def check_policy(policy: Policy, num_steps: int) -> None:
+    """Raise ShapefirstError if it is no policy, or one that cannot be followed in a run of ``num_steps`` steps."""
+    if isinstance(policy, TextSchedule):
+        policy.check(num_steps)
+    elif not isinstance(policy, Auto):
+        raise ShapefirstError(f"A policy is a TextSchedule or an Auto, not a {type(policy).__name__}.")

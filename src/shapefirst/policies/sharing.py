@@ -1,0 +1,41 @@
+"""What several policies cost on the same prompts and noise, where what they have in common is done once: no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+
+from shapefirst.policies.auto import Auto, Policy
+
+__all__ = ["evaluations_together"]
+
+
+def evaluations_together(
+    policies: Sequence[Policy], num_steps: int, guidance_scale: float, solver_order: int = 1
+) -> int:
+    """Denoiser evaluations per image of `sampling.together.denoise_together`.
+
+    It is at most so many where a policy decides while sampling: it is taken to guide every step, and to have no more
+    than its first ones in common with others.
+
+    Raises:
+        ShapefirstError: A policy that does not fit the number of steps.
+    """
+    count = 0
+    told: list[tuple[tuple[int, Hashable], ...]] = [()] * len(policies)  # what each has done so far
+    for step in range(num_steps):
+        ways = [_way(policy, step, num_steps, guidance_scale) for policy in policies]
+        told = [(*before, way) for before, way in zip(told, ways, strict=True)]
+        calls = solver_order if step < num_steps - 1 else 1
+        count += calls * sum(done[-1][0] for done in set(told))
+    return count
+
+
+def _way(policy: Policy, step: int, num_steps: int, guidance_scale: float) -> tuple[int, Hashable]:
+    """Evaluations in a call of the step, and what tells the policy from those that do something else there."""
+    if guidance_scale <= 1:
+        return 1, "text"
+    if isinstance(policy, Auto):
+        return 2, "both" if step < policy.order + 2 else policy
+    if policy.uses_text(step, num_steps):
+        return 2, "both"
+    return policy.others, (policy.keep, policy.order)

@@ -1,0 +1,96 @@
+"""One of the stages, in a process of its own: python -m shapefirst.training.stage OUT PRESET SEED STAGE."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from diffusers import AutoencoderKL
+from safetensors.torch import load_file, save_file
+from transformers import CLIPModel, CLIPTokenizer
+
+from shapefirst.measure.judge import Judge
+from shapefirst.training import autoencoder, card, denoiser, export, judge, text
+from shapefirst.training.loop import Recipe, TrainingRun
+from shapefirst.training.stages import MAKES, PRESETS, START, Preset
+from shapefirst.world import renders
+
+
+def run_stage(out: Path, preset_name: str, seed: int, stage: str) -> None:
+    """Run one stage in this process, unless its result lies in ``out`` already."""
+    if stage in MAKES and stage != "export" and (out / MAKES[stage]).exists():
+        print(f"{stage}: done before, kept")
+        return
+    preset = PRESETS[preset_name]
+    run = TrainingRun(out, seed, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    if stage == "render":
+        renders.store(renders.make(preset.renders, seed), out / "renders")
+    elif stage == "encode":
+        _encode(out)
+    elif stage == "denoiser":
+        _denoiser(preset.denoiser, run)
+    elif stage == "export":
+        export.export(out, out / "weights")
+    elif stage == "card":
+        card.write(out, out / "weights", preset_name, seed)
+    else:
+        _fit(stage, preset, run, renders.read(out / "renders"))
+
+
+def _fit(stage: str, preset: Preset, run: TrainingRun, world: renders.Renders) -> None:
+    """The stages that learn from the pictures themselves."""
+    recipe, out = getattr(preset, stage), run.folder
+    if stage == "teacher":
+        # The image encoder that the text encoder learns from: built like the judge, but never asked to judge.
+        judge.train_judge(world, recipe, replace(run, seed=run.seed + 1), stage).save(out / "teacher")
+    elif stage == "judge":
+        judge.train_judge(world, recipe, run).save(out / "judge")
+    elif stage == "text":
+        tokenizer, clip = text.train_text(world, Judge.load(out / "teacher"), recipe, run)
+        _keep(out / "clip", clip, tokenizer)
+    elif stage == "autoencoder":
+        _keep(out / "vae", autoencoder.train_autoencoder(world, recipe, run))
+    else:
+        tokenizer, clip = (kind.from_pretrained(out / "clip") for kind in (CLIPTokenizer, CLIPModel))
+        _keep(out / "sharp", text.sharpen(world, tokenizer, clip, recipe, run), tokenizer)
+
+
+def _encode(out: Path) -> None:
+    """What the denoiser learns from, computed once: latents of the images, states of the captions."""
+    world = renders.read(out / "renders")
+    latents = autoencoder.encode_all(AutoencoderKL.from_pretrained(out / "vae"), world)
+    tokenizer, clip = (kind.from_pretrained(out / "clip") for kind in (CLIPTokenizer, CLIPModel))
+    states, rows = denoiser.encode_captions(world.captions, tokenizer, clip.eval())
+    save_file({"latents": latents.contiguous(), "states": states, "rows": rows}, out / "encoded.part")
+    (out / "encoded.part").rename(out / "encoded.safetensors")
+
+
+def _denoiser(recipe: Recipe, run: TrainingRun) -> None:
+    if "WORLD_SIZE" in os.environ:
+        dist.init_process_group("gloo")
+    encoded, start = load_file(run.folder / "encoded.safetensors"), run.folder / START
+    learnt = (encoded["latents"], encoded["states"], encoded["rows"])
+    unet = denoiser.train_denoiser(*learnt, recipe, run, start_from=start if start.exists() else None)
+    if not dist.is_initialized() or dist.get_rank() == 0:
+        _keep(run.folder / "unet", unet)
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def _keep(target: Path, *parts: Any) -> None:
+    """Save a stage's result: beside its place first, so that what lies there is whole."""
+    part = target.with_name(target.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    for p in parts:
+        p.save_pretrained(part)
+    part.rename(target)
+
+
+if __name__ == "__main__":
+    run_stage(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4])

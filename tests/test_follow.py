@@ -1,0 +1,192 @@
+"""One core carries policies out: the hook, the loop of our own, several together and the tuner's replay agree."""
+
+from __future__ import annotations
+
+import copy
+
+import naive
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from test_guidance import PROMPTS, SEEDS, Spy, W, generate
+from test_pipelines import stable_diffusion_3
+
+from shapefirst.guidance.blocks import guide
+from shapefirst.guidance.follow import Call, Follower, guided_prediction
+from shapefirst.policies.auto import Auto
+from shapefirst.policies.schedule import TextSchedule
+from shapefirst.policies.words import parse_policy
+from shapefirst.sampling.loop import denoise, encode, generators
+from shapefirst.sampling.together import denoise_together
+from shapefirst.tuning.candidates import Candidate, candidates
+from shapefirst.tuning.search import _errors
+
+N = 6
+
+
+def options(steps: int = N) -> dict:
+    return {"num_inference_steps": steps, "guidance_scale": W, "generator": generators(SEEDS)}
+
+
+# --- every adapter --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("kind", ["sd-epsilon", "sd-v", "pixart"])
+@pytest.mark.parametrize("words", ["every:2", "every:3,keep=null", "every:3,keep=text", "paper:3"])
+def test_every_adapter_does_what_the_equations_say(make_pipe, kind, dtype, words):
+    """To the rounding of the number format, in which full guidance drifts as far from float32."""
+    pipe, policy = make_pipe(kind), parse_policy(words)
+    of = {"num_steps": N, "w": W, "keep": policy.keep, "order": policy.order}
+    exact, fully = (
+        naive.sample(pipe, PROMPTS, naive.noise(SEEDS), guided=steps.__contains__, **of)
+        for steps in (policy.guided_steps(N), range(N))
+    )
+    half = copy.deepcopy(pipe).to(dtype)
+    drift = naive.error(generate(half, num_inference_steps=N).float(), fully)
+    with guide(half, policy):
+        hooked = generate(half, num_inference_steps=N)
+    *_, looped = denoise(half, PROMPTS, schedule=policy, **options())
+    others = [TextSchedule.until(1), policy, TextSchedule.every(2, order=2)]
+    together = denoise_together(half, encode(half, PROMPTS), others, **options())[1].latents
+    rounding = torch.finfo(dtype).eps
+    for found in (hooked, looped.x_next, together):
+        assert found.dtype == dtype
+        assert naive.error(found.float(), exact) < max(1e-4, 2 * drift + rounding)
+        assert naive.error(found.float(), hooked.float()) < max(1e-5, rounding)
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "heun", "dpm-solver"])
+@pytest.mark.parametrize("keep", ["null", "text", "neither"])
+def test_a_tolerance_in_the_loop_of_our_own(make_pipe, sampler, keep):
+    pipe, steps = make_pipe("sd-epsilon", sampler), 12
+    policies = [Auto(0.02, keep=keep), TextSchedule.always(), Auto(0.1, keep=keep), Auto(0.0, keep=keep)]
+    expected, rows = [], []
+    for policy in policies:
+        with guide(pipe, policy) as evaluations:
+            expected.append(generate(pipe, num_inference_steps=steps))
+        rows.append(evaluations.rows / len(PROMPTS))
+    assert rows[0] < rows[1] == rows[3]
+    for policy, x, count in zip(policies, expected, rows, strict=True):
+        with Spy(pipe) as spy:
+            done = list(denoise(pipe, PROMPTS, schedule=policy, **options(steps)))
+        assert naive.error(done[-1].x_next, x) < 1e-4
+        assert sum(step.evaluations for step in done) == count == spy.rows / len(PROMPTS)
+    told: list[float] = []
+    with Spy(pipe) as spy:
+        found = denoise_together(pipe, encode(pipe, PROMPTS), policies, **options(steps), on_step=told.append)
+    assert all(naive.error(end.latents, y) < 1e-4 for end, y in zip(found, expected, strict=True))
+    assert [sum(end.evaluations) / len(PROMPTS) for end in found] == rows
+    assert sum(told) == spy.rows / len(PROMPTS) < sum(rows)
+
+
+def test_a_step_of_some_images_alone_shows_no_prediction_that_was_not_made(make_pipe):
+    pipe, prompts = make_pipe(), ["a cat", "a red dog", "three birds"]
+    of = {"num_inference_steps": 12, "guidance_scale": W, "generator": generators([1, 2, 3])}
+    steps = list(denoise(pipe, prompts, schedule=Auto(0.02), **of))
+    parted = [step for step in steps if 0 < step.evaluations < 2]
+    assert parted
+    assert all(step.eps_null is None and step.eps_text is None for step in parted)
+
+
+# --- the tuner's replay ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("keep", ["null", "text", "neither"])
+@pytest.mark.parametrize(
+    ("kind", "sampler"),
+    [
+        ("sd-epsilon", "ddim"),
+        ("sd-epsilon", "heun"),
+        ("sd-v", "ddim"),
+        ("sd-v", "heun"),
+        ("pixart", "ddim"),
+        ("flow", ""),
+    ],
+)
+def test_what_is_replayed_is_what_runs(make_pipe, kind, sampler, keep):
+    """Until its first step that is not guided a run is the recorded one, so there the replay must be exact."""
+    pipe = stable_diffusion_3(make_pipe) if kind == "flow" else make_pipe(kind, sampler)
+    pipe.set_progress_bar_config(disable=True)
+    embeddings = encode(pipe, PROMPTS)
+    recorded = list(denoise(pipe, embeddings, **options()))
+    for policy in (TextSchedule.at([0, 1, 2, 5], keep=keep), TextSchedule.at([0, 1, 2], keep=keep, order=2)):
+        ran = list(denoise(pipe, embeddings, schedule=policy, **options()))
+        expected = ran[3].calls[0].guided - recorded[3].calls[0].guided
+        errors = list(_errors(recorded, policy, W))
+        assert [sum(each) > 0 for each in errors] == [step not in policy.guided_steps(N) for step in range(N)]
+        assert errors[3][0] == pytest.approx(float(expected.flatten(1).square().mean(1).sqrt().mean()), rel=1e-4)
+        assert [len(each) for each in errors] == ([2] * (N - 1) + [1] if sampler == "heun" else [1] * N)
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "heun"])
+def test_what_candidates_cost_is_what_they_evaluate(make_pipe, sampler):
+    pipe, steps = make_pipe("sd-epsilon", sampler), 16
+    order = pipe.scheduler.order
+    for candidate in candidates(steps, order)[::17]:
+        with guide(pipe, candidate.schedule) as evaluations:
+            generate(pipe, PROMPTS[:1], SEEDS[:1], num_inference_steps=candidate.steps)
+        assert candidate.evaluations == evaluations.rows
+        guided, others = candidate.calls
+        assert 2 * guided + 2 * others == evaluations.asked
+    assert Candidate(steps, TextSchedule.always(), "", 2).evaluations == 2 * (2 * steps - 1)
+
+
+# --- the core by itself ---------------------------------------------------------------------------------------------
+
+policies = st.one_of(
+    st.builds(TextSchedule.until, st.integers(0, 8), keep=st.sampled_from(["null", "text"])),
+    st.builds(
+        TextSchedule.every,
+        st.integers(1, 4),
+        keep=st.sampled_from(["null", "text", "neither"]),
+        order=st.integers(0, 3),
+    ),
+    st.builds(
+        Auto,
+        st.sampled_from([0, 0.01, 1.0]),
+        keep=st.sampled_from(["null", "text", "neither"]),
+        order=st.integers(0, 3),
+    ),
+)
+
+
+def play(follower: Follower, calls: list[Call], outputs: torch.Tensor) -> list[torch.Tensor]:
+    made = []
+    for call, (null, text) in zip(calls, outputs, strict=True):
+        wanted = follower.wanted(call)
+        out = {"null": null, "text": text}
+        seen = {branch: out[branch][list(images)] for branch, images in wanted.items() if images}
+        whole = follower.complete(call, seen)
+        assert set(whole) == {"null", "text"}
+        for branch, images in wanted.items():
+            assert torch.equal(whole[branch][list(images)], out[branch][list(images)])  # what ran is never changed
+        made.append(guided_prediction(whole, call.guidance_scale))
+    return made
+
+
+@given(policies, st.integers(1, 3), st.integers(0, 2**31))
+def test_images_do_not_depend_on_one_another_and_forks_not_on_their_origin(policy, images, seed):
+    steps = 8
+    outputs = torch.randn(steps, 2, images, 3, generator=torch.Generator().manual_seed(seed))
+    calls = [Call(step, steps, True, 1 - step / steps, 4.0) for step in range(steps)]
+    made = play(Follower(policy, images), calls, outputs)
+    for image in range(images):
+        alone = play(Follower(policy, 1), calls, outputs[:, :, image : image + 1])
+        assert all(torch.allclose(x[image : image + 1], y, atol=1e-4) for x, y in zip(made, alone, strict=True))
+    origin = Follower(policy, images)
+    play(origin, calls[:4], outputs[:4])
+    fork = origin.fork()
+    assert fork.key(calls[4]) == origin.key(calls[4])
+    play(origin, calls[4:], -outputs[4:])
+    again = play(fork, calls[4:], outputs[4:])
+    assert all(torch.equal(x, y) for x, y in zip(again, made[4:], strict=True))
+
+
+def test_followers_of_equal_keys_do_the_same():
+    call = Call(3, 8, True, 0.5, 4.0)
+    keys = [Follower(policy, 2).key(call) for policy in (TextSchedule.until(4), TextSchedule.always(), Auto(0.1))]
+    assert len(set(keys)) == 1
+    dropped = [TextSchedule.until(2), TextSchedule.until(3), TextSchedule.until(2, keep="text")]
+    assert len({Follower(policy, 2).key(call) for policy in dropped}) == 2

@@ -1,0 +1,366 @@
+"""Every pipeline class is known to be followed exactly, or is refused before anything runs: a matrix over tiny ones."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import diffusers
+import naive
+import pytest
+import torch
+from test_guidance import PROMPTS, SEEDS, Spy, W, denoiser_of, trace
+
+from shapefirst.errors import ShapefirstError, UnsupportedPipelineError
+from shapefirst.families import FAMILIES
+from shapefirst.guidance.blocks import guide, text_until
+from shapefirst.sampling.loop import generators
+
+N = 5
+
+
+class Row(NamedTuple):
+    """A pipeline of the matrix, and what its call takes besides prompts, seeds, steps and scale."""
+
+    pipe: Any
+    options: dict[str, Any]
+
+    def __call__(self, prompts: list[str] = PROMPTS, seeds: list[int] = SEEDS) -> torch.Tensor:
+        options = {"num_inference_steps": N, "guidance_scale": W, "output_type": "latent", **self.options}
+        out = self.pipe(prompts, generator=generators(seeds), **options)
+        return out.frames if hasattr(out, "frames") else out.images
+
+
+def image(seed: int = 0) -> torch.Tensor:
+    return torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(seed))
+
+
+def over(name: str, pipe: Any, **more: Any) -> Any:
+    made = getattr(diffusers, name)(**{**pipe.components, **more})
+    made.set_progress_bar_config(disable=True)
+    return made
+
+
+def control_net(pipe: Any) -> Any:
+    torch.manual_seed(1)
+    options = {"conditioning_embedding_out_channels": (4, 4), "controlnet_conditioning_channel_order": "rgb"}
+    net = diffusers.ControlNetModel.from_unet(pipe.unet, load_weights_from_unet=True, **options).eval()
+    with torch.no_grad():  # it begins with zeros, that do nothing
+        for weight in net.parameters():
+            weight.add_(0.1 * torch.randn_like(weight))
+    return net
+
+
+def stable_diffusion_3(make_pipe: Any) -> Any:
+    from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel
+
+    torch.manual_seed(2)
+    transformer = SD3Transformer2DModel(
+        sample_size=8,
+        in_channels=4,
+        out_channels=4,
+        num_layers=2,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=32,
+        caption_projection_dim=16,
+        pooled_projection_dim=32,
+        pos_embed_max_size=8,
+    ).eval()
+    xl = make_pipe("sdxl")
+    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
+    encoders = {"text_encoder": xl.text_encoder_2, "text_encoder_2": xl.text_encoder_2}
+    return diffusers.StableDiffusion3Pipeline(
+        transformer=transformer,
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+        vae=AutoencoderKL(block_out_channels=(8, 8), norm_num_groups=4, sample_size=16, shift_factor=0.1, **blocks),
+        tokenizer=xl.tokenizer,
+        tokenizer_2=xl.tokenizer,
+        text_encoder_3=None,
+        tokenizer_3=None,
+        **encoders,
+    )
+
+
+def _sd(name: str, **options: Any) -> Callable[[Any], Row]:
+    return lambda make_pipe: Row(over(name, make_pipe(), requires_safety_checker=False), options)
+
+
+def _xl(name: str, **options: Any) -> Callable[[Any], Row]:
+    return lambda make_pipe: Row(over(name, make_pipe("sdxl")), options)
+
+
+def _controlled(name: str, kind: str, count: int = 1, **options: Any) -> Callable[[Any], Row]:
+    def make(make_pipe: Any) -> Row:
+        pipe = make_pipe(kind)
+        nets = [control_net(pipe) for _ in range(count)]
+        more = {"requires_safety_checker": False} if kind != "sdxl" else {}
+        made = over(name, pipe, controlnet=nets[0] if count == 1 else nets, **more)
+        given = {key: value if count == 1 else [value] * count for key, value in options.items() if key == "image"}
+        return Row(made, {**options, **given})
+
+    return make
+
+
+def _sd3(name: str, **options: Any) -> Callable[[Any], Row]:
+    def make(make_pipe: Any) -> Row:
+        pipe = stable_diffusion_3(make_pipe)
+        return Row(over(name, pipe), {"max_sequence_length": 77, **options})
+
+    return make
+
+
+def _video(make_pipe: Any) -> Row:
+    torch.manual_seed(0)
+    pipe = make_pipe()
+    motion = diffusers.MotionAdapter(
+        block_out_channels=(8, 16), motion_layers_per_block=1, motion_norm_num_groups=2, motion_num_attention_heads=2
+    )
+    parts = {name: getattr(pipe, name) for name in ("vae", "text_encoder", "tokenizer", "scheduler")}
+    made = diffusers.AnimateDiffPipeline(**parts, unet=copy.deepcopy(pipe.unet), motion_adapter=motion)
+    made.set_progress_bar_config(disable=True)
+    made.unet.eval()
+    return Row(made, {"num_frames": 2})
+
+
+MASK = torch.cat([torch.zeros(1, 1, 16, 8), torch.ones(1, 1, 16, 8)], dim=3)
+PIXART = {"use_resolution_binning": False, "clean_caption": False}
+CONTROL = "StableDiffusionControlNetPipeline"
+
+MATRIX: dict[str, Callable[[Any], Row]] = {
+    "StableDiffusionPipeline": _sd("StableDiffusionPipeline"),
+    "StableDiffusionImg2ImgPipeline": _sd("StableDiffusionImg2ImgPipeline", image=image(), strength=1.0),
+    "StableDiffusionInpaintPipeline": _sd(
+        "StableDiffusionInpaintPipeline", image=image(), mask_image=MASK, strength=1.0, height=16, width=16
+    ),
+    CONTROL: _controlled(CONTROL, "sd-epsilon", image=image()),
+    f"{CONTROL} twice": _controlled(CONTROL, "sd-epsilon", 2, image=image()),
+    f"{CONTROL} guessing": _controlled(CONTROL, "sd-epsilon", image=image(), guess_mode=True),
+    "StableDiffusionXLPipeline": _xl("StableDiffusionXLPipeline"),
+    "StableDiffusionXLImg2ImgPipeline": _xl("StableDiffusionXLImg2ImgPipeline", image=image(), strength=1.0),
+    "StableDiffusionXLInpaintPipeline": _xl(
+        "StableDiffusionXLInpaintPipeline", image=image(), mask_image=MASK, strength=1.0, height=16, width=16
+    ),
+    "StableDiffusionXLControlNetPipeline": _controlled("StableDiffusionXLControlNetPipeline", "sdxl", image=image()),
+    "StableDiffusion3Pipeline": _sd3("StableDiffusion3Pipeline"),
+    "StableDiffusion3Img2ImgPipeline": _sd3(
+        "StableDiffusion3Img2ImgPipeline", image=torch.cat([image(1), image(2)]), strength=1.0
+    ),
+    "PixArtAlphaPipeline": lambda make_pipe: Row(make_pipe("pixart"), PIXART),
+    "PixArtSigmaPipeline": lambda make_pipe: Row(over("PixArtSigmaPipeline", make_pipe("pixart")), PIXART),
+    "AnimateDiffPipeline": _video,
+}
+
+
+@pytest.fixture(params=MATRIX)
+def row(request: Any, make_pipe: Any) -> Row:
+    return MATRIX[request.param](make_pipe)
+
+
+@contextmanager
+def extrapolated_in(row: Row, guided: Callable[[int], bool], frames: int) -> Iterator[None]:
+    """Within the block, the stock call with a line through the last two guided calls in the place of the others."""
+    seen: dict[float, torch.Tensor] = {}
+    calls: list[float] = []
+
+    def see(_: Any, __: Any, out: Any) -> Any:
+        scheduler = row.pipe.scheduler
+        t = float(scheduler.timesteps[len(calls)])
+        flow = not hasattr(scheduler, "alphas_cumprod")
+        u = t / 1000 if flow else math.log(1 + naive.sigma_over_alpha(scheduler, t))
+        calls.append(u)
+        if guided(len(calls) - 1):
+            seen[u] = out[0]
+            return out
+        last = list(seen)[-2:]
+        made = naive.polynomial(last, [seen[at] for at in last], u)
+        return (made,) if isinstance(out, tuple) else type(out)(made)
+
+    handle = denoiser_of(row.pipe).register_forward_hook(see)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def control_rows(pipe: Any) -> Iterator[list[int]]:
+    """The rows that enter its ControlNets, a call each."""
+    nets = getattr(getattr(pipe, "controlnet", None), "nets", None) or [getattr(pipe, "controlnet", None)]
+    seen: list[int] = []
+    handles = [
+        net.conv_in.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+        for net in nets
+        if net is not None
+    ]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def test_the_matrix(row):
+    denoiser, frames = denoiser_of(row.pipe), row.options.get("num_frames", 1)
+    before = trace(row.pipe)
+    stock, images = row(), len(PROMPTS)
+    nets = len(getattr(getattr(row.pipe, "controlnet", None), "nets", [0]))
+    nets, guesses = nets if hasattr(row.pipe, "controlnet") else 0, row.options.get("guess_mode", False)
+
+    with guide(row.pipe, "full") as evaluations:
+        assert torch.equal(row(), stock)
+    assert evaluations.rows == evaluations.asked == 2 * images * N
+
+    for k in (1, 3):
+        with text_until(row.pipe, k) as evaluations, Spy(row.pipe) as spy, control_rows(row.pipe) as controls:
+            found = row()
+        with naive.both_branches_in(denoiser, lambda i, k=k: i < k):
+            expected = row()
+        assert naive.error(found, expected) < 1e-4 < naive.error(found, stock)
+        assert evaluations.rows == spy.rows / frames == images * (N + k)
+        assert evaluations.control_rows * nets == sum(controls) * bool(nets)
+        assert sum(controls) == nets * images * (k if guesses else N + k)
+
+    guided = {0, 1, 3}
+    with guide(row.pipe, "steps:0+1+3") as evaluations, Spy(row.pipe) as spy, control_rows(row.pipe) as controls:
+        found = row()
+    with extrapolated_in(row, guided.__contains__, frames):
+        expected = row()
+    assert naive.error(found, expected) < 1e-4 < naive.error(found, stock)
+    assert evaluations.rows == spy.rows / frames == 2 * images * len(guided)
+    assert sum(controls) == nets * images * len(guided) * (1 if guesses else 2)
+    assert evaluations.saved == pytest.approx(1 - len(guided) / N)
+
+    assert torch.equal(row(), stock)
+    assert trace(row.pipe) == before
+    assert not hasattr(getattr(row.pipe, "controlnet", None), "_diffusers_hook")
+
+
+def test_every_class_of_diffusers_is_known_or_refused_in_a_sentence():
+    from shapefirst.families.layout import check_layout
+
+    known, refused = set(), {}
+    for name in dir(diffusers):
+        pipeline_class = getattr(diffusers, name) if name.endswith("Pipeline") else None
+        if isinstance(pipeline_class, type):
+            try:
+                check_layout(pipeline_class)
+                known.add(name)
+            except UnsupportedPipelineError as error:
+                refused[name] = str(error)
+    assert set(FAMILIES) <= known  # each of them exists
+    assert {name for name in known if name not in FAMILIES} <= {"IFSuperResolutionPipeline"}
+    assert len(refused) > 200
+    for name, sentence in refused.items():
+        assert sentence.startswith(f"{name} ")
+        assert "\n" not in sentence
+    for name in ("FluxPipeline", "QwenImagePipeline", "CogVideoXImageToVideoPipeline", "AuraFlowPipeline"):
+        assert name in refused
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("StableDiffusionInstructPix2PixPipeline", "a third branch for the image"),
+        ("StableDiffusionPanoramaPipeline", "a batch for each view"),
+        ("StableDiffusionSAGPipeline", "self-attention guidance"),
+        ("StableDiffusionLDM3DPipeline", "is not known to run"),
+    ],
+)
+def test_other_layouts_are_refused_before_anything_runs(make_pipe, name, message):
+    pipe = over(name, make_pipe(), requires_safety_checker=False)
+    before = trace(pipe)
+    for policy in ("paper:2", "budget:0.7", "full"):
+        with Spy(pipe) as spy, pytest.raises(UnsupportedPipelineError, match=message):
+            guide(pipe, policy)
+        assert spy.rows == 0
+    assert trace(pipe) == before
+
+
+# --- pipelines that share a denoiser ----------------------------------------------------------------------------------
+
+
+def handing_on_copies(denoiser: Any) -> Any:
+    """From here on the denoiser is given copies of its timesteps, which do not tell the list that they are from."""
+
+    def copied(_: Any, args: Any, kwargs: Any) -> Any:
+        args = tuple(x.clone() if isinstance(x, torch.Tensor) and x.ndim == 0 else x for x in args)
+        return args, {name: x.clone() if name == "timestep" else x for name, x in kwargs.items()}
+
+    return denoiser.register_forward_pre_hook(copied, with_kwargs=True)
+
+
+@pytest.mark.parametrize("kind", ["sd-epsilon", "pixart"])
+@pytest.mark.parametrize("sampler", ["ddim", "euler", "heun"])
+@pytest.mark.parametrize("copies", [False, True])
+def test_a_copy_that_shares_the_denoiser_is_followed_by_its_own_steps(make_pipe, request, kind, sampler, copies):
+    pipe, other = make_pipe(kind), make_pipe(kind, sampler)
+    assert denoiser_of(pipe) is denoiser_of(other)
+    if copies:
+        request.addfinalizer(handing_on_copies(denoiser_of(pipe)).remove)
+    options = {"generator": generators([0]), "output_type": "latent", "guidance_scale": W}
+    options |= PIXART if kind == "pixart" else {}
+    pipe("a cat", num_inference_steps=50, **options)
+    with text_until(other, 5) as evaluations:
+        expected = other("a cat", num_inference_steps=10, **{**options, "generator": generators([1])}).images
+    rows = evaluations.rows
+    assert rows == (19 + 10 if sampler == "heun" else 15)
+    with text_until(pipe, 5) as evaluations:
+        found = other("a cat", num_inference_steps=10, **{**options, "generator": generators([1])}).images
+    assert evaluations.rows == rows
+    assert torch.equal(found, expected)
+
+
+def test_another_pipeline_of_another_layout_is_refused_in_its_first_step(make_pipe):
+    pipe = make_pipe()
+    views = over("StableDiffusionPanoramaPipeline", pipe, requires_safety_checker=False)
+    with (
+        text_until(pipe, 2) as evaluations,
+        pytest.raises(UnsupportedPipelineError, match="a batch for each view of the picture"),
+    ):
+        views("a cat", height=16, width=16, num_inference_steps=3)
+    assert evaluations.rows == 0
+
+
+# --- what feeds the denoiser -----------------------------------------------------------------------------------------
+
+
+def test_what_a_control_net_is_not_told_may_not_change_while_it_rests(make_pipe):
+    pipe, options = MATRIX[CONTROL](make_pipe)
+    scale = {"attention_scale": torch.ones(1)}
+
+    def change(pipe: Any, step: int, t: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        if step == 2:
+            scale["attention_scale"] = torch.zeros(1)
+        return tensors
+
+    def given(_: Any, args: Any, kwargs: Any) -> Any:
+        return args, {**kwargs, "added_cond_kwargs": dict(scale)}
+
+    handle = pipe.unet.register_forward_pre_hook(given, with_kwargs=True)
+    call = {"num_inference_steps": 6, "guidance_scale": W, "output_type": "latent", "callback_on_step_end": change}
+    with guide(pipe, "paper:2"):
+        pipe("a cat", **options, **call)
+    scale["attention_scale"] = torch.ones(1)
+    with guide(pipe, "every:2"), pytest.raises(ShapefirstError, match="changed in step 3, in which its ControlNet"):
+        pipe("a cat", **options, **call)
+    handle.remove()
+
+
+def test_a_prompt_that_changes_runs_the_control_net_again(make_pipe):
+    pipe, options = MATRIX[CONTROL](make_pipe)
+    other = pipe.encode_prompt("a dog", "cpu", 1, True, negative_prompt="")
+    embeddings = torch.cat([other[1], other[0]])
+
+    def change(pipe: Any, step: int, t: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        return {"prompt_embeds": embeddings} if step == 2 else {}
+
+    call = {"num_inference_steps": 6, "guidance_scale": W, "output_type": "latent", "callback_on_step_end": change}
+    call["callback_on_step_end_tensor_inputs"] = ["prompt_embeds"]
+    with guide(pipe, "every:2") as evaluations, control_rows(pipe) as controls:
+        pipe("a cat", **options, **call)
+    # Guided are 0 and 2, then 3 and 4 to learn anew; and then every other one again.
+    assert sum(controls) == evaluations.control_rows == evaluations.rows == 2 * 4
