@@ -60,7 +60,7 @@ def test_each_policy_runs_once_a_round_close_to_calls_of_the_stock_pipeline(monk
     @contextmanager
     def guide(pipe, schedule):
         now[0] = schedule
-        yield
+        yield SimpleNamespace(saved=0.25)
         now[0] = "stock"
 
     monkeypatch.setattr(stopwatch, "guide", guide)

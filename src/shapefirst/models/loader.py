@@ -16,7 +16,7 @@ from shapefirst.models.components import VARIANTS, Component, components_of, fil
 from shapefirst.models.disk import check_keys, checked, file_names, read_index, read_json
 from shapefirst.models.hub import cached, download, is_hub_id, wanted_files
 from shapefirst.models.machine import find_device
-from shapefirst.models.quiet import quietly
+from shapefirst.models.quiet import in_format, quietly
 from shapefirst.models.single_file import load_checkpoint, read_checkpoint
 from shapefirst.models.tasks import check_class, check_inputs, refuse_folder
 from shapefirst.prompts.tokens import ENDLESS
@@ -246,11 +246,12 @@ def _from_folder(folder: Path, name: str, dtype: str) -> Any:
     options: dict[str, Any] = dict.fromkeys(left_out)
     if "safety_checker" in index:
         options["requires_safety_checker"] = False
-    shared: dict[str, Any] = {"dtype": getattr(torch, dtype), "use_safetensors": True, "local_files_only": True}
+    shared: dict[str, Any] = {"use_safetensors": True, "local_files_only": True}
     try:
         for component, variant in variants.items():
             if component.is_network:
-                options[component.name] = _network(folder, component, variant=variant, **shared)
+                options[component.name] = _network(folder, component, getattr(torch, dtype), variant=variant, **shared)
+        options |= in_format(getattr(torch, dtype))
         return diffusers.DiffusionPipeline.from_pretrained(folder, **shared, **options)
     except ModelError:
         raise
@@ -261,7 +262,7 @@ def _from_folder(folder: Path, name: str, dtype: str) -> Any:
         raise ModelError(f"{folder} cannot be loaded: {said}.") from error
 
 
-def _network(folder: Path, component: Component, **options: Any) -> Any:
+def _network(folder: Path, component: Component, dtype: torch.dtype, **options: Any) -> Any:
     """A pipeline's network with all of its weights: the pipeline's own loader makes up those that a file lacks."""
     module = importlib.import_module(component.library)
     base = module.ModelMixin if component.library == "diffusers" else module.PreTrainedModel
@@ -271,12 +272,14 @@ def _network(folder: Path, component: Component, **options: Any) -> Any:
     if component.library == "diffusers":
         from diffusers.utils import is_accelerate_available
 
-        options["low_cpu_mem_usage"] = is_accelerate_available()
+        options |= {"low_cpu_mem_usage": is_accelerate_available(), **in_format(dtype)}
+    else:
+        options["dtype"] = dtype
     load_weights: Any = kind.from_pretrained  # type: ignore[attr-defined]
     network, info = load_weights(folder / component.name, output_loading_info=True, **options)
     check_keys(folder / component.name, info, network.state_dict())
     if component.library == "diffusers" and not getattr(network, "_keep_in_fp32_modules", None):
-        network.to(options["dtype"])  # without accelerate diffusers goes by the first of the weights alone
+        network.to(dtype)  # without accelerate diffusers goes by the first of the weights alone
     return network
 
 

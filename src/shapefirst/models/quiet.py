@@ -1,4 +1,4 @@
-"""The libraries that load models, without their advice and bars on stderr."""
+"""The libraries that load models, without their advice and bars on stderr, and whatever their version."""
 
 from __future__ import annotations
 
@@ -6,8 +6,20 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-__all__ = ["quietly"]
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["in_format", "quietly"]
+
+
+def in_format(dtype: torch.dtype) -> dict[str, torch.dtype]:
+    """The option that says a format of weights to diffusers, which calls it ``dtype`` since 0.40."""
+    from diffusers import __version__
+
+    before = [int(part) for part in __version__.split(".")[:2]] < [0, 40]
+    return {"torch_dtype" if before else "dtype": dtype}
 
 
 @contextmanager

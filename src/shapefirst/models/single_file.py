@@ -16,7 +16,7 @@ from shapefirst.errors import ModelError, first_line
 from shapefirst.models.components import PICKLED, check_vocabulary, components_of
 from shapefirst.models.disk import check_configurations, check_whole, file_names, read_index
 from shapefirst.models.hub import cached
-from shapefirst.models.quiet import quietly
+from shapefirst.models.quiet import in_format, quietly
 from shapefirst.models.tasks import check_class, refuse_file
 
 __all__ = ["Checkpoint", "load_checkpoint", "read_checkpoint"]
@@ -103,7 +103,7 @@ def load_checkpoint(checkpoint: Checkpoint, dtype: Any) -> Any:
         try:
             with _missing() as missing:
                 pipe = pipeline_class.from_single_file(  # type: ignore[attr-defined]
-                    str(file), config=str(base), dtype=dtype, local_files_only=True, **options
+                    str(file), config=str(base), local_files_only=True, **in_format(dtype), **options
                 )
         except Exception as error:  # whatever diffusers makes of a checkpoint of an unusual layout
             raise ModelError(
