@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import diffusers
 import naive
 import pytest
 import torch
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from test_guidance import PROMPTS, SEEDS, Spy, W, generate
 from test_pipelines import stable_diffusion_3
 
+from shapefirst.errors import ShapefirstError
 from shapefirst.guidance.blocks import guide
 from shapefirst.guidance.follow import Call, Follower, guided_prediction
 from shapefirst.policies.auto import Auto
@@ -131,6 +133,45 @@ def test_what_candidates_cost_is_what_they_evaluate(make_pipe, sampler):
         guided, others = candidate.calls
         assert 2 * guided + 2 * others == evaluations.asked
     assert Candidate(steps, TextSchedule.always(), "", 2).evaluations == 2 * (2 * steps - 1)
+
+
+# --- forks of a run -------------------------------------------------------------------------------------------------
+
+SOLVERS = [("PNDMScheduler", {}), ("PNDMScheduler", {"skip_prk_steps": True}), ("HeunDiscreteScheduler", {})]
+SOLVERS += [("DPMSolverMultistepScheduler", {}), ("UniPCMultistepScheduler", {}), ("LMSDiscreteScheduler", {})]
+
+
+@pytest.mark.parametrize(("name", "more"), SOLVERS)
+@pytest.mark.parametrize(
+    "words", ["full", "steps:0-3+6,order=3", "every:2,keep=text", "tol:0.02", "tol:0.02,keep=null"]
+)
+def test_a_fork_goes_on_as_the_run_does(make_pipe, name, more, words):
+    pipe, policy = make_pipe(), parse_policy(words)
+    pipe.scheduler = getattr(diffusers, name).from_config(pipe.scheduler.config, **more)
+    run = list(denoise(pipe, PROMPTS, schedule=policy, **options(9)))
+    for k in (2, 5):
+        fork = list(denoise(pipe, PROMPTS, schedule=policy, start=run[k], guidance_scale=W, num_inference_steps=9))
+        assert [step.evaluations for step in fork] == [step.evaluations for step in run[k:]]
+        assert naive.error(fork[-1].x_next, run[-1].x_next) < 1e-5
+    end, *_ = denoise_together(pipe, encode(pipe, PROMPTS), [policy, TextSchedule.until(1)], **options(9))
+    assert naive.error(end.latents, run[-1].x_next) < 1e-5
+
+
+@pytest.mark.parametrize("order", [0, 1, 2])
+def test_a_tolerance_with_heun_measures_a_step_and_not_its_correction(make_pipe, order):
+    """Of a step's two calls the first stands where the step before had its second: the two tell nothing of a gap."""
+    pipe = make_pipe("sd-v", "heun")
+    steps = list(denoise(pipe, PROMPTS, schedule=Auto(1e9, order=order), **options(12)))
+    assert [step.evaluations for step in steps[: order + 2]] == [4.0] * (order + 2)
+    assert steps[order + 2].evaluations == 0.0
+
+
+def test_a_block_that_begins_within_a_run_is_refused(make_pipe):
+    pipe = make_pipe()
+    steps = denoise(pipe, PROMPTS, **options())
+    next(steps)
+    with guide(pipe, "paper:2"), pytest.raises(ShapefirstError, match="outside of guide"):
+        next(steps)
 
 
 # --- the core by itself ---------------------------------------------------------------------------------------------

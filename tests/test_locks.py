@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import re
 import socket
 import subprocess
 import sys
+import threading
+import time
 from contextlib import suppress
 
 import pytest
@@ -15,8 +18,6 @@ from commands import holding
 from shapefirst.errors import ShapefirstError
 from shapefirst.files import LOCK, locked
 from shapefirst.sweep.store import Store
-
-fcntl = pytest.importorskip("fcntl")
 
 
 @pytest.fixture
@@ -125,3 +126,22 @@ def test_behind_a_url_runs_of_this_machine_keep_each_other_out():
 def test_a_place_that_shows_half_files_is_refused_and_what_works_is_named(url):
     with pytest.raises(ShapefirstError, match=rf"Cannot use '{url}' .* a folder, or .* s3://, .* gs://, .* az://"):
         Store(url)
+
+
+def test_who_waits_gets_the_lock_also_where_its_folder_went_with_it(tmp_path):
+    """Of a run that found nothing to do, the folder goes with the lock."""
+    for n in range(5):
+        file, held = tmp_path / str(n) / "new" / LOCK, threading.Event()
+
+        def hold(file=file, held=held):
+            with locked(file, "it"):
+                held.set()
+                time.sleep(0.2)
+
+        first = threading.Thread(target=hold)
+        first.start()
+        held.wait()
+        with locked(file, "it"):
+            assert file.exists()
+        first.join()
+        assert not file.exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 from collections.abc import Callable, Iterator
@@ -364,3 +365,93 @@ def test_a_prompt_that_changes_runs_the_control_net_again(make_pipe):
         pipe("a cat", **options, **call)
     # Guided are 0 and 2, then 3 and 4 to learn anew; and then every other one again.
     assert sum(controls) == evaluations.control_rows == evaluations.rows == 2 * 4
+
+
+def test_a_control_net_that_feeds_another_denoiser_is_left_alone(make_pipe):
+    mine, options = MATRIX[CONTROL](make_pipe)
+    other = over(CONTROL, mine, unet=copy.deepcopy(mine.unet), requires_safety_checker=False)
+    other.scheduler = copy.deepcopy(mine.scheduler)
+    stock = Row(other, options)()
+    with guide(mine, "paper:2"):
+        assert torch.equal(Row(other, options)(), stock)
+
+
+def test_a_control_net_that_stops_half_way_costs_no_budget(make_pipe):
+    pipe, options = MATRIX[CONTROL](make_pipe)
+    with guide(pipe, "budget:0.6") as evaluations:
+        pipe(
+            "a cat", **options, num_inference_steps=10, guidance_scale=W, control_guidance_end=0.5, output_type="latent"
+        )
+    assert evaluations.rows <= 0.6 * evaluations.asked
+
+
+# --- generations that take turns -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("policy", ["paper:3", "every:3", "tol:0.05"])
+def test_a_generation_within_another_one(make_pipe, policy):
+    outer, inner = make_pipe(), make_pipe()
+    options = {"guidance_scale": W, "output_type": "latent"}
+
+    def sample(pipe: Any, seed: int, steps: int, **more: Any) -> torch.Tensor:
+        return pipe("a cat", generator=generators([seed]), num_inference_steps=steps, **options, **more).images
+
+    def between(_: Any, step: int, t: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        if step in (1, 6):
+            sample(inner, 2, 5)
+        return {}
+
+    with guide(outer, policy) as alone:
+        expected = sample(outer, 1, 10)
+    with guide(outer, policy) as other:
+        sample(inner, 2, 5)
+    with guide(outer, policy) as both:
+        assert torch.equal(sample(outer, 1, 10, callback_on_step_end=between), expected)
+    assert both.rows == alone.rows + 2 * other.rows
+
+
+def test_an_outer_block_goes_on_where_an_inner_one_ends_within_a_generation(make_pipe):
+    pipe, inner = make_pipe(), contextlib.ExitStack()
+
+    def between(_: Any, step: int, t: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        if step == 3:
+            inner.enter_context(guide(pipe, "paper:0"))
+        if step == 5:
+            inner.close()
+        return {}
+
+    options = {"num_inference_steps": 9, "guidance_scale": W, "output_type": "latent"}
+    with guide(pipe, "every:3") as evaluations:
+        pipe("a cat", callback_on_step_end=between, **options)
+    assert evaluations.rows == 2 * 3 + 2  # guided are 0, 3 and 6; steps 4 and 5 evaluate the null branch
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "euler"])
+def test_timesteps_in_the_number_format_of_the_model(make_pipe, request, sampler):
+    """Some pipelines hand them over so; bfloat16 has no 981."""
+    pipe = make_pipe("sd-epsilon", sampler)
+
+    def rounded(_: Any, args: Any, kwargs: Any) -> Any:
+        return tuple(x.bfloat16() if isinstance(x, torch.Tensor) and x.ndim == 0 else x for x in args), kwargs
+
+    request.addfinalizer(pipe.unet.register_forward_pre_hook(rounded, with_kwargs=True).remove)
+    with text_until(pipe, 20) as evaluations:
+        pipe("a cat", num_inference_steps=30, guidance_scale=W, output_type="latent")
+    assert evaluations.rows == 50
+
+
+def test_a_cache_of_diffusers_is_refused_in_the_first_step(make_pipe):
+    from diffusers.hooks import PyramidAttentionBroadcastConfig, apply_pyramid_attention_broadcast
+
+    pipe = copy.copy(make_pipe("pixart"))
+    pipe.transformer = copy.deepcopy(pipe.transformer)
+    config = PyramidAttentionBroadcastConfig(
+        spatial_attention_block_skip_range=2, current_timestep_callback=lambda: 500
+    )
+    apply_pyramid_attention_broadcast(pipe.transformer, config)
+    with (
+        guide(pipe, "budget:0.9") as evaluations,
+        pytest.raises(UnsupportedPipelineError, match=r"A cache of diffusers .* switch it off"),
+    ):
+        pipe("a cat", num_inference_steps=8, **PIXART)
+    assert evaluations.rows == 0

@@ -97,8 +97,10 @@ def locked(file: Path, what: str) -> Iterator[None]:
     made = [folder for folder in file.parents if not folder.exists()]
     lock = FileLock(file, timeout=PATIENCE)
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
+        while not lock.is_locked:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with suppress(FileNotFoundError):  # who had it took the folder away, which was empty
+                lock.acquire()
     except Timeout as error:
         raise ShapefirstError(f"{what!r} is in use by {_holder(file)}.") from error
     except OSError as error:

@@ -98,7 +98,7 @@ class AttentionHook(DenoiserHook):
     def __init__(self, pipe: Any, denoiser: Any) -> None:
         super().__init__(pipe, denoiser)
         self.call: DenoiserCall | None = None
-        self._run: Generation | None = None
+        self._runs: list[Generation] = []
         self._told: Told | None = None  # by the loop that made the latest call, if it has a scheduler of its own
         self._generation: object = None
         self._known: dict[Branch, torch.Tensor] = {}  # the halves of the latest guided call
@@ -137,8 +137,8 @@ class AttentionHook(DenoiserHook):
         before, self._told = self._told, told()
         if self._told is not None:
             return self._told.generation, self._told.step, self._told is not before
-        self._run = follow(self._run, t, self.pipe, running(self.denoiser))
-        return self._run, self._run.step, self._run.begins_step
+        run = follow(self._runs, t, self.pipe, running(self.denoiser))
+        return run, run.step, run.begins_step
 
     @torch.compiler.disable
     def post_forward(self, module: torch.nn.Module, output: Any) -> Any:

@@ -15,8 +15,8 @@ import torch
 __all__ = ["Conditions"]
 
 #: Arguments that change with every call by nature: the time, and what another network makes of the latents (a
-#: ControlNet, an adapter).
-_CHANGING = ("timestep", "sigma", "residual", "control")
+#: ControlNet, an adapter); and how much of that is taken, which has a schedule of its own.
+_CHANGING = ("timestep", "sigma", "residual", "control", "conditioning")
 
 
 class Conditions:

@@ -115,7 +115,8 @@ class Follower:
 
         `complete` does so itself; this is for what another follower of the same generation has seen.
         """
-        if self._memory is None:
+        if self._memory is None or (isinstance(self.policy, Auto) and not call.begins_step):
+            # A second call is too near to tell anything about the extrapolation over a step.
             return
         images = self._everyone if images is None else images
         self._dtype = seen[self.branches[0]].dtype

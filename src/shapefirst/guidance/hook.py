@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Final, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
@@ -15,6 +16,8 @@ from shapefirst.errors import ShapefirstError, UnsupportedPipelineError
 from shapefirst.guidance.rows import Taking, rows_of
 
 __all__ = ["DenoiserHook", "check_unreplaced"]
+
+_CACHES: Final = re.compile(r"diffusers\.hooks\..*(cache|pyramid_attention_broadcast)")
 
 Kind = TypeVar("Kind", bound="DenoiserHook")
 
@@ -121,12 +124,18 @@ class DenoiserHook(ModelHook):
 
 
 def check_unreplaced(denoiser: torch.nn.Module) -> None:
-    """Raise UnsupportedPipelineError if another tool has put a forward of its own on the denoiser or a part of it.
+    """Raise UnsupportedPipelineError if another tool skips parts of the evaluations that are counted here.
 
-    DeepCache and T-GATE do so, and skip parts of the evaluations that are counted and remembered here. The hooks of
-    diffusers and accelerate replace it as well, but change nothing about what is evaluated.
+    DeepCache and T-GATE put a forward of their own on the denoiser or a part of it, diffusers' caches a hook; its other
+    hooks and those of accelerate replace it as well, but change nothing about what is evaluated.
     """
     for name, module in denoiser.named_modules():
+        hooks = getattr(getattr(module, "_diffusers_hook", None), "hooks", {})
+        if skipping := [type(hook).__name__ for hook in hooks.values() if _CACHES.search(type(hook).__module__)]:
+            raise UnsupportedPipelineError(
+                f"A cache of diffusers ({skipping[0]}) skips parts of this {type(denoiser).__name__}: switch it off "
+                "with disable_cache(), or do without a policy."
+            )
         if "forward" not in vars(module) or {"_diffusers_hook", "_hf_hook"} & set(vars(module)):
             continue
         # DeepCache puts a module's own method back when it is switched off.

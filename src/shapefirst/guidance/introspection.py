@@ -16,7 +16,7 @@ Each of them says None where there is nothing to be found, and who asks goes on 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,14 +59,14 @@ class Running:
         return self.names.get("timesteps")
 
 
-def running(denoiser: Any) -> Running | None:
-    """The innermost call in progress of a pipeline that has this denoiser."""
+def running(module: Any, parts: Sequence[str] = PARTS) -> Running | None:
+    """The innermost call in progress of a pipeline that has this module among these parts: its denoiser."""
     frame = sys._getframe(1)
     while frame is not None:
         if frame.f_code.co_name == "__call__":
             names = frame.f_locals
             pipe = names.get("self")
-            if "guidance_scale" in names and any(_part(pipe, name) is denoiser for name in PARTS):
+            if "guidance_scale" in names and any(_part(pipe, name) is module for name in parts):
                 return Running(pipe, names)
         frame = frame.f_back  # type: ignore[assignment]
     return None

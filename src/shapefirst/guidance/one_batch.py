@@ -12,8 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from diffusers.utils import BaseOutput
@@ -101,6 +102,14 @@ class _Some:
         return out if self.is_whole and out is not None else torch.cat([whole[branch] for branch in branches])
 
 
+@dataclass(eq=False)
+class _Course:
+    """How one generation goes under one block."""
+
+    follower: Follower | None = None
+    conditions: dict[DenoiserHook, Conditions] = field(default_factory=dict)
+
+
 class OneBatchHook(DenoiserHook):
     """Stands between a pipeline and its denoiser, and runs the rows that the policy asks for."""
 
@@ -110,10 +119,9 @@ class OneBatchHook(DenoiserHook):
     def __init__(self, pipe: Any, denoiser: Any) -> None:
         super().__init__(pipe, denoiser)
         self._family, self._checked = check_layout(type(pipe)), type(pipe)
-        self._run: Generation | None = None
-        self._follower: Follower | None = None
-        self._followed: tuple[Generation | None, Policy | None] = None, None
-        self._conditions: dict[DenoiserHook, Conditions] = {}
+        self._runs: list[Generation] = []
+        self._checked_run: Generation | None = None
+        self._courses: WeakKeyDictionary[Generation, dict[Block, _Course]] = WeakKeyDictionary()
         self._guided = False
         self._guided_for: tuple[Generation | None, int] = None, 0  # the run and the rows for which that was found out
         self._fed: tuple[Generation | None, int, list[int]] = None, 0, []  # the latest call that a ControlNet fed
@@ -156,30 +164,30 @@ class OneBatchHook(DenoiserHook):
             arguments: Those of the module that it stands before.
             latents: (2B, ...), the denoiser's.
         """
-        policy, caller = self.blocks[-1].policy, running(self.denoiser)
+        block, caller = self.blocks[-1], running(self.denoiser)
+        policy: Policy = block.policy
         pipe = self.pipe if caller is None else caller.pipe
         if type(pipe) is not self._checked:
             self._family, self._checked = check_layout(type(pipe)), type(pipe)
-        previous = self._run
-        self._run = run = follow(previous, arguments["timestep"], self.pipe, caller)
-        if run is not previous:
+        run = follow(self._runs, arguments["timestep"], self.pipe, caller)
+        if run is not self._checked_run:
             check_unreplaced(self.denoiser)
+            self._checked_run = run
         check_policy(policy, run.num_steps)
         if policy == TextSchedule.always() or not self._is_guided(run, caller, latents):
             return None
-        if self._followed != (run, policy):
-            self._followed, self._conditions, self._follower = (run, policy), {}, None
-        if asking not in self._conditions:
+        course = self._courses.setdefault(run, {}).setdefault(block, _Course())
+        if asking not in course.conditions:
             # What cannot be cut is refused before anything runs.
             asking.taken((), arguments, Taking([0], len(asking.latents((), arguments))))
         scale = self._scale(policy, caller)
-        conditions = self._conditions.setdefault(asking, Conditions())
+        conditions = course.conditions.setdefault(asking, Conditions())
         changed = policy.order is not None and conditions.change(arguments, asking.latents_name, scale)
         branches = self._family.branches
-        if changed or self._follower is None or len(branches) * self._follower.images != len(latents):
-            self._follower = Follower(policy, len(latents) // len(branches), branches, late=changed)
+        if changed or course.follower is None or len(branches) * course.follower.images != len(latents):
+            course.follower = Follower(policy, len(latents) // len(branches), branches, late=changed)
         call = run.call(1.0 if scale is None else scale, levelled=policy.order is not None)
-        some = _Some(self._follower, call, self._follower.wanted(call))
+        some = _Some(course.follower, call, course.follower.wanted(call))
         if asking is not self:
             self._fed = run, run.last, some.rows
         elif self._fed[:2] == (run, run.last) and self._fed[2] != some.rows:
@@ -256,6 +264,10 @@ class ControlHook(DenoiserHook):
     def _rows(self, arguments: dict[str, Any], latents: torch.Tensor) -> Sequence[int]:
         """Those of its own batch that the denoiser will look at: the 2B, or in guess mode those of the text alone."""
         steering, caller = OneBatchHook.on(self._feeds), running(self._feeds)
+        if (
+            caller is None and running(self.denoiser, check_layout(type(self.pipe)).beside) is not None
+        ):  # it feeds another denoiser
+            return range(len(latents))
         guesses = caller is not None and caller.is_guided and caller.names.get("guess_mode", False)
         some = steering and steering.decide(self, arguments, torch.cat([latents] * 2) if guesses else latents)
         rows = range(len(latents)) if some is None else some.wanted["text"] if guesses else some.rows

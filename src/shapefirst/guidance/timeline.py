@@ -25,7 +25,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate, pairwise
-from typing import Any
+from typing import Any, Final
 
 import torch
 
@@ -35,6 +35,8 @@ from shapefirst.guidance.follow import Call
 from shapefirst.guidance.introspection import Running, list_behind, place_in_memory, share_memory
 
 __all__ = ["Generation", "Told", "calls_of", "follow", "position_of", "steps_of", "taking_step", "told"]
+
+RUNS: Final = 4  # generations that may take turns on one denoiser
 
 
 @dataclass(eq=False)
@@ -131,11 +133,12 @@ def told() -> Told | None:
     return _told.get()
 
 
-def follow(run: Generation | None, t: Any, pipe: Any, running: Running | None = None) -> Generation:
+def follow(runs: list[Generation], t: Any, pipe: Any, running: Running | None = None) -> Generation:
     """The run that a denoiser call at `t` belongs to, brought up to date: a new one with new timesteps or a step back.
 
     Args:
-        run: The run of the denoiser's previous call.
+        runs: The runs of the denoiser's previous calls, the latest first, which is kept up to date: those of several
+            may take turns.
         t: The timestep as the denoiser was given it.
         pipe: The pipeline.
         running: Its call in progress, or that of another pipeline that shares the denoiser. What it loops over is the
@@ -149,19 +152,26 @@ def follow(run: Generation | None, t: Any, pipe: Any, running: Running | None = 
     # In a loop of one's own, the pipeline's scheduler may never have been set, and has no list.
     behind = list_behind(t, scheduler.timesteps)
     listed: torch.Tensor | None = scheduler.timesteps if behind is None else behind
-    if run is not None and run.scheduler is scheduler and _same_place(run.listed, listed):
-        position = position_of(t, run.timesteps, scheduler, run.values, last=run.last)
-        if position is not None and position >= run.last:
-            run.last = position
-            return run
+    for run in runs:
+        if run.scheduler is scheduler and _same_place(run.listed, listed):
+            position = position_of(t, run.timesteps, scheduler, run.values, last=run.last)
+            if position is not None and position >= run.last:
+                run.last = position
+                runs.remove(run)
+                runs.insert(0, run)
+                return run
 
-    for timesteps in (running.timesteps if running else None, listed):
+    looped = running.timesteps if running else None
+    for timesteps in (looped, listed):
         if listed is None or not isinstance(timesteps, torch.Tensor) or timesteps.ndim != 1:
             continue
         values = timesteps.tolist()  # the one wait for the device in a generation
         position = position_of(t, timesteps, scheduler, values)
         if position is not None:
-            return Generation(family_of(pipe), scheduler, listed, timesteps, values, first=position, last=position)
+            first = 0 if timesteps is looped else position
+            runs.insert(0, Generation(family_of(pipe), scheduler, listed, timesteps, values, first, position))
+            del runs[RUNS:]
+            return runs[0]
     raise UnsupportedPipelineError(
         f"{type(pipe).__name__} gave its denoiser the timestep {float(torch.as_tensor(t).flatten()[0])}, "
         "which is not in its scheduler's list, so the step cannot be told."
@@ -211,6 +221,8 @@ def position_of(
     if (at := place_in_memory(t, timesteps)) is not None:
         return at if 0 <= at < len(values) else None
     if isinstance(t, torch.Tensor):
+        if t.dtype != timesteps.dtype and t.is_floating_point():  # some pipelines hand it over in the model's own
+            values = timesteps.to(t.dtype).tolist()
         t = t.flatten()[0].item()
 
     found = [position for position, value in enumerate(values) if value == t]

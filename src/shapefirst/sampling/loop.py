@@ -30,6 +30,7 @@ from shapefirst.families.layout import denoiser_of
 from shapefirst.families.noise import scales
 from shapefirst.families.pixart import cleans_captions
 from shapefirst.guidance.blocks import is_steered
+from shapefirst.guidance.follow import Follower
 from shapefirst.guidance.timeline import calls_of, taking_step
 from shapefirst.models.catalogue import is_flow
 from shapefirst.policies.auto import Policy, check_policy
@@ -39,7 +40,9 @@ from shapefirst.sampling.step import Evaluated, Run, advance, follower_of, snaps
 
 __all__ = ["Embeddings", "Step", "as_images", "decode", "denoise", "encode", "generators", "preprocessed"]
 
-LONGEST_PAST: Final = 4  # guided calls: what the highest order extrapolates from
+LONGEST_PAST: Final = 8  # guided calls: what the highest order extrapolates from, where Heun has two at a place
+
+WITHIN: Final = "denoise() follows its own schedule: call it outside of guide() and text_until()."
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ class Step:
         solver: The solver as it was before the step, for `denoise(start=...)`.
         calls: The step's calls of the denoiser in the model's own terms.
         past: The guided calls before the step that a policy may extrapolate from.
+        follower: What carried the policy out, as it was before the step.
         prompts: What they were of.
     """
 
@@ -78,6 +82,7 @@ class Step:
     solver: Any = field(repr=False)
     calls: tuple[Evaluated, ...] = field(repr=False)
     past: tuple[Evaluated, ...] = field(repr=False)
+    follower: Follower = field(repr=False)
     prompts: Embeddings = field(repr=False)
 
 
@@ -165,7 +170,7 @@ def denoise(
     """
     denoiser = denoiser_of(pipe)
     if is_steered(denoiser):
-        raise ShapefirstError("denoise() follows its own schedule: call it outside of guide() and text_until().")
+        raise ShapefirstError(WITHIN)
     if not (hasattr(pipe.scheduler, "alphas_cumprod") or is_flow(pipe.scheduler.config)):
         raise UnsupportedPipelineError(
             f"denoise() shows what is noise and what is clean by the alphas_cumprod of a scheduler, which "
@@ -188,15 +193,20 @@ def denoise(
     check_policy(schedule, num_steps)
     extra = step_options(pipe, generator)
 
-    past = start.past if start and embeddings.equals(start.prompts) else ()
+    trunk = start if start is not None and embeddings.equals(start.prompts) else None
+    past = trunk.past if trunk else ()
     late = start is not None and start.index > 0 and not past
     follower = follower_of(schedule, len(x), guidance_scale, late=late)
-    if guidance_scale > 1:
+    if trunk and (trunk.follower.policy, trunk.follower.branches) == (follower.policy, follower.branches):
+        follower = trunk.follower.fork()
+    elif guidance_scale > 1:
         for seen in past:
             follower.learn(seen.call, seen.out)
     run = Run(x, solver, [follower])
     for index in range(start.index if start else 0, num_steps):
-        before, x = snapshot(solver), run.x
+        if is_steered(denoiser):
+            raise ShapefirstError(WITHIN)
+        before, x, as_it_was = snapshot(solver), run.x, follower.fork()
         with taking_step(run, index):
             here = [(call, t) for call, t in calls if call.step == index]
             (done,) = advance(pipe, denoiser, embeddings, [run], here, extra=extra)
@@ -216,6 +226,7 @@ def denoise(
             before,
             tuple(done),
             past,
+            as_it_was,
             embeddings,
         )
         past = (*past, *(one for one in done if len(one.out) == 2))[-LONGEST_PAST:]

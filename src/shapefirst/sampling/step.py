@@ -68,9 +68,13 @@ def follower_of(policy: Policy, images: int, guidance_scale: float, *, late: boo
 
 
 def snapshot(solver: Any) -> Any:
-    """A scheduler that goes on from here on its own. Schedulers write to their lists, and never to their tensors."""
+    """A scheduler that goes on from here on its own: its lists, and its tensors but for the tables, are copies."""
     other = copy.copy(solver)
-    vars(other).update({name: copy.copy(value) for name, value in vars(solver).items() if isinstance(value, list)})
+    for name, value in vars(solver).items():
+        if isinstance(value, list):
+            setattr(other, name, copy.copy(value))
+        elif isinstance(value, torch.Tensor) and value.ndim > 1:  # PNDM adds up what it is given, in place
+            setattr(other, name, value.clone())
     return other
 
 
