@@ -34,16 +34,11 @@ def named(n: int | None) -> str:
     return "all" if n is None else str(n)
 
 
-def ranks(values: np.ndarray) -> np.ndarray:
-    """(n,) ranks from 0; equal values share the mean of theirs."""
-    _, inverse, of_each = np.unique(values, return_inverse=True, return_counts=True)
-    shared: np.ndarray = (np.cumsum(of_each) - (of_each + 1) / 2)[inverse]
-    return shared
-
-
 def spearman(x: np.ndarray, y: np.ndarray) -> float:
     """The correlation of the ranks of (n,) values, in [-1, 1]; 0 where one of the two is constant."""
-    a, b = (r - r.mean() for r in (ranks(np.asarray(x)), ranks(np.asarray(y))))
+    from scipy.stats import rankdata
+
+    a, b = (ranks - ranks.mean() for ranks in (rankdata(x), rankdata(y)))
     norm = np.sqrt((a @ a) * (b @ b))
     return float(a @ b / norm) if norm else 0.0
 
