@@ -12,13 +12,14 @@ help: ## list the targets
 demo: $(VENV)/.installed ## images of 8 prompts with full guidance and with the text in the first steps only
 	@$(BIN)/shapefirst demo
 
-# Two processes of one thread: the tensors of the tests are tiny, and more threads would only wait for one another.
+# Processes of one thread: the tensors of the tests are tiny, and more threads would only wait for one another. Three of
+# them keep two cores busy, since some tests wait for processes of their own.
 test: $(VENV)/.installed ## format check, lint, type check, floors of the house, tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -n 3 --dist worksteal
 
 format: $(VENV)/.installed ## format the code and mend what the linter can
 	$(BIN)/ruff format .
