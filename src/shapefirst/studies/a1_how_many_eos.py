@@ -7,6 +7,7 @@ from typing import Final
 
 import numpy as np
 
+from shapefirst.errors import imported
 from shapefirst.findings.finding import Chart, Claim, Finding, Study, claim
 from shapefirst.measure.intervals import Rule, bootstrap
 from shapefirst.prompts import Pair
@@ -36,8 +37,7 @@ def named(n: int | None) -> str:
 
 def spearman(x: np.ndarray, y: np.ndarray) -> float:
     """The correlation of the ranks of (n,) values, in [-1, 1]; 0 where one of the two is constant."""
-    from scipy.stats import rankdata
-
+    rankdata = imported("scipy.stats", "Ranks are computed").rankdata
     a, b = (ranks - ranks.mean() for ranks in (rankdata(x), rankdata(y)))
     norm = np.sqrt((a @ a) * (b @ b))
     return float(a @ b / norm) if norm else 0.0
