@@ -8,6 +8,7 @@ from functools import cache
 from types import SimpleNamespace
 from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
@@ -294,6 +295,7 @@ def test_a1_goes_from_the_plain_source_to_f4(make_pipe: Any, kind: str) -> None:
         assert len(finding.claims) == 2
 
 
+@hypothesis.settings(deadline=None)  # the first one imports scipy
 @given(st.permutations(range(6)))
 def test_spearman_is_its_formula_where_no_values_are_equal(order: list[int]) -> None:
     apart = sum((i - rank) ** 2 for i, rank in enumerate(order))
