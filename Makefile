@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test format benchmark clean
+.PHONY: help demo test lint unit format benchmark clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-18s%s\n", $$1, $$2 }'
@@ -12,14 +12,18 @@ help: ## list the targets
 demo: $(VENV)/.installed ## images of 8 prompts with full guidance and with the text in the first steps only
 	@$(BIN)/shapefirst demo
 
-# Processes of one thread: the tensors of the tests are tiny, and more threads would only wait for one another. Three of
-# them keep two cores busy, since some tests wait for processes of their own.
-test: $(VENV)/.installed ## format check, lint, type check, floors of the house, tests
+test: $(VENV)/.installed ## format check, lint, type check, floors of the house, tests: both of the next, at once
+	@$(MAKE) --no-print-directory -j 2 lint unit
+
+lint: $(VENV)/.installed ## format check, lint, type check, floors of the house
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -n 3 --dist worksteal
+
+# Two processes of one thread: the tensors of the tests are tiny, and more threads would only wait for one another.
+unit: $(VENV)/.installed ## the tests alone
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 format: $(VENV)/.installed ## format the code and mend what the linter can
 	$(BIN)/ruff format .

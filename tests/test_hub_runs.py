@@ -10,6 +10,7 @@ from layouts import LAYOUTS
 from PIL import Image
 from typer.testing import CliRunner
 
+from shapefirst.cli import tune as commands_tune
 from shapefirst.cli.app import app
 from shapefirst.tuning import candidates, search
 
@@ -46,7 +47,7 @@ def run(*words):
 @pytest.fixture(scope="module")
 def prompts(tmp_path_factory):
     file = tmp_path_factory.mktemp("prompts") / "prompts.txt"
-    file.write_text("\n".join([*PROMPTS[:-1], "a red cat and " * 20]) + "\n")
+    file.write_text("\n".join([*PROMPTS[:5], "a red cat and " * 20, *PROMPTS[6:]]) + "\n")
     return file
 
 
@@ -73,9 +74,10 @@ def test_tune(model, prompts, tmp_path, monkeypatch):
     monkeypatch.setattr(candidates, "FEWER", (0.5,))
     monkeypatch.setattr(candidates, "PAPERS", (0.4,))
     monkeypatch.setattr(search, "PROBE_ROUNDS", 1)
+    monkeypatch.setattr(commands_tune, "MOST", 4)  # of the 32 prompts
     out = tmp_path / "policy.json"
     said = run("tune", "--model", model, "--steps", 10, "--prompts", prompts, "--max-l1", 0.9, "--out", out).stderr
     reads_more = any(name in (model / "model_index.json").read_text() for name in ("PixArt", "StableDiffusion3"))
-    assert ("1 of 32 prompts are too long" in said) != reads_more
+    assert ("1 of 8 prompts are too long" in said) != reads_more
     words = ["--model", model, "--steps", json.loads(out.read_text())["steps"], "--policy", out, "--out", tmp_path]
     run("generate", "a red cat", *words)

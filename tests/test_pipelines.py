@@ -252,7 +252,9 @@ def test_every_class_of_diffusers_is_known_or_refused_in_a_sentence():
                 known.add(name)
             except UnsupportedPipelineError as error:
                 refused[name] = str(error)
-    assert set(FAMILIES) <= known  # each of them exists
+    exist = {name for name in FAMILIES if hasattr(diffusers, name)}  # some came later than the oldest that will do
+    assert exist <= known
+    assert len(exist) > len(FAMILIES) - 4
     assert {name for name in known if name not in FAMILIES} <= {"IFSuperResolutionPipeline"}
     assert len(refused) > 200
     for name, sentence in refused.items():

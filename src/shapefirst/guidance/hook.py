@@ -40,7 +40,8 @@ class DenoiserHook(ModelHook):
         super().__init__()
         self.pipe, self.denoiser = pipe, denoiser
         self.blocks: list[Any] = []
-        parameters = list(inspect.signature(denoiser.forward).parameters)
+        # Of the class: hooks of an older diffusers hide the arguments of the method that they stand before.
+        _, *parameters = inspect.signature(type(denoiser).forward).parameters
         if "timestep" not in parameters:
             raise UnsupportedPipelineError(
                 f"{type(denoiser).__name__} takes no timestep, so the denoising step cannot be told from its calls."
