@@ -10,6 +10,7 @@ import naive
 import pytest
 import torch
 from test_guidance import Spy, W, generate, trace
+from test_pipelines import animate_diff
 
 from shapefirst.errors import UnsupportedPipelineError
 from shapefirst.guidance.blocks import guide, text_until
@@ -113,16 +114,7 @@ def test_image_prompts_that_do_not_go_with_the_prompts(make_pipe):
 
 @pytest.fixture
 def video_pipe(make_pipe: Any) -> Any:
-    torch.manual_seed(0)
-    pipe = make_pipe(deep=True)
-    motion = diffusers.MotionAdapter(
-        block_out_channels=(8, 16), motion_layers_per_block=1, motion_norm_num_groups=2, motion_num_attention_heads=2
-    )
-    parts = {name: getattr(pipe, name) for name in ("vae", "text_encoder", "tokenizer", "scheduler")}
-    pipe = diffusers.AnimateDiffPipeline(**parts, unet=copy.deepcopy(pipe.unet), motion_adapter=motion)
-    pipe.set_progress_bar_config(disable=True)
-    pipe.unet.eval()
-    return pipe
+    return animate_diff(make_pipe)
 
 
 @pytest.mark.parametrize("prompts", [["a red cat"], ["a red cat", "two dogs"]])

@@ -86,6 +86,19 @@ def stable_diffusion_3(make_pipe: Any) -> Any:
     )
 
 
+def animate_diff(make_pipe: Any) -> Any:
+    torch.manual_seed(0)
+    pipe = make_pipe(deep=True)  # so has a video's U-Net
+    motion = diffusers.MotionAdapter(
+        block_out_channels=(8, 16), motion_layers_per_block=1, motion_norm_num_groups=2, motion_num_attention_heads=2
+    )
+    parts = {name: getattr(pipe, name) for name in ("vae", "text_encoder", "tokenizer", "scheduler")}
+    made = diffusers.AnimateDiffPipeline(**parts, unet=copy.deepcopy(pipe.unet), motion_adapter=motion)
+    made.set_progress_bar_config(disable=True)
+    made.unet.eval()
+    return made
+
+
 def _sd(name: str, **options: Any) -> Callable[[Any], Row]:
     return lambda make_pipe: Row(over(name, make_pipe(), requires_safety_checker=False), options)
 
@@ -114,19 +127,6 @@ def _sd3(name: str, **options: Any) -> Callable[[Any], Row]:
     return make
 
 
-def _video(make_pipe: Any) -> Row:
-    torch.manual_seed(0)
-    pipe = make_pipe(deep=True)  # so has a video's U-Net
-    motion = diffusers.MotionAdapter(
-        block_out_channels=(8, 16), motion_layers_per_block=1, motion_norm_num_groups=2, motion_num_attention_heads=2
-    )
-    parts = {name: getattr(pipe, name) for name in ("vae", "text_encoder", "tokenizer", "scheduler")}
-    made = diffusers.AnimateDiffPipeline(**parts, unet=copy.deepcopy(pipe.unet), motion_adapter=motion)
-    made.set_progress_bar_config(disable=True)
-    made.unet.eval()
-    return Row(made, {"num_frames": 2})
-
-
 MASK = torch.cat([torch.zeros(1, 1, 16, 8), torch.ones(1, 1, 16, 8)], dim=3)
 PIXART = {"use_resolution_binning": False, "clean_caption": False}
 CONTROL = "StableDiffusionControlNetPipeline"
@@ -152,7 +152,7 @@ MATRIX: dict[str, Callable[[Any], Row]] = {
     ),
     "PixArtAlphaPipeline": lambda make_pipe: Row(make_pipe("pixart"), PIXART),
     "PixArtSigmaPipeline": lambda make_pipe: Row(over("PixArtSigmaPipeline", make_pipe("pixart")), PIXART),
-    "AnimateDiffPipeline": _video,
+    "AnimateDiffPipeline": lambda make_pipe: Row(animate_diff(make_pipe), {"num_frames": 2}),
 }
 
 

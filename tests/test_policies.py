@@ -14,6 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from test_guidance import N, generate
+from test_pipelines import stable_diffusion_3
 
 from shapefirst.errors import ShapefirstError, UnsupportedPipelineError
 from shapefirst.families.noise import noise_level
@@ -73,39 +74,15 @@ def test_the_variable_is_minus_the_log_snr_where_noise_prevails(make_pipe):
         assert noise_level(scheduler, t) == pytest.approx(math.log(1 + math.sqrt((1 - abar) / abar)))
 
 
-def test_flow_matching_models_take_their_own_sigma():
+def test_flow_matching_models_take_their_own_sigma(make_pipe):
     """Stable Diffusion 3's pipeline, whose model predicts a velocity: against the loop written out."""
-    from diffusers import (
-        AutoencoderKL,
-        FlowMatchEulerDiscreteScheduler,
-        SD3Transformer2DModel,
-        StableDiffusion3Pipeline,
-    )
+    from diffusers import FlowMatchEulerDiscreteScheduler
 
-    torch.manual_seed(0)
-    transformer = SD3Transformer2DModel(
-        sample_size=8,
-        in_channels=4,
-        out_channels=4,
-        num_layers=2,
-        attention_head_dim=8,
-        num_attention_heads=2,
-        joint_attention_dim=16,
-        caption_projection_dim=16,
-        pooled_projection_dim=16,
-        pos_embed_max_size=8,
-    )
-    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
-    parts = dict.fromkeys(f"{part}{n}" for part in ("text_encoder", "tokenizer") for n in ("", "_2", "_3"))
-    pipe = StableDiffusion3Pipeline(
-        transformer=transformer.eval(),
-        scheduler=FlowMatchEulerDiscreteScheduler(),
-        vae=AutoencoderKL(block_out_channels=(8, 8), norm_num_groups=4, sample_size=16, **blocks),
-        **parts,
-    )
+    pipe = stable_diffusion_3(make_pipe)
+    transformer = pipe.transformer
     pipe.set_progress_bar_config(disable=True)
-    embeddings = {"prompt_embeds": torch.randn(1, 5, 16), "negative_prompt_embeds": torch.randn(1, 5, 16)}
-    pooled = {"pooled_prompt_embeds": torch.randn(1, 16), "negative_pooled_prompt_embeds": torch.randn(1, 16)}
+    embeddings = {"prompt_embeds": torch.randn(1, 5, 32), "negative_prompt_embeds": torch.randn(1, 5, 32)}
+    pooled = {"pooled_prompt_embeds": torch.randn(1, 32), "negative_pooled_prompt_embeds": torch.randn(1, 32)}
     noise = torch.randn(1, 4, 8, 8)
     options = {"num_inference_steps": 6, "guidance_scale": 4.0, "output_type": "latent", "latents": noise}
 

@@ -29,7 +29,7 @@ from typing import Final, Literal, SupportsIndex, TypeAlias
 from shapefirst.errors import ShapefirstError
 from shapefirst.policies.placement import Budget, Every, Growing, Placement
 
-__all__ = ["Branch", "Kept", "TextSchedule", "Window", "check_kept"]
+__all__ = ["Branch", "Kept", "TextSchedule", "Window", "calls_in", "check_kept"]
 
 Branch: TypeAlias = Literal["null", "text"]
 Kept: TypeAlias = Literal["null", "text", "neither"]
@@ -163,10 +163,10 @@ class TextSchedule:
 
         Args:
             num_steps: N.
-            solver_order: The scheduler's ``order``: with 2 (Heun) every step but the last has two calls.
+            solver_order: The scheduler's ``order``, see `calls_in`.
         """
         guided = self.guided_steps(num_steps)
-        each = [solver_order if step < num_steps - 1 else 1 for step in range(num_steps)]
+        each = [calls_in(step, num_steps, solver_order) for step in range(num_steps)]
         of_guided = sum(each[step] for step in guided)
         return of_guided, sum(each) - of_guided
 
@@ -212,6 +212,11 @@ def check_kept(keep: object, order: object) -> None:
         raise ShapefirstError(
             'Steps that keep neither branch need a prediction: give an order from 0 to 3 with "neither".'
         )
+
+
+def calls_in(step: int, num_steps: int, solver_order: int) -> int:
+    """How often a solver calls the denoiser in a step: once, or with order 2 (Heun) twice in all but the last."""
+    return solver_order if step < num_steps - 1 else 1
 
 
 @lru_cache(maxsize=256)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 
 from shapefirst.policies.auto import Auto, Policy
+from shapefirst.policies.schedule import calls_in
 
 __all__ = ["evaluations_together"]
 
@@ -25,8 +26,7 @@ def evaluations_together(
     for step in range(num_steps):
         ways = [_way(policy, step, num_steps, guidance_scale) for policy in policies]
         told = [(*before, way) for before, way in zip(told, ways, strict=True)]
-        calls = solver_order if step < num_steps - 1 else 1
-        count += calls * sum(done[-1][0] for done in set(told))
+        count += calls_in(step, num_steps, solver_order) * sum(done[-1][0] for done in set(told))
     return count
 
 
