@@ -11,6 +11,7 @@ What each row says of branches and calls is read from the pipeline's own code, n
 
 from __future__ import annotations
 
+import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -94,5 +95,5 @@ def tiny(name: str) -> Callable[[Callable[[], Tiny]], Callable[[], Tiny]]:
     return register
 
 
-for _file in ():
-    import_module(f"tiny.{_file}")
+for _file in pkgutil.iter_modules(__path__):
+    import_module(f"{__name__}.{_file.name}")
