@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 import torch
-from tiny import PIPELINES, STEPS, Tiny, pictures
+from tiny import PIPELINES, STEPS, Tiny, pictures, sounds, videos
 
-MODULES: tuple[ModuleType, ...] = (pictures,)
+MODULES: tuple[ModuleType, ...] = (pictures, videos, sounds)
 BUILT = [build for module in MODULES for build in vars(module).values()]
 ROWS = [name for name, build in PIPELINES.items() if build in BUILT]
 CALLS = {name: calls for module in MODULES for name, calls in module.CALLS.items()}
@@ -65,9 +65,9 @@ def without_text(row: Tiny, images: tuple[int, ...]) -> list[torch.Tensor]:
     def replace(part: str) -> Any:
         def hook(module: Any, given: Any, out: Any) -> None:
             prediction = out[0] if isinstance(out, tuple) else next(iter(out.values()))
-            rows = list(prediction.chunk(len(row.branches)))
-            if len(prediction) < len(row.branches) * len(images):
+            if prediction is None or len(prediction) < len(row.branches) * len(images):
                 return
+            rows = list(prediction.chunk(len(row.branches)))
             latest.update([part])
             if latest[part] > STEPS // 2:
                 rows[row.branches.index("text")] = rows[row.branches.index("null")]
