@@ -51,6 +51,11 @@ def drawn(conditions: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, 
     return seeded
 
 
+def without_null(conditions: Callable[..., dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    """The same without what the null branch is given."""
+    return lambda numbers: {name: of for name, of in conditions(numbers).items() if not name.startswith("negative")}
+
+
 def ddim() -> Any:
     return diffusers.DDIMScheduler(**BETAS, clip_sample=False, set_alpha_to_one=False, steps_offset=1)
 
@@ -92,7 +97,7 @@ def _sd3_conditions(numbers: Sequence[int]) -> dict[str, Any]:
 
 
 def _sd3(name: str, *pictures: str, parts: dict[str, Any] | None = None, options: Any = (), **more: Any) -> Tiny:
-    """`pictures` are the names of those that its call takes."""
+    """`pictures` are the names of pictures and masks that its call takes."""
     pipe = pipeline(
         name,
         *("text_encoder_2", "tokenizer_2", "text_encoder_3", "tokenizer_3"),
@@ -103,7 +108,11 @@ def _sd3(name: str, *pictures: str, parts: dict[str, Any] | None = None, options
     )
 
     def conditions(numbers: Sequence[int]) -> dict[str, Any]:
-        return {**_sd3_conditions(numbers), **{what: picture(numbers, 3, *size) for what in pictures}}
+        return {**_sd3_conditions(numbers), **{what: given(what, numbers) for what in pictures}}
+
+    def given(what: str, numbers: Sequence[int]) -> torch.Tensor:
+        right_half = (torch.arange(size[1]) >= size[1] // 2).float().expand(len(numbers), 1, *size)
+        return right_half if "mask" in what else picture(numbers, 3, *size)
 
     options = {"height": SIDE, "width": SIDE, **GUIDED, **dict(options)}
     size = options["height"], options["width"]
@@ -133,9 +142,7 @@ def sd3_img2img() -> Tiny:
 
 @tiny("StableDiffusion3InpaintPipeline")
 def sd3_inpaint() -> Tiny:
-    mask = torch.zeros(1, 1, SIDE, SIDE)
-    mask[..., SIDE // 2 :] = 1
-    return _sd3("StableDiffusion3InpaintPipeline", "image", options={**HALF_WAY, "mask_image": mask})
+    return _sd3("StableDiffusion3InpaintPipeline", "image", "mask_image", options=HALF_WAY)
 
 
 def _sd3_control_net(channels: int = 0) -> Any:
@@ -154,6 +161,19 @@ def sd3_control() -> Tiny:
         "StableDiffusion3ControlNetPipeline",
         "control_image",
         parts={"controlnet": _sd3_control_net()},
+        options={"height": 8, "width": 8},
+        beside=("controlnet",),
+    )
+
+
+# Its latents' mask is one channel more of what the ControlNet sees.
+@tiny("StableDiffusion3ControlNetInpaintingPipeline")
+def sd3_control_inpainting() -> Tiny:
+    return _sd3(
+        "StableDiffusion3ControlNetInpaintingPipeline",
+        "control_image",
+        "control_mask",
+        parts={"controlnet": _sd3_control_net(1)},
         options={"height": 8, "width": 8},
         beside=("controlnet",),
     )
@@ -257,19 +277,56 @@ def sana_pag() -> Tiny:
     return _sana("SanaPAGPipeline", parts={"pag_applied_layers": "blocks.1"}, options=options, **PERTURBED)
 
 
-def _sprint_conditions(numbers: Sequence[int]) -> dict[str, Any]:
-    return {name: value for name, value in masked_prompts(numbers).items() if not name.startswith("negative")}
-
-
 # The scale is an argument of the denoiser. After every step but the last the scheduler adds noise.
 @tiny("SanaSprintPipeline")
 def sana_sprint() -> Tiny:
     return _sana(
         "SanaSprintPipeline",
-        _sprint_conditions,
+        without_null(masked_prompts),
         parts={"transformer": _sana_transformer(True), "scheduler": diffusers.SCMScheduler()},
         options={"intermediate_timesteps": None},
         **UNGUIDED,
+    )
+
+
+@shared
+def _sana_autoencoder() -> Any:
+    """Its pictures are 32 times as large as its latents."""
+    blocks = {f"{part}_block_out_channels": (4,) * 6 for part in ("encoder", "decoder")}
+    layers = {f"{part}_layers_per_block": (1,) * 6 for part in ("encoder", "decoder")}
+    kinds = {f"{part}_block_types": "ResBlock" for part in ("encoder", "decoder")}
+    scales = {f"{part}_qkv_multiscales": ((),) * 6 for part in ("encoder", "decoder")}
+    return diffusers.AutoencoderDC(latent_channels=4, **blocks, **layers, **kinds, **scales)
+
+
+def _sana_pictures(conditions: Callable[..., Any], name: str) -> Callable[..., Any]:
+    return lambda numbers: {**conditions(numbers), name: picture(numbers, 3, 32 * SIDE, 32 * SIDE)}
+
+
+@tiny("SanaSprintImg2ImgPipeline")
+def sana_sprint_img2img() -> Tiny:
+    return _sana(
+        "SanaSprintImg2ImgPipeline",
+        _sana_pictures(without_null(masked_prompts), "image"),
+        parts={
+            "transformer": _sana_transformer(True),
+            "scheduler": diffusers.SCMScheduler(),
+            "vae": _sana_autoencoder(),
+        },
+        options={"intermediate_timesteps": None, **HALF_WAY},
+        **UNGUIDED,
+    )
+
+
+@tiny("SanaControlNetPipeline")
+def sana_control() -> Tiny:
+    net = loud(diffusers.SanaControlNetModel(**{**_sana_sizes(), "num_layers": 1}))
+    return _sana(
+        "SanaControlNetPipeline",
+        _sana_pictures(masked_prompts, "control_image"),
+        parts={"controlnet": net, "vae": _sana_autoencoder()},
+        options={"negative_prompt": None},
+        beside=("controlnet",),
     )
 
 

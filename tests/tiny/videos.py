@@ -12,7 +12,20 @@ from diffusers.pipelines.ltx.pipeline_ltx_condition import LTXVideoCondition
 
 from tiny import STEPS, Tiny, tiny
 from tiny.embeddings import loud, picture, shared
-from tiny.pictures import GUIDED, HALF_WAY, LENGTH, SIDE, TINY, WIDTH, flow, masked_prompts, pipeline, prompts
+from tiny.pictures import (
+    GUIDED,
+    HALF_WAY,
+    LENGTH,
+    SIDE,
+    TINY,
+    UNGUIDED,
+    WIDTH,
+    flow,
+    masked_prompts,
+    pipeline,
+    prompts,
+    without_null,
+)
 
 FRAMES = 3  # of latents
 VIDEO = {"height": 8 * SIDE, "width": 8 * SIDE, "num_frames": 4 * (FRAMES - 1) + 1, **GUIDED}
@@ -189,6 +202,11 @@ def _ltx(name: str, conditions: Callable[..., Any] = masked_prompts, options: An
 @tiny("LTXPipeline")
 def ltx() -> Tiny:
     return _ltx("LTXPipeline")
+
+
+@tiny("LTXPipeline without guidance")
+def ltx_unguided() -> Tiny:
+    return _ltx("LTXPipeline", options={"guidance_scale": 1.0}, **UNGUIDED)
 
 
 # Every token has a timestep: the picture's is 0.
@@ -373,9 +391,9 @@ def _anyflow_sizes() -> dict[str, Any]:
     return {**sizes, "text_dim": WIDTH, "freq_dim": 8, "ffn_dim": WIDTH, "rope_max_seq_len": 8}
 
 
-def _anyflow(name: str, transformer: Any, **options: Any) -> Tiny:
+def _anyflow(name: str, transformer: Any, options: Any = (), conditions: Any = prompts, **more: Any) -> Tiny:
     pipe = pipeline(name, transformer=loud(transformer), vae=None, scheduler=diffusers.FlowMapEulerDiscreteScheduler())
-    return Tiny(pipe, prompts, {**VIDEO, **options})
+    return Tiny(pipe, conditions, {**VIDEO, **dict(options)}, **more)
 
 
 # Each frame has a timestep, and one to go to.
@@ -384,8 +402,14 @@ def anyflow() -> Tiny:
     return _anyflow("AnyFlowPipeline", diffusers.AnyFlowTransformer3DModel(**_anyflow_sizes()))
 
 
+@tiny("AnyFlowPipeline without guidance")
+def anyflow_unguided() -> Tiny:
+    transformer = diffusers.AnyFlowTransformer3DModel(**_anyflow_sizes())
+    return _anyflow("AnyFlowPipeline", transformer, {"guidance_scale": 1.0}, without_null(prompts), **UNGUIDED)
+
+
 # Two runs one after the other, of a frame each. In between the denoiser is called once, and fills its keys and values.
 @tiny("AnyFlowFARPipeline")
 def anyflow_far() -> Tiny:
     transformer = diffusers.AnyFlowFARTransformer3DModel(**_anyflow_sizes(), chunk_partition=(1, 1))
-    return _anyflow("AnyFlowFARPipeline", transformer, num_frames=5)
+    return _anyflow("AnyFlowFARPipeline", transformer, {"num_frames": 5})
