@@ -21,7 +21,7 @@ UNGUIDED: dict[str, Any] = {"way": "whole calls", "branches": ("text",)}
 CALLS = {"StableDiffusion3Pipeline with layers skipped": STEPS + 3}
 #: Rows whose class fails with more than one image.
 ALONE = ("PRXPipeline",)
-# The denoiser's attention asks which third of the batch a row is in, so that no rows can be taken out of it.
+# The denoiser's attention splits the batch in three: whole images can be taken out of it, but no branch of an image.
 PERTURBED: dict[str, Any] = {"way": "whole calls", "branches": ("null", "text", "perturbed")}
 
 
