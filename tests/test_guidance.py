@@ -407,6 +407,7 @@ def trace(pipe: Any) -> tuple[Any, ...]:
     """Everything that a hook could leave behind on the denoiser."""
     denoiser = denoiser_of(pipe)
     return (
+        type(denoiser),
         sorted(vars(denoiser)),
         denoiser.forward,
         vars(pipe).get("unet"),

@@ -15,8 +15,10 @@ from diffusers.models.attention_processor import Attention
 
 from shapefirst.attention.layer import LayerView, Substitution, attention_weights, grid_of
 from shapefirst.errors import ShapefirstError, UnsupportedPipelineError
+from shapefirst.families import Family, family_of
 from shapefirst.guidance.branches import evaluated, halves_agree, says_guided
-from shapefirst.guidance.hook import DenoiserHook
+from shapefirst.guidance.follow import BOTH
+from shapefirst.guidance.hook import Forward, ModuleHook
 from shapefirst.guidance.introspection import running
 from shapefirst.guidance.timeline import Generation, Told, follow, told
 from shapefirst.policies.schedule import Branch
@@ -86,17 +88,18 @@ class DenoiserCall:
     latents: torch.Tensor
     prompts: torch.Tensor
     substitutions: list[Substitution]
-    rows: dict[Branch, slice] | None = None  # found out in the first layer, where `guide` has done its part
+    rows: dict[str, slice] | None = None  # found out in the first layer, where `guide` has done its part
 
 
-class AttentionHook(DenoiserHook):
+class AttentionHook(ModuleHook):
     """Keeps the blocks (`Recording` and `Substitution`), the call in progress and the layers' processors."""
 
-    name = "shapefirst.attention.recording"
+    nearness = 1  # it sees what `guide` leaves
     busy = "denoiser's attention is in use"
 
     def __init__(self, pipe: Any, denoiser: Any) -> None:
         super().__init__(pipe, denoiser)
+        self._family = _family_of(pipe)
         self.call: DenoiserCall | None = None
         self._runs: list[Generation] = []
         self._told: Told | None = None  # by the loop that made the latest call, if it has a scheduler of its own
@@ -119,10 +122,19 @@ class AttentionHook(DenoiserHook):
     def recordings(self) -> list[Recording]:
         return [block for block in self.blocks if isinstance(block, Recording)]
 
-    @torch.compiler.disable
-    def pre_forward(self, module: torch.nn.Module, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
-        latents, prompts = self.latents(args, kwargs), self.argument("encoder_hidden_states", args, kwargs)
-        generation, step, begins_step = self._place(self.argument("timestep", args, kwargs))
+    def around(self, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self._begin(self.arguments(args, kwargs))
+        output = forward(*args, **kwargs)
+        call, self.call = self.call, None
+        if call is not None and call.begins_step:
+            with torch.inference_mode(False), torch.no_grad():
+                for recording in self.recordings:
+                    recording.finish(call)
+        return output
+
+    def _begin(self, arguments: dict[str, Any]) -> None:
+        latents, prompts = arguments[self.latents_name], arguments["encoder_hidden_states"]
+        generation, step, begins_step = self._place(arguments["timestep"])
         if generation is not self._generation:
             for recording in self.recordings:
                 recording.maps.clear()
@@ -130,24 +142,14 @@ class AttentionHook(DenoiserHook):
         for recording in self.recordings:
             recording.sums, recording.seen = {}, set()
         self.call = DenoiserCall(step, begins_step, latents, prompts, self._substitutions(prompts))
-        return args, kwargs
 
     def _place(self, t: Any) -> tuple[object, int, bool]:
         """The generation that a call at `t` belongs to, its step, and whether the call begins that step."""
         before, self._told = self._told, told()
         if self._told is not None:
             return self._told.generation, self._told.step, self._told is not before
-        run = follow(self._runs, t, self.pipe, running(self.denoiser))
+        run = follow(self._runs, t, self.pipe, running(self.denoiser), self.denoiser)
         return run, run.step, run.begins_step
-
-    @torch.compiler.disable
-    def post_forward(self, module: torch.nn.Module, output: Any) -> Any:
-        call, self.call = self.call, None
-        if call is not None and call.begins_step:
-            with torch.inference_mode(False), torch.no_grad():
-                for recording in self.recordings:
-                    recording.finish(call)
-        return output
 
     def _substitutions(self, prompts: torch.Tensor) -> list[Substitution]:
         """Those that the blocks want, with embeddings as the layers get them."""
@@ -166,7 +168,7 @@ class AttentionHook(DenoiserHook):
         return substitutions
 
     @torch.compiler.disable
-    def rows(self, call: DenoiserCall, n: int) -> dict[Branch, slice]:
+    def rows(self, call: DenoiserCall, n: int) -> dict[str, slice]:
         """Which of a layer's n rows are which branch's."""
         if call.rows is None:
             branches = evaluated() or self._found(call)
@@ -180,9 +182,9 @@ class AttentionHook(DenoiserHook):
                     )
         return call.rows
 
-    def _found(self, call: DenoiserCall) -> tuple[Branch, ...]:
+    def _found(self, call: DenoiserCall) -> tuple[str, ...]:
         """The branches in the call's batch, where nobody has said which they are."""
-        guided = says_guided(running(self.denoiser), call.latents)
+        guided = says_guided(running(self.denoiser), call.latents, self._family)
         if guided is not None:
             return ("null", "text") if guided else ("text",)
         for branch, prompts in self._known.items():
@@ -250,6 +252,16 @@ class _Processor:
                         attention = attention_weights(attn, layer.query, layer.key, attention_mask, rows[branch])
                         recording.add(branch, call, self.name, grid, attention)
         return out
+
+
+def _family_of(pipe: Any) -> Family:
+    family = family_of(pipe)
+    if family.way != "one batch" or family.branches != BOTH:
+        raise UnsupportedPipelineError(
+            f"{type(pipe).__name__} is not known to run the null and the text branch in one batch, so it cannot be "
+            "told whose attention its layers' rows are."
+        )
+    return family
 
 
 def cross_attention_layers(denoiser: Any) -> list[tuple[str, Any]]:

@@ -8,9 +8,10 @@ below: the names of the pipelines that it serves. A pipeline that only `guide` i
 
 from __future__ import annotations
 
+import inspect
+from functools import cache
 from typing import Any, Final
 
-from shapefirst.errors import UnsupportedPipelineError
 from shapefirst.families.embeddings import Embeddings
 from shapefirst.families.family import Family
 from shapefirst.families.pixart import PixArt
@@ -18,7 +19,7 @@ from shapefirst.families.sd3 import StableDiffusion3
 from shapefirst.families.sdxl import StableDiffusionXL
 from shapefirst.families.stable_diffusion import StableDiffusion
 
-__all__ = ["FAMILIES", "Embeddings", "Family", "family_of", "family_of_class"]
+__all__ = ["FAMILIES", "UNKNOWN", "Embeddings", "Family", "family_of", "family_of_class"]
 
 #: Pipelines whose guidance is one batch, as runs against a reference have shown, and which nothing else is known of.
 GUIDED: Final = """
@@ -44,17 +45,34 @@ FAMILIES: Final[dict[str, Family]] = {
 }
 
 
+#: Pipelines that nothing is known of.
+UNKNOWN: Final = Family(way="whole calls")
+
+#: Names in the code of a `__call__` that betray another layout than that of the class that it was derived from.
+_OTHER_LAYOUTS: Final = frozenset(
+    """
+    image_guidance_scale pag_scale sag_scale true_cfg_scale guidance_scale_2 editing_prompt prior_guidance_scale
+    view_batch_size
+    """.split()  # noqa: SIM905
+)
+
+
 def family_of(pipe: Any) -> Family:
-    """The family of a pipeline. Raises UnsupportedPipelineError if it is of none."""
-    return family_of_class(type(pipe))
+    """The family of a pipeline; `UNKNOWN` if it is of none."""
+    return family_of_class(type(pipe))  # type: ignore[arg-type]
 
 
+@cache
 def family_of_class(pipeline_class: type) -> Family:
-    """The family of a class of pipelines. Raises UnsupportedPipelineError if it is of none."""
+    """The family of a class of pipelines; `UNKNOWN` if it is of none.
+
+    A class of one's own that derives from one in `FAMILIES` is taken for it, unless what its own `__call__` uses
+    betrays another layout.
+    """
     for base in pipeline_class.__mro__:
         if base.__name__ in FAMILIES:
             return FAMILIES[base.__name__]
-    raise UnsupportedPipelineError(
-        f"{pipeline_class.__name__} is not known to run the null and the text branch of guidance in one batch, as do "
-        f"StableDiffusionPipeline, PixArtAlphaPipeline and {len(FAMILIES) - 2} others (shapefirst.families.FAMILIES)."
-    )
+        code = getattr(inspect.unwrap(vars(base).get("__call__", base)), "__code__", None)
+        if code is not None and not _OTHER_LAYOUTS.isdisjoint((*code.co_names, *code.co_varnames)):
+            break
+    return UNKNOWN

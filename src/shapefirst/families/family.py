@@ -1,41 +1,81 @@
-"""The seam between policies and pipelines: what a family of pipelines can simply say of itself."""
+"""The seam between policies and pipelines: what a family of pipelines can simply say of itself.
+
+There are three ways to meet a pipeline. In "one batch" a call of the denoiser has the rows of every branch; in "two
+calls" each branch has a call of its own; "whole calls" is the way of all others, and of any where guidance is off: a
+call is evaluated as the pipeline would, or what it would give is extrapolated.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import torch
 
 from shapefirst.errors import UnsupportedPipelineError
+from shapefirst.families.arguments import ROWED, SHARED
 from shapefirst.families.embeddings import Embeddings
 from shapefirst.families.noise import noise_level
 
-__all__ = ["Family"]
+__all__ = ["Family", "Way"]
+
+
+Way: TypeAlias = Literal["one batch", "two calls", "whole calls"]
 
 
 class Family:
-    """Pipelines that are guided alike, here in one batch; a subclass says how a loop of our own runs them, too.
+    """Pipelines that are guided alike; a subclass says how a loop of our own runs them, too.
 
     Methods take the pipeline, which is only read.
 
     Attributes:
         name: What people call it.
-        way: How `guide` meets them: a key of ``guidance.blocks.WAYS``.
-        branches: What a guided step evaluates for every image, in the order of the batch's rows.
+        way: How `guide` meets them.
+        branches: What a guided step evaluates for every image, in the order of the batch's rows or of the calls.
+        without_text: Those of them that do not see the text. The first stands for what is dropped.
+        denoisers: Names of the parts that run in every step; none: all that are given a timestep.
         beside: Names of the parts that run in every step only to feed the denoiser, with rows of every branch.
+        same_latents: Whether every branch is given the same latents.
+        rowed: Arguments of the denoiser with rows of their own for each image and branch, beyond `families.arguments`.
+        shared: Those that are the same for all, likewise.
+        refused: Why no policy can be followed, as the end of a sentence that the class's name begins, if so.
         masks_padding: Whether the denoiser sees no padding.
         pools: Whether the denoiser is given the prompt in one vector besides.
         no_positions: Why a prompt's tokens have no positions that its tokenizer tells, if they have none.
     """
 
     name: str = ""
-    way: str = "one batch"
-    branches: tuple[Literal["null", "text"], ...] = ("null", "text")
+    way: Way = "one batch"
+    branches: tuple[str, ...] = ("null", "text")
+    without_text: tuple[str, ...] = ("null",)
+    denoisers: tuple[str, ...] = ()
     beside: tuple[str, ...] = ("controlnet",)
+    same_latents: bool = True
+    rowed: frozenset[str] = frozenset()
+    shared: frozenset[str] = frozenset()
+    refused: str | None = None
     masks_padding: bool = False
     pools: bool = False
     no_positions: str | None = None
+
+    def __init__(self, **what: Any) -> None:
+        for attribute, value in what.items():
+            assert hasattr(self, attribute)
+            setattr(self, attribute, value)
+
+    def has_rows(self, argument: str) -> bool | None:
+        """Whether an argument of the denoiser has rows of each image and branch; None if that is not known."""
+        if argument in self.rowed or argument in self.shared:
+            return argument in self.rowed
+        return argument in ROWED or (False if argument in SHARED else None)
+
+    def branches_in(self, names: Mapping[str, Any], pipe: Any) -> tuple[str, ...]:
+        """The branches of a guided call, from the local variables of the pipeline's own: those that it switched on."""
+        return self.branches
+
+    def turn(self, names: Mapping[str, Any], pipe: Any, denoiser: Any, timesteps: Sequence[float]) -> range:
+        """The positions in the list of timesteps at which it is this denoiser's turn, where several take turns."""
+        return range(len(timesteps))
 
     def encode(self, pipe: Any, prompts: Sequence[str], negatives: Sequence[str] | None, images: int) -> Embeddings:
         """The prompts' embeddings as the pipeline's own call makes them, ``images`` of each; None is its own null."""

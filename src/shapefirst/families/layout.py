@@ -1,89 +1,68 @@
-"""Which diffusers pipelines can be steered, where their denoiser is, and what runs beside it.
+"""Where a pipeline has its denoisers, and what runs beside them.
 
-Stock text-to-image pipelines put both branches of classifier-free guidance in one batch of 2B rows, null first:
-
-    noise_pred = denoiser(torch.cat([latents] * 2), t, torch.cat([null, text]))
-    noise_null, noise_text = noise_pred.chunk(2)
-
-Those that are known to, since they were run against a reference, stand in `families.FAMILIES`. Any other is refused
-before anything runs: many have a third branch (InstructPix2Pix: the image), call the denoiser once per branch ("true
-CFG": Flux, Qwen-Image) or hand it tensors of which cannot be told what belongs to which branch.
+A denoiser is a part that is given a timestep. A family names its own where that would find too much.
 """
 
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import Any, Final
 
 import torch
 from diffusers.utils.torch_utils import unwrap_module
 
 from shapefirst.errors import UnsupportedPipelineError
-from shapefirst.families import family_of_class
-from shapefirst.families.family import Family
+from shapefirst.families import family_of
 
-__all__ = ["check_layout", "controls_of", "denoiser_of"]
+__all__ = ["TIMES", "controls_of", "denoiser_of", "denoisers_of"]
 
-#: Parameters of `__call__` that betray another layout than null and text in one batch.
-_OTHER_LAYOUTS = {
-    "image_guidance_scale": "a third branch for the image",
-    "pag_scale": "a branch with perturbed attention",
-    "sag_scale": "an extra evaluation for self-attention guidance",
-    "true_cfg_scale": "one denoiser call per branch",
-    "guidance_scale_2": "two denoisers",
-    "editing_prompt": "a branch per edit",
-    "prior_guidance_scale": "two guided models",
-    "view_batch_size": "a batch for each view of the picture",
-}
+#: What denoisers call the timestep among their arguments.
+TIMES: Final = ("timestep", "timesteps", "t", "timestep_ratio")
 
 
-def check_layout(pipeline_class: type) -> Family:
-    """The family of a class of pipelines that is known to run guidance as one batch of null and text.
-
-    A class of one's own that derives from one in `families.FAMILIES` is taken for it, unless what its `__call__` uses
-    betrays another layout; `shapefirst.guidance.one_batch` looks at the batch itself when the first step is about to
-    drop a branch.
+def denoisers_of(pipe: Any) -> dict[str, torch.nn.Module]:
+    """The pipeline's denoisers by name, as it calls them: torch.compile's wrappers where it has such.
 
     Raises:
-        UnsupportedPipelineError: It is not.
+        UnsupportedPipelineError: It has none.
     """
-    name = pipeline_class.__name__
-    calls = [vars(base)["__call__"] for base in pipeline_class.__mro__ if "__call__" in vars(base)]
-    codes = [code for call in calls if (code := getattr(inspect.unwrap(call), "__code__", None))]
-    used = {used for code in codes for used in (*code.co_names, *code.co_varnames)}
-    for parameter, layout in _OTHER_LAYOUTS.items():
-        if parameter in used:
-            raise UnsupportedPipelineError(
-                f"{name} lays out its guidance with {layout}; shapefirst steers pipelines that run the null and the "
-                "text branch in one batch, such as StableDiffusionPipeline or PixArtAlphaPipeline."
-            )
-    return family_of_class(pipeline_class)
+    family = family_of(pipe)
+    parts = {name: part for name, part in vars(pipe).items() if isinstance(part, torch.nn.Module)}
+    if family.denoisers:
+        found = {name: parts[name] for name in family.denoisers if name in parts}
+    else:
+        found = {name: part for name, part in parts.items() if _is_denoiser(part) and not _is_control(name, part)}
+    if not found:
+        raise UnsupportedPipelineError(
+            f"{type(pipe).__name__} has no part that is given a timestep, so there is nothing to skip a step of."
+        )
+    return found
 
 
 def denoiser_of(pipe: Any) -> Any:
-    """The pipeline's denoiser, the module `pipe.unet` or `pipe.transformer`.
+    """The only denoiser of a pipeline, itself.
 
     Raises:
-        UnsupportedPipelineError: The pipeline has none or several, an unknown layout, or its denoiser is offloaded by
-            accelerate, which re-wraps it after every call and would silently undo whatever was attached.
+        UnsupportedPipelineError: It has none or several.
     """
-    check_layout(type(pipe))
-    # torch.compile's wrapper goes on calling what it wraps, and that is where a hook belongs.
-    parts = (unwrap_module(getattr(pipe, name, None)) for name in ("unet", "transformer"))
-    found = [part for part in parts if isinstance(part, torch.nn.Module)]
-    if len(found) != 1:
+    found = denoisers_of(pipe)
+    if len(found) > 1:
         raise UnsupportedPipelineError(
-            f"{type(pipe).__name__} has {len(found)} denoisers; shapefirst needs one, in `unet` or `transformer`."
+            f"{type(pipe).__name__} has {len(found)} denoisers ({', '.join(found)}), of which only guide() takes care."
         )
-    if hasattr(found[0], "_hf_hook"):
-        raise UnsupportedPipelineError(
-            f"The denoiser of this {type(pipe).__name__} is offloaded by accelerate, which re-wraps it after every "
-            "call; call pipe.remove_all_hooks() and move the pipeline with pipe.to(device) first."
-        )
-    return found[0]
+    (only,) = found.values()
+    return unwrap_module(only)
 
 
 def controls_of(pipe: Any) -> list[torch.nn.Module]:
-    """The parts of a pipeline that run in every step only to feed its denoiser, with rows for both branches."""
-    parts = (unwrap_module(getattr(pipe, name, None)) for name in check_layout(type(pipe)).beside)
+    """The parts of a pipeline that run in every step only to feed its denoiser."""
+    parts = (getattr(pipe, name, None) for name in family_of(pipe).beside)
     return [part for part in parts if isinstance(part, torch.nn.Module)]
+
+
+def _is_denoiser(part: torch.nn.Module) -> bool:
+    return not set(TIMES).isdisjoint(inspect.signature(type(unwrap_module(part)).forward).parameters)
+
+
+def _is_control(name: str, part: torch.nn.Module) -> bool:
+    return any("control" in word.lower() for word in (name, type(unwrap_module(part)).__name__))

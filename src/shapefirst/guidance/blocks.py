@@ -11,22 +11,22 @@ Which hooks a block puts on the pipeline's parts is a matter of how that lays ou
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
+from diffusers.utils.torch_utils import unwrap_module
+
+from shapefirst.errors import ShapefirstError, UnsupportedPipelineError
 from shapefirst.families import family_of
-from shapefirst.families.layout import controls_of, denoiser_of
-from shapefirst.guidance.hook import DenoiserHook
-from shapefirst.guidance.one_batch import Block, ControlHook, Evaluations, OneBatchHook
+from shapefirst.families.layout import controls_of, denoisers_of
+from shapefirst.guidance.counting import Block, Evaluations
+from shapefirst.guidance.steering import ControlHook, SteeringHook
 from shapefirst.policies.auto import Policy
 from shapefirst.policies.schedule import Branch, TextSchedule
 from shapefirst.policies.words import policy_of
 
-__all__ = ["Evaluations", "guide", "is_steered", "text_until"]
-
-#: `Family.way` -> the hook that carries policies out on such pipelines.
-WAYS: Final[dict[str, type[DenoiserHook]]] = {"one batch": OneBatchHook}
+__all__ = ["Evaluations", "Handle", "apply", "guide", "is_steered", "text_until"]
 
 
 def text_until(
@@ -84,7 +84,71 @@ def guide(
 
 def is_steered(denoiser: Any) -> bool:
     """Whether a denoiser is in a `guide` block."""
-    return any(hook.on(denoiser) is not None for hook in WAYS.values())
+    return SteeringHook.on(denoiser) is not None
+
+
+def apply(
+    pipe: Any, policy: Policy | str | Path | None = None, *, budget: float | None = None, tol: float | None = None
+) -> Handle:
+    """`guide` without `with`: generations follow the policy from here on, until `Handle.remove`.
+
+        handle = apply(pipe, budget=0.6)
+        pipe("a red wooden car")
+        print(handle.evaluations.saved)
+        handle.remove()
+
+    It takes and raises what `guide` does.
+    """
+    found = policy_of(pipe, policy, budget=budget, tol=tol)
+    check_way(pipe, found)
+    return Handle(pipe, found)
+
+
+class Handle:
+    """A policy on a pipeline, until it is removed.
+
+    Attributes:
+        evaluations: What was done since it was applied.
+    """
+
+    def __init__(self, pipe: Any, policy: Policy) -> None:
+        self._pipe, self._denoisers = pipe, denoisers_of(pipe)
+        block = Block(policy)
+        self.evaluations = block.evaluations
+        with ExitStack() as stack:
+            for denoiser in self._denoisers.values():
+                stack.enter_context(SteeringHook.within(pipe, denoiser, block))
+            for control in controls_of(pipe):
+                stack.enter_context(ControlHook.within(pipe, control, block))
+            self._hooks = stack.pop_all()
+
+    def remove(self) -> None:
+        """Leave the pipeline as it was found. Removing it twice does nothing more.
+
+        Raises:
+            ShapefirstError: Another denoiser was put in the pipeline meanwhile, which did not follow the policy.
+        """
+        self._hooks.close()
+        denoisers, self._denoisers = self._denoisers, {}
+        for name, denoiser in denoisers.items():
+            other = getattr(self._pipe, name, None)
+            if other is not denoiser and unwrap_module(other) is not denoiser:
+                raise ShapefirstError(
+                    f"The {name} of this {type(self._pipe).__name__} was replaced while a policy was on it, and the "
+                    "new one did not follow it: put it in before."
+                )
+
+
+def check_way(pipe: Any, policy: Policy) -> None:
+    """Raise UnsupportedPipelineError if a policy cannot be followed on a pipeline, whatever it is called with."""
+    family, name = family_of(pipe), type(pipe).__name__
+    if family.refused is not None:
+        raise UnsupportedPipelineError(f"{name} {family.refused}")
+    if family.way == "whole calls" and policy.keep != "neither" and policy != TextSchedule.always():
+        raise UnsupportedPipelineError(
+            f"Of {name} is not known which rows or calls are the branches of its guidance, so none can be dropped: "
+            "take a policy that skips whole evaluations, such as budget=0.6, tol=0.006 or every:2."
+        )
 
 
 class _Guide(AbstractContextManager[Evaluations]):
@@ -92,17 +156,14 @@ class _Guide(AbstractContextManager[Evaluations]):
 
     def __init__(self, pipe: Any, policy: Policy) -> None:
         self._pipe, self._policy = pipe, policy
-        self._denoiser = denoiser_of(pipe)
-        self._entered: list[ExitStack] = []
+        check_way(pipe, policy)
+        denoisers_of(pipe)
+        self._handles: list[Handle] = []
 
     def __enter__(self) -> Evaluations:
-        block = Block(self._policy, Evaluations())
-        with ExitStack() as stack:
-            stack.enter_context(WAYS[family_of(self._pipe).way].within(self._pipe, self._denoiser, block))
-            for control in controls_of(self._pipe):
-                stack.enter_context(ControlHook.within(self._pipe, control, block))
-            self._entered.append(stack.pop_all())
-        return block.evaluations
+        self._handles.append(Handle(self._pipe, self._policy))
+        return self._handles[-1].evaluations
 
-    def __exit__(self, *_: object) -> None:
-        self._entered.pop().close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        with suppress(ShapefirstError) if kind is not None else nullcontext():  # the block's own error says more
+            self._handles.pop().remove()

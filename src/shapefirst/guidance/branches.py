@@ -14,20 +14,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
 import torch
 
 from shapefirst.errors import ShapefirstError, UnsupportedPipelineError
+from shapefirst.families.family import Family
 from shapefirst.guidance.introspection import Running
-from shapefirst.policies.schedule import Branch
 
-__all__ = ["evaluated", "evaluating", "evaluating_some", "halves_agree", "says_guided"]
+__all__ = ["evaluated", "evaluating", "evaluating_some", "halves_agree", "parts_agree", "says_guided"]
 
-_evaluated: ContextVar[tuple[Branch, ...] | None] = ContextVar("shapefirst.guidance.branches", default=())
+_evaluated: ContextVar[tuple[str, ...] | None] = ContextVar("shapefirst.guidance.branches", default=())
 
 
 @contextmanager
-def evaluating(*branches: Branch) -> Iterator[None]:
+def evaluating(*branches: str) -> Iterator[None]:
     """Within the block, the denoiser's batch holds equally many rows of each of `branches`, in this order."""
     token = _evaluated.set(branches)
     try:
@@ -46,7 +47,7 @@ def evaluating_some() -> Iterator[None]:
         _evaluated.reset(token)
 
 
-def evaluated() -> tuple[Branch, ...]:
+def evaluated() -> tuple[str, ...]:
     """What the innermost `evaluating` block says; empty outside of one.
 
     Raises:
@@ -62,25 +63,35 @@ def evaluated() -> tuple[Branch, ...]:
     return branches
 
 
-def says_guided(running: Running | None, latents: torch.Tensor) -> bool | None:
-    """Whether a pipeline's call in progress runs classifier-free guidance; None if there is none.
+def says_guided(running: Running | None, batch: Any, family: Family) -> bool | None:
+    """Whether a pipeline's call in progress runs classifier-free guidance; None if there is none, or it does not say.
 
     Raises:
-        UnsupportedPipelineError: It says that it does, but the batch of `latents` is not the same latents twice.
+        UnsupportedPipelineError: It says that it does, but the batch is not the same latents for every branch.
     """
-    if running is None:
-        return None
-    if running.is_guided and not halves_agree(latents):
+    guided = None if running is None else running.is_guided
+    if running and guided and family.same_latents and not parts_agree(batch, len(family.branches)):
         raise UnsupportedPipelineError(
-            f"{type(running.pipe).__name__} gave its denoiser a batch of {len(latents)} rows that is not the latents "
-            "twice, so it does not hold a null and a text half."
+            f"{type(running.pipe).__name__} gave its denoiser a batch of {len(batch)} rows that is not the latents "
+            f"{_times(len(family.branches))}, so it does not hold a row of each of {', '.join(family.branches)}."
         )
-    return running.is_guided
+    return guided
+
+
+def _times(n: int) -> str:
+    return {2: "twice"}.get(n, f"{n} times")
 
 
 def halves_agree(latents: torch.Tensor) -> bool:
     """Whether a batch is the same latents twice, bit for bit; any that have overflown to NaN count as the same."""
-    if len(latents) % 2:
+    return parts_agree(latents, 2)
+
+
+def parts_agree(batch: Any, n: int) -> bool:
+    """Whether a batch is the same latents `n` times, as `halves_agree`."""
+    if len(batch) % n:
         return False
-    a, b = latents.chunk(2)
-    return torch.equal(a, b) or torch.equal(a.nan_to_num(), b.nan_to_num())
+    if not isinstance(batch, torch.Tensor):
+        batch = torch.stack(list(batch))
+    first, *others = batch.chunk(n)
+    return all(torch.equal(first, x) or torch.equal(first.nan_to_num(), x.nan_to_num()) for x in others)

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["Conditions"]
+__all__ = ["Conditions", "are_same"]
 
 #: Arguments that change with every call by nature: the time, and what another network makes of the latents (a
 #: ControlNet, an adapter); and how much of that is taken, which has a schedule of its own.
@@ -56,7 +56,7 @@ class Conditions:
             size != self._size
             or (moves and not self._scale_moves)
             or len(leaves) != len(self._leaves)
-            or not all(map(_are_same, leaves, versions, self._leaves, self._versions))
+            or not all(map(_are_unchanged, leaves, versions, self._leaves, self._versions))
         )
         self._leaves, self._versions, self._size, self._scale, self._scale_moves = leaves, versions, size, scale, moves
         return changed
@@ -75,10 +75,20 @@ def _version(leaf: Any) -> int:
     return leaf._version if isinstance(leaf, torch.Tensor) and not leaf.is_inference() else 0
 
 
-def _are_same(leaf: Any, version: int, old: Any, old_version: int) -> bool:
-    if leaf is old:
-        return version == old_version
-    if isinstance(leaf, torch.Tensor) and isinstance(old, torch.Tensor):
-        alike = (leaf.shape, leaf.dtype, leaf.device) == (old.shape, old.dtype, old.device)
-        return alike and torch.equal(leaf, old)
-    return type(leaf) is type(old) and bool(leaf == old)
+def are_same(tree: Any, other: Any) -> bool:
+    """Whether two of a call's arguments are the same, or hold the same."""
+    leaves, others = _leaves_of(tree), _leaves_of(other)
+    return len(leaves) == len(others) and all(map(_hold_the_same, leaves, others))
+
+
+def _are_unchanged(leaf: Any, version: int, old: Any, old_version: int) -> bool:
+    return version == old_version if leaf is old else _hold_the_same(leaf, old)
+
+
+def _hold_the_same(leaf: Any, other: Any) -> bool:
+    if leaf is other:
+        return True
+    if isinstance(leaf, torch.Tensor) and isinstance(other, torch.Tensor):
+        alike = (leaf.shape, leaf.dtype, leaf.device) == (other.shape, other.dtype, other.device)
+        return alike and torch.equal(leaf, other)
+    return type(leaf) is type(other) and bool(leaf == other)

@@ -21,14 +21,14 @@ from torch import Tensor
 
 from shapefirst.guidance.extrapolation import Memory
 from shapefirst.policies.auto import Auto, Policy
-from shapefirst.policies.schedule import Branch, TextSchedule
+from shapefirst.policies.schedule import TextSchedule
 
 __all__ = ["BOTH", "Call", "Follower", "Wanted", "guided_prediction"]
 
-BOTH: tuple[Branch, ...] = ("null", "text")
+BOTH: tuple[str, ...] = ("null", "text")
 
 #: Branch -> the images, in order, that it is evaluated for.
-Wanted = dict[Branch, Sequence[int]]
+Wanted = dict[str, Sequence[int]]
 
 
 class Call(NamedTuple):
@@ -56,19 +56,31 @@ class Follower:
         policy: The policy.
         images: B.
         branches: What full guidance evaluates for every image.
+        without_text: Those of them that do not see the text. They are kept where the policy keeps the null branch, and
+            the first one of them then stands for the others.
         late: It takes over half-way from another one, of other conditions: a policy that extrapolates guides every step
             until it has as much to extrapolate from as it asks for.
 
     Attributes:
         evaluations: Of each image, so far: what the policy costs it when it is followed alone.
         guided_steps: Of each image, so far.
+        kept: The branches that every step evaluates.
     """
 
-    def __init__(self, policy: Policy, images: int, branches: Sequence[Branch] = BOTH, *, late: bool = False) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        images: int,
+        branches: Sequence[str] = BOTH,
+        *,
+        without_text: Sequence[str] = ("null",),
+        late: bool = False,
+    ) -> None:
         self.policy, self.images, self.branches, self._late = policy, images, tuple(branches), late
         self._memory = None if policy.order is None else Memory(images, policy.order)
         self._everyone = tuple(range(images))
-        self._kept: Branch | None = None if policy.keep == "neither" else policy.keep
+        kept = {"null": tuple(without_text), "text": ("text",), "neither": ()}[policy.keep]
+        self.kept = tuple(branch for branch in kept if branch in self.branches)
         self._guided: tuple[int, ...] | None = None
         self._due = (0,) * images  # each image's next guided step, for policies with a tolerance
         self._latest = ((0, 0.0),) * images  # and its latest one, with its u
@@ -80,10 +92,10 @@ class Follower:
         """Which images want which branch now. A step with several calls guides the same images in each."""
         if call.begins_step or self._guided is None:
             self._guided = self._images_to_guide(call)
-        return {branch: self._everyone if branch == self._kept else self._guided for branch in self.branches}
+        return {branch: self._everyone if branch in self.kept else self._guided for branch in self.branches}
 
     @torch.compiler.disable
-    def complete(self, call: Call, seen: Mapping[Branch, Tensor]) -> dict[Branch, Tensor]:
+    def complete(self, call: Call, seen: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The model's output of the images that were wanted, (images, ...) a branch -> of all, (B, ...) a branch.
 
         Extrapolations are made in float32 (or what is finer in the output) and handed on in the output's own format.
@@ -95,11 +107,11 @@ class Follower:
             self.learn(call, seen)
             return dict(seen)
         if guided:
-            self.learn(call, {b: y[list(guided)] if b == self._kept else y for b, y in seen.items()}, guided)
+            self.learn(call, {b: y[list(guided)] if b in self.kept else y for b, y in seen.items()}, guided)
         others = [image for image in self._everyone if image not in guided]
         known = None if self._memory is None else self._memory.extrapolate(others, call.u)
-        kept = None if self._kept is None else seen[self._kept]
-        whole: dict[Branch, Tensor] = {}
+        kept = seen[self.kept[0]] if self.kept else None
+        whole: dict[str, Tensor] = {}
         for place, branch in enumerate(self._extrapolated):
             values = kept[others] if kept is not None and guided else kept
             if known is not None:
@@ -110,7 +122,7 @@ class Follower:
         return {branch: whole[branch] if branch in whole else seen[branch] for branch in self.branches}
 
     @torch.compiler.disable
-    def learn(self, call: Call, seen: Mapping[Branch, Tensor], images: Sequence[int] | None = None) -> None:
+    def learn(self, call: Call, seen: Mapping[str, Tensor], images: Sequence[int] | None = None) -> None:
         """Take in what all branches gave of guided images (by default of all), and find each one's next guided step.
 
         `complete` does so itself; this is for what another follower of the same generation has seen.
@@ -121,7 +133,7 @@ class Follower:
         images = self._everyone if images is None else images
         self._dtype = seen[self.branches[0]].dtype
         exact = torch.promote_types(self._dtype, torch.float32)  # half precision would round small differences
-        kept = seen[self._kept].to(exact) if self._kept in self.branches else None
+        kept = seen[self.kept[0]].to(exact) if self.kept else None
         values = [seen[b].to(exact) if kept is None else seen[b].to(exact) - kept for b in self._extrapolated]
         y = torch.stack(values, dim=1)
         if call.begins_step and isinstance(self.policy, Auto):
@@ -142,15 +154,15 @@ class Follower:
         return wanted, self.policy.order if len(self._guided or ()) < self.images else None
 
     def _count(self, call: Call, guided: Sequence[int]) -> None:
-        kept, whole = int(self._kept in self.branches), len(self.branches)
+        kept, whole = len(self.kept), len(self.branches)
         self.evaluations = tuple(n + (whole if i in guided else kept) for i, n in enumerate(self.evaluations))
         if call.begins_step:
             self.guided_steps = tuple(n + (i in guided) for i, n in enumerate(self.guided_steps))
 
     @property
-    def _extrapolated(self) -> list[Branch]:
+    def _extrapolated(self) -> list[str]:
         """The branches that are not kept: what is remembered of each is its output, or what it has beyond the kept."""
-        return [branch for branch in self.branches if branch != self._kept]
+        return [branch for branch in self.branches if branch not in self.kept]
 
     def _images_to_guide(self, call: Call) -> tuple[int, ...]:
         if isinstance(self.policy, TextSchedule):
@@ -188,7 +200,7 @@ class Follower:
         return guided_prediction({branch: parts.get(branch, zero) for branch in BOTH}, call.guidance_scale)
 
 
-def guided_prediction(branches: Mapping[Branch, Tensor], guidance_scale: float) -> Tensor:
+def guided_prediction(branches: Mapping[str, Tensor], guidance_scale: float) -> Tensor:
     """eps_hat = eps_null + w (eps_text - eps_null) (Yi et al. 2024, eq. 9), or the only branch that there is."""
     if len(branches) == 1:
         (only,) = branches.values()

@@ -1,70 +1,76 @@
-"""A hook that stands before a pipeline's denoiser for as long as `with` blocks need it."""
+"""How a `with` block stands before a denoiser, and goes without a trace.
+
+While a block is open its module is of a subclass that was made for it, whose calls go through the block's hook: what
+torch's own parametrizations and `fully_shard` do. Nothing is put on the module itself, so whatever else is done to it
+goes on as before, in any order: other hooks come and go, accelerate's offloading wraps its forward anew after every
+call of a pipeline, torch.compile compiles what is behind the hook and never the hook, and copies are plain.
+"""
 
 from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, ClassVar, Final, TypeVar
+from functools import lru_cache, partial
+from typing import Any, ClassVar, Final, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
-from diffusers.hooks import HookRegistry, ModelHook
+from diffusers.utils.torch_utils import unwrap_module
 
 from shapefirst.errors import ShapefirstError, UnsupportedPipelineError
-from shapefirst.guidance.rows import Taking, rows_of
 
-__all__ = ["DenoiserHook", "check_unreplaced"]
+__all__ = ["Forward", "ModuleHook", "cache_of", "check_unreplaced", "is_compiled"]
 
 _CACHES: Final = re.compile(r"diffusers\.hooks\..*(cache|pyramid_attention_broadcast)")
 
-Kind = TypeVar("Kind", bound="DenoiserHook")
+#: The module itself, or the next hook before it.
+Forward: TypeAlias = Callable[..., Any]
+Kind = TypeVar("Kind", bound="ModuleHook")
 
 
-class DenoiserHook(ModelHook):
+class ModuleHook:
     """One hook serves all blocks of its kind: the outermost attaches it, and with the last one it goes.
 
     Attributes:
-        name: What the hook is called in diffusers' registry; one for each kind.
-        busy: What the denoiser is busy with, for the sentence that refuses another pipeline's block.
+        nearness: The order of kinds before one module: those with more are nearer to it.
+        busy: What the module is busy with, for the sentence that refuses another pipeline's block.
+        module: What a pipeline calls: a module, or torch.compile's wrapper of one.
+        denoiser: The module itself.
         blocks: What the blocks want, the innermost last.
     """
 
-    name: ClassVar[str]
+    nearness: ClassVar[int] = 0
     busy: ClassVar[str]
-    #: Denoiser -> what it had of a hook's attributes before the first of all our hooks on it.
-    _had: ClassVar[WeakKeyDictionary[torch.nn.Module, set[str]]] = WeakKeyDictionary()
 
-    def __init__(self, pipe: Any, denoiser: Any) -> None:
-        super().__init__()
-        self.pipe, self.denoiser = pipe, denoiser
+    def __init__(self, pipe: Any, module: torch.nn.Module) -> None:
+        self.pipe, self.module, self.denoiser = pipe, module, unwrap_module(module)
         self.blocks: list[Any] = []
+        self.context: str | None = None  # of the call in progress, see `_hooked`
         # Of the class: hooks of an older diffusers hide the arguments of the method that they stand before.
-        _, *parameters = inspect.signature(type(denoiser).forward).parameters
-        if "timestep" not in parameters:
-            raise UnsupportedPipelineError(
-                f"{type(denoiser).__name__} takes no timestep, so the denoising step cannot be told from its calls."
-            )
-        self._places = {name: place for place, name in enumerate(parameters)}
-        self.latents_name = parameters[0]  # `sample` of a U-Net, `hidden_states` of a transformer
+        _, *self._parameters = inspect.signature(type(self.denoiser).forward).parameters
+        self.latents_name = self._parameters[0]  # `sample` of a U-Net, `hidden_states` of a transformer
+
+    def around(self, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Answer a call of the module."""
+        raise NotImplementedError
 
     @classmethod
-    def on(cls: type[Kind], denoiser: Any) -> Kind | None:
-        """The hook of this kind that is on the denoiser, if any."""
-        registry = getattr(denoiser, "_diffusers_hook", None)
-        return registry.get_hook(cls.name) if registry else None
+    def on(cls: type[Kind], module: torch.nn.Module) -> Kind | None:
+        """The hook of this kind that is before the module, if any."""
+        return next((hook for hook in _HOOKS.get(unwrap_module(module), ()) if type(hook) is cls), None)
 
     @classmethod
-    def enter(cls: type[Kind], pipe: Any, denoiser: Any, block: Any) -> Kind:
-        """Begin a block: on the hook that an outer block has put on the denoiser, or on a new one.
+    def enter(cls: type[Kind], pipe: Any, module: torch.nn.Module, block: Any) -> Kind:
+        """Begin a block: on the hook that an outer block has put before the module, or on a new one.
 
         Raises:
             ShapefirstError: The outer block belongs to another pipeline.
         """
-        hook = cls.on(denoiser)
+        hook = cls.on(module)
         if hook is None:
-            hook = cls(pipe, denoiser)
+            hook = cls(pipe, module)
             hook.attach()
         if hook.pipe is not pipe:
             raise ShapefirstError(f"This {cls.busy} through another pipeline that shares it: end that block.")
@@ -73,9 +79,9 @@ class DenoiserHook(ModelHook):
 
     @classmethod
     @contextmanager
-    def within(cls, pipe: Any, denoiser: Any, block: Any, value: Any = None) -> Iterator[Any]:
+    def within(cls, pipe: Any, module: torch.nn.Module, block: Any, value: Any = None) -> Iterator[Any]:
         """The `with` block, which yields `value`."""
-        hook = cls.enter(pipe, denoiser, block)
+        hook = cls.enter(pipe, module, block)
         try:
             yield value
         finally:
@@ -88,55 +94,120 @@ class DenoiserHook(ModelHook):
             self.detach()
 
     def attach(self) -> None:
-        had = {name for name in ("_diffusers_hook", "forward") if name in vars(self.denoiser)}
-        DenoiserHook._had.setdefault(self.denoiser, had)
-        HookRegistry.check_if_exists_or_initialize(self.denoiser).register_hook(self, self.name)
+        hooks = [*_HOOKS.get(self.denoiser, ()), self]
+        _HOOKS[self.denoiser] = sorted(hooks, key=lambda hook: hook.nearness)
+        if not isinstance(self.module, _Hooked):
+            object.__setattr__(self.module, "__class__", _hooked(type(self.module)))  # type: ignore[arg-type]
 
     def detach(self) -> None:
-        """Leave the denoiser as it was found, to the last attribute."""
-        if type(self).on(self.denoiser) is not self:  # somebody has taken it off
-            return
-        registry = self.denoiser._diffusers_hook
-        registry.remove_hook(self.name, recurse=False)
-        if not registry.hooks:  # nobody else has hooked the denoiser meanwhile
-            for name in {"_diffusers_hook", "forward"} - DenoiserHook._had.pop(self.denoiser):
-                delattr(self.denoiser, name)
+        _HOOKS[self.denoiser] = [hook for hook in _HOOKS[self.denoiser] if hook is not self]
+        if not any(hook.module is self.module for hook in _HOOKS[self.denoiser]):
+            object.__setattr__(self.module, "__class__", _plain(self.module))
 
-    @torch.compiler.disable
-    def argument(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """One of the arguments that the denoiser is called with."""
-        return kwargs[name] if name in kwargs else args[self._places[name]]
-
-    @torch.compiler.disable
     def arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-        """All of them, by name."""
-        return {**dict(zip(self._places, args, strict=False)), **kwargs}
+        """All that the module is called with, by name."""
+        return {**dict(zip(self._parameters, args, strict=False)), **kwargs}
 
-    @torch.compiler.disable
-    def latents(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
-        """The latents that the denoiser is called with, (rows, C, H, W)."""
-        return self.argument(self.latents_name, args, kwargs)
 
-    @torch.compiler.disable
-    def taken(self, args: tuple[Any, ...], kwargs: dict[str, Any], taking: Taking) -> tuple[Any, Any]:
-        """The denoiser's arguments for some of the rows only."""
-        positional = (rows_of(name, value, taking) for name, value in self.arguments(args, {}).items())
-        return tuple(positional), {name: rows_of(name, value, taking) for name, value in kwargs.items()}
+#: Module -> the hooks before it, the outermost first.
+_HOOKS: WeakKeyDictionary[torch.nn.Module, list[ModuleHook]] = WeakKeyDictionary()
+
+
+class _Hooked:
+    """Marks the classes that `_hooked` makes."""
+
+
+@lru_cache(maxsize=256)
+def _hooked(module_class: Any) -> Any:
+    """The class of such modules while hooks are before them; to all who ask for its name it is the same."""
+
+    @torch.compiler.disable(recursive=False)
+    def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
+        forward: Forward = partial(_run, self)
+        for hook in reversed(_HOOKS[unwrap_module(self)]):
+            if hook.module is self:
+                forward = partial(_around, hook, forward)
+        return forward(*args, **kwargs)
+
+    def __reduce_ex__(self: Any, protocol: Any) -> Any:
+        with _as_it_was(self):
+            made, args, *rest = self.__reduce_ex__(protocol)
+        if made.__name__ == "__newobj__":  # pickle holds its first argument against the class that it sees
+            made = object.__new__
+        return made, args, *rest
+
+    @contextmanager
+    def cache_context(self: Any, name: str, **more: Any) -> Iterator[None]:
+        """Pipelines name their calls so, "cond" and "uncond"."""
+        hooks = [hook for hook in _HOOKS[unwrap_module(self)] if hook.module is self]
+        for hook in hooks:
+            hook.context = name
+        try:
+            with _plain(self).cache_context(self, name, **more):
+                yield
+        finally:
+            for hook in hooks:
+                hook.context = None
+
+    names = {name: getattr(module_class, name) for name in ("__module__", "__qualname__", "__doc__")}
+    members = {**names, "__call__": __call__, "__reduce_ex__": __reduce_ex__}
+    if hasattr(module_class, "cache_context"):
+        members["cache_context"] = cache_context
+    return type(module_class)(module_class.__name__, (_Hooked, module_class), members)
+
+
+def _around(hook: ModuleHook, forward: Forward, *args: Any, **kwargs: Any) -> Any:
+    return hook.around(forward, args, kwargs)
+
+
+def _run(module: Any, *args: Any, **kwargs: Any) -> Any:
+    if getattr(module, "_compiled_call_impl", None) is None:
+        return _plain(module).__call__(module, *args, **kwargs)
+    with _as_it_was(module):  # compiled code is of one class, and would be compiled anew for the other
+        return module(*args, **kwargs)
+
+
+def _plain(module: torch.nn.Module) -> Any:
+    """Its class without hooks."""
+    found = type(module)
+    return found.__mro__[2] if issubclass(found, _Hooked) else found
+
+
+@contextmanager
+def _as_it_was(module: torch.nn.Module) -> Iterator[None]:
+    hooked = type(module)
+    object.__setattr__(module, "__class__", _plain(module))
+    try:
+        yield
+    finally:
+        object.__setattr__(module, "__class__", hooked)
+
+
+def is_compiled(module: torch.nn.Module) -> bool:
+    """Whether torch.compile has been at the module or a part of it."""
+    return isinstance(module, torch._dynamo.OptimizedModule) or any(
+        part._compiled_call_impl is not None or isinstance(part, torch._dynamo.OptimizedModule)
+        for part in module.modules()
+    )
+
+
+def cache_of(denoiser: torch.nn.Module) -> str | None:
+    """The name of a cache of diffusers that is switched on in the denoiser, if any."""
+    for module in denoiser.modules():
+        hooks = getattr(getattr(module, "_diffusers_hook", None), "hooks", {})
+        for hook in hooks.values():
+            if _CACHES.search(type(hook).__module__):
+                return type(hook).__name__
+    return None
 
 
 def check_unreplaced(denoiser: torch.nn.Module) -> None:
     """Raise UnsupportedPipelineError if another tool skips parts of the evaluations that are counted here.
 
-    DeepCache and T-GATE put a forward of their own on the denoiser or a part of it, diffusers' caches a hook; its other
-    hooks and those of accelerate replace it as well, but change nothing about what is evaluated.
+    DeepCache and T-GATE put a forward of their own on the denoiser or a part of it; hooks of diffusers and accelerate
+    replace it as well, but change nothing about what is evaluated.
     """
     for name, module in denoiser.named_modules():
-        hooks = getattr(getattr(module, "_diffusers_hook", None), "hooks", {})
-        if skipping := [type(hook).__name__ for hook in hooks.values() if _CACHES.search(type(hook).__module__)]:
-            raise UnsupportedPipelineError(
-                f"A cache of diffusers ({skipping[0]}) skips parts of this {type(denoiser).__name__}: switch it off "
-                "with disable_cache(), or do without a policy."
-            )
         if "forward" not in vars(module) or {"_diffusers_hook", "_hf_hook"} & set(vars(module)):
             continue
         # DeepCache puts a module's own method back when it is switched off.

@@ -4,37 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from diffusers.utils import BaseOutput
 
 from shapefirst.errors import UnsupportedPipelineError
+from shapefirst.families.arguments import LISTED
+from shapefirst.families.family import Family
 
 __all__ = ["Taking", "each_tensor", "rows_of", "spread_rows"]
-
-#: Arguments that are the same for all rows, however many entries they have.
-_SHARED = frozenset({"image_rotary_emb", "img_ids", "ip_adapter_masks", "rotary_embedding", "txt_ids"})
-
-
-def rows_of(name: str, value: Any, taking: Taking) -> Any:
-    """Some rows of one of the denoiser's arguments, with all that is in it.
-
-    Raises:
-        UnsupportedPipelineError: It has tensors of which cannot be told what belongs to which row of the batch.
-    """
-    if name in _SHARED:
-        return value
-    if name.endswith("attention_kwargs"):
-        taking = replace(taking, exactly=True)
-    if isinstance(value, dict):
-        return {key: rows_of(key, part, taking) for key, part in value.items()}
-    return each_tensor(value, replace(taking, name=name))
 
 
 @dataclass(frozen=True)
 class Taking:
-    """Some of the rows of a batch of `of`, where each may have several entries: a video's frames have one each.
+    """Some of the rows of a batch of `of`, cut out of a tensor where each may have several entries: a video's frames.
 
     A single entry is for all rows alike and stays as it is. With `exactly`, so does what has not one entry a row: what
     users hand to the attention processors may be anything. Neighbouring rows are not copied.
@@ -44,6 +29,7 @@ class Taking:
     of: int
     name: str = "tensor"
     exactly: bool = False
+    family: Family = Family()  # noqa: RUF009
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         if x.ndim == 0 or len(x) == 1 or (self.exactly and len(x) != self.of):
@@ -60,17 +46,54 @@ class Taking:
         return x.unflatten(0, (self.of, each))[list(self.rows)].flatten(0, 1)
 
 
-@torch.compiler.disable
-def each_tensor(tree: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
-    """`tree` with every tensor in it changed: in tuples, lists, dicts and diffusers' output classes."""
+def rows_of(name: str, value: Any, taking: Taking, *, known: bool = False) -> Any:
+    """Some rows of one of the denoiser's arguments, with all in it; `known` to have rows if it is in such a one.
+
+    Raises:
+        UnsupportedPipelineError: It has tensors of which cannot be told what belongs to which row of the batch.
+    """
+    has_rows = taking.family.has_rows(name)
+    if has_rows is False:
+        return value
+    if name.endswith("attention_kwargs"):
+        taking, has_rows = replace(taking, exactly=True), True
+    if not (has_rows or known):
+        return each_tensor(value, partial(_check_single, name))
+    if isinstance(value, dict):
+        return {key: rows_of(key, part, taking, known=True) for key, part in value.items()}
+    if isinstance(value, list) and name in LISTED:
+        return [value[row] for row in taking.rows]
+    return each_tensor(value, replace(taking, name=name))
+
+
+def _check_single(name: str, x: torch.Tensor) -> torch.Tensor:
+    if x.ndim and len(x) > 1:
+        raise UnsupportedPipelineError(
+            f"The denoiser is given {len(x)} entries of {name}, of which is not known whether they are the rows of its "
+            "batch: take a policy that keeps neither branch, such as budget=0.6."
+        )
+    return x
+
+
+def each_tensor(tree: Any, change: Callable[[torch.Tensor], torch.Tensor], *, stacked: int = 0) -> Any:
+    """`tree` with every tensor in it changed: in tuples, lists, dicts and diffusers' output classes.
+
+    With `stacked`, a list of so many equal tensors is changed as the one that it makes.
+    """
     if isinstance(tree, torch.Tensor):
         return change(tree)
     if isinstance(tree, dict):
-        changed = {name: each_tensor(value, change) for name, value in tree.items()}
+        changed = {name: each_tensor(value, change, stacked=stacked) for name, value in tree.items()}
         return type(tree)(**changed) if isinstance(tree, BaseOutput) else changed
+    if isinstance(tree, list) and len(tree) == stacked and _are_tensors(tree):
+        return list(change(torch.stack(tree)))
     if isinstance(tree, (tuple, list)):
-        return type(tree)(each_tensor(value, change) for value in tree)
+        return type(tree)(each_tensor(value, change, stacked=stacked) for value in tree)
     return tree
+
+
+def _are_tensors(values: Sequence[Any]) -> bool:
+    return all(isinstance(value, torch.Tensor) for value in values)
 
 
 def spread_rows(x: torch.Tensor, rows: Sequence[int], of: int) -> torch.Tensor:

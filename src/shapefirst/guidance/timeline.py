@@ -19,6 +19,7 @@ Steps are those that run. A pipeline may start late in its scheduler's list (ima
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -32,7 +33,7 @@ import torch
 from shapefirst.errors import UnsupportedPipelineError
 from shapefirst.families import Family, family_of
 from shapefirst.guidance.follow import Call
-from shapefirst.guidance.introspection import Running, list_behind, place_in_memory, share_memory
+from shapefirst.guidance.introspection import Loop, Running, list_behind, place_in_memory, share_memory
 
 __all__ = ["Generation", "Told", "calls_of", "follow", "position_of", "steps_of", "taking_step", "told"]
 
@@ -51,6 +52,7 @@ class Generation:
         values: The same as numbers.
         first: Position of the first call in `timesteps`; a loop of one's own may start late.
         last: Position of the latest call.
+        turn: Positions in `timesteps` at which it is this denoiser's turn, where several take turns.
     """
 
     family: Family
@@ -60,6 +62,7 @@ class Generation:
     values: list[float]
     first: int
     last: int
+    turn: range
 
     @cached_property
     def steps(self) -> list[int]:
@@ -85,10 +88,18 @@ class Generation:
         """Whether the latest call is the first one of its step."""
         return self.last == self.first or self.steps[self.last - self.first - 1] < self.step
 
-    def call(self, guidance_scale: float, *, levelled: bool) -> Call:
-        """The latest call; `levelled` if its noise level matters, which not every scheduler tells."""
+    @property
+    def is_over(self) -> bool:
+        return self.last == len(self.values) - 1
+
+    def call(self, guidance_scale: float, *, levelled: bool, in_turn: bool) -> Call:
+        """The latest call; `levelled` if its noise level matters, `in_turn` if steps are this denoiser's alone."""
         u = self.levels[self.last] if levelled else 0.0
-        return Call(self.step, self.num_steps, self.begins_step, u, guidance_scale)
+        step, num_steps = self.step, self.num_steps
+        if in_turn and len(self.turn) < len(self.values):
+            before = self.steps[max(self.turn.start, self.first) - self.first]
+            step, num_steps = step - before, self.steps[self.turn.stop - 1 - self.first] + 1 - before
+        return Call(step, num_steps, self.begins_step, u, guidance_scale)
 
 
 def calls_of(family: Family, scheduler: Any, guidance_scale: float) -> list[Call]:
@@ -133,7 +144,7 @@ def told() -> Told | None:
     return _told.get()
 
 
-def follow(runs: list[Generation], t: Any, pipe: Any, running: Running | None = None) -> Generation:
+def follow(runs: list[Generation], t: Any, pipe: Any, running: Running | None, denoiser: Any) -> Generation:
     """The run that a denoiser call at `t` belongs to, brought up to date: a new one with new timesteps or a step back.
 
     Args:
@@ -141,12 +152,16 @@ def follow(runs: list[Generation], t: Any, pipe: Any, running: Running | None = 
             may take turns.
         t: The timestep as the denoiser was given it.
         pipe: The pipeline.
-        running: Its call in progress, or that of another pipeline that shares the denoiser. What it loops over is the
-            run; in a loop of one's own, the list that `t` is from.
+        running: Its call in progress, or that of another pipeline that shares the denoiser. Where its loop is, the step
+            is; in a loop of one's own, the run is the list that `t` is from.
+        denoiser: The denoiser.
 
     Raises:
-        UnsupportedPipelineError: `t` is not in the list.
+        UnsupportedPipelineError: There is no such loop, and `t` is not in the list.
     """
+    loop = running.loop if running else None
+    if running and loop:
+        return _follow_loop(runs, loop, running, denoiser)
     pipe = running.pipe if running else pipe
     scheduler = pipe.scheduler
     # In a loop of one's own, the pipeline's scheduler may never have been set, and has no list.
@@ -156,10 +171,7 @@ def follow(runs: list[Generation], t: Any, pipe: Any, running: Running | None = 
         if run.scheduler is scheduler and _same_place(run.listed, listed):
             position = position_of(t, run.timesteps, scheduler, run.values, last=run.last)
             if position is not None and position >= run.last:
-                run.last = position
-                runs.remove(run)
-                runs.insert(0, run)
-                return run
+                return _latest(runs, run, position)
 
     looped = running.timesteps if running else None
     for timesteps in (looped, listed):
@@ -168,14 +180,33 @@ def follow(runs: list[Generation], t: Any, pipe: Any, running: Running | None = 
         values = timesteps.tolist()  # the one wait for the device in a generation
         position = position_of(t, timesteps, scheduler, values)
         if position is not None:
-            first = 0 if timesteps is looped else position
-            runs.insert(0, Generation(family_of(pipe), scheduler, listed, timesteps, values, first, position))
-            del runs[RUNS:]
-            return runs[0]
+            first, turn = 0 if timesteps is looped else position, range(len(values))
+            run = Generation(family_of(pipe), scheduler, listed, timesteps, values, first, position, turn)
+            return _latest(runs, run, position)
     raise UnsupportedPipelineError(
         f"{type(pipe).__name__} gave its denoiser the timestep {float(torch.as_tensor(t).flatten()[0])}, "
         "which is not in its scheduler's list, so the step cannot be told."
     )
+
+
+def _follow_loop(runs: list[Generation], loop: Loop, running: Running, denoiser: Any) -> Generation:
+    for run in runs:
+        if _same_place(run.timesteps, loop.timesteps) and loop.position >= run.last:
+            return _latest(runs, run, loop.position)
+    family, values = family_of(running.pipe), loop.timesteps.tolist()
+    turn = family.turn(running.names, running.pipe, denoiser, values)
+    listed = loop.timesteps
+    run = Generation(family, loop.scheduler, listed, listed, values, 0, loop.position, turn)
+    return _latest(runs, run, loop.position)
+
+
+def _latest(runs: list[Generation], run: Generation, position: int) -> Generation:
+    run.last = position
+    if run in runs:
+        runs.remove(run)
+    runs.insert(0, run)
+    del runs[RUNS:]
+    return run
 
 
 def _same_place(a: torch.Tensor, b: torch.Tensor | None) -> bool:
@@ -205,11 +236,12 @@ def position_of(
 
     Pipelines hand the denoiser an element of that tensor (or an expanded view of it): its place in memory is its
     position, exact also where timesteps repeat, and read without waiting for the device. Otherwise `t` is looked up by
-    value. Where a value repeats, the solver's own `step_index` decides; if it has none, or one left over from an
-    aborted run that does not fit `t`, the first occurrence after `last` is taken.
+    value, then as what models are given of it: a share of the training's timesteps, or 1 minus that. Where a value
+    repeats, the solver's own `step_index` decides; if it has none, or one left over from an aborted run that does not
+    fit `t`, the first occurrence after `last` is taken.
 
     Args:
-        t: A number, or a tensor of shape () or (batch,) with one value.
+        t: A number, or a tensor of shape () or (batch, ...) with one value, or with 0 in some places.
         timesteps: The list, the scheduler's own or a part of it.
         scheduler: The pipeline's scheduler.
         values: `timesteps.tolist()`, which the caller keeps for a whole generation.
@@ -223,14 +255,26 @@ def position_of(
     if isinstance(t, torch.Tensor):
         if t.dtype != timesteps.dtype and t.is_floating_point():  # some pipelines hand it over in the model's own
             values = timesteps.to(t.dtype).tolist()
-        t = t.flatten()[0].item()
+        t = t.max().item()  # a picture that a video begins with has tokens of timestep 0
 
     found = [position for position, value in enumerate(values) if value == t]
     if not found:
-        return None
+        return _made_of(float(t), values, scheduler)
     if len(found) > 1 and (index := getattr(scheduler, "step_index", None)) is not None:
         whole = scheduler.timesteps
         index -= timesteps.storage_offset() - whole.storage_offset() if share_memory(timesteps, whole) else 0
         if index in found:
             return index
     return next((position for position in found if last is not None and position > last), found[0])
+
+
+def _made_of(t: float, values: list[float], scheduler: Any) -> int | None:
+    """The position of the timestep that `t` is a share of the training's, or 1 minus such a one."""
+    whole = getattr(scheduler.config, "num_train_timesteps", None)
+    if not whole or not 0 <= t <= 1:
+        return None
+    for made in (t * whole, (1 - t) * whole):
+        nearest = min(range(len(values)), key=lambda position: abs(values[position] - made))
+        if math.isclose(values[nearest], made, rel_tol=1e-3, abs_tol=1e-3):
+            return nearest
+    return None

@@ -113,9 +113,13 @@ def check_class(index: Mapping[str, Any], name: str) -> type:
             raise UnsupportedPipelineError(
                 f"{name} is {kinds[0]} ({class_name}), which does not make an image from a prompt alone: {_GUIDE}."
             )
-        from shapefirst.families.layout import check_layout
+        from shapefirst.families import UNKNOWN, family_of_class
 
-        check_layout(pipeline_class)
+        if family_of_class(pipeline_class) is UNKNOWN:
+            raise UnsupportedPipelineError(
+                f"{name} is a {class_name}, of whose guidance nothing is known: load it with "
+                f"diffusers.{class_name}.from_pretrained(), and guide() skips whole evaluations on it."
+            )
         return pipeline_class
 
 

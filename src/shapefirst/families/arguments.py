@@ -1,0 +1,41 @@
+"""Which arguments of diffusers' denoisers have a row (or several) for each image and branch, and which are one for all.
+
+A tensor's first size does not tell: a table of rotary embeddings may have as many entries as the batch has rows.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+__all__ = ["LISTED", "ROWED", "SHARED"]
+
+#: A row, or as many as a video has frames, for each row of the latents.
+ROWED: Final = frozenset(
+    """
+    sample hidden_states x timestep timesteps t timestep_ratio timestep_cond timestep_r r_timestep sigma guidance
+    encoder_hidden_states encoder_hidden_states_1 encoder_hidden_states_2 encoder_hidden_states_image
+    encoder_hidden_states_llama3 encoder_hidden_states_mask encoder_hidden_states_t5 encoder_attention_mask
+    encoder_attention_mask_1 encoder_attention_mask_2 encoder_mask attention_mask cap_feats pooled_projections
+    pooled_embeds proj_embedding global_hidden_states class_labels added_cond_kwargs added_time_ids
+    original_size target_size crop_coords image_meta_size style text_embedding_mask text_embedding_mask_t5 fps
+    image_embeds image_embeddings image_latents inpaint_latents control_latents condition_mask id_cond id_vit_hidden
+    clip_text_pooled clip_text clip_img effnet pixels sca crp mask ofs
+    audio_hidden_states audio_encoder_hidden_states audio_timestep audio_sigma audio_encoder_attention_mask
+    controlnet_cond control_type conditioning_mask
+    controlnet_block_samples controlnet_single_block_samples block_controlnet_hidden_states
+    down_block_additional_residuals down_intrablock_additional_residuals mid_block_additional_residual
+    """.split()  # noqa: SIM905
+)
+
+#: The same for all rows, however many entries they have.
+SHARED: Final = frozenset(
+    """
+    image_rotary_emb rotary_embedding video_rotary_emb img_ids txt_ids ip_adapter_masks img_shapes img_sizes
+    padding_mask visual_rope_pos text_rope_pos rope_interpolation_scale scale_factor conditioning_scale controlnet_mode
+    skip_layers num_frames height width video_coords audio_coords audio_num_frames patch_size f_patch_size
+    control_type_idx return_dict
+    """.split()  # noqa: SIM905
+)
+
+#: Lists of one tensor a row.
+LISTED: Final = frozenset({"x", "cap_feats", "siglip_feats"})

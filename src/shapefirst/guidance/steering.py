@@ -1,0 +1,231 @@
+"""The hook that carries a policy out: it finds out where a generation is, how the pipeline is met, and who answers."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from functools import partial
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from diffusers.utils.torch_utils import unwrap_module
+
+from shapefirst.errors import ShapefirstError, UnsupportedPipelineError
+from shapefirst.families import Family, family_of
+from shapefirst.families.layout import TIMES, denoisers_of
+from shapefirst.guidance.branches import parts_agree, says_guided
+from shapefirst.guidance.counting import Block
+from shapefirst.guidance.follow import Call
+from shapefirst.guidance.hook import Forward, ModuleHook, cache_of, check_unreplaced, is_compiled
+from shapefirst.guidance.introspection import Running, is_called_in, running
+from shapefirst.guidance.one_batch import OneBatch
+from shapefirst.guidance.rows import Taking, each_tensor, rows_of, spread_rows
+from shapefirst.guidance.timeline import Generation, follow
+from shapefirst.guidance.two_calls import TwoCalls
+from shapefirst.guidance.ways import Asked, Way
+from shapefirst.guidance.whole_calls import WholeCalls
+from shapefirst.policies.auto import Auto, check_policy
+from shapefirst.policies.schedule import TextSchedule
+
+__all__ = ["ControlHook", "SteeringHook"]
+
+
+class SteeringHook(ModuleHook):
+    """Stands between a pipeline and one of its denoisers, and runs what the policy asks for."""
+
+    busy = "denoiser is being guided"
+
+    def __init__(self, pipe: Any, module: torch.nn.Module) -> None:
+        super().__init__(pipe, module)
+        self._family = family_of(pipe)
+        self._runs: list[Generation] = []
+        self._checked: Generation | None = None
+        self._ways: WeakKeyDictionary[Generation, dict[Block, dict[str, Way]]] = WeakKeyDictionary()
+        self._guided: tuple[Generation | None, int, bool] = None, 0, False  # the run and the rows, and whether it is
+        self._places: tuple[Any, dict[str | None, int]] = None, {}  # calls so far at the run's position
+        self._thread = threading.get_ident()
+        self._is_quick = False
+
+    def around(self, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        asked = self.asked(args, kwargs)
+        for block in self.blocks:
+            block.evaluations.asked += asked.rows
+            block.evaluations.asked_calls += 1
+        evaluate = partial(self._evaluate, forward, len(args))
+        met = self.meet(asked)
+        if met is None:
+            return evaluate(asked.arguments, asked.rows)
+        way, call, asked = met
+        return way.answer(call, asked, evaluate)
+
+    def asked(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Asked:
+        arguments = self.arguments(args, kwargs)
+        return Asked(arguments, self.latents_name, arguments[self.latents_name], context=self.context)
+
+    def _evaluate(self, forward: Forward, positional: int, arguments: dict[str, Any], rows: int) -> Any:
+        for block in self.blocks:
+            block.evaluations.rows += rows
+            block.evaluations.calls += 1
+        names = list(arguments)
+        args = tuple(arguments[name] for name in names[:positional])
+        kwargs = {name: arguments[name] for name in names[positional:]}
+        # With one image the fixed cost is most of a call; inference mode takes part of it away, where the caller
+        # records no gradients anyway. What leaves it is a copy, and so an ordinary tensor again.
+        quick = self._is_quick and not torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
+        with torch.inference_mode() if quick else nullcontext():
+            out = forward(*args, **kwargs)
+        return each_tensor(out, torch.clone) if quick else out
+
+    def meet(self, asked: Asked, *, by: ModuleHook | None = None) -> tuple[Way, Call, Asked] | None:
+        """Who answers a call of the denoiser, or tells what feeds it (`by`) which rows will run; None: all run.
+
+        Raises:
+            UnsupportedPipelineError: The policy cannot be carried out here.
+            ShapefirstError: It does not fit the generation's steps.
+        """
+        block: Block = self.blocks[-1]
+        policy = block.policy
+        if policy == TextSchedule.always():
+            return None
+        caller = running(self.denoiser)
+        self._check_thread()
+        family = self._family if caller is None or caller.pipe is self.pipe else family_of(caller.pipe)
+        run = self._run(asked, caller)
+        scale = None if caller is None else caller.guidance_scale
+        in_turn = isinstance(policy, Auto) or policy.placement is not None
+        call = run.call(1.0 if scale is None else scale, levelled=policy.order is not None, in_turn=in_turn)
+        check_policy(policy, call.num_steps)
+        asked = replace(asked, scale=scale, place=self._place(run, asked, count=by is None))
+        name = self._way(block, family, run, caller, asked)
+        if name is None:
+            return None
+        ways = self._ways.setdefault(run, {}).setdefault(block, {})
+        if name not in ways:
+            ways[name] = self._new_way(name, block, family, caller)
+        return ways[name], call, asked
+
+    def _run(self, asked: Asked, caller: Running | None) -> Generation:
+        t = next((asked.arguments[name] for name in TIMES if name in asked.arguments), None)
+        run = follow(self._runs, t, self.pipe, caller, self.denoiser)
+        if run is not self._checked:
+            check_unreplaced(self.denoiser)
+            self._is_quick = not is_compiled(self.module)
+            self._checked = run
+        return run
+
+    def _place(self, run: Generation, asked: Asked, *, count: bool) -> int:
+        """How many calls of the same context there have been at the run's position."""
+        at = run, run.last
+        if self._places[0] != at:
+            self._places = at, {}
+        places = self._places[1]
+        place = places.get(asked.context, 0)
+        places[asked.context] = place + count
+        return place
+
+    def _way(self, block: Block, family: Family, run: Generation, caller: Running | None, asked: Asked) -> str | None:
+        policy, pipe = block.policy, self.pipe if caller is None else caller.pipe
+        if family.way == "one batch" and (asked.place or self._is_guided(family, run, caller, asked)):
+            if isinstance(policy, Auto) and caller is None:
+                raise ShapefirstError(
+                    f"A tolerance needs the guidance scale, which only a call of the {type(pipe).__name__} itself "
+                    "tells: use a TextSchedule with a loop of your own."
+                )
+            name = "one batch"
+        elif policy.keep == "neither":
+            return "whole calls"
+        elif family.way == "two calls":
+            name = "two calls"
+        else:
+            if not block.has_warned:
+                block.has_warned = True
+                warnings.warn(
+                    f"This call of {type(pipe).__name__} runs without classifier-free guidance, so there is no branch "
+                    "to drop and nothing is saved: budget=0.6 and every:2 skip whole evaluations.",
+                    stacklevel=2,
+                )
+            return None
+        if (policy.keep != "neither" or isinstance(policy, Auto)) and (cache := cache_of(self.denoiser)):
+            raise UnsupportedPipelineError(
+                f"A cache of diffusers ({cache}) is switched on in this {type(self.denoiser).__name__}, and cannot "
+                "follow where a branch is dropped: switch it off with disable_cache(), or take budget=0.6 or every:2."
+            )
+        return name
+
+    def _new_way(self, name: str, block: Block, family: Family, caller: Running | None) -> Way:
+        if name == "whole calls":
+            return WholeCalls(block.policy)
+        if name == "two calls":
+            return TwoCalls(block.policy, family, block.conditions)
+        branches = family.branches if caller is None else family.branches_in(caller.names, caller.pipe)
+        return OneBatch(block.policy, family, branches)
+
+    def _is_guided(self, family: Family, run: Generation, caller: Running | None, asked: Asked) -> bool:
+        """Whether the batch holds rows of every branch. Found out once a generation, when it first matters."""
+        if self._guided[:2] != (run, asked.rows):
+            # Two images of one seed have equal rows without guidance, too: what the pipeline says goes first.
+            said = says_guided(caller, asked.batch, family)
+            self._guided = run, asked.rows, parts_agree(asked.batch, len(family.branches)) if said is None else said
+        return self._guided[2]
+
+    def _check_thread(self) -> None:
+        thread = threading.get_ident()
+        if thread != self._thread and is_called_in(self._thread, self.denoiser):
+            raise ShapefirstError(
+                f"Two threads run this {type(self.pipe).__name__} at once, and its scheduler has only one place in its "
+                "list: give each thread a pipeline of its own."
+            )
+        self._thread = thread
+
+
+class ControlHook(ModuleHook):
+    """Stands before a ControlNet, and runs it on the rows that its denoiser is about to run.
+
+    Rows that do not run are zeros, which nobody looks at.
+    """
+
+    busy = "ControlNet is being guided"
+
+    def __init__(self, pipe: Any, module: torch.nn.Module) -> None:
+        super().__init__(pipe, module)
+        self._feeds, *_ = (unwrap_module(part) for part in denoisers_of(pipe).values())
+        self._like: Any = None  # the latest output of all rows, as zeros that take no memory
+        self._like_of: torch.Size | None = None  # and the latents that it was of
+
+    def around(self, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        arguments = self.arguments(args, kwargs)
+        latents = arguments[self.latents_name]
+        rows, of = self._rows(arguments, latents), len(latents)
+        for block in self.blocks:
+            block.evaluations.control_rows += len(rows)
+        if not rows:
+            return self._like
+        if len(rows) < of:
+            taking = Taking(rows, of, family=family_of(self.pipe))
+            args = tuple(rows_of(name, value, taking) for name, value in self.arguments(args, {}).items())
+            kwargs = {name: rows_of(name, value, taking) for name, value in kwargs.items()}
+        out = forward(*args, **kwargs)
+        whole = out if len(rows) == of else each_tensor(out, lambda x: spread_rows(x, rows, of))
+        self._like, self._like_of = each_tensor(whole, lambda x: x.new_zeros(()).expand(x.shape)), latents.shape
+        return whole
+
+    def _rows(self, arguments: dict[str, Any], latents: torch.Tensor) -> Sequence[int]:
+        """Those of its own batch that the denoiser will look at: all, or in guess mode those of the text alone."""
+        steering, caller = SteeringHook.on(self._feeds), running(self._feeds)
+        everything = range(len(latents))
+        if steering is None or (caller is None and running(self.denoiser) is not None):  # it feeds another denoiser
+            return everything
+        guesses = caller is not None and caller.is_guided and caller.names.get("guess_mode", False)
+        batch = torch.cat([latents] * 2) if guesses else latents
+        met = steering.meet(Asked(arguments, self.latents_name, batch), by=self)
+        if met is None:
+            return everything
+        way, call, asked = met
+        rows = way.rows(call, asked, self)
+        if guesses:
+            rows = [row - len(latents) for row in rows if row >= len(latents)]
+        return rows if rows or self._like_of == latents.shape else everything

@@ -1,0 +1,54 @@
+"""The way of any pipeline: a call of the denoiser is evaluated as it is, or all that it would give is extrapolated.
+
+Nothing needs to be known but the step. Where the denoiser is called several times in a step (a call a branch, a third
+one with layers skipped), each has a memory of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from shapefirst.guidance.conditions import Conditions
+from shapefirst.guidance.follow import Call, Follower
+from shapefirst.guidance.outputs import Packing
+from shapefirst.guidance.ways import Asked, Evaluate
+from shapefirst.policies.auto import Policy
+
+__all__ = ["WholeCalls"]
+
+
+@dataclass
+class _Slot:
+    """One of the calls of each step."""
+
+    conditions: Conditions = field(default_factory=Conditions)
+    follower: Follower | None = None
+    packing: Packing | None = None
+
+
+class WholeCalls:
+    """See the module. A policy with a tolerance decides for all images of a call at once."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+        self._slots: dict[tuple[str | None, int], _Slot] = {}
+
+    def rows(self, call: Call, asked: Asked, asking: object) -> Sequence[int]:
+        slots = [slot.follower for slot in self._slots.values() if slot.follower is not None]
+        runs = not slots or any(follower.wanted(call)["text"] for follower in slots)
+        return range(asked.rows if runs else 0)
+
+    def answer(self, call: Call, asked: Asked, evaluate: Evaluate) -> Any:
+        slot = self._slots.setdefault((asked.context, asked.place), _Slot())
+        changed = slot.conditions.change(asked.arguments, asked.latents, asked.scale)
+        if changed or slot.follower is None:
+            slot.follower = Follower(self._policy, 1, ("text",), late=changed or call.step > 0)
+        if slot.follower.wanted(call)["text"]:
+            out = evaluate(asked.arguments, asked.rows)
+            slot.packing = Packing(out, None)
+            slot.follower.complete(call, {"text": slot.packing.pack(out)})
+            return out
+        assert slot.packing is not None
+        return slot.packing.unpack(slot.follower.complete(call, {})["text"])
