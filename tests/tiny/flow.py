@@ -1,0 +1,77 @@
+"""What the tiny pipelines of flow matching share: how images are given, solvers, autoencoders, ears for the text."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import diffusers
+import torch
+
+from tiny import normal
+
+__all__ = ["Encoder", "autoencoder", "each", "flow_scheduler", "listens", "pictures", "shared", "told"]
+
+
+def each(numbers: Sequence[int], *shape: int, at: int = 0, scale: float = 1.0) -> torch.Tensor:
+    """What every image is given, (images, *shape); ``at`` tells its kinds apart."""
+    return torch.cat([normal(number + at, *shape, scale=scale) for number in numbers])
+
+
+def pictures(numbers: Sequence[int], *shape: int, at: int = 500) -> torch.Tensor:
+    """Pictures (or videos) from 0 to 1, (images, *shape)."""
+    return each(numbers, *shape, at=at, scale=2.0).sigmoid()
+
+
+def flow_scheduler(**options: Any) -> Any:
+    return diffusers.FlowMatchEulerDiscreteScheduler(**options)
+
+
+def shared(build: Callable[..., Any]) -> Callable[..., Any]:
+    """A part that rows share: built once for each choice of arguments, from one seed whoever asks first."""
+
+    @functools.cache
+    def built(*args: Any, **options: Any) -> Any:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return build(*args, **options)
+
+    return built
+
+
+@shared
+def autoencoder(latent_channels: int = 16, blocks: int = 1) -> Any:
+    return diffusers.AutoencoderKL(
+        block_out_channels=(4,) * blocks,
+        down_block_types=("DownEncoderBlock2D",) * blocks,
+        up_block_types=("UpDecoderBlock2D",) * blocks,
+        layers_per_block=1,
+        norm_num_groups=1,
+        latent_channels=latent_channels,
+        use_quant_conv=False,
+        use_post_quant_conv=False,
+        shift_factor=0.06,
+        scaling_factor=1.5,
+    )
+
+
+class Encoder(torch.nn.Module):
+    """Stands where a pipeline asks its text encoder for no more than its kind of numbers and its place."""
+
+    dtype, device = torch.float32, torch.device("cpu")
+
+
+def told(prompts: Sequence[str], *shape: int, scale: float = 1.0) -> torch.Tensor:
+    """Embeddings of prompts that are numbers, for pipelines that take prompts alone: in their encoder's place."""
+    return torch.cat([normal(int(prompt), *shape, scale=scale) for prompt in prompts])
+
+
+def listens(model: Any, *parts: str, times: float = 4.0) -> Any:
+    """The model with the weights of these parts scaled: a random one hardly hears its prompt, a trained one does."""
+    with torch.no_grad():
+        scaled = [
+            weight.mul_(times) for name, weight in model.named_parameters() if any(part in name for part in parts)
+        ]
+    assert scaled, parts
+    return model
