@@ -62,7 +62,7 @@ def test_guidance_matters(row):
         step, call = divmod(turn, row.calls)
         turn += 1
         if row.way == "one batch":
-            first = each_tensor(output, lambda x: torch.cat([x.chunk(len(row.branches))[0]] * len(row.branches)))
+            first = as_first_rows(output, len(row.branches))
         elif not call:
             first = output
         return first if step >= STEPS // 2 else None
@@ -73,9 +73,12 @@ def test_guidance_matters(row):
         assert difference(row(), dropped) > 1e-3
 
 
-def each_tensor(tree: Any, change: Any) -> Any:
-    if isinstance(tree, torch.Tensor):
-        return change(tree)
-    if isinstance(tree, dict):
-        return type(tree)(**{name: each_tensor(value, change) for name, value in tree.items()})
-    return type(tree)(each_tensor(value, change) for value in tree)
+def as_first_rows(output: Any, branches: int) -> Any:
+    """All branches' rows as those of the first one, in all that a call returned."""
+    if isinstance(output, torch.Tensor):
+        return torch.cat([output.chunk(branches)[0]] * branches)
+    if isinstance(output, list):  # one tensor a row
+        return output[: len(output) // branches] * branches
+    if isinstance(output, dict):
+        return type(output)(**{name: as_first_rows(value, branches) for name, value in output.items()})
+    return tuple(as_first_rows(value, branches) for value in output)
