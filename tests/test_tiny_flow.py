@@ -16,6 +16,11 @@ def row(request: pytest.FixtureRequest) -> Tiny:
     return PIPELINES[request.param]()
 
 
+def begins_later(row: Tiny) -> bool:
+    """Whether the first step has a call less: skip-layer guidance is never on in it, whatever its range."""
+    return type(getattr(row.pipe, "guider", None)).__name__ == "SkipLayerGuidance"
+
+
 @contextmanager
 def hooked(row: Tiny, names: Sequence[str], hook: Any) -> Iterator[None]:
     """Stand behind these parts of the pipeline: hook(module, arguments, named arguments, output)."""
@@ -37,7 +42,7 @@ def test_a_row_says_how_often_its_denoisers_are_called_and_repeats_itself(row):
     calls = []
     with hooked(row, row.denoisers, lambda module, *_: calls.append(module)):
         first = row()
-    assert len(calls) == row.calls * STEPS
+    assert len(calls) == row.calls * STEPS - begins_later(row)
     assert set(calls) == {getattr(row.pipe, name) for name in row.denoisers}
     assert all(x.isfinite().all() and 0.1 < x.abs().max() < 100 for x in first)
     assert difference(first, row()) == 0
@@ -67,7 +72,7 @@ def test_guidance_matters(row):
             first = output
         return first if step >= STEPS // 2 else None
 
-    if len(row.branches) > 1:
+    if row.way != "whole calls":
         with hooked(row, row.denoisers, as_the_first):
             dropped = row()
         assert difference(row(), dropped) > 1e-3

@@ -9,7 +9,21 @@ import diffusers
 import torch
 
 from tiny import Tiny, tiny
-from tiny.flow import Encoder, autoencoder, each, flow_scheduler, listens, pictures, shared, told
+from tiny.flow import (
+    ALONE,
+    TWO_CALLS,
+    Nothing,
+    autoencoder,
+    both,
+    each,
+    listens,
+    masks,
+    parts,
+    pictures,
+    shared,
+    texts,
+    told,
+)
 
 #: Two heads of 8 and their rotary axes.
 SMALL = {
@@ -21,21 +35,6 @@ SMALL = {
     "joint_attention_dim": 8,
 }
 SIZE = {"height": 64, "width": 64}  # 8 x 8 latents without an autoencoder, 4 x 4 tokens
-TWO_CALLS: Any = {"way": "two calls", "branches": ("text", "null"), "calls": 2}
-DISTILLED: Any = {"way": "whole calls", "branches": ("text",)}
-
-
-def parts(**more: Any) -> dict[str, Any]:
-    names = ("vae", "text_encoder", "tokenizer")
-    return {**dict.fromkeys(names), "scheduler": flow_scheduler(), **more}
-
-
-def words(numbers: Sequence[int], *, null: bool = False, tokens: int = 3) -> torch.Tensor:
-    return each(numbers, tokens, 8, at=200 if null else 0, scale=3)
-
-
-def both(numbers: Sequence[int]) -> dict[str, Any]:
-    return {"prompt_embeds": words(numbers), "negative_prompt_embeds": words(numbers, null=True)}
 
 
 @shared
@@ -51,11 +50,11 @@ def flux_transformer(in_channels: int = 64, out_channels: int | None = None, gui
 
 def flux_parts(*channels: int, guidance_embeds: bool = False, **more: Any) -> dict[str, Any]:
     transformer = flux_transformer(*channels, guidance_embeds=guidance_embeds)
-    return parts(text_encoder_2=None, tokenizer_2=None, transformer=transformer, **more)
+    return parts("_2", transformer=transformer, **more)
 
 
 def flux_text(numbers: Sequence[int]) -> dict[str, Any]:
-    return {"prompt_embeds": words(numbers), "pooled_prompt_embeds": each(numbers, 8, at=100)}
+    return {**texts(both(numbers)), "pooled_prompt_embeds": each(numbers, 8, at=100)}
 
 
 def flux_both(numbers: Sequence[int]) -> dict[str, Any]:
@@ -71,7 +70,7 @@ def latents(numbers: Sequence[int]) -> torch.Tensor:
 @tiny("FluxPipeline")
 def flux() -> Tiny:
     pipe = diffusers.FluxPipeline(**flux_parts(guidance_embeds=True))
-    return Tiny(pipe, flux_text, {**SIZE, "guidance_scale": 4.0}, **DISTILLED)
+    return Tiny(pipe, flux_text, {**SIZE, "guidance_scale": 4.0}, **ALONE)
 
 
 @tiny("FluxPipeline with true CFG")
@@ -96,7 +95,7 @@ def flux_inpaint() -> Tiny:
         return {**flux_text(numbers), "image": image, "masked_image_latents": image, "mask_image": mask}
 
     pipe = diffusers.FluxInpaintPipeline(**flux_parts(guidance_embeds=True))
-    return Tiny(pipe, conditions, {**SIZE, "guidance_scale": 4.0, "strength": 1.0}, **DISTILLED)
+    return Tiny(pipe, conditions, {**SIZE, "guidance_scale": 4.0, "strength": 1.0}, **ALONE)
 
 
 @tiny("FluxFillPipeline")
@@ -106,7 +105,7 @@ def flux_fill() -> Tiny:
         return {**flux_text(numbers), "image": image, "mask_image": mask}
 
     pipe = diffusers.FluxFillPipeline(**flux_parts(132, 64, guidance_embeds=True, vae=autoencoder()))
-    return Tiny(pipe, conditions, {"height": 8, "width": 8, "guidance_scale": 4.0}, **DISTILLED)
+    return Tiny(pipe, conditions, {"height": 8, "width": 8, "guidance_scale": 4.0}, **ALONE)
 
 
 @tiny("FluxControlPipeline")
@@ -115,7 +114,7 @@ def flux_control() -> Tiny:
         diffusers.FluxControlPipeline(**flux_parts(128, 64, guidance_embeds=True, vae=autoencoder())),
         lambda numbers: {**flux_text(numbers), "control_image": pictures(numbers, 3, 8, 8)},
         {"height": 8, "width": 8, "guidance_scale": 4.0},
-        **DISTILLED,
+        **ALONE,
     )
 
 
@@ -144,7 +143,7 @@ def flux_controlled(way: Any, conditions: Any, **options: Any) -> Tiny:
 
 @tiny("FluxControlNetPipeline")
 def flux_with_controlnet() -> Tiny:
-    return flux_controlled(DISTILLED, flux_text)
+    return flux_controlled(ALONE, flux_text)
 
 
 @tiny("FluxControlNetPipeline with true CFG")
@@ -158,7 +157,7 @@ def flux_kontext() -> Tiny:
         diffusers.FluxKontextPipeline(**flux_parts(guidance_embeds=True)),
         lambda numbers: {**flux_text(numbers), "image": latents(numbers)},
         {**SIZE, "max_area": 64 * 64, "guidance_scale": 4.0},
-        **DISTILLED,
+        **ALONE,
     )
 
 
@@ -190,7 +189,7 @@ def flux2_autoencoder() -> Any:
 @tiny("Flux2Pipeline")
 def flux2() -> Tiny:
     pipe = diffusers.Flux2Pipeline(**parts(transformer=flux2_transformer(guidance_embeds=True)))
-    return Tiny(pipe, lambda numbers: {"prompt_embeds": words(numbers)}, {**SIZE, "guidance_scale": 4.0}, **DISTILLED)
+    return Tiny(pipe, lambda numbers: texts(both(numbers)), {**SIZE, "guidance_scale": 4.0}, **ALONE)
 
 
 @tiny("Flux2KleinPipeline")
@@ -204,7 +203,7 @@ def flux2_klein() -> Tiny:
 def flux2_klein_distilled() -> Tiny:
     transformer = flux2_transformer(guidance_embeds=False)
     pipe = diffusers.Flux2KleinPipeline(**parts(transformer=transformer, vae=flux2_autoencoder()), is_distilled=True)
-    return Tiny(pipe, lambda numbers: {"prompt_embeds": words(numbers)}, {"height": 8, "width": 8}, **DISTILLED)
+    return Tiny(pipe, lambda numbers: texts(both(numbers)), {"height": 8, "width": 8}, **ALONE)
 
 
 @shared
@@ -219,13 +218,7 @@ def chroma_transformer() -> Any:
 
 
 def chroma_both(numbers: Sequence[int]) -> dict[str, Any]:
-    """The prompt's last token is padding, and the null prompt's two last ones."""
-    mask = torch.ones(len(numbers), 3)
-    masks = (mask.clone() for _ in range(2))
-    given = dict(zip(("prompt_attention_mask", "negative_prompt_attention_mask"), masks, strict=True))
-    given["prompt_attention_mask"][:, 2:] = 0
-    given["negative_prompt_attention_mask"][:, 1:] = 0
-    return {**both(numbers), **given}
+    return {**both(numbers), **{name: mask.float() for name, mask in masks(numbers, "prompt_attention_mask").items()}}
 
 
 @tiny("ChromaPipeline")
@@ -279,7 +272,7 @@ def bria_fibo() -> Tiny:
     transformer = diffusers.BriaFiboTransformer2DModel(
         in_channels=16, text_encoder_dim=8, **{**SMALL, "axes_dims_rope": (0, 4, 4), "joint_attention_dim": 16}
     )
-    pipe = diffusers.BriaFiboPipeline(**parts(transformer=transformer, text_encoder=Encoder()))
+    pipe = diffusers.BriaFiboPipeline(**parts(transformer=transformer, text_encoder=Nothing()))
     pipe.get_prompt_embeds = embeddings
     return Tiny(
         pipe,

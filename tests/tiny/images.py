@@ -9,27 +9,9 @@ import diffusers
 import torch
 
 from tiny import Tiny, normal, tiny
-from tiny.flow import each, flow_scheduler, listens, shared
+from tiny.flow import ALONE, TWO_CALLS, both, each, listens, masks, parts, shared, texts
 
 SIZE = {"height": 64, "width": 64}  # 8 x 8 latents
-TWO_CALLS: Any = {"way": "two calls", "branches": ("text", "null"), "calls": 2}
-ALONE: Any = {"way": "whole calls", "branches": ("text",)}
-
-
-def parts(**more: Any) -> dict[str, Any]:
-    return {**dict.fromkeys(("vae", "text_encoder", "tokenizer")), "scheduler": flow_scheduler(), **more}
-
-
-def both(numbers: Sequence[int]) -> dict[str, Any]:
-    return {
-        "prompt_embeds": each(numbers, 3, 8, scale=3),
-        "negative_prompt_embeds": each(numbers, 3, 8, at=200, scale=3),
-    }
-
-
-def masks(numbers: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of prompts and of null prompts: the last token of the one and the last two of the other are padding."""
-    return torch.tensor([[1, 1, 0]] * len(numbers)), torch.tensor([[1, 0, 0]] * len(numbers))
 
 
 @tiny("CogView4Pipeline")
@@ -66,8 +48,7 @@ def lumina2_transformer() -> Any:
 
 
 def lumina2_both(numbers: Sequence[int]) -> dict[str, Any]:
-    text, null = masks(numbers)
-    return {**both(numbers), "prompt_attention_mask": text, "negative_prompt_attention_mask": null}
+    return {**both(numbers), **masks(numbers, "prompt_attention_mask")}
 
 
 @tiny("Lumina2Pipeline")
@@ -94,25 +75,24 @@ def z_image_transformer() -> Any:
     return transformer
 
 
-def z_image_text(numbers: Sequence[int]) -> dict[str, Any]:
-    return {"prompt_embeds": [normal(number, 3, 8, scale=3)[0] for number in numbers]}
-
-
-def z_image_both(numbers: Sequence[int]) -> dict[str, Any]:
-    null = [normal(200 + number, 2, 8, scale=3)[0] for number in numbers]
-    return {**z_image_text(numbers), "negative_prompt_embeds": null}
+def listed(numbers: Sequence[int]) -> dict[str, Any]:
+    """Lists of embeddings, (tokens, channels) each: null prompts are shorter."""
+    return {
+        "prompt_embeds": [normal(number, 3, 8, scale=3)[0] for number in numbers],
+        "negative_prompt_embeds": [normal(200 + number, 2, 8, scale=3)[0] for number in numbers],
+    }
 
 
 @tiny("ZImagePipeline")
 def z_image() -> Tiny:
     pipe = diffusers.ZImagePipeline(**parts(transformer=z_image_transformer()))
-    return Tiny(pipe, z_image_both, {**SIZE, "guidance_scale": 4.0}, branches=("text", "null"))
+    return Tiny(pipe, listed, {**SIZE, "guidance_scale": 4.0}, branches=("text", "null"))
 
 
 @tiny("ZImagePipeline without guidance")
 def z_image_turbo() -> Tiny:
     pipe = diffusers.ZImagePipeline(**parts(transformer=z_image_transformer()))
-    return Tiny(pipe, z_image_text, {**SIZE, "guidance_scale": 0.0}, **ALONE)
+    return Tiny(pipe, lambda numbers: texts(listed(numbers)), {**SIZE, "guidance_scale": 0.0}, **ALONE)
 
 
 @shared
@@ -137,32 +117,28 @@ def hunyuan_transformer(guidance_embeds: bool = False, use_meanflow: bool = Fals
 
 def hunyuan_both(numbers: Sequence[int]) -> dict[str, Any]:
     """Two prompts each: the second, that of letters in the picture, is empty."""
-    text, null = masks(numbers)
     second = {"prompt_embeds_2": torch.zeros(len(numbers), 2, 8), "prompt_embeds_mask_2": torch.zeros(len(numbers), 2)}
-    given = {**both(numbers), **second, **{f"negative_{name}": value for name, value in second.items()}}
-    return {**given, "prompt_embeds_mask": text, "negative_prompt_embeds_mask": null}
-
-
-def hunyuan_text(numbers: Sequence[int]) -> dict[str, Any]:
-    return {name: value for name, value in hunyuan_both(numbers).items() if not name.startswith("negative")}
-
-
-def hunyuan_parts(**more: Any) -> dict[str, Any]:
-    return parts(text_encoder_2=None, tokenizer_2=None, **more)
+    nulls = {f"negative_{name}": value for name, value in second.items()}
+    return {**both(numbers), **masks(numbers, "prompt_embeds_mask"), **second, **nulls}
 
 
 @tiny("HunyuanImagePipeline with a guider")
 def hunyuan() -> Tiny:
     guider = diffusers.AdaptiveProjectedMixGuidance(guidance_scale=4.0, adaptive_projected_guidance_start_step=3)
-    pipe = diffusers.HunyuanImagePipeline(**hunyuan_parts(transformer=hunyuan_transformer()), guider=guider)
+    pipe = diffusers.HunyuanImagePipeline(**parts("_2", transformer=hunyuan_transformer(), guider=guider))
     return Tiny(pipe, hunyuan_both, {"height": 256, "width": 256}, **TWO_CALLS)
 
 
 @tiny("HunyuanImagePipeline distilled")
 def hunyuan_distilled() -> Tiny:
     transformer = hunyuan_transformer(guidance_embeds=True, use_meanflow=True)
-    pipe = diffusers.HunyuanImagePipeline(**hunyuan_parts(transformer=transformer))
-    return Tiny(pipe, hunyuan_text, {"height": 256, "width": 256, "distilled_guidance_scale": 4.0}, **ALONE)
+    pipe = diffusers.HunyuanImagePipeline(**parts("_2", transformer=transformer))
+    return Tiny(
+        pipe,
+        lambda numbers: texts(hunyuan_both(numbers)),
+        {"height": 256, "width": 256, "distilled_guidance_scale": 4.0},
+        **ALONE,
+    )
 
 
 @tiny("HiDreamImagePipeline")
@@ -192,8 +168,7 @@ def hidream() -> Tiny:
         max_resolution=(8, 8),
         llama_layers=(0, 1),
     )
-    names = (f"{kind}_{number}" for kind in ("text_encoder", "tokenizer") for number in (2, 3, 4))
-    pipe = diffusers.HiDreamImagePipeline(**parts(**dict.fromkeys(names), transformer=transformer))
+    pipe = diffusers.HiDreamImagePipeline(**parts("_2", "_3", "_4", transformer=transformer))
     pipe.default_sample_size = 8  # it scales every size to this area
     return Tiny(pipe, conditions, {**SIZE, "guidance_scale": 4.0})
 
@@ -234,18 +209,16 @@ def ernie_image() -> Tiny:
     for layer in (transformer.final_linear, transformer.adaLN_modulation[-1]):
         torch.nn.init.normal_(layer.weight, std=0.2)  # zeros when new
     pipe = diffusers.ErnieImagePipeline(**parts(transformer=transformer))
-    return Tiny(pipe, z_image_both, {**SIZE, "guidance_scale": 4.0})
+    return Tiny(pipe, listed, {**SIZE, "guidance_scale": 4.0})
 
 
 @tiny("Krea2Pipeline")
 def krea2() -> Tiny:
     def conditions(numbers: Sequence[int]) -> dict[str, Any]:
-        text, null = masks(numbers)
         return {
             "prompt_embeds": each(numbers, 3, 2, 8, scale=3),  # (images, tokens, layers, channels)
             "negative_prompt_embeds": each(numbers, 3, 2, 8, at=200, scale=3),
-            "prompt_embeds_mask": text.bool(),
-            "negative_prompt_embeds_mask": null.bool(),
+            **{name: mask.bool() for name, mask in masks(numbers, "prompt_embeds_mask").items()},
         }
 
     transformer = diffusers.Krea2Transformer2DModel(
