@@ -40,6 +40,7 @@ class Tiny:
         denoisers: The names of the pipeline's parts that are called in every step, in the order of their turns.
         beside: The names of those that run in every step only to feed them (a ControlNet).
         calls: Calls of denoisers in a step of full guidance.
+        alone: Why images of a batch are not what each is alone, where diffusers itself does not have it so.
         refused: Where the class cannot be steered at all, a part of the sentence that says why.
     """
 
@@ -51,6 +52,7 @@ class Tiny:
     denoisers: tuple[str, ...] = ("transformer",)
     beside: tuple[str, ...] = ()
     calls: int = 1
+    alone: str | None = None
     refused: str | None = None
 
     def __call__(self, numbers: Sequence[int] = (0, 1), **more: Any) -> list[torch.Tensor]:
