@@ -40,6 +40,7 @@ class Tiny:
         denoisers: The names of the pipeline's parts that are called in every step, in the order of their turns.
         beside: The names of those that run in every step only to feed them (a ControlNet).
         calls: Calls of denoisers in a step of full guidance.
+        alone: Why images of a batch are not what each is alone, where diffusers itself does not have it so.
         refused: Where the class cannot be steered at all, a part of the sentence that says why.
     """
 
@@ -51,13 +52,16 @@ class Tiny:
     denoisers: tuple[str, ...] = ("transformer",)
     beside: tuple[str, ...] = ()
     calls: int = 1
+    alone: str | None = None
     refused: str | None = None
 
     def __call__(self, numbers: Sequence[int] = (0, 1), **more: Any) -> list[torch.Tensor]:
         """All that a generation makes of these images, (images, ...) each: pictures, frames, sound."""
         generators = [torch.Generator().manual_seed(100 + number) for number in numbers]
         given = {"num_inference_steps": STEPS, "output_type": "latent", **self.options, **self.conditions(numbers)}
-        out = self.pipe(**{"generator": generators, **given, **more})
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # some draw from torch's own generator too
+            out = self.pipe(**{"generator": generators, **given, **more})
         values = out.values() if isinstance(out, Mapping) else (out,)
         return [_tensor(value) for value in values if value is not None and not isinstance(value, (bool, list))]
 
