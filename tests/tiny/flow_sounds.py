@@ -9,7 +9,7 @@ import diffusers
 import torch
 
 from tiny import Tiny, tiny
-from tiny.flow import ALONE, both, flow_scheduler, masks, parts, shared, texts, told
+from tiny.flow import ALONE, both, flow_scheduler, masks, parts, pictures, shared, texts, told
 
 
 @shared
@@ -68,8 +68,8 @@ def ltx2_parts() -> dict[str, Any]:
     }
 
 
-def ltx2(conditions: Any, options: dict[str, Any], **layout: Any) -> Tiny:
-    pipe = diffusers.LTX2Pipeline(**parts(**ltx2_parts(), vocoder=None))
+def ltx2(conditions: Any, options: dict[str, Any], name: str = "LTX2Pipeline", **layout: Any) -> Tiny:
+    pipe = getattr(diffusers, name)(**parts(**ltx2_parts(), vocoder=None))
     size = {"height": 32, "width": 32, "num_frames": 3, "frame_rate": 24.0}
     return Tiny(pipe, conditions, {**size, **options}, **layout)
 
@@ -86,6 +86,16 @@ PLAIN = {"stg_scale": 0.0, "audio_stg_scale": 0.0, "modality_scale": 1.0, "audio
 @tiny("LTX2Pipeline")
 def ltx2_guided() -> Tiny:
     return ltx2(ltx2_both, {**PLAIN, "guidance_scale": 4.0, "audio_guidance_scale": 4.0})
+
+
+@tiny("LTX2ImageToVideoPipeline")
+def ltx2_image() -> Tiny:
+    """A timestep a token of the video, 0 in its first frame, and one for the sound."""
+    return ltx2(
+        lambda numbers: {**ltx2_both(numbers), "image": pictures(numbers, 3, 32, 32)},
+        {**PLAIN, "guidance_scale": 4.0, "audio_guidance_scale": 4.0, "image_crf": 0},
+        "LTX2ImageToVideoPipeline",
+    )
 
 
 @tiny("LTX2Pipeline with three guidances")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import diffusers
+import PIL.Image
 import torch
 
 from tiny import Tiny, tiny
@@ -173,11 +174,11 @@ def flux2_transformer(guidance_embeds: bool) -> Any:
 
 
 @shared
-def flux2_autoencoder() -> Any:
+def flux2_autoencoder(blocks: int = 1) -> Any:
     return diffusers.AutoencoderKLFlux2(
-        down_block_types=("DownEncoderBlock2D",),
-        up_block_types=("UpDecoderBlock2D",),
-        block_out_channels=(4,),
+        down_block_types=("DownEncoderBlock2D",) * blocks,
+        up_block_types=("UpDecoderBlock2D",) * blocks,
+        block_out_channels=(4,) * blocks,
         layers_per_block=1,
         latent_channels=16,
         norm_num_groups=1,
@@ -204,6 +205,15 @@ def flux2_klein_distilled() -> Tiny:
     transformer = flux2_transformer(guidance_embeds=False)
     pipe = diffusers.Flux2KleinPipeline(**parts(transformer=transformer, vae=flux2_autoencoder()), is_distilled=True)
     return Tiny(pipe, lambda numbers: texts(both(numbers)), {"height": 8, "width": 8}, **ALONE)
+
+
+@tiny("Flux2KleinKVPipeline")
+def flux2_klein_kv() -> Tiny:
+    """The first call returns the keys and values of a picture's tokens, which all others are given."""
+    picture = PIL.Image.fromarray(pictures((7,), 64, 64, 3).mul(255).byte()[0].numpy())
+    transformer = flux2_transformer(guidance_embeds=False)
+    pipe = diffusers.Flux2KleinKVPipeline(**parts(transformer=transformer, vae=flux2_autoencoder(4)), is_distilled=True)
+    return Tiny(pipe, lambda numbers: {**texts(both(numbers)), "image": picture}, SIZE, **ALONE)
 
 
 @shared

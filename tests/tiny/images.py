@@ -9,7 +9,7 @@ import diffusers
 import torch
 
 from tiny import Tiny, normal, tiny
-from tiny.flow import ALONE, TWO_CALLS, both, each, listens, masks, parts, shared, texts
+from tiny.flow import ALONE, TWO_CALLS, autoencoder, both, each, listens, masks, parts, pictures, shared, texts
 
 SIZE = {"height": 64, "width": 64}  # 8 x 8 latents
 
@@ -93,6 +93,16 @@ def z_image() -> Tiny:
 def z_image_turbo() -> Tiny:
     pipe = diffusers.ZImagePipeline(**parts(transformer=z_image_transformer()))
     return Tiny(pipe, lambda numbers: texts(listed(numbers)), {**SIZE, "guidance_scale": 0.0}, **ALONE)
+
+
+@tiny("ZImageImg2ImgPipeline")
+def z_image_img2img() -> Tiny:
+    return Tiny(
+        diffusers.ZImageImg2ImgPipeline(**parts(transformer=z_image_transformer(), vae=autoencoder(4))),
+        lambda numbers: {**listed(numbers), "image": pictures(numbers, 3, 8, 8)},
+        {"height": 8, "width": 8, "guidance_scale": 4.0, "num_inference_steps": 8, "strength": 0.75},
+        branches=("text", "null"),
+    )
 
 
 @shared

@@ -261,27 +261,27 @@ def instructed() -> Tiny:
 def perturbed() -> Tiny:
     """Its attention layers look for the perturbed branch in the last third of the rows."""
     pipe = stable_diffusion("StableDiffusionPAGPipeline", pag_applied_layers="mid")
-    return row(pipe, options={"pag_scale": 2.0}, branches=("null", "text", "perturbed"))
+    return row(pipe, options={"pag_scale": 2.0}, way="whole calls", branches=("null", "text", "perturbed"))
 
 
 @tiny("StableDiffusionPAGPipeline without classifier-free guidance")
 def perturbed_only() -> Tiny:
     """Its attention layers look for the perturbed branch in the last half of the rows."""
     pipe = stable_diffusion("StableDiffusionPAGPipeline", pag_applied_layers="mid")
-    return row(pipe, options={"pag_scale": 2.0, "guidance_scale": 1.0}, branches=("text", "perturbed"))
+    return row(pipe, options={"pag_scale": 2.0, "guidance_scale": 1.0}, way="whole calls", branches=("text", "perturbed"))
 
 
 @tiny("StableDiffusionPAGImg2ImgPipeline")
 def perturbed_image() -> Tiny:
     pipe = stable_diffusion("StableDiffusionPAGImg2ImgPipeline", pag_applied_layers="mid")
     options = {"pag_scale": 2.0, "strength": 1.0}
-    return row(pipe, image, options=options, branches=("null", "text", "perturbed"))
+    return row(pipe, image, options=options, way="whole calls", branches=("null", "text", "perturbed"))
 
 
 @tiny("StableDiffusionControlNetPAGPipeline")
 def perturbed_control() -> Tiny:
     made = controlled("StableDiffusionControlNetPAGPipeline", pag_scale=2.0)
-    return replace(made, branches=("null", "text", "perturbed"))
+    return replace(made, way="whole calls", branches=("null", "text", "perturbed"))
 
 
 @tiny("LatentConsistencyModelPipeline")

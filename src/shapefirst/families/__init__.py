@@ -2,8 +2,8 @@
 denoiser is evaluated where a loop of our own can run it.
 
 It imports only errors. A family more is one file with a subclass of ``family.Family``, and one entry in ``FAMILIES``
-below: the names of the pipelines that it serves. A pipeline that only `guide` is to run needs no more than its name in
-``GUIDED`` and a row in ``tests/test_pipelines.py``.
+below: the names of the pipelines that it serves. A pipeline that only `guide` is to run needs no more than its name
+there, by the layout of its guidance, and a row in ``tests/tiny``. What is not named is met by whole calls.
 """
 
 from __future__ import annotations
@@ -21,22 +21,54 @@ from shapefirst.families.stable_diffusion import StableDiffusion
 
 __all__ = ["FAMILIES", "UNKNOWN", "Embeddings", "Family", "family_of", "family_of_class"]
 
-#: Pipelines whose guidance is one batch, as runs against a reference have shown, and which nothing else is known of.
-GUIDED: Final = """
-    AnimateDiffPipeline AnyFlowPipeline AudioLDM2Pipeline BriaPipeline CogVideoXFunControlPipeline CogVideoXPipeline
-    CogVideoXVideoToVideoPipeline CogView3PlusPipeline EasyAnimatePipeline HunyuanDiTControlNetPipeline
-    HunyuanDiTPipeline IFPipeline Kandinsky3Pipeline KandinskyPipeline KolorsPipeline LTXPipeline LattePipeline
-    MochiPipeline SanaPipeline SanaVideoPipeline StableAudioPipeline StableDiffusion3Img2ImgPipeline
-    StableDiffusionAdapterPipeline StableDiffusionControlNetImg2ImgPipeline StableDiffusionControlNetInpaintPipeline
-    StableDiffusionControlNetPipeline StableDiffusionDepth2ImgPipeline StableDiffusionImg2ImgPipeline
-    StableDiffusionInpaintPipeline StableDiffusionUpscalePipeline StableDiffusionXLAdapterPipeline
-    StableDiffusionXLControlNetImg2ImgPipeline StableDiffusionXLControlNetInpaintPipeline
-    StableDiffusionXLControlNetPipeline StableDiffusionXLImg2ImgPipeline StableDiffusionXLInpaintPipeline
-""".split()  # noqa: SIM905
 
-#: Name of a pipeline's class -> its family.
+def _named(family: Family, names: str) -> dict[str, Family]:
+    return dict.fromkeys(names.split(), family)
+
+
+#: Name of a pipeline's class -> its family. Each was run against a reference (``tests/test_pipelines.py``).
 FAMILIES: Final[dict[str, Family]] = {
-    **dict.fromkeys(GUIDED, Family()),
+    **_named(
+        Family(),
+        """
+        AllegroPipeline AnimateDiffControlNetPipeline AnimateDiffPipeline AnimateDiffSDXLPipeline
+        AnimateDiffSparseControlNetPipeline AnimateDiffVideoToVideoControlNetPipeline AnimateDiffVideoToVideoPipeline
+        AnyFlowPipeline AudioLDM2Pipeline AuraFlowPipeline BriaFiboPipeline BriaPipeline CogVideoXFunControlPipeline
+        CogVideoXImageToVideoPipeline CogVideoXPipeline CogVideoXVideoToVideoPipeline CogView3PlusPipeline
+        EasyAnimateInpaintPipeline EasyAnimatePipeline ErnieImagePipeline HiDreamImagePipeline
+        HunyuanDiTControlNetPipeline HunyuanDiTPipeline I2VGenXLPipeline IFPipeline Kandinsky3Pipeline KandinskyPipeline
+        KolorsImg2ImgPipeline KolorsPipeline LTX2Pipeline LTXConditionPipeline LTXImageToVideoPipeline LTXPipeline
+        LattePipeline MochiPipeline PIAPipeline PRXPipeline SanaControlNetPipeline SanaImageToVideoPipeline SanaPipeline
+        SanaVideoPipeline StableAudio3Pipeline StableAudioPipeline StableDiffusion3ControlNetInpaintingPipeline
+        StableDiffusion3ControlNetPipeline StableDiffusion3Img2ImgPipeline StableDiffusion3InpaintPipeline
+        StableDiffusionAdapterPipeline StableDiffusionControlNetImg2ImgPipeline StableDiffusionControlNetInpaintPipeline
+        StableDiffusionControlNetPipeline StableDiffusionDepth2ImgPipeline StableDiffusionImg2ImgPipeline
+        StableDiffusionInpaintPipeline StableDiffusionLDM3DPipeline StableDiffusionLatentUpscalePipeline
+        StableDiffusionUpscalePipeline StableDiffusionXLAdapterPipeline StableDiffusionXLControlNetImg2ImgPipeline
+        StableDiffusionXLControlNetInpaintPipeline StableDiffusionXLControlNetPipeline StableDiffusionXLImg2ImgPipeline
+        StableDiffusionXLInpaintPipeline TextToVideoSDPipeline
+        """,
+    ),
+    **_named(
+        Family(branches=("text", "null")),
+        "AceStepPipeline DiTPipeline LuminaPipeline ZImagePipeline",
+    ),
+    **_named(
+        Family(branches=("text", "image", "null"), without_text=("image", "null"), same_latents=False),
+        "StableDiffusionInstructPix2PixPipeline StableDiffusionXLInstructPix2PixPipeline",
+    ),
+    **_named(Family(same_latents=False), "StableVideoDiffusionPipeline"),
+    **_named(
+        Family(way="two calls", branches=("text", "null")),
+        """
+        ChromaImg2ImgPipeline ChromaPipeline CogView4Pipeline Cosmos2TextToImagePipeline CosmosTextToWorldPipeline
+        Flux2KleinPipeline FluxControlNetPipeline FluxImg2ImgPipeline FluxPipeline GlmImagePipeline
+        HunyuanImagePipeline HunyuanVideo15Pipeline HunyuanVideoPipeline Kandinsky5T2IPipeline Kandinsky5T2VPipeline
+        Krea2Pipeline LongCatImagePipeline Lumina2Pipeline OvisImagePipeline QwenImageControlNetPipeline
+        QwenImageImg2ImgPipeline QwenImageInpaintPipeline QwenImagePipeline SkyReelsV2DiffusionForcingPipeline
+        SkyReelsV2Pipeline WanImageToVideoPipeline WanPipeline WanVideoToVideoPipeline
+        """,
+    ),
     "StableDiffusionPipeline": StableDiffusion(),
     "StableDiffusionXLPipeline": StableDiffusionXL(),
     "StableDiffusion3Pipeline": StableDiffusion3(),
@@ -44,16 +76,21 @@ FAMILIES: Final[dict[str, Family]] = {
     "PixArtSigmaPipeline": PixArt(),
 }
 
-
 #: Pipelines that nothing is known of.
 UNKNOWN: Final = Family(way="whole calls")
 
 #: Names in the code of a `__call__` that betray another layout than that of the class that it was derived from.
 _OTHER_LAYOUTS: Final = frozenset(
-    """
-    image_guidance_scale pag_scale sag_scale true_cfg_scale guidance_scale_2 editing_prompt prior_guidance_scale
-    view_batch_size
-    """.split()  # noqa: SIM905
+    {
+        "image_guidance_scale",
+        "pag_scale",
+        "sag_scale",
+        "true_cfg_scale",
+        "guidance_scale_2",
+        "editing_prompt",
+        "prior_guidance_scale",
+        "view_batch_size",
+    }
 )
 
 

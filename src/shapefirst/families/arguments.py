@@ -19,7 +19,8 @@ ROWED: Final = frozenset(
     pooled_embeds proj_embedding global_hidden_states class_labels added_cond_kwargs added_time_ids
     original_size target_size crop_coords image_meta_size style text_embedding_mask text_embedding_mask_t5 fps
     image_embeds image_embeddings image_latents inpaint_latents control_latents condition_mask id_cond id_vit_hidden
-    clip_text_pooled clip_text clip_img effnet pixels sca crp mask ofs
+    context_latents text_bth text_lens text_encoder_layers video_coords audio_coords additional_t_cond
+    perturbation_mask clip_text_pooled clip_text clip_img effnet pixels sca crp mask ofs
     audio_hidden_states audio_encoder_hidden_states audio_timestep audio_sigma audio_encoder_attention_mask
     controlnet_cond control_type conditioning_mask
     controlnet_block_samples controlnet_single_block_samples block_controlnet_hidden_states
@@ -32,7 +33,7 @@ SHARED: Final = frozenset(
     """
     image_rotary_emb rotary_embedding video_rotary_emb img_ids txt_ids ip_adapter_masks img_shapes img_sizes
     padding_mask visual_rope_pos text_rope_pos rope_interpolation_scale scale_factor conditioning_scale controlnet_mode
-    skip_layers num_frames height width video_coords audio_coords audio_num_frames patch_size f_patch_size
+    skip_layers num_frames height width audio_num_frames patch_size f_patch_size
     control_type_idx return_dict
     """.split()  # noqa: SIM905
 )

@@ -1,0 +1,250 @@
+"""Pipelines of every kind under every kind of policy, each held against its own stock call with hooks of this file.
+
+What stands for a dropped or an extrapolated prediction is put into the stock call's outputs at full cost, from the
+equations; what really runs is counted inside of the networks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import naive
+import pytest
+import torch
+from tiny import PIPELINES, STEPS, Tiny
+
+from shapefirst.errors import UnsupportedPipelineError
+from shapefirst.families import family_of
+from shapefirst.guidance.blocks import guide, text_until
+from shapefirst.guidance.timeline import levels_of
+
+GUIDED = {0, 1, 3}
+
+
+@pytest.fixture(autouse=True)
+def _small_layers(monkeypatch: pytest.MonkeyPatch) -> None:
+    # In layers this small oneDNN takes longer to choose how to convolve than it takes to convolve.
+    monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
+
+
+@pytest.fixture(params=PIPELINES)
+def row(request: Any) -> Tiny:
+    return PIPELINES[request.param]()
+
+
+def denoisers(row: Tiny) -> list[torch.nn.Module]:
+    return [getattr(row.pipe, name) for name in row.denoisers]
+
+
+def error(made: Sequence[torch.Tensor], expected: Sequence[torch.Tensor]) -> float:
+    return max(naive.error(a.float(), b.float()) for a, b in zip(made, expected, strict=True))
+
+
+@contextmanager
+def counted(row: Tiny) -> Iterator[Counter[str]]:
+    """The rows that really enter each denoiser, and its calls."""
+    seen: Counter[str] = Counter()
+
+    def see(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        seen["rows"] += len(args[0] if args else next(iter(kwargs.values())))
+        seen["calls"] += 1
+
+    with ExitStack() as stack:
+        for denoiser in denoisers(row):
+            stack.callback(denoiser.register_forward_pre_hook(see, with_kwargs=True).remove)
+        for name in row.beside:
+            besides = row.pipe
+            for part in name.split("."):
+                besides = besides[int(part)] if part.isdigit() else getattr(besides, part)
+            stack.callback(besides.register_forward_pre_hook(lambda *_: seen.update(["beside"])).remove)
+        yield seen
+
+
+class Calls:
+    """Tells a hook on the denoisers the step of their call, by how often the scheduler has stepped, and its place."""
+
+    def __init__(self, row: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.steps, self.at = 0, (-1, 0)
+        scheduler, stepped = row.pipe.scheduler, type(row.pipe.scheduler).step
+
+        def step(self_: Any, *args: Any, **kwargs: Any) -> Any:
+            self.steps += self_ is scheduler
+            return stepped(self_, *args, **kwargs)
+
+        monkeypatch.setattr(type(scheduler), "step", step)
+
+    def next(self) -> tuple[int, int]:
+        step, place = self.at
+        self.at = (step, place + 1) if step == self.steps else (self.steps, 0)
+        return self.at
+
+
+def changed(out: Any, change: Callable[[torch.Tensor], torch.Tensor]) -> Any:
+    if isinstance(out, torch.Tensor):
+        return change(out) if out.is_floating_point() else out
+    if isinstance(out, dict):
+        return type(out)(**{name: changed(value, change) for name, value in out.items()})
+    return type(out)(changed(value, change) for value in out) if isinstance(out, (tuple, list)) else out
+
+
+@contextmanager
+def text_dropped(row: Tiny, k: int) -> Iterator[None]:
+    """Within the block the stock call has the text in the first k steps alone."""
+    with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
+        calls = Calls(row, patch)
+        hook = _drop_rows(row, calls, k) if row.way == "one batch" else None
+        for denoiser in denoisers(row):
+            if hook is not None:
+                stack.callback(denoiser.register_forward_hook(hook, with_kwargs=True).remove)
+            else:
+                before = _swap_conditions(row, calls, k)
+                stack.callback(denoiser.register_forward_pre_hook(before, with_kwargs=True).remove)
+        yield
+
+
+def _drop_rows(row: Tiny, calls: Calls, k: int) -> Any:
+    """The prediction of the first branch without text stands for all that see it."""
+    without = [branch for branch in row.branches if branch in ("null", "image")]
+    base: list[torch.Tensor] = []
+
+    def rows_of(x: torch.Tensor) -> torch.Tensor:
+        parts = dict(zip(row.branches, x.chunk(len(row.branches)), strict=True))
+        base.append(parts[without[0]])
+        return torch.cat([parts[b] if b in without else parts[without[0]] for b in row.branches])
+
+    def hook(_: Any, args: Any, kwargs: Any, out: Any) -> Any:
+        step, place = calls.next()
+        if step < k:
+            return out
+        if place:  # skip-layer guidance: the text branch again, with layers left out
+            return changed(out, lambda x: base[-1])
+        if isinstance(out[0], list):
+            n = len(out[0]) // len(row.branches)
+            at = row.branches.index(without[0]) * n
+            return (out[0][at : at + n] * len(row.branches), *out[1:])
+        return changed(out, rows_of)
+
+    return hook
+
+
+LATEST: dict[str, dict[str, Any]] = {}
+
+
+def _swap_conditions(row: Tiny, calls: Calls, k: int) -> Any:
+    """The text's call is given what the null branch was given before, but for what moves from step to step."""
+
+    def same(a: Any, b: Any) -> bool:
+        if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
+            return a.shape == b.shape and torch.equal(a, b)
+        if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
+            return len(a) == len(b) and all(map(same, a, b))
+        return a is b or (not isinstance(a, torch.Tensor) and not isinstance(b, torch.Tensor) and a == b)
+
+    def before(_: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+        step, place = calls.next()
+        branch = row.branches[place]
+        given = dict(kwargs)
+        if branch == "text" and step >= k:
+            moved = {name for name, value in kwargs.items() if not same(value, LATEST["text"].get(name))}
+            kwargs = {**LATEST["null"], **{name: kwargs[name] for name in moved}}
+        LATEST[branch] = given
+        return args, kwargs
+
+    return before
+
+
+@contextmanager
+def extrapolated(row: Tiny, guided: set[int]) -> Iterator[None]:
+    """Within the block each of the stock call's calls is a line through its last two guided steps in the others."""
+    family, scheduler = family_of(row.pipe), row.pipe.scheduler
+    seen: dict[Any, dict[float, list[torch.Tensor]]] = defaultdict(dict)
+    began: dict[Any, int] = {}
+    with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
+        calls = Calls(row, patch)
+
+        def hook(module: Any, _: Any, out: Any) -> Any:
+            step, place = calls.next()
+            levels = levels_of(family, scheduler, scheduler.timesteps.tolist())
+            u, known = levels[step + (getattr(scheduler, "begin_index", None) or 0)], seen[module, place]
+            first = began.setdefault((module, place), step)
+            if step in guided or (first and len(known) < 2):  # what begins later learns first
+                known[u] = []
+                return changed(out, lambda x: known[u].append(x) or x)
+            last = list(known)[-2:]
+            made = iter(
+                [naive.polynomial(last, list(pair), u) for pair in zip(*(known[at] for at in last), strict=True)]
+            )
+            return changed(out, lambda x: next(made).to(x.dtype))
+
+        for denoiser in denoisers(row):
+            stack.callback(denoiser.register_forward_hook(hook).remove)
+        yield
+
+
+def traces(row: Tiny) -> list[Any]:
+    modules = [part for part in vars(row.pipe).values() if isinstance(part, torch.nn.Module)]
+    return [(type(m), sorted(vars(m)), len(m._forward_hooks), len(m._forward_pre_hooks)) for m in modules]
+
+
+def alone(row: Tiny) -> list[torch.Tensor]:
+    return [torch.cat(pair) for pair in zip(row((0,)), row((1,)), strict=True)]
+
+
+def test_the_matrix(row):
+    before, images = traces(row), (0, 1)
+    if row.refused:
+        with pytest.raises(UnsupportedPipelineError, match=row.refused):
+            guide(row.pipe, "budget:0.7")
+        return
+    with counted(row) as whole:
+        stock = row(images)
+
+    with guide(row.pipe, "full") as evaluations:
+        assert error(row(images), stock) == 0
+    assert evaluations.rows == evaluations.asked == whole["rows"]
+    assert evaluations.calls == evaluations.asked_calls == whole["calls"]
+
+    k = STEPS // 2
+    if row.way == "whole calls" and family_of(row.pipe).way == "whole calls":
+        with pytest.raises(UnsupportedPipelineError, match="none can be dropped"):
+            text_until(row.pipe, k)
+    elif row.way != "whole calls":
+        with text_until(row.pipe, k) as evaluations, counted(row) as seen:
+            made = row(images)
+        with text_dropped(row, k):
+            expected = row(images)
+        assert error(made, expected) < 1e-4 < error(expected, stock)
+        assert (evaluations.rows, evaluations.calls) == (seen["rows"], seen["calls"])
+        assert seen["rows"] < whole["rows"]
+        if row.way == "two calls":
+            assert seen["calls"] == whole["calls"] - (STEPS - k)
+        with text_until(row.pipe, k):
+            assert error(alone(row), made) < 1e-4
+        with guide(row.pipe, f"text:{k}") as evaluations, counted(row) as seen:
+            row(images)
+        assert (evaluations.rows, evaluations.calls) == (seen["rows"], seen["calls"])
+        assert seen["rows"] < whole["rows"]
+
+    with guide(row.pipe, "steps:0+1+3") as evaluations, counted(row) as seen:
+        made = row(images)
+    with extrapolated(row, GUIDED):
+        expected = row(images)
+    assert error(made, expected) < 1e-4 < error(expected, stock)
+    assert (evaluations.rows, evaluations.calls) == (seen["rows"], seen["calls"])
+    assert seen["calls"] == len(GUIDED) * whole["calls"] / STEPS or len(row.denoisers) > 1
+    with guide(row.pipe, "steps:0+1+3"):
+        assert error(alone(row), made) < 1e-4
+
+    with guide(row.pipe, "budget:0.84") as evaluations, counted(row) as seen:
+        made = row(images)
+    assert (evaluations.rows, evaluations.calls) == (seen["rows"], seen["calls"])
+    assert 0.7 * whole["rows"] <= seen["rows"] <= 0.84 * whole["rows"]
+    assert all(x.isfinite().all() for x in made if x.is_floating_point())
+    assert math.isclose(evaluations.saved, 1 - seen["rows"] / whole["rows"])
+
+    assert traces(row) == before
+    assert error(row(images), stock) == 0
