@@ -40,6 +40,8 @@ class Tiny:
         denoisers: The names of the pipeline's parts that are called in every step, in the order of their turns.
         beside: The names of those that run in every step only to feed them (a ControlNet).
         calls: Calls of denoisers in a step of full guidance.
+        varies: Whether some steps have more calls than that, or less.
+        images: Those that a call is given: one alone where the class fails with more.
         alone: Why images of a batch are not what each is alone, where diffusers itself does not have it so.
         refused: Where the class cannot be steered at all, a part of the sentence that says why.
     """
@@ -52,6 +54,8 @@ class Tiny:
     denoisers: tuple[str, ...] = ("transformer",)
     beside: tuple[str, ...] = ()
     calls: int = 1
+    varies: bool = False
+    images: tuple[int, ...] = (0, 1)
     alone: str | None = None
     refused: str | None = None
 

@@ -132,7 +132,9 @@ def sd3_unguided() -> Tiny:
 # In steps 1 to 3 of 6 the text branch is called once more, by itself and without some layers.
 @tiny("StableDiffusion3Pipeline with layers skipped")
 def sd3_skipping() -> Tiny:
-    return _sd3("StableDiffusion3Pipeline", options={"skip_guidance_layers": [1], "skip_layer_guidance_stop": 0.6})
+    return _sd3(
+        "StableDiffusion3Pipeline", varies=True, options={"skip_guidance_layers": [1], "skip_layer_guidance_stop": 0.6}
+    )
 
 
 @tiny("StableDiffusion3Img2ImgPipeline")
@@ -455,7 +457,7 @@ def _prx(**more: Any) -> Tiny:
 # Guided it hands over two timesteps, however many rows there are: it fails with more than one image.
 @tiny("PRXPipeline")
 def prx() -> Tiny:
-    return _prx()
+    return _prx(images=(0,))
 
 
 @tiny("PRXPipeline without guidance")

@@ -54,7 +54,7 @@ def animate_diff() -> Tiny:
 @tiny("AnimateDiffPAGPipeline")
 def animate_diff_perturbed() -> Tiny:
     pipe = animate("AnimateDiffPAGPipeline", pag_applied_layers="mid_block.*attn1")
-    return row(pipe, options={**VIDEO, "pag_scale": 2.0}, branches=("null", "text", "perturbed"))
+    return row(pipe, options={**VIDEO, "pag_scale": 2.0}, way="whole calls", branches=("null", "text", "perturbed"))
 
 
 @tiny("AnimateDiffSDXLPipeline")

@@ -268,7 +268,8 @@ def perturbed() -> Tiny:
 def perturbed_only() -> Tiny:
     """Its attention layers look for the perturbed branch in the last half of the rows."""
     pipe = stable_diffusion("StableDiffusionPAGPipeline", pag_applied_layers="mid")
-    return row(pipe, options={"pag_scale": 2.0, "guidance_scale": 1.0}, way="whole calls", branches=("text", "perturbed"))
+    options = {"pag_scale": 2.0, "guidance_scale": 1.0}
+    return row(pipe, options=options, way="whole calls", branches=("text", "perturbed"))
 
 
 @tiny("StableDiffusionPAGImg2ImgPipeline")
@@ -314,7 +315,7 @@ def panorama() -> Tiny:
 def self_attention() -> Tiny:
     """After null and text come null's rows once more, of a picture blurred where the first call's attention was."""
     pipe = stable_diffusion("StableDiffusionSAGPipeline")
-    return row(pipe, options={"sag_scale": 0.75}, way="whole calls", calls=2)
+    return row(pipe, options={"sag_scale": 0.75}, way="whole calls", calls=2, refused="reads its attention maps")
 
 
 @tiny("StableDiffusionLDM3DPipeline")

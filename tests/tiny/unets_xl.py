@@ -137,20 +137,20 @@ def instructed() -> Tiny:
 def perturbed() -> Tiny:
     """Its attention layers look for the perturbed branch in the last third of the rows."""
     pipe = xl("StableDiffusionXLPAGPipeline", pag_applied_layers="mid")
-    return xl_row(pipe, options={"pag_scale": 2.0}, branches=("null", "text", "perturbed"))
+    return xl_row(pipe, options={"pag_scale": 2.0}, way="whole calls", branches=("null", "text", "perturbed"))
 
 
 @tiny("StableDiffusionXLPAGImg2ImgPipeline")
 def perturbed_image() -> Tiny:
     pipe = xl("StableDiffusionXLPAGImg2ImgPipeline", pag_applied_layers="mid")
     options = {"pag_scale": 2.0, "strength": 1.0}
-    return xl_row(pipe, image, options=options, branches=("null", "text", "perturbed"))
+    return xl_row(pipe, image, options=options, way="whole calls", branches=("null", "text", "perturbed"))
 
 
 @tiny("StableDiffusionXLControlNetPAGPipeline")
 def perturbed_control() -> Tiny:
     made = xl_controlled("StableDiffusionXLControlNetPAGPipeline", pag_scale=2.0)
-    return replace(made, branches=("null", "text", "perturbed"))
+    return replace(made, way="whole calls", branches=("null", "text", "perturbed"))
 
 
 @tiny("KolorsPipeline")
@@ -204,4 +204,4 @@ def kolors_image() -> Tiny:
 @tiny("KolorsPAGPipeline")
 def kolors_perturbed() -> Tiny:
     pipe = xl("KolorsPAGPipeline", pag_applied_layers="mid")
-    return xl_row(pipe, options={"pag_scale": 2.0}, branches=("null", "text", "perturbed"))
+    return xl_row(pipe, options={"pag_scale": 2.0}, way="whole calls", branches=("null", "text", "perturbed"))

@@ -234,7 +234,7 @@ def ltx_condition_picture() -> Tiny:
 @tiny("LTXConditionPipeline with a later picture")
 def ltx_condition_later() -> Tiny:
     frame = LTXVideoCondition(image=picture([0], 3, 64, 32), frame_index=2, strength=0.5)
-    return _ltx("LTXConditionPipeline", options={"conditions": [frame]})
+    return _ltx("LTXConditionPipeline", images=(0,), options={"conditions": [frame]})
 
 
 # --- Sana
@@ -412,4 +412,4 @@ def anyflow_unguided() -> Tiny:
 @tiny("AnyFlowFARPipeline")
 def anyflow_far() -> Tiny:
     transformer = diffusers.AnyFlowFARTransformer3DModel(**_anyflow_sizes(), chunk_partition=(1, 1))
-    return _anyflow("AnyFlowFARPipeline", transformer, {"num_frames": 5})
+    return _anyflow("AnyFlowFARPipeline", transformer, {"num_frames": 5}, refused="remember the frames")

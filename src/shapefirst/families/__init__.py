@@ -18,6 +18,7 @@ from shapefirst.families.pixart import PixArt
 from shapefirst.families.sd3 import StableDiffusion3
 from shapefirst.families.sdxl import StableDiffusionXL
 from shapefirst.families.stable_diffusion import StableDiffusion
+from shapefirst.families.wan import Wan
 
 __all__ = ["FAMILIES", "UNKNOWN", "Embeddings", "Family", "family_of", "family_of_class"]
 
@@ -37,7 +38,7 @@ FAMILIES: Final[dict[str, Family]] = {
         CogVideoXImageToVideoPipeline CogVideoXPipeline CogVideoXVideoToVideoPipeline CogView3PlusPipeline
         EasyAnimateInpaintPipeline EasyAnimatePipeline ErnieImagePipeline HiDreamImagePipeline
         HunyuanDiTControlNetPipeline HunyuanDiTPipeline I2VGenXLPipeline IFPipeline Kandinsky3Pipeline KandinskyPipeline
-        KolorsImg2ImgPipeline KolorsPipeline LTX2Pipeline LTXConditionPipeline LTXImageToVideoPipeline LTXPipeline
+        KolorsImg2ImgPipeline KolorsPipeline LTX2ImageToVideoPipeline LTX2Pipeline LTXConditionPipeline LTXImageToVideoPipeline LTXPipeline
         LattePipeline MochiPipeline PIAPipeline PRXPipeline SanaControlNetPipeline SanaImageToVideoPipeline SanaPipeline
         SanaVideoPipeline StableAudio3Pipeline StableAudioPipeline StableDiffusion3ControlNetInpaintingPipeline
         StableDiffusion3ControlNetPipeline StableDiffusion3Img2ImgPipeline StableDiffusion3InpaintPipeline
@@ -51,13 +52,23 @@ FAMILIES: Final[dict[str, Family]] = {
     ),
     **_named(
         Family(branches=("text", "null")),
-        "AceStepPipeline DiTPipeline LuminaPipeline ZImagePipeline",
+        "AceStepPipeline DiTPipeline LuminaPipeline ZImageImg2ImgPipeline ZImagePipeline",
     ),
     **_named(
         Family(branches=("text", "image", "null"), without_text=("image", "null"), same_latents=False),
         "StableDiffusionInstructPix2PixPipeline StableDiffusionXLInstructPix2PixPipeline",
     ),
     **_named(Family(same_latents=False), "StableVideoDiffusionPipeline"),
+    **_named(
+        Family(
+            refused="reads its attention maps after every call of its denoiser, which a skipped call does not make."
+        ),
+        "StableDiffusionSAGPipeline",
+    ),
+    **_named(
+        Family(refused="has its denoiser remember the frames of every call, which a skipped call does not add to."),
+        "AnyFlowFARPipeline",
+    ),
     **_named(
         Family(way="two calls", branches=("text", "null")),
         """
@@ -66,9 +77,10 @@ FAMILIES: Final[dict[str, Family]] = {
         HunyuanImagePipeline HunyuanVideo15Pipeline HunyuanVideoPipeline Kandinsky5T2IPipeline Kandinsky5T2VPipeline
         Krea2Pipeline LongCatImagePipeline Lumina2Pipeline OvisImagePipeline QwenImageControlNetPipeline
         QwenImageImg2ImgPipeline QwenImageInpaintPipeline QwenImagePipeline SkyReelsV2DiffusionForcingPipeline
-        SkyReelsV2Pipeline WanImageToVideoPipeline WanPipeline WanVideoToVideoPipeline
+        SkyReelsV2Pipeline WanVideoToVideoPipeline
         """,
     ),
+    **_named(Wan(), "WanImageToVideoPipeline WanPipeline"),
     "StableDiffusionPipeline": StableDiffusion(),
     "StableDiffusionXLPipeline": StableDiffusionXL(),
     "StableDiffusion3Pipeline": StableDiffusion3(),

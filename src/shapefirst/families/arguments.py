@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["LISTED", "ROWED", "SHARED"]
+__all__ = ["LISTED", "ROWED", "SECOND", "SHARED"]
 
 #: A row, or as many as a video has frames, for each row of the latents.
 ROWED: Final = frozenset(
@@ -40,3 +40,6 @@ SHARED: Final = frozenset(
 
 #: Lists of one tensor a row.
 LISTED: Final = frozenset({"x", "cap_feats", "siglip_feats"})
+
+#: Tensors of which the second size counts the rows.
+SECOND: Final = frozenset({"encoder_hidden_states_llama3"})

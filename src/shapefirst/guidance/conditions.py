@@ -15,8 +15,8 @@ import torch
 __all__ = ["Conditions", "are_same"]
 
 #: Arguments that change with every call by nature: the time, and what another network makes of the latents (a
-#: ControlNet, an adapter); and how much of that is taken, which has a schedule of its own.
-_CHANGING = ("timestep", "sigma", "residual", "control", "conditioning")
+#: ControlNet, an adapter); how much of that is taken, which has a schedule of its own; and what it remembers itself.
+_CHANGING = ("timestep", "sigma", "residual", "control", "conditioning", "cache")
 
 
 class Conditions:
@@ -29,9 +29,10 @@ class Conditions:
     def __init__(self) -> None:
         self._leaves: list[Any] | None = None
         self._versions: list[int] = []
-        self._size: torch.Size | None = None
+        self._size: list[torch.Size] = []
         self._scale: float | None = None
         self._scale_moves = False
+        self._calls = 0
 
     def change(self, arguments: Mapping[str, Any], latents: str, scale: float | None) -> bool:
         """Take in a call's conditions; whether they are others than the call's before. Nothing changes at the first.
@@ -50,8 +51,9 @@ class Conditions:
             for leaf in _leaves_of(value)
         ]
         versions = [_version(leaf) for leaf in leaves]
-        size = arguments[latents].shape
+        size = [leaf.shape for leaf in _leaves_of(arguments[latents])]
         moves = self._leaves is not None and scale != self._scale
+        self._scale_moves |= moves and self._calls == 1  # from the start on
         changed = self._leaves is not None and (
             size != self._size
             or (moves and not self._scale_moves)
@@ -59,6 +61,7 @@ class Conditions:
             or not all(map(_are_unchanged, leaves, versions, self._leaves, self._versions))
         )
         self._leaves, self._versions, self._size, self._scale, self._scale_moves = leaves, versions, size, scale, moves
+        self._calls += 1
         return changed
 
 

@@ -101,7 +101,9 @@ class Running:
         """Lists that it may loop over, `timesteps` before its schedulers' own."""
         names = sorted(self.names, key=lambda name: name != "timesteps")
         values = (*(self.names[name] for name in names), *(s.timesteps for s in self._schedulers()))
-        return (v for v in values if isinstance(v, torch.Tensor) and v.ndim == 1 and len(v))
+        return (
+            v for v in values if isinstance(v, torch.Tensor) and v.ndim == 1 and (v.stride() == (1,) or len(v) == 1)
+        )
 
     def _schedulers(self) -> Iterator[Any]:
         parts = (*vars(self.pipe).values(), self.names.get("scheduler"))

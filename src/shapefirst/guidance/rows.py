@@ -11,7 +11,7 @@ import torch
 from diffusers.utils import BaseOutput
 
 from shapefirst.errors import UnsupportedPipelineError
-from shapefirst.families.arguments import LISTED
+from shapefirst.families.arguments import LISTED, SECOND
 from shapefirst.families.family import Family
 
 __all__ = ["Taking", "each_tensor", "rows_of", "spread_rows"]
@@ -63,7 +63,10 @@ def rows_of(name: str, value: Any, taking: Taking, *, known: bool = False) -> An
         return {key: rows_of(key, part, taking, known=True) for key, part in value.items()}
     if isinstance(value, list) and name in LISTED:
         return [value[row] for row in taking.rows]
-    return each_tensor(value, replace(taking, name=name))
+    taking = replace(taking, name=name)
+    if name in SECOND:
+        return each_tensor(value, lambda x: taking(x.transpose(0, 1)).transpose(0, 1))
+    return each_tensor(value, taking)
 
 
 def _check_single(name: str, x: torch.Tensor) -> torch.Tensor:

@@ -46,7 +46,7 @@ class SteeringHook(ModuleHook):
         self._checked: Generation | None = None
         self._ways: WeakKeyDictionary[Generation, dict[Block, dict[str, Way]]] = WeakKeyDictionary()
         self._guided: tuple[Generation | None, int, bool] = None, 0, False  # the run and the rows, and whether it is
-        self._places: tuple[Any, dict[str | None, int]] = None, {}  # calls so far at the run's position
+        self._calls: tuple[Any, int] = None, 0  # so far at the run's position
         self._thread = threading.get_ident()
         self._is_quick = False
 
@@ -99,7 +99,7 @@ class SteeringHook(ModuleHook):
         in_turn = isinstance(policy, Auto) or policy.placement is not None
         call = run.call(1.0 if scale is None else scale, levelled=policy.order is not None, in_turn=in_turn)
         check_policy(policy, call.num_steps)
-        asked = replace(asked, scale=scale, place=self._place(run, asked, count=by is None))
+        asked = replace(asked, scale=scale, place=self._place(run, count=by is None))
         name = self._way(block, family, run, caller, asked)
         if name is None:
             return None
@@ -117,14 +117,11 @@ class SteeringHook(ModuleHook):
             self._checked = run
         return run
 
-    def _place(self, run: Generation, asked: Asked, *, count: bool) -> int:
-        """How many calls of the same context there have been at the run's position."""
+    def _place(self, run: Generation, *, count: bool) -> int:
+        """How many calls there have been at the run's position."""
         at = run, run.last
-        if self._places[0] != at:
-            self._places = at, {}
-        places = self._places[1]
-        place = places.get(asked.context, 0)
-        places[asked.context] = place + count
+        place = self._calls[1] if self._calls[0] == at else 0
+        self._calls = at, place + count
         return place
 
     def _way(self, block: Block, family: Family, run: Generation, caller: Running | None, asked: Asked) -> str | None:

@@ -24,7 +24,7 @@ class Asked:
         latents: The name of the latents among them.
         batch: The denoiser's latents, (rows, ...), or a list of one a row.
         scale: The guidance scale, as far as it is known.
-        place: How many calls of the same context came before it at the same timestep.
+        place: How many calls came before it at the same timestep.
         context: What the pipeline calls it ("cond", "uncond"), if anything.
     """
 

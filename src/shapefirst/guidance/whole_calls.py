@@ -33,7 +33,7 @@ class WholeCalls:
 
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
-        self._slots: dict[tuple[str | None, int], _Slot] = {}
+        self._slots: dict[int, _Slot] = {}
 
     def rows(self, call: Call, asked: Asked, asking: object) -> Sequence[int]:
         slots = [slot.follower for slot in self._slots.values() if slot.follower is not None]
@@ -41,7 +41,7 @@ class WholeCalls:
         return range(asked.rows if runs else 0)
 
     def answer(self, call: Call, asked: Asked, evaluate: Evaluate) -> Any:
-        slot = self._slots.setdefault((asked.context, asked.place), _Slot())
+        slot = self._slots.setdefault(asked.place, _Slot())
         changed = slot.conditions.change(asked.arguments, asked.latents, asked.scale)
         if changed or slot.follower is None:
             slot.follower = Follower(self._policy, 1, ("text",), late=changed or call.step > 0)
