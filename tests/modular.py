@@ -51,7 +51,8 @@ class Modular:
         self.calls.clear()
         given = {"num_inference_steps": num_inference_steps, **self.conditions(images), **more}
         generator = torch.Generator().manual_seed(0)
-        return self.pipe(output=self.out, generator=generator, **given)
+        out = self.pipe(output=self.out, generator=generator, **given)
+        return torch.cat(out) if isinstance(out, list) else out
 
 
 class Naive(ClassifierFreeGuidance):
@@ -77,6 +78,11 @@ class Naive(ClassifierFreeGuidance):
         super().__init__(**{"guidance_scale": W, **options})
         self.guided, self.keep, self.order, self.level, self.step_of = guided, keep, order, level, step_of
         self.seen: dict[float, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def set_state(self, step: int, num_inference_steps: int, timestep: torch.Tensor) -> None:
+        super().set_state(step, num_inference_steps, timestep)
+        if step == 0:
+            self.seen = {}
 
     def forward(self, pred_cond: torch.Tensor, pred_uncond: torch.Tensor) -> Any:
         text, null, u = pred_cond, pred_uncond, self.level(float(self._timestep))
@@ -259,6 +265,36 @@ def wan_22(make_pipe: Any) -> Modular:
     networks = _wan_transformer(), _wan_transformer()
     pipe = made(Wan22Blocks(), transformer=networks[0], transformer_2=networks[1], scheduler=flow())
     return Modular(pipe, _wan, networks, guiders=("guider", "guider_2"))
+
+
+def helios(make_pipe: Any) -> Modular:
+    """A video in two chunks, each with a loop of its own."""
+    from diffusers import HeliosScheduler, HeliosTransformer3DModel
+    from diffusers.modular_pipelines import HeliosAutoBlocks
+
+    torch.manual_seed(0)
+    network = HeliosTransformer3DModel(
+        patch_size=(1, 2, 2),
+        num_attention_heads=2,
+        attention_head_dim=12,
+        in_channels=16,
+        out_channels=16,
+        text_dim=16,
+        freq_dim=16,
+        ffn_dim=16,
+        num_layers=1,
+        cross_attn_norm=True,
+        qk_norm="rms_norm_across_heads",
+        rope_dim=(4, 4, 4),
+        has_multi_term_memory_patch=True,
+        guidance_cross_attn=True,
+        zero_history_timestep=True,
+        is_amplify_history=False,
+    )
+    scheduler = HeliosScheduler(stage_range=[0, 1], stages=1, use_dynamic_shifting=True)
+    pipe = made(HeliosAutoBlocks(), transformer=network, scheduler=scheduler)
+    size = {"height": 16, "width": 16, "num_frames": 41}
+    return Modular(pipe, lambda n: {**text(5, 16)(n), **size}, (network,), out="latent_chunks")
 
 
 def z_image(make_pipe: Any) -> Modular:

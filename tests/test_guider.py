@@ -253,6 +253,13 @@ def test_two_denoisers_have_a_guider_each(make_pipe):
     assert naive.error(images, wan(*turns)) < 1e-5
 
 
+def test_the_chunks_of_a_video_are_generations(make_pipe):
+    video, (guided, keep, order) = modular.helios(make_pipe), POLICIES["steps:0-1+4,keep=null,order=1"]
+    images = video(Guider("steps:0-1+4,keep=null,order=1", guidance_scale=W), images=1)
+    assert len(video.calls) == 2 * calls(guided, keep)
+    assert naive.error(images, reference(video, guided, keep, order, images=1)) < 1e-5
+
+
 def test_one_guider_for_two_denoisers_extrapolates_nothing(make_pipe):
     wan = modular.wan_22(make_pipe)
     guider = Guider("paper:3", guidance_scale=W)
