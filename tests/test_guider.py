@@ -66,6 +66,7 @@ def test_it_gives_what_the_equations_say_and_evaluates_no_more_than_the_policy_a
     assert naive.error(images, reference(tiny, guided, keep, order)) < 1e-5
     assert ran == calls(guided, keep) == guider.evaluations.calls
     assert (guider.evaluations.rows, guider.evaluations.asked) == (2 * ran, 2 * 2 * STEPS)
+    assert guider.evaluations.asked_calls == 2 * STEPS
 
 
 def evaluated(tiny: Modular, guider: Guider, **more: Any) -> list[list[str]]:
@@ -341,6 +342,11 @@ def test_a_policy_that_does_not_fit_is_refused_before_anything_runs(small):
     with pytest.raises(ShapefirstError, match="too few to extrapolate from"):
         small(Guider(budget=0.3))
     assert small.calls == []
+
+
+def test_a_loop_of_ones_own_says_how_many_calls_it_makes():
+    with pytest.raises(ShapefirstError, match="A generation of 6 calls of the denoiser has no call 6"):
+        Guider("full").set_state(6, STEPS, torch.tensor(1.0))
 
 
 def test_it_is_told_the_step_first():

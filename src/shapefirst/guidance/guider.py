@@ -15,6 +15,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import accumulate
 from typing import Any, Final
 
 import torch
@@ -22,12 +23,12 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.guiders import BaseGuidance, ClassifierFreeGuidance
 
 from shapefirst.errors import ShapefirstError
-from shapefirst.families import Family
-from shapefirst.guidance.blocks import Evaluations
+from shapefirst.families.noise import noise_level
 from shapefirst.guidance.conditions import Conditions
+from shapefirst.guidance.counting import Evaluations
 from shapefirst.guidance.follow import Call, Follower
 from shapefirst.guidance.introspection import place_in_memory
-from shapefirst.guidance.timeline import Generation
+from shapefirst.guidance.timeline import steps_of
 from shapefirst.policies.auto import Policy, check_policy
 from shapefirst.policies.file import PolicyFile
 from shapefirst.policies.schedule import Branch, TextSchedule
@@ -148,6 +149,7 @@ class Guider(BaseGuidance):
         self.evaluations.rows += len(out.pred) * len(data)
         self.evaluations.calls += len(data)
         self.evaluations.asked += len(out.pred) * len(whole)
+        self.evaluations.asked_calls += len(whole)
         return out
 
     def _is_cfg_enabled(self) -> bool:
@@ -192,11 +194,17 @@ class _Run:
     conditions: Conditions = field(default_factory=Conditions)
 
     @cached_property
-    def _generation(self) -> Generation | None:
+    def _steps(self) -> list[int]:
+        """The step of each call."""
+        n = self.num_inference_steps
+        return list(range(n)) if self.loop is None else steps_of(self.loop.scheduler, len(self.loop.timesteps))
+
+    @cached_property
+    def _levels(self) -> list[float] | None:
+        """u_t of each call, if the loop is known."""
         if self.loop is None:
             return None
-        timesteps = self.loop.timesteps
-        return Generation(Family(), self.loop.scheduler, timesteps, timesteps, timesteps.tolist(), first=0, last=0)
+        return list(accumulate((noise_level(self.loop.scheduler, t) for t in self.loop.timesteps.tolist()), min))
 
     def goes_on(self, step: int, num_inference_steps: int, loop: _Loop | None) -> bool:
         """Whether a call belongs to this generation."""
@@ -205,11 +213,11 @@ class _Run:
 
     def called(self, timestep: Any, guidance_scale: float, levelled: bool) -> Call:
         """The call at `step`."""
-        if self._generation is not None:
-            self._generation.last = self.step
-            return self._generation.call(guidance_scale, levelled=levelled)
-        u = float(timestep) / 1000 if levelled else 0.0
-        return Call(self.step, self.num_inference_steps, True, u, guidance_scale)
+        steps, at = self._steps, self.step
+        if at >= len(steps):
+            raise ShapefirstError(f"A generation of {len(steps)} calls of the denoiser has no call {at}, from 0.")
+        u = 0.0 if not levelled else float(timestep) / 1000 if self._levels is None else self._levels[at]
+        return Call(steps[at], steps[-1] + 1, at == 0 or steps[at - 1] < steps[at], u, guidance_scale)
 
 
 def _loop_around(guider: Guider) -> _Loop | None:
