@@ -14,22 +14,36 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
-__all__ = ["Auto", "ShapefirstError", "TextSchedule", "__version__", "guide", "load", "text_until"]
+__all__ = [
+    "Auto",
+    "Guider",
+    "ShapefirstError",
+    "TextSchedule",
+    "__version__",
+    "guide",
+    "load",
+    "text_until",
+    "text_until_callback",
+]
 
 if TYPE_CHECKING:
     from shapefirst.errors import ShapefirstError
     from shapefirst.guidance import guide, text_until
+    from shapefirst.guidance.callback import text_until_callback
+    from shapefirst.guidance.guider import Guider
     from shapefirst.models import load
     from shapefirst.policies.auto import Auto
     from shapefirst.policies.schedule import TextSchedule
 
 _ROOMS = {
     "Auto": "policies.auto",
+    "Guider": "guidance.guider",
     "ShapefirstError": "errors",
     "TextSchedule": "policies.schedule",
     "guide": "guidance",
     "load": "models",
     "text_until": "guidance",
+    "text_until_callback": "guidance.callback",
 }
 
 

@@ -8,6 +8,8 @@ rows            some of the rows of all that a call is given
 timeline        from timesteps to denoising steps
 conditions      whether a generation is still the one that its latest predictions were made in
 branches        which branches a call of the denoiser evaluates
+callback        `text_until` as a callback of the pipeline's own loop, which needs no hook
+guider          a policy as the guider of Modular Diffusers, which needs no hook
 hook            how a block stands before a denoiser, and goes without a trace
 introspection   what has to be found out behind a pipeline's back
 
