@@ -11,11 +11,15 @@ import numpy as np
 import pytest
 import scorers
 import torch
+from commands import one_sentence, shapefirst
+from PIL import Image
 from safetensors.torch import save_file
 from test_studies_trajectory import PROMPTS, Brightness, whole
 
-from shapefirst.errors import ShapefirstError
+from shapefirst.errors import ModelError, ShapefirstError, UnsupportedPipelineError
 from shapefirst.findings.finding import DoesNotApply
+from shapefirst.findings.storage import load_stored
+from shapefirst.models import load
 from shapefirst.models.adapters import add_ip_adapter
 from shapefirst.sampling.loop import generators
 from shapefirst.studies import a6_other_conditions as a6
@@ -341,3 +345,91 @@ def test_other_pipelines_have_no_such_condition(make_pipe, tmp_path, make_subjec
 def test_pictures_are_asked_for(pipe, make_subject):
     with pytest.raises(ShapefirstError, match="say which with --image FILE"):
         a6.STUDY.run(make_subject(pipe, pictures=()), PROMPTS)
+
+
+# --- from the disk --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [*CONTROLLED, *EDITING])
+def test_folders_with_a_picture_load_for_the_study_alone(make_pipe, tmp_path, name):
+    conditioned(make_pipe, name, tmp_path).save_pretrained(tmp_path / "model")
+    pipe = load(tmp_path / "model", device="cpu", conditioned=True)
+    assert type(pipe).__name__ == name
+    assert condition_of(pipe).branches == (3 if name in EDITING else 2)
+    with pytest.raises(UnsupportedPipelineError, match=r"or say `shapefirst study a6`\.$"):
+        load(tmp_path / "model", device="cpu")
+
+
+def test_adapters_that_cannot_be_put_on(make_pipe, tmp_path):
+    pipe = plain(make_pipe, ADAPTED[0])
+    file = adapter(tmp_path, pipe.unet)
+    with pytest.raises(UnsupportedPipelineError, match="has no U-Net"):
+        add_ip_adapter(make_pipe("pixart"), file)
+    with pytest.raises(ModelError, match="There is no IP-Adapter"):
+        add_ip_adapter(pipe, tmp_path / "absent.safetensors")
+    (tmp_path / "adapter.bin").write_bytes(b"x")
+    with pytest.raises(ModelError, match="no safetensors file"):
+        add_ip_adapter(pipe, tmp_path / "adapter.bin")
+    other = over(ADAPTED[0], pipe, unet=copy.deepcopy(pipe.unet))
+    save_file({"lora": torch.zeros(1)}, tmp_path / "lora.safetensors")
+    with pytest.raises(ModelError, match="is no IP-Adapter of this model"):
+        add_ip_adapter(other, tmp_path / "lora.safetensors")
+    (tmp_path / "alone").mkdir()
+    file = file.rename(tmp_path / "alone" / file.name)
+    with pytest.raises(ModelError, match="needs the encoder of its pictures beside it"):
+        add_ip_adapter(pipe, file)
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    return scorers.clip_folder(tmp_path_factory.mktemp("clip"))
+
+
+@pytest.fixture
+def files(tmp_path):
+    made = []
+    for i, picture in enumerate(PICTURES[:2]):
+        made += ["--image", tmp_path / f"{i}.png"]
+        picture.save(made[-1])
+    return made
+
+
+@pytest.mark.usefixtures("sketched")
+def test_the_command_runs_it_on_a_folder(make_pipe, tmp_path, clip, files):
+    conditioned(make_pipe, CONTROLLED[0], tmp_path).save_pretrained(tmp_path / "model")
+    words = ["study", "a6", "--model", tmp_path / "model", "--clip", clip, "--device", "cpu", "--quick"]
+    assert "with --image FILE" in shapefirst(*words, "--out", tmp_path / "out").stderr
+    result = shapefirst(*words, *files, "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.stderr
+    stored = load_stored(tmp_path / "out", "a6")
+    assert len(stored.claims) == 3
+    assert "Other conditions" in (tmp_path / "out" / "report.html").read_text()
+    again = shapefirst(*words, *files, "--out", tmp_path / "out")
+    assert "kept from an earlier run" in again.stderr
+    Image.new("RGB", (16, 16)).save(files[1])
+    other = one_sentence(shapefirst(*words, *files, "--out", tmp_path / "out"))
+    assert "other prompts or pictures" in other
+    refused = one_sentence(shapefirst("study", "a6", "f6", *words[2:], "--out", tmp_path / "both"))
+    assert "is a pipeline with a ControlNet" in refused
+
+
+@pytest.mark.usefixtures("sketched")
+def test_the_command_puts_an_adapter_on(make_pipe, tmp_path, clip, files):
+    pipe = plain(make_pipe, ADAPTED[0])
+    pipe.save_pretrained(tmp_path / "model")
+    file = adapter(tmp_path, pipe.unet)
+    words = ["--model", tmp_path / "model", "--clip", clip, "--device", "cpu", "--quick", "--ip-adapter", file]
+    result = shapefirst("study", "a6", *words, *files, "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.stderr
+    assert "The IP-Adapter's picture" in load_stored(tmp_path / "out", "a6").claims[0].statement
+    assert "is for a6 alone" in one_sentence(shapefirst("study", "all", *words, "--out", tmp_path / "all"))
+    words[-1] = tmp_path / "absent.safetensors"
+    assert "There is no IP-Adapter" in one_sentence(shapefirst("study", "a6", *words, "--out", tmp_path / "absent"))
+
+
+def test_on_pocket_it_does_not_apply(tmp_path, files):
+    result = shapefirst("study", "a6", "--quick", "--device", "cpu", "--out", tmp_path / "out")
+    assert result.exit_code == 0, result.stderr
+    assert "does not apply: This is a StableDiffusionPipeline, which is given no picture" in result.stderr
+    said = one_sentence(shapefirst("study", "f6", *files, "--out", tmp_path / "other"))
+    assert "--image is for a6" in said
