@@ -57,7 +57,7 @@ def fakes(monkeypatch, tmp_path):
     monkeypatch.setattr(studies, "chosen", lambda names: every(["f1", "f4", "a2"] if names == ["all"] else names))
     monkeypatch.setattr("shapefirst.models.loader.POCKET", weights)
     monkeypatch.setattr("shapefirst.models.locate", lambda name: weights)
-    monkeypatch.setattr(commands_study, "load_quietly", lambda *arguments: "the pipeline")
+    monkeypatch.setattr(commands_study, "load_quietly", lambda *arguments, **more: "the pipeline")
     monkeypatch.setattr("shapefirst.images.jobs.cut_text", lambda pipe, text: text[60:])
     monkeypatch.setattr(scores, "alignments_for", lambda name, **scorers: {"judge": (name, scorers)})
     return weights
@@ -149,7 +149,7 @@ def test_finished_studies_are_kept_without_loading_the_model(out, monkeypatch):
     page = (out / "report.html").read_bytes()
     (out / "report.html").unlink()
 
-    def must_not(*_):
+    def must_not(*_, **__):
         raise AssertionError
 
     with monkeypatch.context() as patch:

@@ -272,7 +272,7 @@ def test_the_same_setting_is_no_mismatch_whatever_machine_version_time_and_comma
         ({"guidance_scale": 2.0}, "guidance scale 2.0 instead of 7.5"),
         ({"sampler": "dpm"}, "sampler dpm instead of ddim"),
         ({"count": 64}, "number of prompts 64 instead of 4"),
-        ({"prompts": "other"}, "other prompts"),
+        ({"prompts": "other"}, "other prompts or pictures"),
         ({"seed": 0, "steps": 10}, "seed 0 instead of 7, steps 10 instead of 50"),
         ({"count": 64, "prompts": "other"}, "number of prompts 64 instead of 4"),
     ],

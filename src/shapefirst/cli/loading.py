@@ -29,14 +29,16 @@ def obtained(model: str, dtype: str | None = None, device: str | None = None) ->
     return find(model, kind)
 
 
-def load_quietly(model: str, sampler: str | None, device: str | None = None, dtype: str | None = None) -> Any:
+def load_quietly(
+    model: str, sampler: str | None, device: str | None = None, dtype: str | None = None, *, conditioned: bool = False
+) -> Any:
     """The pipeline (see ``models.load``), after ``quiet_libraries``."""
     obtained(model, dtype, device)
     with terminal.working(f"Loading {model}"):
         quiet_libraries()
         from shapefirst.models import load
 
-        pipe = load(model, sampler=sampler, device=device, dtype=dtype)
+        pipe = load(model, sampler=sampler, device=device, dtype=dtype, conditioned=conditioned)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

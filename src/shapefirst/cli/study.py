@@ -32,6 +32,7 @@ from shapefirst.cli.options import (
 from shapefirst.errors import ShapefirstError
 
 if TYPE_CHECKING:
+    from shapefirst.findings.finding import Study
     from shapefirst.findings.storage import Stored, StudySetting
     from shapefirst.prompts import Prompt
     from shapefirst.studies.runner import Plan, Task
@@ -63,6 +64,14 @@ class StudyOptions:
     ] = None
     pairs_file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Pairs of prompts, two a line with a tab between.")
+    ] = None
+    image: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="A picture to give to the model beside the prompt, for a6; several in turn."),
+    ] = None
+    ip_adapter: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="An IP-Adapter to put on the model for a6; beside its image_encoder."),
     ] = None
     prompts: Annotated[
         int | None,
@@ -112,6 +121,7 @@ class StudyOptions:
         """Raise ShapefirstError unless the numbers are in range, the packages there and the folder writable."""
         from shapefirst.files import check_writable
         from shapefirst.models import sampler_info
+        from shapefirst.models.adapters import check_ip_adapter
 
         if self.prompts is not None and self.prompts < 2:
             raise ShapefirstError(
@@ -129,6 +139,8 @@ class StudyOptions:
             )
         if self.sampler is not None:
             sampler_info(self.sampler)
+        if self.ip_adapter is not None:
+            check_ip_adapter(self.ip_adapter)
         if self.batch_size is not None and self.batch_size < 1:
             raise ShapefirstError(f"--batch-size must be at least 1, not {self.batch_size}.")
         check_writable(self.out)
@@ -143,7 +155,7 @@ class StudyOptions:
         place = obtained(self.model, self.dtype, self.device)
         return StudySetting(
             model=self.model,
-            fingerprint=fingerprint(place, {**self.scorers, "dtype": self.dtype}),
+            fingerprint=fingerprint(place, {**self.scorers, "dtype": self.dtype}, self.ip_adapter),
             version=__version__,
             seed=self.seed,
             steps=self.number_of_steps,
@@ -176,6 +188,7 @@ def study(
       shapefirst study all --quick
       shapefirst study f4 f5 --prompts 128
       shapefirst study all --model sd15 --prompts-file prompts.txt --out out/sd15
+      shapefirst study a6 --model instruct-pix2pix/ --image portrait.png --image street.png --out out/a6
     """
     from shapefirst.files import LOCK, locked
     from shapefirst.models import locate
@@ -187,7 +200,7 @@ def study(
         _list(wanted)
         return
     asked.check()
-    given = source(asked.prompts_file, asked.pairs_file, asked.seed)
+    given = source(asked.prompts_file, asked.pairs_file, asked.seed, asked.image or ())
     locate(asked.model)  # or say at once that there is no such model
     if missing := [name for name in MODULES if find_spec(name) is None]:
         raise ShapefirstError(f"Studies need {' and '.join(missing)}: pip install 'shapefirst[studies]'.")
@@ -201,6 +214,7 @@ def study(
             from shapefirst.studies.runner import make_plan, make_tasks
 
             studies = [find(name) for name in wanted]
+        _check_pictured(asked, studies)
         check_scores(named_models(asked.score))
         repeated = partial(command_line, context, without=NOT_REPEATED)
         tasks = make_tasks(studies, given, asked.setting(), asked.prompts, lambda name: repeated(("study", name)))
@@ -208,7 +222,7 @@ def study(
         unjudged = next((p for p in given.prompts if not can_judge(p)), None)
         _remark(tasks, plan, given, asked, unjudged)
         if plan.tasks:
-            _run(plan, asked, judge=unjudged is None)
+            _run(plan, asked, given, judge=unjudged is None)
         page = write_report(asked.out)
         _results([found for name in wanted if (found := load_stored(asked.out, name)) is not None])
     terminal.line(f"Report: {page}")
@@ -228,16 +242,28 @@ def report(
     terminal.line(f"Report: {write_report(folder)}")
 
 
-def _run(plan: Plan, asked: StudyOptions, *, judge: bool) -> None:
+def _check_pictured(asked: StudyOptions, studies: Sequence[Study]) -> None:
+    """Raise ShapefirstError for a picture that no study looks at, and for an adapter that some cannot do with."""
+    if asked.image and not any(study.pictured for study in studies):
+        raise ShapefirstError("--image is for a6, which gives the model a picture beside the prompt: leave it out.")
+    if asked.ip_adapter is not None and not all(study.pictured for study in studies):
+        raise ShapefirstError("--ip-adapter is for a6 alone, as a model with one insists on a picture: say `study a6`.")
+
+
+def _run(plan: Plan, asked: StudyOptions, given: Source, *, judge: bool) -> None:
     from shapefirst.measure.scores import alignments_for
     from shapefirst.models import is_pocket
+    from shapefirst.models.adapters import add_ip_adapter
     from shapefirst.prompts import Pair
     from shapefirst.report import write_report
     from shapefirst.studies.runner import run
     from shapefirst.studies.subject import Subject
 
     setting = plan.tasks[0].setting
-    pipe = load_quietly(asked.model, setting.sampler, asked.device, asked.dtype)
+    pictured = all(task.study.pictured for task in plan.tasks)
+    pipe = load_quietly(asked.model, setting.sampler, asked.device, asked.dtype, conditioned=pictured)
+    if asked.ip_adapter is not None:
+        add_ip_adapter(pipe, asked.ip_adapter)
     used = [item for task in plan.tasks for item in task.items]
     warn_of_cuts(
         pipe, {p.text for item in used for p in ((item.source, item.target) if isinstance(item, Pair) else (item,))}
@@ -255,6 +281,7 @@ def _run(plan: Plan, asked: StudyOptions, *, judge: bool) -> None:
         asked.batch_size or (POCKET_BATCH if is_pocket(asked.model) else BATCH),
         clip=asked.clip,
         scoring_device=asked.device,
+        pictures=given.pictures,
     )
     with terminal.progress(f"{len(plan.tasks)} studies", total=sum(task.cost for task in plan.tasks)) as progress:
         run(

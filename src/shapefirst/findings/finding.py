@@ -151,9 +151,11 @@ class Study(Question):
         quick: Number with ``--quick``.
         cost: About what ``count`` of them take, in images of 50 guided steps: its part of the progress bar, no more.
         run: (subject, prompts or pairs) -> Finding; raises ``DoesNotApply``.
+        pictured: Whether it gives the model a picture beside the prompt, and so runs on models that insist on one.
     """
 
     count: int
     quick: int
     run: Callable[[Any, Sequence[Any]], Finding] = field(repr=False)
     cost: float = 100
+    pictured: bool = False

@@ -20,6 +20,7 @@ STUDIES: Final[dict[str, str]] = {
     "a3": "a3_words_or_eos",
     "a4": "a4_key_or_value",
     "a5": "a5_maps_of_keys",
+    "a6": "a6_other_conditions",
     "a7": "a7_switched_maps",
     "x1": "x1_conditions",
     "x2": "x2_policies",

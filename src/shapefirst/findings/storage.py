@@ -59,7 +59,7 @@ class StudySetting:
         sampler: Its name.
         quick: Whether it was the short run.
         count: Number of prompts or pairs.
-        prompts: Digest of them.
+        prompts: Digest of them, and of the pictures that go with them.
         command: Repeats the study.
         machine: What it ran on, in words.
         seconds: How long it took.
@@ -225,7 +225,7 @@ def mismatch(stored: StudySetting, wanted: StudySetting) -> str:
     if stored.model == wanted.model and stored.fingerprint != wanted.fingerprint:
         differences.append("other weights of the same model")
     if stored.count == wanted.count and stored.prompts != wanted.prompts:
-        differences.append("other prompts")
+        differences.append("other prompts or pictures")
     return ", ".join(differences)
 
 

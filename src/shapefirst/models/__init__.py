@@ -13,6 +13,7 @@ tasks          what a folder or file is that is no text-to-image pipeline
 single_file    a whole model in one .safetensors file
 loader         all of these put together
 scoring        transformers models that score images
+adapters       IP-Adapters, put on a pipeline
 
 It imports ``families``, ``prompts``, ``files`` and errors. A model gets a name by an entry in ``catalogue.MODELS``, a
 sampler by one in ``catalogue.SAMPLERS``. Only safetensors are read, and nothing is downloaded unless the name is a hub

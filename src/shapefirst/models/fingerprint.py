@@ -13,18 +13,18 @@ __all__ = ["fingerprint"]
 END: Final = 2**20  # bytes
 
 
-def fingerprint(place: Path | None, also: Mapping[str, str | None]) -> str:
-    """Twelve hex digits that tell the weights in a model's folder or file from others; "+" and what else tells results
-    apart, where it was named: the models that score, the number format.
+def fingerprint(place: Path | None, also: Mapping[str, str | None], adapter: Path | None = None) -> str:
+    """Twelve hex digits that tell the weights in a model's folder or file, and in the ``adapter`` that was put on it,
+    from others; "+" and what else tells results apart, where it was named: the models that score, the number format.
 
     A sha256 over names, sizes and the first and last MiB of the safetensors files: weights that were trained differ
     everywhere, and reading all of several GB would take longer than a quick study.
     """
     seen = hashlib.sha256()
-    files = []
-    if place is not None:
-        inside = sorted(place.rglob("*.safetensors")) if place.is_dir() else [place]
-        files = [(file.relative_to(place) if place.is_dir() else Path(file.name), file) for file in inside]
+    files: list[tuple[Path, Path]] = []
+    for whole in (one for one in (place, adapter) if one is not None):
+        inside = sorted(whole.rglob("*.safetensors")) if whole.is_dir() else [whole]
+        files += [(file.relative_to(whole) if whole.is_dir() else Path(file.name), file) for file in inside]
     for name, file in files:
         size = file.stat().st_size
         seen.update(f"{name.as_posix()}\0{size}\0".encode())

@@ -18,7 +18,7 @@ from shapefirst.models.hub import cached, download, is_hub_id, wanted_files
 from shapefirst.models.machine import find_device
 from shapefirst.models.quiet import in_format, quietly
 from shapefirst.models.single_file import load_checkpoint, read_checkpoint
-from shapefirst.models.tasks import check_class, check_inputs, refuse_folder
+from shapefirst.models.tasks import CONDITIONED, check_class, check_inputs, refuse_folder
 from shapefirst.prompts.tokens import ENDLESS
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ def load(
     device: str | torch.device | None = None,
     dtype: str | torch.dtype | None = None,
     sampler: str | None = None,
+    conditioned: bool = False,
 ) -> Any:
     """A diffusers pipeline, ready to be called.
 
@@ -57,6 +58,7 @@ def load(
             on the disk in any of them is not downloaded again.
         sampler: A name in `SAMPLERS`, built from the model's own scheduler configuration. By default DDIM, or Euler
             for a model that was trained by flow matching.
+        conditioned: Take folders of pipelines that are given a picture beside the prompt, too (`tasks.CONDITIONED`).
 
     Returns:
         The pipeline, without a safety checker; on a CPU its U-Net is laid out channels-last.
@@ -80,7 +82,7 @@ def load(
             pipe = load_checkpoint(checkpoint, getattr(torch, kind))
             noise = checkpoint.scheduler
         else:
-            pipe, noise = _from_folder(folder, name, kind), {}
+            pipe, noise = _from_folder(folder, name, kind, conditioned), {}
         config = {**pipe.scheduler.config, **noise}
         config["_use_default_values"] = [one for one in config.get("_use_default_values", ()) if one not in noise]
         pipe.scheduler = make_sampler(sampler or default_sampler(config), config)
@@ -231,13 +233,16 @@ def _scheduler_config(place: Path) -> Any:
     return read_json(file) if file.is_file() else {}
 
 
-def _from_folder(folder: Path, name: str, dtype: str) -> Any:
+def _from_folder(folder: Path, name: str, dtype: str, conditioned: bool) -> Any:
     if not (folder / "model_index.json").is_file():
         refuse_folder(folder)
     index = read_index(folder)
-    check_class(index, name)
+    with_picture = conditioned and index["_class_name"] in CONDITIONED
+    if not with_picture:
+        check_class(index, name)
     variants = checked(folder, index, VARIANTS[dtype])
-    check_inputs(index, folder, name)
+    if not with_picture:
+        check_inputs(index, folder, name)
 
     import diffusers
     import torch

@@ -12,7 +12,15 @@ from shapefirst.errors import ModelError, UnsupportedPipelineError, shortened
 from shapefirst.models.disk import read_json
 from shapefirst.models.quiet import quietly
 
-__all__ = ["check_class", "check_inputs", "refuse_file", "refuse_folder"]
+__all__ = ["CONDITIONED", "check_class", "check_inputs", "refuse_file", "refuse_folder"]
+
+#: Pipelines that are given a picture beside the prompt, which studies of that picture run all the same.
+CONDITIONED: Final = (
+    "StableDiffusionControlNetPipeline",
+    "StableDiffusionXLControlNetPipeline",
+    "StableDiffusionInstructPix2PixPipeline",
+    "StableDiffusionXLInstructPix2PixPipeline",
+)
 
 _GUIDE: Final = "build it with diffusers and run its calls within shapefirst.guide(pipe, ...)"
 _CONTROLNET: Final = (
@@ -110,8 +118,10 @@ def check_class(index: Mapping[str, Any], name: str) -> type:
             parameters = inspect.signature(pipeline_class.__call__).parameters
             kinds += [what for parameter, what in _PARAMETERS.items() if parameter in parameters]
         if kinds:
+            study = ", or say `shapefirst study a6`" if class_name in CONDITIONED else ""
             raise UnsupportedPipelineError(
-                f"{name} is {kinds[0]} ({class_name}), which does not make an image from a prompt alone: {_GUIDE}."
+                f"{name} is {kinds[0]} ({class_name}), which does not make an image from a prompt alone: "
+                f"{_GUIDE}{study}."
             )
         from shapefirst.families import UNKNOWN, family_of_class
 

@@ -66,7 +66,8 @@ def make_tasks(
     for study in studies:
         wanted = count or (study.quick if common.quick else study.count)
         items = given.draw(study.needs, wanted)
-        setting = replace(common, count=len(items), prompts=digest(items), command=command(study.name))
+        told = digest(items, given.pictures if study.pictured else ())
+        setting = replace(common, count=len(items), prompts=told, command=command(study.name))
         tasks.append(Task(study, items, setting, wanted))
     return tasks
 

@@ -1,4 +1,4 @@
-"""Which prompts and pairs the studies are given: pocket's vocabulary, or a file's.
+"""Which prompts and pairs the studies are given: pocket's vocabulary, or a file's; and which pictures go with them.
 
 Prompt i of one study is prompt i of every other, and has the same seed there: so their images can be compared.
 """
@@ -11,11 +11,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
-from typing import Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
 from shapefirst.errors import ShapefirstError
+from shapefirst.measure.rgb import read_rgb
 from shapefirst.prompts import Pair, Prompt, as_lines, every_phrase, make_pairs, parse_prompts, read_pairs, read_prompts
 from shapefirst.prompts.prompt import COLOUR_WORDS, TEXTURE_WORDS
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 __all__ = ["Source", "digest", "source"]
 
@@ -35,12 +39,14 @@ class Source:
         prompts: All of them, each text once, shuffled.
         pairs: All pairs, shuffled, or () where they are made of the prompts.
         seed: Of the draws.
+        pictures: RGB, for studies that give the model one beside the prompt; in turn, if there are fewer.
     """
 
     name: str
     prompts: tuple[Prompt, ...]
     pairs: tuple[Pair, ...] = ()
     seed: int = 0
+    pictures: tuple[Image.Image, ...] = ()
 
     def draw(self, needs: Literal["prompts", "pairs"], count: int) -> list[Prompt] | list[Pair]:
         """At most ``count`` prompts or pairs; fewer are the first of more.
@@ -63,16 +69,20 @@ class Source:
         return _mixed(make_pairs(pool, max(count, len(pool)), self.seed), self.seed, _kind_of_target)
 
 
-def source(prompts_file: Path | None = None, pairs_file: Path | None = None, seed: int = 0) -> Source:
+def source(
+    prompts_file: Path | None = None, pairs_file: Path | None = None, seed: int = 0, picture_files: Sequence[Path] = ()
+) -> Source:
     """The prompts of a file, or every attribute with every noun of pocket's vocabulary, which are ordinary words.
 
     Args:
         prompts_file: One prompt a line; pairs are made of them.
         pairs_file: Two prompts a line with a tab between; the prompts are those of the pairs.
         seed: Of the order.
+        picture_files: As `measure.rgb` reads them.
 
     Raises:
-        ShapefirstError: Both files are given, or one that cannot be read or holds fewer than two.
+        ShapefirstError: Both files are given, or one that cannot be read or holds fewer than two; or a picture that
+            cannot be read.
     """
     if prompts_file is not None and pairs_file is not None:
         raise ShapefirstError("Give --prompts-file or --pairs-file, not both: prompts are taken from the pairs too.")
@@ -95,12 +105,16 @@ def source(prompts_file: Path | None = None, pairs_file: Path | None = None, see
             f"There is only one prompt in {name}, and studies need at least {FEWEST}: for intervals, and for pairs."
         )
     by_kind = _mixed(unique, seed, lambda prompt: prompt.source)
-    return Source(name, tuple(by_kind), tuple(_mixed(pairs, seed, _kind_of_target)), seed)
+    pictures = tuple(map(read_rgb, picture_files))
+    return Source(name, tuple(by_kind), tuple(_mixed(pairs, seed, _kind_of_target)), seed, pictures)
 
 
-def digest(items: Sequence[Prompt] | Sequence[Pair]) -> str:
-    """Tells these prompts from others, in short."""
-    return hashlib.sha256(as_lines(items).encode()).hexdigest()[:12]
+def digest(items: Sequence[Prompt] | Sequence[Pair], pictures: Sequence[Image.Image] = ()) -> str:
+    """Tells these prompts, and the pictures that go with them, from others, in short."""
+    seen = hashlib.sha256(as_lines(items).encode())
+    for one in pictures:
+        seen.update(f"{one.size}".encode() + one.tobytes())
+    return seen.hexdigest()[:12]
 
 
 def _mixed(items: Sequence[T], seed: int, kind: Callable[[T], str]) -> list[T]:

@@ -74,6 +74,7 @@ class Subject:
         batch_size: Images at a time.
         clip: Id or folder of the CLIP that images are compared with each other by; None for the model's usual one.
         scoring_device: Of the models that score images; None for the best there is.
+        pictures: RGB, for studies that give the model one beside the prompt.
         meter: Counts evaluations.
     """
 
@@ -87,6 +88,7 @@ class Subject:
     batch_size: int = 32
     clip: str | None = None
     scoring_device: str | None = None
+    pictures: Sequence[Image.Image] = ()
     meter: Meter = field(default_factory=Meter)
 
     @property
