@@ -19,8 +19,8 @@ from tiny import PIPELINES, STEPS, Tiny
 
 from shapefirst.errors import UnsupportedPipelineError
 from shapefirst.families import family_of
+from shapefirst.families.noise import levels
 from shapefirst.guidance.blocks import guide, text_until
-from shapefirst.guidance.timeline import levels_of
 
 GUIDED = {0, 1, 3}
 
@@ -169,7 +169,7 @@ def _swap_conditions(row: Tiny, calls: Calls, k: int) -> Any:
 @contextmanager
 def extrapolated(row: Tiny, guided: set[int]) -> Iterator[None]:
     """Within the block each of the stock call's calls is a line through its last two guided steps in the others."""
-    family, scheduler = family_of(row.pipe), row.pipe.scheduler
+    scheduler = row.pipe.scheduler
     seen: dict[Any, dict[float, list[torch.Tensor]]] = defaultdict(dict)
     began: dict[Any, int] = {}
     with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
@@ -177,9 +177,9 @@ def extrapolated(row: Tiny, guided: set[int]) -> Iterator[None]:
 
         def hook(module: Any, _: Any, out: Any) -> Any:
             step, place = calls.next()
-            levels = levels_of(family, scheduler, scheduler.timesteps.tolist())
+            all_levels = levels(scheduler, scheduler.timesteps.tolist())
             first_step = len(scheduler.timesteps) - STEPS if len(scheduler.timesteps) > STEPS else 0
-            u, known = levels[step + first_step], seen[module, place]
+            u, known = all_levels[step + first_step], seen[module, place]
             first = began.setdefault((module, place), step)
             if step in guided or (first and len(known) < 2):  # what begins later learns first
                 known[u] = []

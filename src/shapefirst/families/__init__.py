@@ -38,8 +38,8 @@ FAMILIES: Final[dict[str, Family]] = {
         CogVideoXImageToVideoPipeline CogVideoXPipeline CogVideoXVideoToVideoPipeline CogView3PlusPipeline
         EasyAnimateInpaintPipeline EasyAnimatePipeline ErnieImagePipeline HiDreamImagePipeline
         HunyuanDiTControlNetPipeline HunyuanDiTPipeline I2VGenXLPipeline IFPipeline Kandinsky3Pipeline KandinskyPipeline
-        KolorsImg2ImgPipeline KolorsPipeline LTX2ImageToVideoPipeline LTX2Pipeline LTXConditionPipeline LTXImageToVideoPipeline LTXPipeline
-        LattePipeline MochiPipeline PIAPipeline PRXPipeline SanaControlNetPipeline SanaImageToVideoPipeline SanaPipeline
+        KolorsImg2ImgPipeline KolorsPipeline LTX2ImageToVideoPipeline LTX2Pipeline LTXConditionPipeline
+        LTXImageToVideoPipeline LTXPipeline LattePipeline MochiPipeline PIAPipeline PRXPipeline SanaControlNetPipeline SanaImageToVideoPipeline SanaPipeline
         SanaVideoPipeline StableAudio3Pipeline StableAudioPipeline StableDiffusion3ControlNetInpaintingPipeline
         StableDiffusion3ControlNetPipeline StableDiffusion3Img2ImgPipeline StableDiffusion3InpaintPipeline
         StableDiffusionAdapterPipeline StableDiffusionControlNetImg2ImgPipeline StableDiffusionControlNetInpaintPipeline

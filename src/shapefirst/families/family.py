@@ -15,7 +15,6 @@ import torch
 from shapefirst.errors import UnsupportedPipelineError
 from shapefirst.families.arguments import ROWED, SHARED
 from shapefirst.families.embeddings import Embeddings
-from shapefirst.families.noise import noise_level
 
 __all__ = ["Family", "Way"]
 
@@ -107,7 +106,3 @@ class Family:
         finally:
             vae.to(dtype)
         return pixels
-
-    def noise_level(self, scheduler: Any, t: Any) -> float:
-        """u_t of `families.noise` at a timestep as the denoiser is given it."""
-        return noise_level(scheduler, t)

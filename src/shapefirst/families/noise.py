@@ -1,79 +1,164 @@
-"""How much noise there is at a timestep, as each kind of scheduler tells it: alpha_t, sigma_t, and
+"""How much noise there is along a run, as each kind of scheduler tells it: alpha_t, sigma_t, and the variable
 
-    u_t = log(1 + sigma_t / alpha_t),           alpha_t = sqrt(abar_t), sigma_t = sqrt(1 - abar_t)
+    u_t = log(1 + sigma_t / alpha_t),           or sigma_t where the model follows a flow
 
-the variable in which predictions are extrapolated. Where a schedule has no signal at all (zero terminal SNR), alpha_t
-is taken for the least that diffusers itself puts in its place. A scheduler whose timesteps are no places in a table of
-abar tells its sigmas: EDM's are sigma_t / alpha_t, and flow sigmas have alpha_t = 1 - sigma_t. Models of flow matching
-schedulers predict a derivative by their own sigma_t, and take that for u_t.
+in which predictions are extrapolated. It falls along every run, and never rises.
+
+    alpha_t                 sigma_t                 told by
+    sqrt(abar_t)            sqrt(1 - abar_t)        a table of abar (DDIM, DDPM, PNDM, LCM), or a formula (Wuerstchen)
+    1 / sqrt(1 + s^2)       s alpha_t               the run's own sigmas s (Euler, Heun, DPM-Solver, UniPC, EDM)
+    1 - s                   s                       those of a flow (FlowMatch, and solvers with flow sigmas)
+    cos(angle)              sin(angle)              timesteps that are angles (IPNDM, SCM)
+
+A run's sigmas are looked up by position, since a timestep may be rounded, or be anything. Where they cannot be (a loop
+of one's own has a list of its own), the timestep's value tells. Where a schedule has no signal at all (zero terminal
+SNR), alpha_t is taken for the least that diffusers itself puts in its place. Models of flows predict a derivative by
+sigma_t, and take that for u_t. A scheduler of which nothing can be told has evenly falling levels.
 """
 
 from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Sequence
 from functools import lru_cache
+from itertools import accumulate
 from typing import Any, Final
 
 import torch
 
 from shapefirst.errors import UnsupportedPipelineError
 
-__all__ = ["noise_level", "noise_to_signal", "scales"]
+__all__ = ["levels", "noise_to_signal", "scales"]
 
 #: diffusers' floor of alpha_T in the schedulers that divide by it (Euler's and DPM-Solver's rescale_betas_zero_snr).
 LEAST_ALPHA: Final = 2.0**-12
 
+#: Levels are one place where they differ by less than this share.
+SAME: Final = 1e-4
+
+#: Schedulers whose timesteps are angles, in these units.
+_ANGLES: Final = {"IPNDMScheduler": math.pi / 2, "CosineDPMSolverMultistepScheduler": math.pi / 2, "SCMScheduler": 1.0}
+
+
+def levels(scheduler: Any, timesteps: Sequence[float]) -> list[float]:
+    """u_t, see the module, of each timestep of a run: the scheduler's list or a part of it.
+
+    It never rises, also where rounded timesteps do; along an inversion (DDIMInverse) it never falls. Places that only
+    rounding tells apart (KDPM2's second call and the next step's first) are one, since slopes are divided by distances.
+    """
+    known = _along(scheduler, timesteps)
+    if known is None:
+        return [1 - place / len(timesteps) for place in range(len(timesteps))]
+    u = [s for _, s in known] if _follows_flow(scheduler) else [math.log1p(_ratio(a, s)) for a, s in known]
+    sign = 1 if u[0] >= u[-1] else -1
+
+    def further(last: float, level: float) -> float:
+        return level if sign * (last - level) > SAME * last else last
+
+    return list(accumulate(u, further))
+
 
 def scales(scheduler: Any, t: float) -> tuple[float, float]:
-    """alpha_t = sqrt(abar_t) and sigma_t = sqrt(1 - abar_t), or what the scheduler's sigmas say in their place.
-
-    Between whole timesteps sigma / alpha is interpolated linearly, as diffusers' Euler and Heun do.
+    """alpha_t and sigma_t at a timestep, see the module.
 
     Raises:
-        UnsupportedPipelineError: The timestep is looked up among the scheduler's own, and is not one of them.
+        UnsupportedPipelineError: The scheduler does not tell them.
     """
-    if _matches_flow(scheduler) or _setting(scheduler, "use_flow_sigmas"):
-        sigma = t / scheduler.config.num_train_timesteps if _matches_flow(scheduler) else _listed_sigma(scheduler, t)
-        return 1 - sigma, sigma
-    if not hasattr(scheduler, "alphas_cumprod") or _is_continuous(scheduler):
-        return _of_ratio(_listed_sigma(scheduler, t))
-    abar = scheduler.alphas_cumprod.cpu()
-    below, above = math.floor(t), math.ceil(t)
-    if below == above:
-        return math.sqrt(abar[below]), math.sqrt(1 - abar[below])
-    low, high = (math.sqrt((1 - abar[i]) / max(abar[i], LEAST_ALPHA**2)) for i in (below, above))
-    return _of_ratio(low + (t - below) * (high - low))
-
-
-def noise_level(scheduler: Any, t: Any) -> float:
-    """u_t, see the module. Raises UnsupportedPipelineError as `scales`."""
-    at = float(torch.as_tensor(t).flatten()[0])
-    if _matches_flow(scheduler):
-        return at / scheduler.config.num_train_timesteps
-    return math.log1p(noise_to_signal(scheduler, at))
+    known = _along(scheduler, [t])
+    if known is None:
+        raise UnsupportedPipelineError(
+            f"The timestep {t:g} is not in the list of this {type(scheduler).__name__}, which alone tells its noise: "
+            "call set_timesteps() of the pipeline's own scheduler."
+        )
+    return known[0]
 
 
 def noise_to_signal(scheduler: Any, t: float) -> float:
     """sigma_t / alpha_t, finite also where there is no signal. Raises UnsupportedPipelineError as `scales`."""
-    a, s = scales(scheduler, t)
-    return s / max(a, LEAST_ALPHA)
+    return _ratio(*scales(scheduler, t))
 
 
-def _matches_flow(scheduler: Any) -> bool:
-    """Whether it is a solver for models trained by flow matching, whose timesteps are N sigma."""
-    return not hasattr(scheduler, "alphas_cumprod") and _setting(scheduler, "sigma_data") is None
+def _along(scheduler: Any, timesteps: Sequence[float]) -> list[tuple[float, float]] | None:
+    """alpha and sigma at each timestep; None if they cannot be told of all."""
+    listed, count = _listed(scheduler), len(timesteps)
+    if listed is not None:
+        whole = scheduler.timesteps.tolist()
+        for start in range(len(whole) - count + 1):
+            if whole[start : start + count] == list(timesteps):
+                return listed[start : start + count]
+    return _by_value(scheduler, timesteps) if all(map(math.isfinite, timesteps)) else None
+
+
+def _listed(scheduler: Any) -> list[tuple[float, float]] | None:
+    """alpha and sigma beside each entry of the scheduler's list, if its sigmas stand beside them."""
+    sigmas, timesteps = (getattr(scheduler, name, None) for name in ("sigmas", "timesteps"))
+    if not (isinstance(sigmas, torch.Tensor) and isinstance(timesteps, torch.Tensor)) or _has_midpoints(scheduler):
+        return None
+    if len(timesteps) == 0 or len(sigmas) - len(timesteps) not in (0, 1):
+        return None
+    inverts = _setting(scheduler, "invert_sigmas")  # Mochi's
+    run = [1 - sigma if inverts else sigma for sigma in sigmas.tolist()[: len(timesteps)]]
+    if run[0] < run[-1]:  # until set_timesteps() the table stands there, the other way round
+        return None
+    return [(1 - sigma, sigma) if _follows_flow(scheduler) else _of_ratio(sigma) for sigma in run]
+
+
+def _by_value(scheduler: Any, timesteps: Sequence[float]) -> list[tuple[float, float]] | None:
+    """alpha and sigma as timesteps tell them by their value, if they do.
+
+    Between whole timesteps sigma / alpha is interpolated linearly, as diffusers' Euler and Heun do.
+    """
+    if _follows_flow(scheduler):
+        n = scheduler.config.get("num_train_timesteps")
+        if n is None or not all(0 <= t <= n for t in timesteps):
+            return None
+        sigmas = [1 - t / n if _setting(scheduler, "invert_sigmas") else t / n for t in timesteps]
+        return [(1 - sigma, sigma) for sigma in sigmas]
+    if unit := next((_ANGLES[base.__name__] for base in type(scheduler).__mro__ if base.__name__ in _ANGLES), None):
+        return [(max(math.cos(unit * t), 0.0), math.sin(unit * t)) for t in timesteps]
+    if hasattr(scheduler, "_alpha_cumprod"):  # Wuerstchen's
+        return [_of_abar(float(abar)) for abar in scheduler._alpha_cumprod(torch.tensor(timesteps), "cpu")]
+    if not hasattr(scheduler, "alphas_cumprod") or _setting(scheduler, "timestep_type") == "continuous":
+        return None
+    table = scheduler.alphas_cumprod.tolist()
+    return [_in_table(table, min(max(t, 0), len(table) - 1)) for t in timesteps]
+
+
+def _in_table(table: Sequence[float], t: float) -> tuple[float, float]:
+    below, above = math.floor(t), math.ceil(t)
+    if below == above:
+        return _of_abar(table[below])
+    low, high = (_ratio(*_of_abar(table[place])) for place in (below, above))
+    return _of_ratio(low + (t - below) * (high - low))
+
+
+def _follows_flow(scheduler: Any) -> bool:
+    """Whether its sigmas are those of a flow."""
+    if hasattr(scheduler, "alphas_cumprod") or not hasattr(scheduler, "sigmas"):
+        return bool(_setting(scheduler, "use_flow_sigmas"))
+    return "sigma_max" not in _settings_of(
+        scheduler.__class__
+    )  # which EDM's and the other variance-exploding ones have
+
+
+def _has_midpoints(scheduler: Any) -> bool:
+    """Whether a step's second call is half-way to the next step, where the list of sigmas has another entry."""
+    return hasattr(scheduler, "sigmas_interpol") or hasattr(scheduler, "mid_point_sigma")
+
+
+def _of_abar(abar: float) -> tuple[float, float]:
+    return math.sqrt(abar), math.sqrt(1 - abar)
 
 
 def _of_ratio(ratio: float) -> tuple[float, float]:
     """alpha and sigma of a sigma / alpha."""
-    a = 1 / math.sqrt(1 + ratio**2)
-    return a, ratio * a
+    a = 1 / math.sqrt(1 + min(ratio, 1 / LEAST_ALPHA) ** 2)
+    return a, min(ratio, 1 / LEAST_ALPHA) * a
 
 
-def _is_continuous(scheduler: Any) -> bool:
-    """Whether timesteps are log(sigma) / 4, as diffusers' Euler has them for EDM's models."""
-    return _setting(scheduler, "timestep_type") == "continuous" and scheduler.config.prediction_type == "v_prediction"
+def _ratio(a: float, s: float) -> float:
+    return s / max(a, LEAST_ALPHA)
 
 
 def _setting(scheduler: Any, name: str) -> Any:
@@ -84,14 +169,3 @@ def _setting(scheduler: Any, name: str) -> Any:
 @lru_cache(maxsize=64)
 def _settings_of(scheduler_class: type) -> frozenset[str]:
     return frozenset(inspect.signature(scheduler_class).parameters)
-
-
-def _listed_sigma(scheduler: Any, t: float) -> float:
-    """What stands in the scheduler's list of sigmas beside a timestep."""
-    values = scheduler.timesteps.tolist()
-    if t not in values:
-        raise UnsupportedPipelineError(
-            f"The timestep {t:g} is not in the list of this {type(scheduler).__name__}, which alone tells its noise: "
-            "call set_timesteps() of the pipeline's own scheduler."
-        )
-    return float(scheduler.sigmas[values.index(t)])

@@ -15,7 +15,6 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import accumulate
 from typing import Any, Final
 
 import torch
@@ -23,7 +22,7 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.guiders import BaseGuidance, ClassifierFreeGuidance
 
 from shapefirst.errors import ShapefirstError
-from shapefirst.families.noise import noise_level
+from shapefirst.families.noise import levels
 from shapefirst.guidance.conditions import Conditions
 from shapefirst.guidance.counting import Evaluations
 from shapefirst.guidance.follow import Call, Follower
@@ -204,7 +203,7 @@ class _Run:
         """u_t of each call, if the loop is known."""
         if self.loop is None:
             return None
-        return list(accumulate((noise_level(self.loop.scheduler, t) for t in self.loop.timesteps.tolist()), min))
+        return levels(self.loop.scheduler, self.loop.timesteps.tolist())
 
     def goes_on(self, step: int, num_inference_steps: int, loop: _Loop | None) -> bool:
         """Whether a call belongs to this generation."""

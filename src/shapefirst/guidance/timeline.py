@@ -20,18 +20,19 @@ Steps are those that run. A pipeline may start late in its scheduler's list (ima
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from typing import Any, Final
 
 import torch
 
 from shapefirst.errors import UnsupportedPipelineError
 from shapefirst.families import Family, family_of
+from shapefirst.families.noise import levels
 from shapefirst.guidance.follow import Call
 from shapefirst.guidance.introspection import Loop, Running, list_behind, place_in_memory, share_memory
 
@@ -71,8 +72,8 @@ class Generation:
 
     @cached_property
     def levels(self) -> list[float]:
-        """u_t of each of `values`."""
-        return levels_of(self.family, self.scheduler, self.values)
+        """u_t (see `families.noise`) of each of `values`."""
+        return levels(self.scheduler, self.values)
 
     @property
     def step(self) -> int:
@@ -88,10 +89,6 @@ class Generation:
         """Whether the latest call is the first one of its step."""
         return self.last == self.first or self.steps[self.last - self.first - 1] < self.step
 
-    @property
-    def is_over(self) -> bool:
-        return self.last == len(self.values) - 1
-
     def call(self, guidance_scale: float, *, levelled: bool, in_turn: bool) -> Call:
         """The latest call; `levelled` if its noise level matters, `in_turn` if steps are this denoiser's alone."""
         u = self.levels[self.last] if levelled else 0.0
@@ -102,20 +99,14 @@ class Generation:
         return Call(step, num_steps, self.begins_step, u, guidance_scale)
 
 
-def calls_of(family: Family, scheduler: Any, guidance_scale: float) -> list[Call]:
+def calls_of(scheduler: Any, guidance_scale: float) -> list[Call]:
     """All calls of a run over a scheduler's whole list."""
     steps = steps_of(scheduler)
-    levels = levels_of(family, scheduler, scheduler.timesteps.tolist())
     begins = [True, *(a < b for a, b in pairwise(steps))]
     return [
         Call(step, steps[-1] + 1, begin, u, guidance_scale)
-        for step, begin, u in zip(steps, begins, levels, strict=True)
+        for step, begin, u in zip(steps, begins, levels(scheduler, scheduler.timesteps.tolist()), strict=True)
     ]
-
-
-def levels_of(family: Family, scheduler: Any, timesteps: Sequence[float]) -> list[float]:
-    """u_t (see `families.noise`) of each timestep of a list; it never rises, also where rounded timesteps do."""
-    return list(accumulate((family.noise_level(scheduler, t) for t in timesteps), min))
 
 
 @dataclass(frozen=True, eq=False)

@@ -188,7 +188,7 @@ def denoise(
         x = first_latents(pipe, solver, embeddings, generator, latents, height, width)
     else:
         solver, x = snapshot(start.solver), start.x_t
-    calls = list(zip(calls_of(family_of(pipe), solver, guidance_scale), solver.timesteps, strict=True))
+    calls = list(zip(calls_of(solver, guidance_scale), solver.timesteps, strict=True))
     num_steps = calls[-1][0].num_steps
     check_policy(schedule, num_steps)
     extra = step_options(pipe, generator)

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from shapefirst.errors import ShapefirstError
-from shapefirst.families import Embeddings, family_of
+from shapefirst.families import Embeddings
 from shapefirst.families.layout import denoiser_of
 from shapefirst.guidance.blocks import is_steered
 from shapefirst.guidance.follow import Call, Follower
@@ -79,7 +79,7 @@ def denoise_together(
     if is_steered(denoiser):
         raise ShapefirstError("denoise_together() follows schedules of its own: call it outside of guide().")
     solver = begin(pipe, num_inference_steps)
-    calls = list(zip(calls_of(family_of(pipe), solver, guidance_scale), solver.timesteps, strict=True))
+    calls = list(zip(calls_of(solver, guidance_scale), solver.timesteps, strict=True))
     num_steps = calls[-1][0].num_steps
     for schedule in schedules:
         check_policy(schedule, num_steps)

@@ -16,7 +16,6 @@ from typing import Any, Final
 
 import torch
 
-from shapefirst.families import family_of
 from shapefirst.families.layout import denoiser_of
 from shapefirst.guidance.blocks import guide
 from shapefirst.images.jobs import own_size
@@ -144,7 +143,7 @@ def parts_of(pipe: Any, prompts: Sequence[str], *, batch: int, rounds: int = 5) 
     embeddings = encode(pipe, texts)
     solver = begin(pipe, 4)
     x = first_latents(pipe, solver, embeddings, generators(range(batch)))
-    denoiser, first = denoiser_of(pipe), (calls_of(family_of(pipe), solver, 7.5)[0], solver.timesteps[0])
+    denoiser, first = denoiser_of(pipe), (calls_of(solver, 7.5)[0], solver.timesteps[0])
 
     def evaluate(policy: TextSchedule) -> None:
         run = Run(x, snapshot(solver), [follower_of(policy, batch, 7.5)])
