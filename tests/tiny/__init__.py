@@ -59,7 +59,9 @@ class Tiny:
         """All that a generation makes of these images, (images, ...) each: pictures, frames, sound."""
         generators = [torch.Generator().manual_seed(100 + number) for number in numbers]
         given = {"num_inference_steps": STEPS, "output_type": "latent", **self.options, **self.conditions(numbers)}
-        out = self.pipe(**{"generator": generators, **given, **more})
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # some draw from torch's own generator too
+            out = self.pipe(**{"generator": generators, **given, **more})
         values = out.values() if isinstance(out, Mapping) else (out,)
         return [_tensor(value) for value in values if value is not None and not isinstance(value, (bool, list))]
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from functools import cache, wraps
 from typing import Any
 
 import diffusers
 import torch
+from PIL import Image
+from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from . import normal
 
@@ -82,6 +85,31 @@ def vae(**options: Any) -> Any:
     return diffusers.AutoencoderKL(**{**given, **options})
 
 
+def certain(autoencoder: Any) -> Any:
+    """A copy with hardly any noise of its own, for pipelines that draw it from torch's own generator."""
+    made = copy.deepcopy(autoencoder)
+    with torch.no_grad():
+        half = len(made.quant_conv.bias) // 2
+        made.quant_conv.weight[half:] = 0
+        made.quant_conv.bias[half:] = -30  # the logarithm of the variance
+    return made
+
+
+@part
+def image_encoder() -> Any:
+    return CLIPVisionModelWithProjection(
+        CLIPVisionConfig(
+            hidden_size=WIDE,
+            projection_dim=WIDE,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            image_size=PICTURE,
+            intermediate_size=WIDE,
+            patch_size=PICTURE // 2,
+        )
+    )
+
+
 def each(numbers: Sequence[int], *shape: int, about: int = 0, scale: float = 1.0) -> torch.Tensor:
     """Normal numbers, (images, *shape); what they are about keeps one kind of condition apart from the others."""
     return torch.cat([normal(1000 * about + number, *shape, scale=scale) for number in numbers])
@@ -102,3 +130,9 @@ def masks(numbers: Sequence[int], size: int = PICTURE) -> torch.Tensor:
     """(images, 1, size, size) of zeros and ones: the columns right of one that tells images apart are painted anew."""
     columns = torch.arange(size).expand(1, 1, size, size)
     return torch.cat([columns > size // 4 + number for number in numbers]).float()
+
+
+def drawn(numbers: Sequence[int], size: int = PICTURE) -> list[Image.Image]:
+    """The same for those who take nothing else."""
+    values = (255 * pictures(numbers, size)).byte().permute(0, 2, 3, 1).numpy()
+    return [Image.fromarray(value) for value in values]
