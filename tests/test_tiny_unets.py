@@ -65,6 +65,8 @@ def text_dropped(row: Tiny, half: int) -> Callable[[int, torch.Tensor], torch.Te
             return None
         if row.way == "whole calls" or "null" not in row.branches:
             return last[0] if last[0].shape == out.shape else None
+        if len(out) != 2 * len(row.branches):  # one of several denoisers, and it has one branch
+            return None
         if row.way == "one batch":
             branches = list(out.chunk(len(row.branches)))
             branches[row.branches.index("text")] = branches[row.branches.index("null")]
