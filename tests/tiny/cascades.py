@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import diffusers
-import torch
 from diffusers.pipelines.deprecated.unclip import UnCLIPTextProjModel
 
 from . import STEPS, Tiny, tiny
 from .kandinsky import decoder, prior
-from .unet_parts import SIZE, WIDE, clip_tokenizer, each, listening, prompts, text_encoder
+from .unet_parts import SIZE, WIDE, clip_tokenizer, each, filled, listening, prompts, text_encoder
 from .unets import also
 
 
@@ -29,11 +28,7 @@ def cascade(**options: Any) -> Any:
         "clip_text_pooled_in_channels": WIDE,
         "clip_seq": 2,
     }
-    net = diffusers.models.StableCascadeUNet(**{**given, **options})
-    with torch.no_grad():
-        for weight in net.parameters():
-            if not weight.any():
-                weight.normal_(std=0.1)  # zeros, that do nothing
+    net = filled(diffusers.models.StableCascadeUNet(**{**given, **options}))
     return listening(listening(net, 4.0, "clip_"), 10.0, "kv_mapper")
 
 

@@ -76,6 +76,15 @@ def awake(network: Any, scale: float = 0.1) -> Any:
     return network
 
 
+def filled(network: Any) -> Any:
+    """One that begins with layers of zeros, that would let nothing through."""
+    with torch.no_grad():
+        for weight in network.parameters():
+            if not weight.any():
+                weight.normal_(std=0.1)
+    return network
+
+
 @part
 def vae(**options: Any) -> Any:
     given = {
