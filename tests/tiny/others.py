@@ -27,11 +27,9 @@ from .unet_parts import (
 )
 from .unets import Conditions, image, row, stable_diffusion
 
-# ------------------------------------------------------------------------------------------------- DeepFloyd IF
-
 
 def floyd(name: str, **options: Any) -> Any:
-    """It paints pixels, and its U-Net predicts a variance too, which only counts with the solver of its authors."""
+    """It paints pixels, and its U-Net predicts a variance too, of which the text branch's counts."""
     given = {"addition_embed_type": "text", "addition_embed_type_num_heads": 2, "encoder_hid_dim_type": None}
     net = decoder("text", **{**given, "in_channels": 3, "out_channels": 6, **options})
     parts = {
@@ -59,19 +57,22 @@ def floyd_text() -> Tiny:
 
 @tiny("IFImg2ImgPipeline")
 def floyd_image() -> Tiny:
-    given: Conditions = lambda numbers: {"image": pictures(numbers, SIZE)}  # noqa: E731
-    return row(floyd("IFImg2ImgPipeline"), given, options={**PIXELS, "strength": 1.0})
+    return row(
+        floyd("IFImg2ImgPipeline"),
+        lambda numbers: {"image": pictures(numbers, SIZE)},
+        options={**PIXELS, "strength": 1.0},
+    )
 
 
 @tiny("IFSuperResolutionPipeline")
 def floyd_large() -> Tiny:
     """The small picture, with noise, is joined to the channels; its noise level is a class, a row each."""
-    given: Conditions = lambda numbers: {"image": pictures(numbers, SIZE // 2)}  # noqa: E731
     pipe = floyd("IFSuperResolutionPipeline", in_channels=6, class_embed_type="timestep")
-    return row(pipe, given, options={**PIXELS, "height": SIZE, "width": SIZE, "noise_level": 100})
-
-
-# ------------------------------------------------------------------------------------------------- without text
+    return row(
+        pipe,
+        lambda numbers: {"image": pictures(numbers, SIZE // 2)},
+        options={**PIXELS, "height": SIZE, "width": SIZE, "noise_level": 100},
+    )
 
 
 def count(numbers: Sequence[int]) -> dict[str, Any]:
@@ -149,8 +150,7 @@ def marigold() -> Tiny:
         prediction_type="depth",
         default_processing_resolution=2 * SIZE,
     )
-    given: Conditions = lambda numbers: {"image": pictures(numbers), "batch_size": len(numbers)}  # noqa: E731
-    return one_branch(pipe, given, output_type="pt")
+    return one_branch(pipe, lambda numbers: {"image": pictures(numbers), "batch_size": len(numbers)}, output_type="pt")
 
 
 @tiny("LDMTextToImagePipeline")
@@ -175,9 +175,6 @@ def latent_consistency_image() -> Tiny:
         return {"prompt_embeds": words(numbers)["prompt_embeds"], **image(numbers)}
 
     return one_branch(pipe, given, guidance_scale=4.0, strength=1.0)
-
-
-# ------------------------------------------------------------------------------------------------- Wuerstchen
 
 
 @tiny("WuerstchenPriorPipeline")
@@ -224,6 +221,12 @@ def wuerstchen() -> Tiny:
         latent_dim_scale=2.0,
     )
 
-    given: Conditions = lambda numbers: {"image_embeddings": each(numbers, 4, SIZE // 2, SIZE // 2, about=60)}  # noqa: E731
     options = {"guidance_scale": 2.0, "prompt": ["a red cat"]}
-    return Tiny(pipe, given, options, denoisers=("decoder",), branches=("text", "null"), way="one batch")
+    return Tiny(
+        pipe,
+        lambda numbers: {"image_embeddings": each(numbers, 4, SIZE // 2, SIZE // 2, about=60)},
+        options,
+        denoisers=("decoder",),
+        branches=("text", "null"),
+        way="one batch",
+    )
