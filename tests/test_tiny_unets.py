@@ -25,18 +25,13 @@ def differ(found: list[torch.Tensor], expected: list[torch.Tensor]) -> float:
     return max(float((a - b).abs().max() / b.std().clamp(min=1e-6)) for a, b in pairs)
 
 
-def part_of(row: Tiny, name: str) -> Any:
-    """A part of the pipeline, which may be a part of a pipeline's: "prior_pipe.prior"."""
-    part = row.pipe
-    for step in name.split("."):
-        part = getattr(part, step)
-    return part
-
-
 @contextmanager
 def answered(row: Tiny, answer: Callable[[int, torch.Tensor], torch.Tensor | None]) -> Iterator[list[int]]:
-    """Calls of denoisers are counted and (count, first output) may be replaced."""
-    counts = [0]
+    """Denoisers' calls, each (its number, its first output), may be answered; they and those beside are counted."""
+    counts = [0, 0]
+
+    def beside(*_: Any) -> None:
+        counts[1] += 1
 
     def hook(_: Any, __: Any, out: Any) -> Any:
         first = out if isinstance(out, torch.Tensor) else out[0]
@@ -51,7 +46,9 @@ def answered(row: Tiny, answer: Callable[[int, torch.Tensor], torch.Tensor | Non
 
     with ExitStack() as stack:
         for name in row.denoisers:
-            stack.callback(part_of(row, name).register_forward_hook(hook).remove)
+            stack.callback(getattr(row.pipe, name).register_forward_hook(hook).remove)
+        for name in row.beside:
+            stack.callback(getattr(row.pipe, name).register_forward_hook(beside).remove)
         yield counts
 
 
@@ -65,6 +62,8 @@ def text_dropped(row: Tiny, half: int) -> Callable[[int, torch.Tensor], torch.Te
             return None
         if row.way == "whole calls" or "null" not in row.branches:
             return last[0] if last[0].shape == out.shape else None
+        if len(out) != 2 * len(row.branches):  # one of several denoisers, and it has one branch
+            return None
         if row.way == "one batch":
             branches = list(out.chunk(len(row.branches)))
             branches[row.branches.index("text")] = branches[row.branches.index("null")]
@@ -84,7 +83,7 @@ def test_a_row_is_what_it_says(row):
 
     with answered(row, lambda count, out: None) as counts:
         row()
-    assert counts == [row.calls * STEPS]
+    assert counts == [row.calls * STEPS, len(row.beside) * STEPS]
 
     with answered(row, text_dropped(row, row.calls * STEPS // 2)):
         assert 1e-3 < differ(row(), made) < 100

@@ -33,7 +33,8 @@ class Tiny:
         pipe: The pipeline; its progress bar is off, and its networks are in eval mode.
         conditions: Numbers of images -> what the call is given of them: prompts or their embeddings, pictures, masks.
             What an image is given depends on its number alone, and images differ by far more than rounding.
-        options: What else the call is given. Guidance is on, with a scale around 4, unless the row is one without.
+        options: What else the call is given; what is None is not. Guidance is on, with a scale around 4, unless the row
+            is one without.
         way: "one batch": all branches in one call; "two calls": one call a branch; "whole calls": neither is so, or
             there is only one branch.
         branches: In the order of the batch's rows or of the calls.
@@ -63,9 +64,10 @@ class Tiny:
         """All that a generation makes of these images, (images, ...) each: pictures, frames, sound."""
         generators = [torch.Generator().manual_seed(100 + number) for number in numbers]
         given = {"num_inference_steps": STEPS, "output_type": "latent", **self.options, **self.conditions(numbers)}
+        given = {"generator": generators, **given, **more}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # some draw from torch's own generator too
-            out = self.pipe(**{"generator": generators, **given, **more})
+            out = self.pipe(**{key: value for key, value in given.items() if value is not None})
         values = out.values() if isinstance(out, Mapping) else (out,)
         return [_tensor(value) for value in values if value is not None and not isinstance(value, (bool, list))]
 

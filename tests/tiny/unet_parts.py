@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
+import tempfile
 from collections.abc import Callable, Sequence
 from functools import cache, wraps
+from pathlib import Path
 from typing import Any
 
 import diffusers
 import torch
+from conftest import _clip_tokenizer, _text_encoder
 from PIL import Image
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
@@ -30,7 +33,8 @@ def part(build: Callable[..., Any]) -> Callable[..., Any]:
     def built(*args: Any, **options: Any) -> Any:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            return build(*args, **options)
+            made = build(*args, **options)
+            return made.eval() if isinstance(made, torch.nn.Module) else made
 
     return built
 
@@ -72,6 +76,15 @@ def awake(network: Any, scale: float = 0.1) -> Any:
     return network
 
 
+def filled(network: Any) -> Any:
+    """One that begins with layers of zeros, that would let nothing through."""
+    with torch.no_grad():
+        for weight in network.parameters():
+            if not weight.any():
+                weight.normal_(std=0.1)
+    return network
+
+
 @part
 def vae(**options: Any) -> Any:
     given = {
@@ -93,6 +106,17 @@ def certain(autoencoder: Any) -> Any:
         made.quant_conv.weight[half:] = 0
         made.quant_conv.bias[half:] = -30  # the logarithm of the variance
     return made
+
+
+@part
+def clip_tokenizer() -> Any:
+    with tempfile.TemporaryDirectory() as folder:
+        return _clip_tokenizer(Path(folder))
+
+
+@part
+def text_encoder(kind: str = "CLIPTextModel") -> Any:
+    return _text_encoder(clip_tokenizer(), kind)
 
 
 @part
@@ -136,3 +160,8 @@ def drawn(numbers: Sequence[int], size: int = PICTURE) -> list[Image.Image]:
     """The same for those who take nothing else."""
     values = (255 * pictures(numbers, size)).byte().permute(0, 2, 3, 1).numpy()
     return [Image.fromarray(value) for value in values]
+
+
+def prompts(numbers: Sequence[int]) -> dict[str, Any]:
+    """For those who do not take embeddings."""
+    return {"prompt": [f"{'a red cat' if number % 2 else 'moose'} {number}" for number in numbers]}

@@ -158,8 +158,7 @@ def controlled(name: str, *conditions: Conditions, nets: int = 1, key: str = "im
         made = [each(numbers, 3, PICTURE, PICTURE, about=20 + i).sigmoid() for i in range(nets)]
         return {key: made[0] if nets == 1 else made}
 
-    beside = ("controlnet",) if nets == 1 else tuple(f"controlnet.nets.{i}" for i in range(nets))
-    return row(pipe, *conditions, hints, options=options, beside=beside)
+    return row(pipe, *conditions, hints, options=options, beside=("controlnet",))
 
 
 @tiny("StableDiffusionControlNetPipeline")

@@ -16,7 +16,6 @@ from . import STEPS, Tiny, tiny
 from .unet_parts import PICTURE, SIZE, WIDE, ddim, each, part, unet, vae
 from .unets import WORDS, Conditions, also, control_net, hole, image, image_prompts, pooled, row, with_image_prompts
 
-PROMPTS = ("cat", "moose")
 HALF = {"num_inference_steps": 2 * STEPS}
 
 
@@ -90,8 +89,9 @@ def refiner() -> Tiny:
         scheduler=ddim(timestep_spacing="trailing"),
         requires_aesthetics_score=True,
     )
-    latents: Conditions = lambda numbers: {"image": each(numbers, 4, SIZE, SIZE, about=7)}  # noqa: E731
-    return xl_row(pipe, latents, options={**HALF, "denoising_start": 0.5})
+    return xl_row(
+        pipe, lambda numbers: {"image": each(numbers, 4, SIZE, SIZE, about=7)}, options={**HALF, "denoising_start": 0.5}
+    )
 
 
 @tiny("StableDiffusionXLInpaintPipeline")
@@ -194,10 +194,11 @@ def chat_glm() -> Any:
 def kolors_image() -> Tiny:
     """It takes prompts alone: it forgets the pooled embeddings that it is given."""
     pipe = xl("KolorsImg2ImgPipeline", text_encoder=chat_glm(), tokenizer=Letters())
-    words: Conditions = lambda numbers: {  # noqa: E731
-        "prompt": [PROMPTS[number] for number in numbers],
-        "negative_prompt": ["bad"] * len(numbers),
-    }
+
+    def words(numbers: Sequence[int]) -> dict[str, Any]:
+        prompts = [f"cat{chr(ord('a') + number)}" for number in numbers]
+        return {"prompt": prompts, "negative_prompt": ["bad"] * len(numbers)}
+
     return replace(row(pipe), conditions=also(words, image), options={"guidance_scale": 4.0, "strength": 1.0})
 
 

@@ -37,12 +37,13 @@ FAMILIES: Final[dict[str, Family]] = {
         AnyFlowPipeline AudioLDM2Pipeline AuraFlowPipeline BriaFiboPipeline BriaPipeline CogVideoXFunControlPipeline
         CogVideoXImageToVideoPipeline CogVideoXPipeline CogVideoXVideoToVideoPipeline CogView3PlusPipeline
         EasyAnimateInpaintPipeline EasyAnimatePipeline ErnieImagePipeline HiDreamImagePipeline
-        HunyuanDiTControlNetPipeline HunyuanDiTPipeline I2VGenXLPipeline IFPipeline Kandinsky3Pipeline KandinskyPipeline
-        KolorsImg2ImgPipeline KolorsPipeline LTX2ImageToVideoPipeline LTX2Pipeline LTXConditionPipeline
-        LTXImageToVideoPipeline LTXPipeline LattePipeline MochiPipeline PIAPipeline PRXPipeline SanaControlNetPipeline SanaImageToVideoPipeline SanaPipeline
-        SanaVideoPipeline StableAudio3Pipeline StableAudioPipeline StableDiffusion3ControlNetInpaintingPipeline
-        StableDiffusion3ControlNetPipeline StableDiffusion3Img2ImgPipeline StableDiffusion3InpaintPipeline
-        StableDiffusionAdapterPipeline StableDiffusionControlNetImg2ImgPipeline StableDiffusionControlNetInpaintPipeline
+        HunyuanDiTControlNetPipeline HunyuanDiTPipeline I2VGenXLPipeline IFPipeline Kandinsky3Pipeline
+        KandinskyPipeline KolorsImg2ImgPipeline KolorsPipeline LTX2ImageToVideoPipeline LTX2Pipeline
+        LTXConditionPipeline LTXImageToVideoPipeline LTXPipeline LattePipeline MochiPipeline PIAPipeline PRXPipeline
+        SanaControlNetPipeline SanaImageToVideoPipeline SanaPipeline SanaVideoPipeline StableAudio3Pipeline
+        StableAudioPipeline StableDiffusion3ControlNetInpaintingPipeline StableDiffusion3ControlNetPipeline
+        StableDiffusion3Img2ImgPipeline StableDiffusion3InpaintPipeline StableDiffusionAdapterPipeline
+        StableDiffusionControlNetImg2ImgPipeline StableDiffusionControlNetInpaintPipeline
         StableDiffusionControlNetPipeline StableDiffusionDepth2ImgPipeline StableDiffusionImg2ImgPipeline
         StableDiffusionInpaintPipeline StableDiffusionLDM3DPipeline StableDiffusionLatentUpscalePipeline
         StableDiffusionUpscalePipeline StableDiffusionXLAdapterPipeline StableDiffusionXLControlNetImg2ImgPipeline
