@@ -251,9 +251,9 @@ def test_the_matrix(row):
     with guide(row.pipe, "steps:0+1+3"):
         assert error(alone(row), made) < 1e-4
 
-    steps = STEPS * len(row.denoisers)  # each one's turn is a run of its own
+    steps = {"num_inference_steps": 12} if len(row.denoisers) > 1 else {}  # each one's turn is a run of its own
     with guide(row.pipe, "budget:0.84") as evaluations, counted(row) as seen:
-        made = row(images, num_inference_steps=steps)
+        made = row(images, **steps)
     assert (evaluations.rows, evaluations.calls) == (seen["rows"], seen["calls"])
     assert 0.7 * evaluations.asked <= seen["rows"] <= 0.84 * evaluations.asked
     assert all(x.isfinite().all() for x in made if x.is_floating_point())

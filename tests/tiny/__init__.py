@@ -11,6 +11,7 @@ What each row says of branches and calls is read from the pipeline's own code, n
 
 from __future__ import annotations
 
+import inspect
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -67,7 +68,8 @@ class Tiny:
         given = {"generator": generators, **given, **more}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)  # some draw from torch's own generator too
-            out = self.pipe(**{key: value for key, value in given.items() if value is not None})
+            takes = inspect.signature(type(self.pipe).__call__).parameters
+            out = self.pipe(**{key: value for key, value in given.items() if value is not None or key in takes})
         values = out.values() if isinstance(out, Mapping) else (out,)
         return [_tensor(value) for value in values if value is not None and not isinstance(value, (bool, list))]
 

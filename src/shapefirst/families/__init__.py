@@ -34,26 +34,35 @@ FAMILIES: Final[dict[str, Family]] = {
         """
         AllegroPipeline AnimateDiffControlNetPipeline AnimateDiffPipeline AnimateDiffSDXLPipeline
         AnimateDiffSparseControlNetPipeline AnimateDiffVideoToVideoControlNetPipeline AnimateDiffVideoToVideoPipeline
-        AnyFlowPipeline AudioLDM2Pipeline AuraFlowPipeline BriaFiboPipeline BriaPipeline CogVideoXFunControlPipeline
-        CogVideoXImageToVideoPipeline CogVideoXPipeline CogVideoXVideoToVideoPipeline CogView3PlusPipeline
-        EasyAnimateInpaintPipeline EasyAnimatePipeline ErnieImagePipeline HiDreamImagePipeline
-        HunyuanDiTControlNetPipeline HunyuanDiTPipeline I2VGenXLPipeline IFPipeline Kandinsky3Pipeline
-        KandinskyPipeline KolorsImg2ImgPipeline KolorsPipeline LTX2ImageToVideoPipeline LTX2Pipeline
-        LTXConditionPipeline LTXImageToVideoPipeline LTXPipeline LattePipeline MochiPipeline PIAPipeline PRXPipeline
-        SanaControlNetPipeline SanaImageToVideoPipeline SanaPipeline SanaVideoPipeline StableAudio3Pipeline
-        StableAudioPipeline StableDiffusion3ControlNetInpaintingPipeline StableDiffusion3ControlNetPipeline
-        StableDiffusion3Img2ImgPipeline StableDiffusion3InpaintPipeline StableDiffusionAdapterPipeline
-        StableDiffusionControlNetImg2ImgPipeline StableDiffusionControlNetInpaintPipeline
-        StableDiffusionControlNetPipeline StableDiffusionDepth2ImgPipeline StableDiffusionImg2ImgPipeline
-        StableDiffusionInpaintPipeline StableDiffusionLDM3DPipeline StableDiffusionLatentUpscalePipeline
-        StableDiffusionUpscalePipeline StableDiffusionXLAdapterPipeline StableDiffusionXLControlNetImg2ImgPipeline
-        StableDiffusionXLControlNetInpaintPipeline StableDiffusionXLControlNetPipeline StableDiffusionXLImg2ImgPipeline
-        StableDiffusionXLInpaintPipeline TextToVideoSDPipeline
+        AnyFlowPipeline AudioLDM2Pipeline AudioLDMPipeline AuraFlowPipeline BriaFiboPipeline BriaPipeline
+        CogVideoXFunControlPipeline CogVideoXImageToVideoPipeline CogVideoXPipeline CogVideoXVideoToVideoPipeline
+        CogView3PlusPipeline EasyAnimateInpaintPipeline EasyAnimatePipeline ErnieImagePipeline HiDreamImagePipeline
+        HunyuanDiTControlNetPipeline HunyuanDiTPipeline I2VGenXLPipeline IFImg2ImgPipeline IFPipeline
+        IFSuperResolutionPipeline Kandinsky3Img2ImgPipeline Kandinsky3Pipeline KandinskyImg2ImgPipeline
+        KandinskyPipeline KandinskyPriorPipeline KandinskyV22CombinedPipeline KandinskyV22ControlnetPipeline
+        KandinskyV22Img2ImgPipeline KandinskyV22Pipeline KandinskyV22PriorPipeline KolorsImg2ImgPipeline KolorsPipeline
+        LDMTextToImagePipeline LTX2ImageToVideoPipeline LTX2Pipeline LTXConditionPipeline LTXImageToVideoPipeline
+        LTXPipeline LattePipeline MochiPipeline MusicLDMPipeline PIAPipeline PRXPipeline PaintByExamplePipeline
+        SanaControlNetPipeline SanaImageToVideoPipeline SanaPipeline SanaVideoPipeline ShapEPipeline
+        StableAudio3Pipeline StableAudioPipeline StableDiffusion3ControlNetInpaintingPipeline
+        StableDiffusion3ControlNetPipeline StableDiffusion3Img2ImgPipeline StableDiffusion3InpaintPipeline
+        StableDiffusionAdapterPipeline StableDiffusionControlNetImg2ImgPipeline
+        StableDiffusionControlNetInpaintPipeline StableDiffusionControlNetPipeline StableDiffusionControlNetXSPipeline
+        StableDiffusionDepth2ImgPipeline StableDiffusionGLIGENPipeline StableDiffusionImageVariationPipeline
+        StableDiffusionImg2ImgPipeline StableDiffusionInpaintPipeline StableDiffusionLDM3DPipeline
+        StableDiffusionLatentUpscalePipeline StableDiffusionUpscalePipeline StableDiffusionXLAdapterPipeline
+        StableDiffusionXLControlNetImg2ImgPipeline StableDiffusionXLControlNetInpaintPipeline
+        StableDiffusionXLControlNetPipeline StableDiffusionXLControlNetUnionPipeline StableDiffusionXLImg2ImgPipeline
+        StableDiffusionXLInpaintPipeline StableUnCLIPImg2ImgPipeline StableUnCLIPPipeline TextToVideoSDPipeline
+        UnCLIPPipeline
         """,
     ),
     **_named(
         Family(branches=("text", "null")),
-        "AceStepPipeline DiTPipeline LuminaPipeline ZImageImg2ImgPipeline ZImagePipeline",
+        """
+        AceStepPipeline DiTPipeline LuminaPipeline StableCascadeDecoderPipeline StableCascadePriorPipeline
+        WuerstchenDecoderPipeline WuerstchenPriorPipeline ZImageImg2ImgPipeline ZImagePipeline
+        """,
     ),
     **_named(
         Family(branches=("text", "image", "null"), without_text=("image", "null"), same_latents=False),

@@ -20,7 +20,7 @@ ROWED: Final = frozenset(
     original_size target_size crop_coords image_meta_size style text_embedding_mask text_embedding_mask_t5 fps
     image_embeds image_embeddings image_latents inpaint_latents control_latents condition_mask id_cond id_vit_hidden
     context_latents text_bth text_lens text_encoder_layers video_coords audio_coords additional_t_cond
-    perturbation_mask clip_text_pooled clip_text clip_img effnet pixels sca crp mask ofs
+    perturbation_mask clip_text_pooled clip_text clip_img clip effnet c r pixels sca crp mask ofs
     audio_hidden_states audio_encoder_hidden_states audio_timestep audio_sigma audio_encoder_attention_mask
     controlnet_cond control_type conditioning_mask
     controlnet_block_samples controlnet_single_block_samples block_controlnet_hidden_states

@@ -17,7 +17,7 @@ from shapefirst.families import family_of
 __all__ = ["TIMES", "controls_of", "denoiser_of", "denoisers_of"]
 
 #: What denoisers call the timestep among their arguments.
-TIMES: Final = ("timestep", "timesteps", "t", "timestep_ratio")
+TIMES: Final = ("timestep", "timesteps", "t", "timestep_ratio", "r")
 
 
 def denoisers_of(pipe: Any) -> dict[str, torch.nn.Module]:
@@ -65,4 +65,5 @@ def _is_denoiser(part: torch.nn.Module) -> bool:
 
 
 def _is_control(name: str, part: torch.nn.Module) -> bool:
-    return any("control" in word.lower() for word in (name, type(unwrap_module(part)).__name__))
+    kind = type(unwrap_module(part)).__name__
+    return "control" in name.lower() or ("ControlNet" in kind and not kind.startswith("UNet"))  # ControlNet-XS is both
