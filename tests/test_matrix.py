@@ -178,7 +178,7 @@ def extrapolated(row: Tiny, guided: set[int]) -> Iterator[None]:
         def hook(module: Any, _: Any, out: Any) -> Any:
             step, place = calls.next()
             all_levels = levels(scheduler, scheduler.timesteps.tolist())
-            first_step = len(scheduler.timesteps) - STEPS if len(scheduler.timesteps) > STEPS else 0
+            first_step = len(scheduler.timesteps) - STEPS if {"strength", "denoising_start"} & set(row.options) else 0
             u, known = all_levels[step + first_step], seen[module, place]
             first = began.setdefault((module, place), step)
             if step in guided or (first and len(known) < 2):  # what begins later learns first

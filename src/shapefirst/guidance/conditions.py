@@ -7,6 +7,7 @@ change each half-way.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,25 +15,27 @@ import torch
 
 __all__ = ["Conditions", "are_same"]
 
-#: Arguments that change with every call by nature: the time, and what another network makes of the latents (a
-#: ControlNet, an adapter); how much of that is taken, which has a schedule of its own; and what it remembers itself.
-_CHANGING = ("timestep", "sigma", "residual", "control", "conditioning", "cache")
+#: Arguments that change with every call by nature: the time, the latents of sound beside those of a video, what another
+#: network makes of the latents (a ControlNet, an adapter); how much of that is taken, which has a schedule of its own;
+#: and what the denoiser itself remembers.
+_CHANGING = re.compile("timestep|sigma|residual|control|conditioning|cache|audio_hidden_states|^[tr]$")
 
 
 class Conditions:
     """What the latest call was made under.
 
     Tensors are compared by what they hold only where they are other objects, so that a pipeline that hands on the same
-    ones, as all of Stable Diffusion's do, never waits for the device.
+    ones, as all of Stable Diffusion's do, never waits for the device. What is another one in each of the first calls
+    moves by nature, whatever it is called, and is no change from then on.
     """
 
     def __init__(self) -> None:
-        self._leaves: list[Any] | None = None
-        self._versions: list[int] = []
+        self._calls = 0
+        self._given: dict[str, tuple[list[Any], list[int]]] = {}
+        self._moving: set[str] | None = None  # what has moved in every call so far
         self._size: list[torch.Size] = []
         self._scale: float | None = None
         self._scale_moves = False
-        self._calls = 0
 
     def change(self, arguments: Mapping[str, Any], latents: str, scale: float | None) -> bool:
         """Take in a call's conditions; whether they are others than the call's before. Nothing changes at the first.
@@ -44,25 +47,29 @@ class Conditions:
             latents: The name of the latents among them.
             scale: The guidance scale, as far as it is known.
         """
-        leaves = [
-            leaf
-            for name, value in arguments.items()
-            if name != latents and not any(word in name for word in _CHANGING)
-            for leaf in _leaves_of(value)
-        ]
-        versions = [_version(leaf) for leaf in leaves]
+        names = [name for name in arguments if name != latents and not _CHANGING.search(name)]
+        leaves = {name: _leaves_of(arguments[name]) for name in names}
+        given = {name: (found, [_version(leaf) for leaf in found]) for name, found in leaves.items()}
         size = [leaf.shape for leaf in _leaves_of(arguments[latents])]
-        moves = self._leaves is not None and scale != self._scale
-        self._scale_moves |= moves and self._calls == 1  # from the start on
-        changed = self._leaves is not None and (
+        moves = self._calls > 0 and scale != self._scale
+        moved = {name for name in given if self._calls and _moved(given[name], self._given.get(name))}
+        changed = self._calls > 0 and (
             size != self._size
-            or (moves and not self._scale_moves)
-            or len(leaves) != len(self._leaves)
-            or not all(map(_are_unchanged, leaves, versions, self._leaves, self._versions))
+            or given.keys() != self._given.keys()
+            or (moves and not (self._scale_moves or self._calls == 1))  # a schedule moves from the start on
+            or bool(moved - (self._moving or set() if self._calls > 2 else set()))
         )
-        self._leaves, self._versions, self._size, self._scale, self._scale_moves = leaves, versions, size, scale, moves
+        if self._calls:
+            self._moving = moved if self._moving is None else self._moving & moved
+        self._given, self._size, self._scale, self._scale_moves = given, size, scale, moves
         self._calls += 1
         return changed
+
+
+def _moved(now: tuple[list[Any], list[int]], before: tuple[list[Any], list[int]] | None) -> bool:
+    if before is None:
+        return True
+    return len(now[0]) != len(before[0]) or not all(map(_are_unchanged, *now, *before))
 
 
 def _leaves_of(tree: Any) -> list[Any]:
