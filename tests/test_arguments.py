@@ -211,13 +211,3 @@ def test_what_cannot_be_told_is_refused_before_anything_runs(make_pipe, policy):
         hinted("a cat")
     assert evaluations.calls == 0
     assert trace(pipe) == before
-
-
-def test_views_of_one_picture_are_refused_at_the_border(make_pipe):
-    """MultiDiffusion evaluates overlapping crops one after the other, each with a copy of the scheduler."""
-    pipe = diffusers.StableDiffusionPanoramaPipeline(**make_pipe().components, requires_safety_checker=False)
-    before = trace(pipe)
-    for policy in (*POLICIES, "full"):
-        with pytest.raises(UnsupportedPipelineError, match="a batch for each view of the picture"):
-            guide(pipe, policy)
-    assert trace(pipe) == before

@@ -42,6 +42,8 @@ class Tiny:
         denoisers: The names of the pipeline's parts that are called in every step, in the order of their turns.
         beside: The names of those that run in every step only to feed them (a ControlNet).
         calls: Calls of denoisers in a step of full guidance.
+        runs: Loops, of `STEPS` steps each, that a generation has one after another.
+        schedulers: The names of the denoisers' schedulers, where they are not `scheduler`.
         varies: Whether some steps have more calls than that, or less.
         images: Those that a call is given: one alone where the class fails with more.
         alone: Why images of a batch are not what each is alone, where diffusers itself does not have it so.
@@ -56,6 +58,8 @@ class Tiny:
     denoisers: tuple[str, ...] = ("transformer",)
     beside: tuple[str, ...] = ()
     calls: int = 1
+    runs: int = 1
+    schedulers: Mapping[str, str] = field(default_factory=dict)
     varies: bool = False
     images: tuple[int, ...] = (0, 1)
     alone: str | None = None

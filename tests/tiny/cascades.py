@@ -118,10 +118,12 @@ def unclip() -> Tiny:
         decoder_scheduler=spread(variance_type="learned_range", prediction_type="sample"),
         super_res_scheduler=spread(variance_type="fixed_small_log", prediction_type="sample"),
     )
-    runs = {f"{name}_num_inference_steps": STEPS // 3 for name in ("prior", "decoder", "super_res")}
+    runs = {f"{name}_num_inference_steps": STEPS for name in ("prior", "decoder", "super_res")}
     options = {**runs, "num_inference_steps": None, "output_type": "np"}
     denoisers = ("prior", "decoder", "super_res_first", "super_res_last")
-    return Tiny(pipe, prompts, options, denoisers=denoisers, way="one batch")
+    names = ("prior", "decoder", "super_res", "super_res")
+    schedulers = {part: f"{name}_scheduler" for part, name in zip(denoisers, names, strict=True)}
+    return Tiny(pipe, prompts, options, denoisers=denoisers, way="one batch", runs=3, schedulers=schedulers)
 
 
 @tiny("ShapEPipeline")

@@ -213,7 +213,7 @@ def flux2_klein_kv() -> Tiny:
     picture = PIL.Image.fromarray(pictures((7,), 64, 64, 3).mul(255).byte()[0].numpy())
     transformer = flux2_transformer(guidance_embeds=False)
     pipe = diffusers.Flux2KleinKVPipeline(**parts(transformer=transformer, vae=flux2_autoencoder(4)), is_distilled=True)
-    return Tiny(pipe, lambda numbers: {**texts(both(numbers)), "image": picture}, SIZE, **ALONE)
+    return Tiny(pipe, lambda numbers: {**texts(both(numbers)), "image": picture}, SIZE, varies=True, **ALONE)
 
 
 @shared

@@ -179,9 +179,10 @@ def second_combined() -> Tiny:
     pipe = diffusers.KandinskyV22CombinedPipeline(
         unet=decoder("image"), scheduler=steps(), movq=movq(), **prior_parts("prior_")
     )
-    runs = {"prior_num_inference_steps": STEPS // 2, "num_inference_steps": STEPS // 2, "prior_guidance_scale": 4.0}
+    runs = {"prior_num_inference_steps": STEPS, "num_inference_steps": STEPS, "prior_guidance_scale": 4.0}
     options = {**SIZES, **runs, "output_type": "latent"}
-    return row(pipe, prompts, options=options, denoisers=("prior_prior", "unet"))
+    schedulers = {"prior_prior": "prior_scheduler"}
+    return row(pipe, prompts, options=options, denoisers=("prior_prior", "unet"), runs=2, schedulers=schedulers)
 
 
 @part

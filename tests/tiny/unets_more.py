@@ -69,9 +69,11 @@ def stable_unclip() -> Tiny:
         vae=vae(),
         **encoders(),
     )
-    runs = {"prior_num_inference_steps": STEPS // 2, "num_inference_steps": STEPS // 2}
+    runs = {"prior_num_inference_steps": STEPS, "num_inference_steps": STEPS}
     options = {"guidance_scale": 4.0, **runs}
-    return Tiny(pipe, prompts, options, denoisers=("prior", "unet"), way="one batch")
+    schedulers = {"prior": "prior_scheduler"}
+    denoisers = ("prior", "unet")
+    return Tiny(pipe, prompts, options, denoisers=denoisers, way="one batch", runs=2, schedulers=schedulers)
 
 
 @tiny("StableUnCLIPImg2ImgPipeline")
@@ -156,7 +158,7 @@ def semantic() -> Tiny:
     edit = {"editing_prompt": ["a dog"], "edit_warmup_steps": 1, "edit_threshold": 0.5}
     options = {"guidance_scale": 4.0, **edit}
     branches = ("null", "text", "edit")
-    return Tiny(pipe, prompts, options, denoisers=("unet",), way="one batch", branches=branches)
+    return Tiny(pipe, prompts, options, denoisers=("unet",), way="whole calls", branches=branches)
 
 
 @tiny("StableDiffusionControlNetXSPipeline")

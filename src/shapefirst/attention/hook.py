@@ -184,7 +184,7 @@ class AttentionHook(ModuleHook):
 
     def _found(self, call: DenoiserCall) -> tuple[str, ...]:
         """The branches in the call's batch, where nobody has said which they are."""
-        guided = says_guided(running(self.denoiser), call.latents, self._family)
+        guided = says_guided(running(self.denoiser), call.latents, self._family, self.denoiser)
         if guided is not None:
             return ("null", "text") if guided else ("text",)
         for branch, prompts in self._known.items():

@@ -18,6 +18,7 @@ from shapefirst.families.pixart import PixArt
 from shapefirst.families.sd3 import StableDiffusion3
 from shapefirst.families.sdxl import StableDiffusionXL
 from shapefirst.families.stable_diffusion import StableDiffusion
+from shapefirst.families.stages import UnCLIP, Wuerstchen
 from shapefirst.families.wan import Wan
 
 __all__ = ["FAMILIES", "UNKNOWN", "Embeddings", "Family", "family_of", "family_of_class"]
@@ -54,14 +55,13 @@ FAMILIES: Final[dict[str, Family]] = {
         StableDiffusionXLControlNetImg2ImgPipeline StableDiffusionXLControlNetInpaintPipeline
         StableDiffusionXLControlNetPipeline StableDiffusionXLControlNetUnionPipeline StableDiffusionXLImg2ImgPipeline
         StableDiffusionXLInpaintPipeline StableUnCLIPImg2ImgPipeline StableUnCLIPPipeline TextToVideoSDPipeline
-        UnCLIPPipeline
         """,
     ),
     **_named(
         Family(branches=("text", "null")),
         """
         AceStepPipeline DiTPipeline LuminaPipeline StableCascadeDecoderPipeline StableCascadePriorPipeline
-        WuerstchenDecoderPipeline WuerstchenPriorPipeline ZImageImg2ImgPipeline ZImagePipeline
+        ZImageImg2ImgPipeline ZImagePipeline
         """,
     ),
     **_named(
@@ -90,6 +90,8 @@ FAMILIES: Final[dict[str, Family]] = {
         SkyReelsV2Pipeline WanVideoToVideoPipeline
         """,
     ),
+    **_named(UnCLIP(), "UnCLIPPipeline"),
+    **_named(Wuerstchen(), "WuerstchenDecoderPipeline WuerstchenPriorPipeline"),
     **_named(Wan(), "WanImageToVideoPipeline WanPipeline"),
     "StableDiffusionPipeline": StableDiffusion(),
     "StableDiffusionXLPipeline": StableDiffusionXL(),

@@ -68,6 +68,10 @@ class Family:
             return argument in self.rowed
         return argument in ROWED or (False if argument in SHARED else None)
 
+    def guides(self, pipe: Any, denoiser: Any) -> bool | None:
+        """Whether a denoiser is guided where the pipeline says that it guides; None: as it says."""
+        return None
+
     def branches_in(self, names: Mapping[str, Any], pipe: Any) -> tuple[str, ...]:
         """The branches of a guided call, from the local variables of the pipeline's own: those that it switched on."""
         return self.branches

@@ -63,13 +63,15 @@ def evaluated() -> tuple[str, ...]:
     return branches
 
 
-def says_guided(running: Running | None, batch: Any, family: Family) -> bool | None:
+def says_guided(running: Running | None, batch: Any, family: Family, denoiser: Any) -> bool | None:
     """Whether a pipeline's call in progress runs classifier-free guidance; None if there is none, or it does not say.
 
     Raises:
         UnsupportedPipelineError: It says that it does, but the batch is not the same latents for every branch.
     """
     guided = None if running is None else running.is_guided
+    if running and guided and family.guides(running.pipe, denoiser) is False:
+        return False
     if running and guided and family.same_latents and not parts_agree(batch, len(family.branches)):
         raise UnsupportedPipelineError(
             f"{type(running.pipe).__name__} gave its denoiser a batch of {len(batch)} rows that is not the latents "

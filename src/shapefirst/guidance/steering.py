@@ -165,7 +165,7 @@ class SteeringHook(ModuleHook):
         """Whether the batch holds rows of every branch. Found out once a generation, when it first matters."""
         if self._guided[:2] != (run, asked.rows):
             # Two images of one seed have equal rows without guidance, too: what the pipeline says goes first.
-            said = says_guided(caller, asked.batch, family)
+            said = says_guided(caller, asked.batch, family, self.denoiser)
             self._guided = run, asked.rows, parts_agree(asked.batch, len(family.branches)) if said is None else said
         return self._guided[2]
 
