@@ -312,7 +312,7 @@ def test_half_precision(make_pipe, kind, dtype):
 
 
 def test_what_a_dropped_branch_gives_is_an_ordinary_tensor(make_pipe):
-    """Inference mode inside, for speed; outside, latents can still be written in place and enter autograd."""
+    """Latents can be written in place and enter autograd."""
     pipe = make_pipe("sd-epsilon")
     with text_until(pipe, step=1):
         latents = generate(pipe)

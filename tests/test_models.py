@@ -192,7 +192,7 @@ def test_weights_of_another_shape_are_refused(damaged):
     save_file({key: torch.cat([value, value]) for key, value in load_file(file).items()}, file, {"format": "pt"})
     message = refusal(damaged, device="cpu")
     assert f"{damaged} cannot be loaded" in message
-    assert "size mismatch for" in message
+    assert "size mismatch for" in message or "expected shape" in message  # without accelerate, or with it
 
 
 def test_broken_tokenizers_name_their_file(damaged):
@@ -220,7 +220,7 @@ def test_a_tokenizer_that_does_not_tell_its_limit_gets_the_text_encoder_s(damage
     assert generate(pipe) is not None
 
 
-@pytest.mark.parametrize("name", ["FluxPipeline", "StableDiffusionInstructPix2PixPipeline", "DDPMPipeline"])
+@pytest.mark.parametrize("name", ["StableDiffusionInstructPix2PixPipeline", "DDPMPipeline"])
 def test_unsupported_pipelines(damaged, name):
     index = json.loads((damaged / "model_index.json").read_text())
     (damaged / "model_index.json").write_text(json.dumps({**index, "_class_name": name}))

@@ -9,7 +9,6 @@ there, by the layout of its guidance, and a row in ``tests/tiny``. What is not n
 from __future__ import annotations
 
 import inspect
-from functools import cache
 from typing import Any, Final
 
 from shapefirst.families.embeddings import Embeddings
@@ -120,10 +119,9 @@ _OTHER_LAYOUTS: Final = frozenset(
 
 def family_of(pipe: Any) -> Family:
     """The family of a pipeline; `UNKNOWN` if it is of none."""
-    return family_of_class(type(pipe))  # type: ignore[arg-type]
+    return family_of_class(type(pipe))
 
 
-@cache
 def family_of_class(pipeline_class: type) -> Family:
     """The family of a class of pipelines; `UNKNOWN` if it is of none.
 

@@ -21,7 +21,7 @@ from diffusers.utils.torch_utils import unwrap_module
 
 from shapefirst.errors import ShapefirstError, UnsupportedPipelineError
 
-__all__ = ["Forward", "ModuleHook", "cache_of", "check_unreplaced", "is_compiled"]
+__all__ = ["Forward", "ModuleHook", "cache_of", "check_unreplaced"]
 
 _CACHES: Final = re.compile(r"diffusers\.hooks\..*(cache|pyramid_attention_broadcast)")
 
@@ -181,14 +181,6 @@ def _as_it_was(module: torch.nn.Module) -> Iterator[None]:
         yield
     finally:
         object.__setattr__(module, "__class__", hooked)
-
-
-def is_compiled(module: torch.nn.Module) -> bool:
-    """Whether torch.compile has been at the module or a part of it."""
-    return isinstance(module, torch._dynamo.OptimizedModule) or any(
-        part._compiled_call_impl is not None or isinstance(part, torch._dynamo.OptimizedModule)
-        for part in module.modules()
-    )
 
 
 def cache_of(denoiser: torch.nn.Module) -> str | None:

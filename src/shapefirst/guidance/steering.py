@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -20,13 +19,13 @@ from shapefirst.families.layout import TIMES, denoisers_of
 from shapefirst.guidance.branches import parts_agree, says_guided
 from shapefirst.guidance.counting import Block
 from shapefirst.guidance.follow import Call
-from shapefirst.guidance.hook import Forward, ModuleHook, cache_of, check_unreplaced, is_compiled
+from shapefirst.guidance.hook import Forward, ModuleHook, cache_of, check_unreplaced
 from shapefirst.guidance.introspection import Running, is_called_in, running
 from shapefirst.guidance.one_batch import OneBatch
 from shapefirst.guidance.rows import Taking, each_tensor, rows_of, spread_rows
 from shapefirst.guidance.timeline import Generation, follow
 from shapefirst.guidance.two_calls import TwoCalls
-from shapefirst.guidance.ways import Asked, Way
+from shapefirst.guidance.ways import Asked, Course
 from shapefirst.guidance.whole_calls import WholeCalls
 from shapefirst.policies.auto import Auto, check_policy
 from shapefirst.policies.schedule import TextSchedule
@@ -44,11 +43,10 @@ class SteeringHook(ModuleHook):
         self._family = family_of(pipe)
         self._runs: list[Generation] = []
         self._checked: Generation | None = None
-        self._ways: WeakKeyDictionary[Generation, dict[Block, dict[str, Way]]] = WeakKeyDictionary()
+        self._ways: WeakKeyDictionary[Generation, dict[Block, dict[str, Course]]] = WeakKeyDictionary()
         self._guided: tuple[Generation | None, int, bool] = None, 0, False  # the run and the rows, and whether it is
         self._calls: tuple[Any, int] = None, 0  # so far at the run's position
         self._thread = threading.get_ident()
-        self._is_quick = False
 
     def around(self, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         asked = self.asked(args, kwargs)
@@ -73,14 +71,9 @@ class SteeringHook(ModuleHook):
         names = list(arguments)
         args = tuple(arguments[name] for name in names[:positional])
         kwargs = {name: arguments[name] for name in names[positional:]}
-        # With one image the fixed cost is most of a call; inference mode takes part of it away, where the caller
-        # records no gradients anyway. What leaves it is a copy, and so an ordinary tensor again.
-        quick = self._is_quick and not torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
-        with torch.inference_mode() if quick else nullcontext():
-            out = forward(*args, **kwargs)
-        return each_tensor(out, torch.clone) if quick else out
+        return forward(*args, **kwargs)
 
-    def meet(self, asked: Asked, *, by: ModuleHook | None = None) -> tuple[Way, Call, Asked] | None:
+    def meet(self, asked: Asked, *, by: ModuleHook | None = None) -> tuple[Course, Call, Asked] | None:
         """Who answers a call of the denoiser, or tells what feeds it (`by`) which rows will run; None: all run.
 
         Raises:
@@ -100,10 +93,11 @@ class SteeringHook(ModuleHook):
         call = run.call(1.0 if scale is None else scale, levelled=policy.order is not None, in_turn=in_turn)
         check_policy(policy, call.num_steps)
         asked = replace(asked, scale=scale, place=self._place(run, count=by is None))
-        name = self._way(block, family, run, caller, asked)
+        ways = self._ways.setdefault(run, {}).setdefault(block, {})
+        further = asked.place > 0 and "one batch" in ways
+        name = "one batch" if further else self._way(block, family, run, caller, asked)
         if name is None:
             return None
-        ways = self._ways.setdefault(run, {}).setdefault(block, {})
         if name not in ways:
             ways[name] = self._new_way(name, block, family, caller)
         return ways[name], call, asked
@@ -113,7 +107,6 @@ class SteeringHook(ModuleHook):
         run = follow(self._runs, t, self.pipe, caller, self.denoiser)
         if run is not self._checked:
             check_unreplaced(self.denoiser)
-            self._is_quick = not is_compiled(self.module)
             self._checked = run
         return run
 
@@ -126,7 +119,7 @@ class SteeringHook(ModuleHook):
 
     def _way(self, block: Block, family: Family, run: Generation, caller: Running | None, asked: Asked) -> str | None:
         policy, pipe = block.policy, self.pipe if caller is None else caller.pipe
-        if family.way == "one batch" and (asked.place or self._is_guided(family, run, caller, asked)):
+        if family.way == "one batch" and self._is_guided(family, run, caller, asked):
             if isinstance(policy, Auto) and caller is None:
                 raise ShapefirstError(
                     f"A tolerance needs the guidance scale, which only a call of the {type(pipe).__name__} itself "
@@ -153,7 +146,7 @@ class SteeringHook(ModuleHook):
             )
         return name
 
-    def _new_way(self, name: str, block: Block, family: Family, caller: Running | None) -> Way:
+    def _new_way(self, name: str, block: Block, family: Family, caller: Running | None) -> Course:
         if name == "whole calls":
             return WholeCalls(block.policy)
         if name == "two calls":

@@ -9,7 +9,7 @@ from typing import Any, Protocol, TypeAlias
 from shapefirst.guidance.follow import Call
 from shapefirst.guidance.rows import Taking, rows_of
 
-__all__ = ["Asked", "Evaluate", "Way"]
+__all__ = ["Asked", "Course", "Evaluate"]
 
 #: A call's arguments, by name, and its rows -> the denoiser's output.
 Evaluate: TypeAlias = Callable[[dict[str, Any], int], Any]
@@ -44,7 +44,7 @@ class Asked:
         return {name: rows_of(name, value, taking) for name, value in self.arguments.items()}
 
 
-class Way(Protocol):
+class Course(Protocol):
     """Answers the calls of one generation under one policy."""
 
     def rows(self, call: Call, asked: Asked, asking: object) -> Sequence[int]:
