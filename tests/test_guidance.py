@@ -252,6 +252,18 @@ def test_any_scheduler_that_the_model_came_with(make_pipe, sampler):
 # --- what goes in ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(("keep", "budget"), [("neither", 0.6), ("neither", 0.75), ("null", 0.8)])
+@pytest.mark.parametrize(("steps", "more"), [(20, {"skip_prk_steps": True}), (50, {"skip_prk_steps": True}), (40, {})])
+def test_a_budget_is_the_most_that_is_spent_with_a_solver_that_warms_up(make_pipe, keep, budget, steps, more):
+    from diffusers import PNDMScheduler
+
+    pipe = make_pipe()
+    pipe.scheduler = PNDMScheduler.from_config(pipe.scheduler.config, **more)
+    with guide(pipe, TextSchedule.within(budget, keep=keep)) as evaluations:
+        generate(pipe, num_inference_steps=steps)
+    assert budget - 2 / steps < evaluations.rows / evaluations.asked <= budget
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("batch", [1, 2, 3])
 def test_any_batch_size_and_a_seed_gives_the_same_image_in_each(make_pipe, kind, batch):

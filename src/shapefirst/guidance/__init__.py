@@ -17,8 +17,6 @@ branches        which branches a call of the denoiser evaluates
 callback        `text_until` as a callback of the pipeline's own loop, which needs no hook
 guider          a policy as the guider of Modular Diffusers, which needs no hook
 hook            how a block stands before a denoiser, and goes without a trace
-guider          the guider of Modular Diffusers
-callback        `text_until` for those who cannot use hooks
 introspection   what has to be found out behind a pipeline's back
 
 It imports ``policies`` and ``families``, and knows no command, study or file. One more way to meet a pipeline is one

@@ -27,7 +27,7 @@ from shapefirst.guidance.timeline import Generation, follow
 from shapefirst.guidance.two_calls import TwoCalls
 from shapefirst.guidance.ways import Asked, Course
 from shapefirst.guidance.whole_calls import WholeCalls
-from shapefirst.policies.auto import Auto, check_policy
+from shapefirst.policies.auto import Auto, Policy, check_policy
 from shapefirst.policies.schedule import TextSchedule
 
 __all__ = ["ControlHook", "SteeringHook"]
@@ -43,6 +43,7 @@ class SteeringHook(ModuleHook):
         self._family = family_of(pipe)
         self._runs: list[Generation] = []
         self._checked: Generation | None = None
+        self._policies: WeakKeyDictionary[Generation, dict[Block, Policy]] = WeakKeyDictionary()
         self._ways: WeakKeyDictionary[Generation, dict[Block, dict[str, Course]]] = WeakKeyDictionary()
         self._guided: tuple[Generation | None, int, bool] = None, 0, False  # the run and the rows, and whether it is
         self._calls: tuple[Any, int] = None, 0  # so far at the run's position
@@ -90,6 +91,7 @@ class SteeringHook(ModuleHook):
         run = self._run(asked, caller)
         scale = None if caller is None else caller.guidance_scale
         in_turn = isinstance(policy, Auto) or policy.placement is not None
+        policy = self._policy(block, run)
         call = run.call(1.0 if scale is None else scale, levelled=policy.order is not None, in_turn=in_turn)
         check_policy(policy, call.num_steps)
         asked = replace(asked, scale=scale, place=self._place(run, count=by is None))
@@ -99,8 +101,17 @@ class SteeringHook(ModuleHook):
         if name is None:
             return None
         if name not in ways:
-            ways[name] = self._new_way(name, block, family, caller)
+            ways[name] = self._new_way(name, policy, block, family, caller)
         return ways[name], call, asked
+
+    def _policy(self, block: Block, run: Generation) -> Policy:
+        """The block's policy as it holds in this run."""
+        found = self._policies.setdefault(run, {})
+        if block not in found:
+            policy = block.policy
+            calls = run.calls(in_turn=True)
+            found[block] = policy.held_in_calls(calls) if isinstance(policy, TextSchedule) else policy
+        return found[block]
 
     def _run(self, asked: Asked, caller: Running | None) -> Generation:
         t = next((asked.arguments[name] for name in TIMES if name in asked.arguments), None)
@@ -146,13 +157,13 @@ class SteeringHook(ModuleHook):
             )
         return name
 
-    def _new_way(self, name: str, block: Block, family: Family, caller: Running | None) -> Course:
+    def _new_way(self, name: str, policy: Policy, block: Block, family: Family, caller: Running | None) -> Course:
         if name == "whole calls":
-            return WholeCalls(block.policy)
+            return WholeCalls(policy)
         if name == "two calls":
-            return TwoCalls(block.policy, family, block.conditions)
+            return TwoCalls(policy, family, block.conditions)
         branches = family.branches if caller is None else family.branches_in(caller.names, caller.pipe)
-        return OneBatch(block.policy, family, branches)
+        return OneBatch(policy, family, branches)
 
     def _is_guided(self, family: Family, run: Generation, caller: Running | None, asked: Asked) -> bool:
         """Whether the batch holds rows of every branch. Found out once a generation, when it first matters."""

@@ -20,6 +20,7 @@ Steps are those that run. A pipeline may start late in its scheduler's list (ima
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -83,6 +84,12 @@ class Generation:
     @property
     def num_steps(self) -> int:
         return self.steps[-1] + 1
+
+    def calls(self, *, in_turn: bool) -> tuple[int, ...]:
+        """The number of calls of each step; `in_turn` of those in this denoiser's turn."""
+        first, last = (self.turn.start, self.turn.stop) if in_turn else (0, len(self.values))
+        of_turn = self.steps[max(first - self.first, 0) : last - self.first]
+        return tuple(Counter(of_turn).values())
 
     @property
     def begins_step(self) -> bool:

@@ -20,9 +20,9 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Final, Literal, SupportsIndex, TypeAlias
 
@@ -177,6 +177,22 @@ class TextSchedule:
         """
         guided, others = self.calls(num_steps, solver_order)
         return 2 * guided + self.others * others
+
+    def held_in_calls(self, calls: Sequence[int]) -> TextSchedule:
+        """The schedule whose budget holds in calls of the denoiser, of which step i has ``calls[i]``.
+
+        PNDM has more of them in its first step, which every budget guides.
+        """
+        if not isinstance(self.placement, Budget):
+            return self
+        whole, share, schedule = 2 * sum(calls), self.placement.share, self
+        while True:
+            guided = schedule.guided_steps(len(calls))
+            spent = sum(2 * n if step in guided else self.others * n for step, n in enumerate(calls))
+            if spent <= share * whole + 1e-9:
+                return schedule
+            less = schedule.placement.share - 1 / len(calls)  # type: ignore[union-attr]
+            schedule = replace(schedule, placement=Budget(max(less, 1e-9)))
 
     @property
     def others(self) -> int:
