@@ -113,8 +113,36 @@ def text_dropped(row: Tiny, k: int) -> Iterator[None]:
             if hook is not None:
                 stack.callback(denoiser.register_forward_hook(hook, with_kwargs=True).remove)
             else:
-                before = _swap_conditions(row, calls, k)
+                before = _swap_conditions(row, calls, lambda step: step < k)
                 stack.callback(denoiser.register_forward_pre_hook(before, with_kwargs=True).remove)
+        yield
+
+
+@contextmanager
+def difference_extrapolated(row: Tiny, guided: set[int]) -> Iterator[None]:
+    """Within the block the stock call has, in steps without text, the null branch's prediction and the difference of
+    the two as a line through its last two values. It is for two calls a step, the text's first."""
+    seen: dict[float, tuple[torch.Tensor, torch.Tensor]] = {}
+    now: list[torch.Tensor] = []
+    with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
+        before, calls = _swap_conditions(row, Calls(row, patch), guided.__contains__), Calls(row, patch)
+
+        def hook(module: Any, _: Any, out: Any) -> Any:
+            step, place = calls.next()
+            u = levels(row.pipe.scheduler, row.pipe.scheduler.timesteps.tolist())[step]
+            now.append(out[0])
+            text = row.branches[place] == "text"
+            if step in guided and not text:
+                seen[u] = now[-2] - now[-1], now[-1]
+            if step in guided or not text:
+                return out
+            last = list(seen)[-2:]
+            made = out[0] + naive.polynomial(last, [seen[at][0] for at in last], u).to(out[0].dtype)
+            return (made, *out[1:]) if isinstance(out, tuple) else type(out)(made)
+
+        for denoiser in denoisers(row):
+            stack.callback(denoiser.register_forward_pre_hook(before, with_kwargs=True).remove)
+            stack.callback(denoiser.register_forward_hook(hook).remove)
         yield
 
 
@@ -147,7 +175,7 @@ def _drop_rows(row: Tiny, calls: Calls, k: int) -> Any:
 LATEST: dict[str, dict[str, Any]] = {}
 
 
-def _swap_conditions(row: Tiny, calls: Calls, k: int) -> Any:
+def _swap_conditions(row: Tiny, calls: Calls, guided: Callable[[int], bool]) -> Any:
     """The text's call is given what the null branch was given before, but for what moves from step to step."""
 
     def same(a: Any, b: Any) -> bool:
@@ -161,7 +189,7 @@ def _swap_conditions(row: Tiny, calls: Calls, k: int) -> Any:
         step, place = calls.next()
         branch = row.branches[place]
         given = dict(kwargs)
-        if branch == "text" and step >= k:
+        if branch == "text" and not guided(step):
             moved = {name for name, value in kwargs.items() if not same(value, LATEST["text"].get(name))}
             kwargs = {**LATEST["null"], **{name: kwargs[name] for name in moved}}
         LATEST[branch] = given
@@ -247,6 +275,13 @@ def test_the_matrix(row):
             assert seen["calls"] == whole["calls"] - (STEPS - k)
         with text_until(row.pipe, k):
             assert error(alone(row), made) < 1e-4
+        if row.way == "two calls" and len(row.denoisers) == 1 and "strength" not in row.options:
+            with guide(row.pipe, "steps:0+1+3,keep=null") as evaluations, counted(row) as seen:
+                made = row(images)
+            with difference_extrapolated(row, GUIDED):
+                assert error(made, row(images)) < 1e-4
+            assert (evaluations.rows, evaluations.calls) == (seen["rows"], seen["calls"])
+            assert seen["calls"] == whole["calls"] - (STEPS - len(GUIDED))
         with guide(row.pipe, f"text:{k}") as evaluations, counted(row) as seen:
             row(images)
         assert (evaluations.rows, evaluations.calls) == (seen["rows"], seen["calls"])
@@ -270,6 +305,11 @@ def test_the_matrix(row):
         made = row(images, **steps)
     assert (evaluations.rows, evaluations.calls) == (seen["rows"], seen["calls"])
     assert 0.7 * evaluations.asked <= seen["rows"] <= 0.84 * evaluations.asked
+    assert all(x.isfinite().all() for x in made if x.is_floating_point())
+
+    with guide(row.pipe, "tol:0.1") as evaluations, counted(row) as seen:
+        made = row(images)
+    assert (evaluations.rows, evaluations.calls) == (seen["rows"], seen["calls"])
     assert all(x.isfinite().all() for x in made if x.is_floating_point())
 
     assert traces(row) == before
