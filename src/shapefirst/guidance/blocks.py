@@ -53,8 +53,13 @@ def guide(
     Any batch size, `num_images_per_prompt`, scheduler and dtype will do. Steps are denoising steps, whatever the number
     of denoiser calls in each (see `shapefirst.guidance.timeline`), and are those that the call runs: where
     image-to-image with strength 0.6 runs the last 30 of 50 steps, or a call with `denoising_end=0.6` the first 30,
-    there are 30. With `guidance_scale <= 1` a pipeline runs no null branch: there is nothing to drop and nothing
-    changes.
+    there are 30.
+
+    How a pipeline is met is what its family says (`shapefirst.families`): all branches in one batch, or a call a
+    branch; any other by whole calls, which policies that keep neither branch skip. So are the calls of a pipeline whose
+    guidance is off (`guidance_scale <= 1`) or distilled, where there is no branch to drop: a policy that would drop one
+    changes nothing then, and says so in a warning. Where several denoisers take turns (Wan 2.2), a budget, a placement
+    and a tolerance hold for each one's steps.
 
     Blocks nest: the inner policy holds until its block ends, then the outer one again; an outer counter also counts
     the inner block. The pipeline is left as it was found, also if the block raises. A loop of your own over the

@@ -69,12 +69,13 @@ class Running:
 
     @property
     def guidance_scale(self) -> float | None:
-        """w as it is now: a callback may change it; None if it has none, or several."""
+        """w as it is now: a callback may change it. Of several by other names the largest; None if there is none."""
         for name in ("true_cfg_scale", "guidance_scale"):
             scale = getattr(self.pipe, name, self.names.get(name))
             if isinstance(scale, (int, float)):
                 return float(scale)
-        return None
+        others = (value for name, value in self.names.items() if name.endswith("guidance_scale"))
+        return max((float(value) for value in others if isinstance(value, (int, float))), default=None)
 
     @property
     def timesteps(self) -> Any:
