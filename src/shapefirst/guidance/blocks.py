@@ -6,7 +6,7 @@
     with guide(pipe, budget=0.6):
         pipe("a red wooden car", num_inference_steps=50)
 
-Which hooks a block puts on the pipeline's parts is a matter of how that lays out its guidance (`families.layout`).
+A block puts a hook before each of the pipeline's denoisers and before what feeds them (`families.layout`).
 """
 
 from __future__ import annotations
