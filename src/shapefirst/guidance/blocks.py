@@ -169,6 +169,6 @@ class _Guide(AbstractContextManager[Evaluations]):
         self._handles.append(Handle(self._pipe, self._policy))
         return self._handles[-1].evaluations
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None = None, *_: object) -> None:
         with suppress(ShapefirstError) if kind is not None else nullcontext():  # the block's own error says more
             self._handles.pop().remove()
