@@ -20,6 +20,7 @@ __all__ = [
     "ShapefirstError",
     "TextSchedule",
     "__version__",
+    "apply",
     "guide",
     "load",
     "text_until",
@@ -28,7 +29,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from shapefirst.errors import ShapefirstError
-    from shapefirst.guidance import guide, text_until
+    from shapefirst.guidance import apply, guide, text_until
     from shapefirst.guidance.callback import text_until_callback
     from shapefirst.guidance.guider import Guider
     from shapefirst.models import load
@@ -40,6 +41,7 @@ _ROOMS = {
     "Guider": "guidance.guider",
     "ShapefirstError": "errors",
     "TextSchedule": "policies.schedule",
+    "apply": "guidance",
     "guide": "guidance",
     "load": "models",
     "text_until": "guidance",

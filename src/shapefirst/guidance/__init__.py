@@ -14,6 +14,7 @@ counting        what a block wants, and what was done in it
 timeline        from timesteps to denoising steps
 conditions      whether a generation is still the one that its latest predictions were made in
 branches        which branches a call of the denoiser evaluates
+meeting         how a pipeline would be met, told from its class
 callback        `text_until` as a callback of the pipeline's own loop, which needs no hook
 guider          a policy as the guider of Modular Diffusers, which needs no hook
 hook            how a block stands before a denoiser, and goes without a trace
@@ -23,6 +24,6 @@ It imports ``policies`` and ``families``, and knows no command, study or file. O
 file here that asks a ``Follower``, and a word of ``families.Family`` by which ``steering`` finds it.
 """
 
-from shapefirst.guidance.blocks import Evaluations, guide, is_steered, text_until
+from shapefirst.guidance.blocks import Evaluations, apply, guide, is_steered, text_until
 
-__all__ = ["Evaluations", "guide", "is_steered", "text_until"]
+__all__ = ["Evaluations", "apply", "guide", "is_steered", "text_until"]

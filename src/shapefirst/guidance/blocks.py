@@ -110,7 +110,7 @@ def apply(
 
 
 class Handle:
-    """A policy on a pipeline, until it is removed.
+    """A policy on a pipeline, until it is removed; that nobody keeps the handle does not remove it.
 
     Attributes:
         evaluations: What was done since it was applied.
@@ -122,9 +122,9 @@ class Handle:
         self.evaluations = block.evaluations
         with ExitStack() as stack:
             for denoiser in self._denoisers.values():
-                stack.enter_context(SteeringHook.within(pipe, denoiser, block))
+                stack.callback(SteeringHook.enter(pipe, denoiser, block).leave, block)
             for control in controls_of(pipe):
-                stack.enter_context(ControlHook.within(pipe, control, block))
+                stack.callback(ControlHook.enter(pipe, control, block).leave, block)
             self._hooks = stack.pop_all()
 
     def remove(self) -> None:
