@@ -650,7 +650,7 @@ def test_a_class_that_betrays_another_layout_is_not_taken_for_the_one_that_it_de
 
     assert family_of_class(Own) is FAMILIES["StableDiffusionPipeline"]
     assert family_of_class(Edited) is UNKNOWN
-    assert family_of_class(diffusers.DDPMPipeline) is UNKNOWN
+    assert family_of_class(diffusers.DDPMPipeline).way == "whole calls"
     with pytest.raises(UnsupportedPipelineError, match=r"Of DDPMPipeline is not known .* such as budget=0.6"):
         text_until(diffusers.DDPMPipeline(torch.nn.Linear(1, 1), diffusers.DDPMScheduler()), 1)
 

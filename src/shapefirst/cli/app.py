@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from shapefirst import __version__
-from shapefirst.cli import generate, prompts, show, study, sweep, terminal, train, tune
+from shapefirst.cli import check, generate, prompts, show, study, sweep, terminal, train, tune
 from shapefirst.errors import INTERRUPTED, ShapefirstError
 
 __all__ = ["app"]
@@ -83,6 +83,7 @@ app = typer.Typer(
 app.command("generate")(generate.generate_images)
 app.command("demo")(show.demo)
 app.command("models")(show.list_models)
+app.command("check")(check.check)
 app.command("study")(study.study)
 app.command("report")(study.report)
 app.command("tune")(tune.tune)
@@ -111,4 +112,5 @@ def shapefirst(
       shapefirst generate "a wooden house" --text-steps 25 --compare
       shapefirst generate --prompts-file prompts.txt --model sd15
       shapefirst models pocket
+      shapefirst check FluxPipeline
     """

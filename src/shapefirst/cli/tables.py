@@ -13,13 +13,14 @@ from shapefirst.cli import terminal
 
 if TYPE_CHECKING:
     from shapefirst.findings.finding import Summary
+    from shapefirst.guidance.meeting import Meeting
     from shapefirst.images.comparison import Comparison
     from shapefirst.images.outputs import Written
     from shapefirst.models import ModelInfo
     from shapefirst.sweep.cost import Pace
     from shapefirst.sweep.grid import Shards
 
-__all__ = ["comparisons", "costs", "model_table", "models_table", "summaries", "vocabulary", "written"]
+__all__ = ["comparisons", "costs", "meeting", "model_table", "models_table", "summaries", "vocabulary", "written"]
 
 
 def written(rows: Sequence[Written]) -> None:
@@ -108,6 +109,27 @@ def vocabulary() -> None:
     _add(table, ["prompts", "a {attribute} {noun}\na {attribute} {noun} {relation} a {attribute} {noun}"])
     held_out = ", ".join(" ".join(pair) for pair in sorted(HELD_OUT))
     _add(table, ["never seen together\nin training", held_out])
+    terminal.results().print(table)
+
+
+def meeting(found: Meeting) -> None:
+    """How a pipeline is met, in words."""
+    from shapefirst.guidance.meeting import WAYS, WHOLE
+
+    known, whole = bool(found.branches), "whole evaluations are skipped, whether guidance is on, off or distilled"
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    _add(table, ["met", f"{'in ' * known}{found.way}: {WAYS[found.way]}"])
+    _add(table, ["branches", f"{', '.join(found.branches)}, in this order" if known else f"not known: {whole}"])
+    _add(table, ["policies", f"{'all' if known else 'those that keep no branch'}: {', '.join(found.policies)}"])
+    if known:
+        _add(table, ["unguided", f"off or distilled, guidance leaves whole evaluations to skip: {', '.join(WHOLE)}"])
+    if found.has_guider:
+        _add(table, ["guider", 'shapefirst.Guider("paper:25") in the place of its own takes all policies'])
+    _add(table, ["skipped", ", ".join(found.denoisers)])
+    if found.beside:
+        _add(table, ["skipped with it", f"{', '.join(found.beside)}, counted apart (evaluations.control_rows)"])
+    _add(table, ["not skipped", ", ".join(found.others) or "no other network"])
+    _add(table, ["tested", "in the matrix of docs/pipelines.md" if found.is_tested else "no: met as any other class"])
     terminal.results().print(table)
 
 

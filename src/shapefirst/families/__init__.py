@@ -3,7 +3,7 @@ denoiser is evaluated where a loop of our own can run it.
 
 It imports only errors. A family more is one file with a subclass of ``family.Family``, and one entry in ``FAMILIES``
 below: the names of the pipelines that it serves. A pipeline that only `guide` is to run needs no more than its name
-there, by the layout of its guidance, and a row in ``tests/tiny``. What is not named is met by whole calls.
+there, by the layout of its guidance, and a row in ``tests/tiny``. What is not named is met by whole calls, untested.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ def _named(family: Family, names: str) -> dict[str, Family]:
     return dict.fromkeys(names.split(), family)
 
 
-#: Name of a pipeline's class -> its family. Each was run against a reference (``tests/test_pipelines.py``).
+#: Name of a pipeline's class -> its family: those of the matrix of ``tests/test_matrix.py``, each of which was run
+#: against a reference there.
 FAMILIES: Final[dict[str, Family]] = {
     **_named(
         Family(),
@@ -97,6 +98,19 @@ FAMILIES: Final[dict[str, Family]] = {
     "StableDiffusion3Pipeline": StableDiffusion3(),
     "PixArtAlphaPipeline": PixArt(),
     "PixArtSigmaPipeline": PixArt(),
+    **_named(
+        Family(way="whole calls"),
+        """
+        AnimateDiffPAGPipeline ConsistencyModelPipeline DDIMPipeline DDPMPipeline DanceDiffusionPipeline
+        Flux2KleinKVPipeline Flux2Pipeline FluxControlPipeline FluxFillPipeline FluxInpaintPipeline
+        FluxKontextPipeline HunyuanDiTPAGPipeline KolorsPAGPipeline LatentConsistencyModelImg2ImgPipeline
+        LatentConsistencyModelPipeline MarigoldDepthPipeline PixArtSigmaPAGPipeline SanaPAGPipeline
+        SanaSprintImg2ImgPipeline SanaSprintPipeline SemanticStableDiffusionPipeline
+        StableDiffusion3PAGImg2ImgPipeline StableDiffusion3PAGPipeline StableDiffusionControlNetPAGPipeline
+        StableDiffusionPAGImg2ImgPipeline StableDiffusionPAGPipeline StableDiffusionPanoramaPipeline
+        StableDiffusionXLControlNetPAGPipeline StableDiffusionXLPAGImg2ImgPipeline StableDiffusionXLPAGPipeline
+        """,
+    ),
 }
 
 #: Pipelines that nothing is known of.

@@ -6,15 +6,26 @@ A denoiser is a part that is given a timestep. A family names its own where that
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from typing import Any, Final
 
+import diffusers
 import torch
 from diffusers.utils.torch_utils import unwrap_module
 
 from shapefirst.errors import UnsupportedPipelineError
-from shapefirst.families import family_of
+from shapefirst.families import Family, family_of
 
-__all__ = ["TIMES", "controls_of", "denoiser_of", "denoisers_of"]
+__all__ = [
+    "TIMES",
+    "controls_of",
+    "denoiser_of",
+    "denoisers_among",
+    "denoisers_of",
+    "has_guider",
+    "networks_of_class",
+    "without_denoiser",
+]
 
 #: What denoisers call the timestep among their arguments.
 TIMES: Final = ("timestep", "timesteps", "t", "timestep_ratio", "r")
@@ -26,17 +37,43 @@ def denoisers_of(pipe: Any) -> dict[str, torch.nn.Module]:
     Raises:
         UnsupportedPipelineError: It has none.
     """
-    family = family_of(pipe)
     parts = {name: part for name, part in vars(pipe).items() if isinstance(part, torch.nn.Module)}
-    if family.denoisers:
-        found = {name: parts[name] for name in family.denoisers if name in parts}
-    else:
-        found = {name: part for name, part in parts.items() if _is_denoiser(part) and not _is_control(name, part)}
+    kinds = {name: type(unwrap_module(part)) for name, part in parts.items()}
+    found = {name: parts[name] for name in denoisers_among(family_of(pipe), kinds)}
     if not found:
-        raise UnsupportedPipelineError(
-            f"{type(pipe).__name__} has no part that is given a timestep, so there is nothing to skip a step of."
-        )
+        raise UnsupportedPipelineError(without_denoiser(type(pipe).__name__))
     return found
+
+
+def denoisers_among(family: Family, kinds: Mapping[str, type]) -> tuple[str, ...]:
+    """The names of the denoisers among a pipeline's parts, name -> class."""
+    if family.denoisers:
+        return tuple(name for name in family.denoisers if name in kinds)
+    return tuple(name for name, kind in kinds.items() if _is_denoiser(kind) and not _is_control(name, kind))
+
+
+def without_denoiser(class_name: str) -> str:
+    """What is said of a pipeline that has none."""
+    return f"{class_name} has no part that is given a timestep, so there is nothing to skip a step of."
+
+
+def networks_of_class(pipeline_class: Any) -> dict[str, type]:
+    """The networks that a class of pipelines takes, name -> class, as far as its code says which."""
+    found = {name: next(filter(_is_network, kinds), None) for name, kinds in _parts_of_class(pipeline_class).items()}
+    return {name: kind for name, kind in found.items() if kind is not None}
+
+
+def has_guider(pipeline_class: Any) -> bool:
+    """Whether a class is one of Modular Diffusers' that is guided by what it calls a guider."""
+    return "guider" in _parts_of_class(pipeline_class)
+
+
+def _parts_of_class(pipeline_class: Any) -> dict[str, tuple[Any, ...]]:
+    """The parts that a class of pipelines takes, and what each may be."""
+    if not issubclass(pipeline_class, diffusers.ModularPipeline):
+        return dict(pipeline_class._get_signature_types())
+    blocks = getattr(diffusers, pipeline_class.default_blocks_name or "", None)
+    return {} if blocks is None else {part.name: (part.type_hint,) for part in blocks().expected_components}
 
 
 def denoiser_of(pipe: Any) -> Any:
@@ -60,10 +97,17 @@ def controls_of(pipe: Any) -> list[torch.nn.Module]:
     return [part for part in parts if isinstance(part, torch.nn.Module)]
 
 
-def _is_denoiser(part: torch.nn.Module) -> bool:
-    return not set(TIMES).isdisjoint(inspect.signature(type(unwrap_module(part)).forward).parameters)
+def _is_network(kind: Any) -> bool:
+    # transformers' own choosers are no networks.
+    return inspect.isclass(kind) and (issubclass(kind, torch.nn.Module) or kind.__name__.startswith("AutoModel"))
 
 
-def _is_control(name: str, part: torch.nn.Module) -> bool:
-    kind = type(unwrap_module(part)).__name__
-    return "control" in name.lower() or ("ControlNet" in kind and not kind.startswith("UNet"))  # ControlNet-XS is both
+def _is_denoiser(kind: Any) -> bool:
+    return hasattr(kind, "forward") and not set(TIMES).isdisjoint(inspect.signature(kind.forward).parameters)
+
+
+def _is_control(name: str, kind: type) -> bool:
+    named = kind.__name__
+    return "control" in name.lower() or (
+        "ControlNet" in named and not named.startswith("UNet")
+    )  # ControlNet-XS is both

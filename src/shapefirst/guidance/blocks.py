@@ -21,6 +21,7 @@ from shapefirst.errors import ShapefirstError, UnsupportedPipelineError
 from shapefirst.families import family_of
 from shapefirst.families.layout import controls_of, denoisers_of
 from shapefirst.guidance.counting import Block, Evaluations
+from shapefirst.guidance.meeting import follows
 from shapefirst.guidance.steering import ControlHook, SteeringHook
 from shapefirst.policies.auto import Policy
 from shapefirst.policies.schedule import Branch, TextSchedule
@@ -149,7 +150,7 @@ def check_way(pipe: Any, policy: Policy) -> None:
     family, name = family_of(pipe), type(pipe).__name__
     if family.refused is not None:
         raise UnsupportedPipelineError(f"{name} {family.refused}")
-    if family.way == "whole calls" and policy.keep != "neither" and policy != TextSchedule.always():
+    if not follows(family, policy):
         raise UnsupportedPipelineError(
             f"Of {name} is not known which rows or calls are the branches of its guidance, so none can be dropped: "
             "take a policy that skips whole evaluations, such as budget=0.6, tol=0.006 or every:2."

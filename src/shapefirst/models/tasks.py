@@ -12,7 +12,7 @@ from shapefirst.errors import ModelError, UnsupportedPipelineError, shortened
 from shapefirst.models.disk import read_json
 from shapefirst.models.quiet import quietly
 
-__all__ = ["CONDITIONED", "check_class", "check_inputs", "refuse_file", "refuse_folder"]
+__all__ = ["CONDITIONED", "absent_class", "check_class", "check_inputs", "refuse_file", "refuse_folder"]
 
 #: Pipelines that are given a picture beside the prompt, which studies of that picture run all the same.
 CONDITIONED: Final = (
@@ -111,8 +111,7 @@ def check_class(index: Mapping[str, Any], name: str) -> type:
         class_name = index["_class_name"]
         pipeline_class = getattr(diffusers, class_name, None)
         if not (isinstance(pipeline_class, type) and issubclass(pipeline_class, diffusers.DiffusionPipeline)):
-            class_name = shortened(" ".join(class_name.split()))
-            raise ModelError(f"{name} is a {class_name}, which diffusers {diffusers.__version__} has not got.")
+            raise ModelError(absent_class(class_name, name))
         kinds = [what for part, what in _CLASSES.items() if part in class_name]
         if pipeline_class not in AUTO_TEXT2IMAGE_PIPELINES_MAPPING.values():
             parameters = inspect.signature(pipeline_class.__call__).parameters
@@ -123,14 +122,23 @@ def check_class(index: Mapping[str, Any], name: str) -> type:
                 f"{name} is {kinds[0]} ({class_name}), which does not make an image from a prompt alone: "
                 f"{_GUIDE}{study}."
             )
-        from shapefirst.families import UNKNOWN, family_of_class
+        from shapefirst.families import family_of_class
 
-        if family_of_class(pipeline_class) is UNKNOWN:
+        if family_of_class(pipeline_class).way == "whole calls":
             raise UnsupportedPipelineError(
-                f"{name} is a {class_name}, of whose guidance nothing is known: load it with "
+                f"{name} is a {class_name}, the branches of whose guidance are not known: load it with "
                 f"diffusers.{class_name}.from_pretrained(), and guide() skips whole evaluations on it."
             )
         return pipeline_class
+
+
+def absent_class(class_name: str, name: str) -> str:
+    """What is said of a model called ``name`` whose class this diffusers has not got."""
+    import diffusers
+
+    return (
+        f"{name} is a {shortened(' '.join(class_name.split()))}, which diffusers {diffusers.__version__} has not got."
+    )
 
 
 def check_inputs(index: Mapping[str, Any], folder: Path, name: str) -> None:

@@ -27,7 +27,20 @@ from shapefirst.policies.auto import Auto, Policy
 from shapefirst.policies.file import PolicyFile, read_policy
 from shapefirst.policies.schedule import TextSchedule
 
-__all__ = ["describe", "find_policy", "parse_policy", "policy_of"]
+__all__ = ["EXAMPLES", "describe", "find_policy", "parse_policy", "policy_of"]
+
+
+#: One of each kind.
+EXAMPLES: Final = (
+    "full",
+    "paper:25",
+    "text:25",
+    "budget:0.6",
+    "every:3",
+    "growing:5x1.3",
+    "steps:0-4+7+11",
+    "tol:0.006",
+)
 
 
 def policy_of(
@@ -74,8 +87,8 @@ def parse_policy(words: str) -> Policy:
     name, _, value = head.partition(":")
     if name not in POLICIES or bool(value) != (name != "full"):
         raise ShapefirstError(
-            f"There is no policy {shortened(words)!r}: say full, paper:25, text:25, budget:0.6, every:3, "
-            f"growing:5x1.3, steps:0-4+7+11, tol:0.006, {_further()}or the path of a policy file (.json)."
+            f"There is no policy {shortened(words)!r}: say {', '.join(EXAMPLES)}, {_further()}or the path of a policy "
+            "file (.json)."
         )
     pairs = [_option(option, words) for option in options]
     given = dict(pairs)
