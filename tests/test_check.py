@@ -1,10 +1,11 @@
-"""`shapefirst check` says of pipelines what `guide` does with them."""
+"""`shapefirst check` and docs/pipelines.md say of pipelines what `guide` does with them."""
 
 from __future__ import annotations
 
 import json
 
 import diffusers
+import pipelines_page
 import pytest
 from commands import one_sentence, shapefirst
 from tiny import PIPELINES
@@ -163,3 +164,10 @@ def test_there_is_an_example_of_every_policy():
 
 def test_every_class_that_is_named_is_in_the_matrix_and_the_other_way_round():
     assert set(FAMILIES) == {row.split()[0] for row in PIPELINES}
+
+
+def test_the_page_is_that_of_the_matrix():
+    written = pipelines_page.PAGE.read_text(encoding="utf-8")
+    if f"diffusers {diffusers.__version__}." in written:
+        assert written == pipelines_page.page(), "stale: run `python tests/pipelines_page.py`"
+    assert {f"`{name}`" for name in FAMILIES} <= set(written.split())
