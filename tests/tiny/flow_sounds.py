@@ -102,7 +102,7 @@ def ltx2_image() -> Tiny:
 def ltx2_thrice() -> Tiny:
     """Null and text in one batch, then the text without attention in a layer, then without the other modality."""
     options = {"guidance_scale": 4.0, "audio_guidance_scale": 4.0, "spatio_temporal_guidance_blocks": [1]}
-    return ltx2(ltx2_both, options, way="whole calls", calls=3)
+    return ltx2(ltx2_both, options, calls=3)
 
 
 @tiny("LTX2Pipeline without guidance")

@@ -119,7 +119,7 @@ def hunyuan15_skipping() -> Tiny:
         skip_layer_guidance_start=0.0,
         skip_layer_guidance_stop=1.0,
     )
-    return hunyuan15(guider, way="whole calls", branches=("text", "null", "text without a layer"), calls=3, varies=True)
+    return hunyuan15(guider, **{**TWO_CALLS, "calls": 3, "varies": True})
 
 
 @shared

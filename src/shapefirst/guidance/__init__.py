@@ -9,6 +9,7 @@ one_batch       the way of pipelines with all branches in one batch
 two_calls       the way of those with a call a branch
 whole_calls     the way of any pipeline: a call is evaluated as it is, or all of it extrapolated
 rows            some of the rows of all that a call is given
+further         calls of a step beyond those of its branches
 outputs         all that a call gives, as one tensor, and back
 counting        what a block wants, and what was done in it
 timeline        from timesteps to denoising steps

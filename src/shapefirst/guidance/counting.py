@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
+from shapefirst.guidance.introspection import share_memory
 from shapefirst.policies.auto import Policy
 
 __all__ = ["Block", "Evaluations"]
@@ -41,11 +45,25 @@ class Block:
     Attributes:
         policy: The policy.
         evaluations: The counter.
-        conditions: What the branches of its latest generation were last given, which all denoisers of a pipeline share.
-        has_warned: Whether it has said that there is nothing to drop.
     """
 
     policy: Policy
     evaluations: Evaluations = field(default_factory=Evaluations)
-    conditions: dict[str, dict[str, Any]] = field(default_factory=dict)
-    has_warned: bool = False
+    _conditions: tuple[torch.Tensor | None, dict[str, dict[str, Any]]] = field(default_factory=lambda: (None, {}))
+    _has_warned: bool = False
+
+    def conditions_of(self, timesteps: torch.Tensor) -> dict[str, dict[str, Any]]:
+        """What the branches of the generation over these timesteps were last given, for all denoisers of a pipeline."""
+        if self._conditions[0] is None or not share_memory(timesteps, self._conditions[0]):
+            self._conditions = timesteps, {}
+        return self._conditions[1]
+
+    def warn_unguided(self, pipe: Any) -> None:
+        """Say once that there is nothing to drop."""
+        if not self._has_warned:
+            self._has_warned = True
+            warnings.warn(
+                f"This call of {type(pipe).__name__} runs without classifier-free guidance, at least in some steps, so "
+                "there is no branch to drop in them: budget=0.6 and every:2 skip whole evaluations.",
+                stacklevel=2,
+            )

@@ -22,6 +22,7 @@ from shapefirst.families import Family
 from shapefirst.guidance.branches import evaluating, evaluating_some
 from shapefirst.guidance.conditions import Conditions
 from shapefirst.guidance.follow import Call, Follower, Wanted
+from shapefirst.guidance.further import FurtherCalls
 from shapefirst.guidance.outputs import Packing
 from shapefirst.guidance.rows import Taking
 from shapefirst.guidance.ways import Asked, Evaluate
@@ -62,11 +63,7 @@ class _Some:
 
 
 class OneBatch:
-    """Answers the calls of one generation under one policy. See the module.
-
-    A further call in a step (skip-layer guidance: the text branch with layers left out) has its difference to the
-    branch that stands for what is dropped, and is extrapolated by that.
-    """
+    """Answers the calls of one generation under one policy. See the module."""
 
     def __init__(self, policy: Policy, family: Family, branches: Sequence[str]) -> None:
         self._policy, self._family, self._branches = policy, family, tuple(branches)
@@ -74,7 +71,6 @@ class OneBatch:
         self._conditions: dict[object, Conditions] = {}
         self._packing: Packing | None = None
         self._base: torch.Tensor | None = None  # what the latest call gave for the branch that others are held against
-        self._further: dict[int, Follower] = {}
         self._fed: tuple[Call, list[int]] | None = None  # what a ControlNet fed, and in which call
 
     def rows(self, call: Call, asked: Asked, asking: object) -> list[int]:
@@ -84,7 +80,8 @@ class OneBatch:
 
     def answer(self, call: Call, asked: Asked, evaluate: Evaluate) -> Any:
         if asked.place:
-            return self._answer_further(call, asked, evaluate)
+            assert self._packing is not None
+            return self._further.answer(call, asked, evaluate, self._base, self._packing)
         some, of = self._some(call, asked, self), asked.rows
         rows = some.rows
         if self._fed is not None and self._fed[0] == call and self._fed[1] != rows:
@@ -105,24 +102,6 @@ class OneBatch:
         assert self._packing is not None
         return self._packing.unpack(torch.cat([whole[branch] for branch in self._branches]))
 
-    def _answer_further(self, call: Call, asked: Asked, evaluate: Evaluate) -> Any:
-        assert self._follower is not None
-        base, of = self._follower.kept[:1], asked.rows
-        follower = self._further.get(asked.place)
-        if follower is None or follower.images != of:
-            late = call.step > 0
-            follower = Follower(self._policy, of, (*base, "further"), without_text=base, late=late)
-            self._further[asked.place] = follower
-        rows = follower.wanted(call)["further"]
-        packing = self._packing
-        assert packing is not None
-        seen = {} if self._base is None else dict.fromkeys(base, self._base)
-        if rows:
-            out = evaluate(asked.some(Taking(rows, of, family=self._family)), len(rows))
-            packing = Packing(out, len(rows))
-            seen["further"] = packing.pack(out)
-        return packing.unpack(follower.complete(call, seen)["further"])
-
     def _some(self, call: Call, asked: Asked, asking: object) -> _Some:
         images, rest = divmod(asked.rows, len(self._branches))
         if rest:
@@ -138,5 +117,6 @@ class OneBatch:
         if changed or self._follower is None or self._follower.images != images:
             without_text = self._family.without_text
             self._follower = Follower(self._policy, images, self._branches, without_text=without_text, late=changed)
-            self._further = {}
+            base = self._follower.kept[:1]
+            self._further = FurtherCalls(self._policy, self._family, base, by_image=True)
         return _Some(self._follower, call, self._follower.wanted(call))

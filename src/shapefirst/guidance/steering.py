@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -101,7 +100,7 @@ class SteeringHook(ModuleHook):
         if name is None:
             return None
         if name not in ways:
-            ways[name] = self._new_way(name, policy, block, family, caller)
+            ways[name] = self._new_way(name, block, run, family, caller)
         return ways[name], call, asked
 
     def _policy(self, block: Block, run: Generation) -> Policy:
@@ -142,13 +141,7 @@ class SteeringHook(ModuleHook):
         elif family.way == "two calls":
             name = "two calls"
         else:
-            if not block.has_warned:
-                block.has_warned = True
-                warnings.warn(
-                    f"This call of {type(pipe).__name__} runs without classifier-free guidance, so there is no branch "
-                    "to drop and nothing is saved: budget=0.6 and every:2 skip whole evaluations.",
-                    stacklevel=2,
-                )
+            block.warn_unguided(pipe)
             return None
         if (policy.keep != "neither" or isinstance(policy, Auto)) and (cache := cache_of(self.denoiser)):
             raise UnsupportedPipelineError(
@@ -157,11 +150,14 @@ class SteeringHook(ModuleHook):
             )
         return name
 
-    def _new_way(self, name: str, policy: Policy, block: Block, family: Family, caller: Running | None) -> Course:
+    def _new_way(self, name: str, block: Block, run: Generation, family: Family, caller: Running | None) -> Course:
+        policy = self._policy(block, run)
         if name == "whole calls":
             return WholeCalls(policy)
         if name == "two calls":
-            return TwoCalls(policy, family, block.conditions)
+            pipe = self.pipe if caller is None else caller.pipe
+            known = block.conditions_of(run.timesteps)
+            return TwoCalls(policy, family, known, partial(block.warn_unguided, pipe))
         branches = family.branches if caller is None else family.branches_in(caller.names, caller.pipe)
         return OneBatch(policy, family, branches)
 

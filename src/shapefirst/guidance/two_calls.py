@@ -7,7 +7,7 @@ guidance stays right, since the pipeline gets all predictions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 import torch
@@ -16,6 +16,7 @@ from shapefirst.errors import ShapefirstError, UnsupportedPipelineError
 from shapefirst.families import Family
 from shapefirst.guidance.conditions import Conditions, are_same
 from shapefirst.guidance.follow import Call, Follower
+from shapefirst.guidance.further import FurtherCalls
 from shapefirst.guidance.outputs import Packing
 from shapefirst.guidance.ways import Asked, Evaluate
 from shapefirst.policies.auto import Policy
@@ -32,17 +33,23 @@ class TwoCalls:
     Args:
         policy: A policy that keeps a branch.
         family: The pipeline's.
-        known: What each branch was given in the latest guided step, as far as that differs from the others; shared by
-            all denoisers of a pipeline.
+        known: What each branch was given in the generation's latest guided step, as far as that differs from the
+            others; shared by all denoisers of a pipeline.
+        warn: Says that there is nothing to drop, where the pipeline calls its denoiser for one branch alone.
     """
 
-    def __init__(self, policy: Policy, family: Family, known: dict[str, dict[str, Any]]) -> None:
-        self._policy, self._family, self._known = policy, family, known
+    def __init__(
+        self, policy: Policy, family: Family, known: dict[str, dict[str, Any]], warn: Callable[[], None]
+    ) -> None:
+        self._policy, self._family, self._known, self._warn = policy, family, known, warn
         self._kept = "text" if policy.keep == "text" else family.without_text[0]
+        self._further = FurtherCalls(policy, family, (self._kept,), by_image=False)
         self._conditions: dict[str, Conditions] = {}
         self._follower: Follower | None = None
         self._packing: Packing | None = None
         self._call: Call | None = None
+        self._asked: set[str] = set()  # the branches that the pipeline has asked for in this step
+        self._is_alone = False  # whether it asks for one of them only
         self._given: dict[str, dict[str, Any]] = {}  # in a guided step: to each branch so far
         self._seen: dict[str, torch.Tensor] = {}  # and what each gave
         self._answers: dict[str, torch.Tensor] = {}  # in any other step: what stands for all
@@ -52,15 +59,22 @@ class TwoCalls:
 
     def answer(self, call: Call, asked: Asked, evaluate: Evaluate) -> Any:
         branch = self._branch(asked)
+        if branch is None:
+            assert self._packing is not None
+            base = self._seen if self._seen else self._answers
+            return self._further.answer(call, asked, evaluate, base.get(self._kept), self._packing)
         conditions = self._conditions.setdefault(branch, Conditions())
         changed = conditions.change(asked.arguments, asked.latents, asked.scale)
         if call != self._call:
-            if 0 < len(self._seen) < len(self._family.branches):  # the pipeline itself did not guide that step
-                self._follower = None
-            self._call, self._given, self._seen, self._answers = call, {}, {}, {}
+            if len(self._asked) == 1:  # the pipeline itself did not guide that step
+                self._follower = None if self._seen else self._follower
+                self._is_alone = not self._known
+                self._warn()
+            self._call, self._asked, self._given, self._seen, self._answers = call, set(), {}, {}, {}
+        self._asked.add(branch)
         if self._follower is None or (changed and self._policy.order is not None):
             self._follower = self._new_follower(late=changed or call.step > 0)
-        if all(self._follower.wanted(call).values()):
+        if all(self._follower.wanted(call).values()) or self._is_alone:
             return self._guided(call, branch, asked, evaluate)
         if changed and branch == self._kept and self._answers:
             raise ShapefirstError(
@@ -78,15 +92,10 @@ class TwoCalls:
     def _new_follower(self, *, late: bool) -> Follower:
         return Follower(self._policy, 1, self._family.branches, without_text=(self._kept,), late=late)
 
-    def _branch(self, asked: Asked) -> str:
+    def _branch(self, asked: Asked) -> str | None:
         if asked.context in CONTEXTS:
             return CONTEXTS[asked.context]
-        if asked.place < len(self._family.branches):
-            return self._family.branches[asked.place]
-        raise UnsupportedPipelineError(
-            f"The denoiser is called {asked.place + 1} times in a step, of which only {len(self._family.branches)} are "
-            "known: take a policy that keeps neither branch, such as budget=0.6."
-        )
+        return self._family.branches[asked.place] if asked.place < len(self._family.branches) else None
 
     def _guided(self, call: Call, branch: str, asked: Asked, evaluate: Evaluate) -> Any:
         out = evaluate(asked.arguments, asked.rows)
@@ -94,7 +103,7 @@ class TwoCalls:
         self._seen[branch], self._given[branch] = self._packing.pack(out), asked.arguments
         if len(self._seen) == len(self._family.branches):
             assert self._follower is not None
-            self._follower.complete(call, self._seen)
+            self._follower.learn(call, self._seen)
             given = self._given
             names = {n for args in given.values() for n in args if self._differs(n, given)}
             if asked.latents in names:
