@@ -20,6 +20,8 @@ __all__ = [
     "ShapefirstError",
     "TextSchedule",
     "__version__",
+    "apply",
+    "apply_to_module",
     "guide",
     "load",
     "text_until",
@@ -28,9 +30,10 @@ __all__ = [
 
 if TYPE_CHECKING:
     from shapefirst.errors import ShapefirstError
-    from shapefirst.guidance import guide, text_until
+    from shapefirst.guidance import apply, guide, text_until
     from shapefirst.guidance.callback import text_until_callback
     from shapefirst.guidance.guider import Guider
+    from shapefirst.guidance.module import apply_to_module
     from shapefirst.models import load
     from shapefirst.policies.auto import Auto
     from shapefirst.policies.schedule import TextSchedule
@@ -40,6 +43,8 @@ _ROOMS = {
     "Guider": "guidance.guider",
     "ShapefirstError": "errors",
     "TextSchedule": "policies.schedule",
+    "apply": "guidance",
+    "apply_to_module": "guidance.module",
     "guide": "guidance",
     "load": "models",
     "text_until": "guidance",

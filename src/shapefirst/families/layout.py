@@ -5,19 +5,17 @@ A denoiser is a part that is given a timestep. A family names its own where that
 
 from __future__ import annotations
 
-import inspect
-from typing import Any, Final
+from typing import Any
 
 import torch
+from diffusers.schedulers import SchedulerMixin
 from diffusers.utils.torch_utils import unwrap_module
 
 from shapefirst.errors import UnsupportedPipelineError
 from shapefirst.families import family_of
+from shapefirst.families.arguments import TIMES, parameters_of
 
-__all__ = ["TIMES", "controls_of", "denoiser_of", "denoisers_of"]
-
-#: What denoisers call the timestep among their arguments.
-TIMES: Final = ("timestep", "timesteps", "t", "timestep_ratio", "r")
+__all__ = ["controls_of", "denoiser_of", "denoisers_of", "scheduler_of"]
 
 
 def denoisers_of(pipe: Any) -> dict[str, torch.nn.Module]:
@@ -54,6 +52,21 @@ def denoiser_of(pipe: Any) -> Any:
     return unwrap_module(only)
 
 
+def scheduler_of(pipe: Any) -> Any:
+    """The scheduler whose list of timesteps a pipeline loops over.
+
+    Raises:
+        UnsupportedPipelineError: It has none.
+    """
+    parts = (getattr(pipe, "scheduler", None), *vars(pipe).values())
+    found = next((part for part in parts if isinstance(part, SchedulerMixin)), parts[0])
+    if found is None:
+        raise UnsupportedPipelineError(
+            f"{type(pipe).__name__} has no scheduler, whose list of timesteps tells one step from another."
+        )
+    return found
+
+
 def controls_of(pipe: Any) -> list[torch.nn.Module]:
     """The parts of a pipeline that run in every step only to feed its denoiser."""
     parts = (getattr(pipe, name, None) for name in family_of(pipe).beside)
@@ -61,7 +74,7 @@ def controls_of(pipe: Any) -> list[torch.nn.Module]:
 
 
 def _is_denoiser(part: torch.nn.Module) -> bool:
-    return not set(TIMES).isdisjoint(inspect.signature(type(unwrap_module(part)).forward).parameters)
+    return not set(TIMES).isdisjoint(parameters_of(unwrap_module(part)))
 
 
 def _is_control(name: str, part: torch.nn.Module) -> bool:

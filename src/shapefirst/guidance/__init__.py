@@ -2,7 +2,8 @@
 
 follow          the core: which images want which branch in a call, and what stands for the rest
 extrapolation   what stands for a prediction that is not evaluated
-blocks          `guide` and `text_until`: the `with` blocks
+blocks          `guide` and `text_until`: the `with` blocks; and `apply`, without `with`
+module          `apply_to_module`, for a denoiser in a loop of one's own
 one_batch       the way of pipelines with both branches in one batch, and of the ControlNets that feed them
 rows            some of the rows of all that a call is given
 timeline        from timesteps to denoising steps
@@ -17,6 +18,6 @@ It imports ``policies`` and ``families``, and knows no command, study or file. O
 file here that asks a ``Follower``, and a word of ``families.Family`` by which `guide` finds it.
 """
 
-from shapefirst.guidance.blocks import Evaluations, guide, is_steered, text_until
+from shapefirst.guidance.blocks import Evaluations, Handle, apply, guide, is_steered, text_until
 
-__all__ = ["Evaluations", "guide", "is_steered", "text_until"]
+__all__ = ["Evaluations", "Handle", "apply", "guide", "is_steered", "text_until"]
