@@ -144,6 +144,10 @@ def check_way(pipe: Any, policy: Policy) -> None:
     family, name = family_of(pipe), type(pipe).__name__
     if family.refused is not None:
         raise UnsupportedPipelineError(f"{name} {family.refused}")
+    if any(isinstance(getattr(part, "evaluations", None), Evaluations) for part in vars(pipe).values()):
+        raise ShapefirstError(
+            f"{name} has a Guider, which follows a policy of its own: take that or guide(), not both."
+        )
     if family.way == "whole calls" and policy.keep != "neither" and policy != TextSchedule.always():
         raise UnsupportedPipelineError(
             f"Of {name} is not known which rows or calls are the branches of its guidance, so none can be dropped: "
