@@ -21,6 +21,7 @@ __all__ = [
     "TextSchedule",
     "__version__",
     "apply",
+    "apply_to_module",
     "guide",
     "load",
     "text_until",
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from shapefirst.guidance import apply, guide, text_until
     from shapefirst.guidance.callback import text_until_callback
     from shapefirst.guidance.guider import Guider
+    from shapefirst.guidance.module import apply_to_module
     from shapefirst.models import load
     from shapefirst.policies.auto import Auto
     from shapefirst.policies.schedule import TextSchedule
@@ -42,6 +44,7 @@ _ROOMS = {
     "ShapefirstError": "errors",
     "TextSchedule": "policies.schedule",
     "apply": "guidance",
+    "apply_to_module": "guidance.module",
     "guide": "guidance",
     "load": "models",
     "text_until": "guidance",

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from shapefirst.families.embeddings import Embeddings
 from shapefirst.families.family import Family
+from shapefirst.families.own_loop import OwnLoop, name_of
 from shapefirst.families.pixart import PixArt
 from shapefirst.families.sd3 import StableDiffusion3
 from shapefirst.families.sdxl import StableDiffusionXL
@@ -20,7 +21,7 @@ from shapefirst.families.stable_diffusion import StableDiffusion
 from shapefirst.families.stages import UnCLIP, Wuerstchen
 from shapefirst.families.wan import Wan
 
-__all__ = ["FAMILIES", "UNKNOWN", "Embeddings", "Family", "family_of", "family_of_class"]
+__all__ = ["FAMILIES", "UNKNOWN", "Embeddings", "Family", "OwnLoop", "family_of", "family_of_class", "name_of"]
 
 
 def _named(family: Family, names: str) -> dict[str, Family]:
@@ -133,7 +134,7 @@ _OTHER_LAYOUTS: Final = frozenset(
 
 def family_of(pipe: Any) -> Family:
     """The family of a pipeline; `UNKNOWN` if it is of none."""
-    return family_of_class(type(pipe))
+    return pipe.family if isinstance(pipe, OwnLoop) else family_of_class(type(pipe))
 
 
 def family_of_class(pipeline_class: type) -> Family:

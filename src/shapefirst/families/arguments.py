@@ -5,9 +5,18 @@ A tensor's first size does not tell: a table of rotary embeddings may have as ma
 
 from __future__ import annotations
 
-from typing import Final
+import inspect
+from typing import Any, Final
 
-__all__ = ["LISTED", "ROWED", "SECOND", "SHARED"]
+import torch
+
+__all__ = ["LATENTS", "LISTED", "ROWED", "SECOND", "SHARED", "TIMES", "parameters_of"]
+
+#: What denoisers call the timestep among their arguments.
+TIMES: Final = ("timestep", "timesteps", "t", "timestep_ratio", "r", "sigma", "sigmas", "time")
+
+#: And the latents, which mostly come first.
+LATENTS: Final = ("sample", "hidden_states", "x", "latents")
 
 #: A row, or as many as a video has frames, for each row of the latents.
 ROWED: Final = frozenset(
@@ -43,3 +52,16 @@ LISTED: Final = frozenset({"x", "cap_feats", "siglip_feats"})
 
 #: Tensors of which the second size counts the rows.
 SECOND: Final = frozenset({"encoder_hidden_states_llama3"})
+
+
+def parameters_of(module: Any) -> list[str]:
+    """The names of a module's arguments; a wrapper's that takes `*args` are those of what it wraps."""
+    # Of the class: hooks of an older diffusers hide the arguments of the method that they stand before.
+    parameters = list(inspect.signature(type(module).forward).parameters.values())[1:]
+    names = [one.name for one in parameters if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)]
+    wraps = any(one.kind == one.VAR_POSITIONAL for one in parameters) and set(TIMES).isdisjoint(names)
+    if not wraps or type(module).forward is torch.nn.Module.forward:
+        return names
+    wrapped = (parameters_of(child) for child in module.children())
+    inner: list[str] = next((found for found in wrapped if not set(TIMES).isdisjoint(found)), [])
+    return names + inner[len(names) :]

@@ -37,6 +37,7 @@ class Family:
         same_latents: Whether every branch is given the same latents.
         rowed: Arguments of the denoiser with rows of their own for each image and branch, beyond `families.arguments`.
         shared: Those that are the same for all, likewise.
+        timestep: The denoiser's argument that is the timestep, if it has none of the usual names.
         refused: Why no policy can be followed, as the end of a sentence that the class's name begins, if so.
         masks_padding: Whether the denoiser sees no padding.
         pools: Whether the denoiser is given the prompt in one vector besides.
@@ -52,6 +53,7 @@ class Family:
     same_latents: bool = True
     rowed: frozenset[str] = frozenset()
     shared: frozenset[str] = frozenset()
+    timestep: str | None = None
     refused: str | None = None
     masks_padding: bool = False
     pools: bool = False

@@ -6,29 +6,28 @@ A denoiser is a part that is given a timestep. A family names its own where that
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
-from typing import Any, Final
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import diffusers
 import torch
+from diffusers.schedulers import SchedulerMixin
 from diffusers.utils.torch_utils import unwrap_module
 
 from shapefirst.errors import UnsupportedPipelineError
 from shapefirst.families import Family, family_of
+from shapefirst.families.arguments import TIMES, parameters_of
 
 __all__ = [
-    "TIMES",
     "controls_of",
     "denoiser_of",
     "denoisers_among",
     "denoisers_of",
     "has_guider",
     "networks_of_class",
+    "scheduler_of",
     "without_denoiser",
 ]
-
-#: What denoisers call the timestep among their arguments.
-TIMES: Final = ("timestep", "timesteps", "t", "timestep_ratio", "r")
 
 
 def denoisers_of(pipe: Any) -> dict[str, torch.nn.Module]:
@@ -38,18 +37,30 @@ def denoisers_of(pipe: Any) -> dict[str, torch.nn.Module]:
         UnsupportedPipelineError: It has none.
     """
     parts = {name: part for name, part in vars(pipe).items() if isinstance(part, torch.nn.Module)}
+    takes = {name: parameters_of(unwrap_module(part)) for name, part in parts.items()}
     kinds = {name: type(unwrap_module(part)) for name, part in parts.items()}
-    found = {name: parts[name] for name in denoisers_among(family_of(pipe), kinds)}
+    found = {name: parts[name] for name in denoisers_among(family_of(pipe), kinds, takes)}
     if not found:
         raise UnsupportedPipelineError(without_denoiser(type(pipe).__name__))
     return found
 
 
-def denoisers_among(family: Family, kinds: Mapping[str, type]) -> tuple[str, ...]:
-    """The names of the denoisers among a pipeline's parts, name -> class."""
+def denoisers_among(
+    family: Family, kinds: Mapping[str, type], takes: Mapping[str, Sequence[str]] | None = None
+) -> tuple[str, ...]:
+    """The names of the denoisers among a pipeline's parts.
+
+    Args:
+        family: The pipeline's.
+        kinds: Name of a part -> its class.
+        takes: And its arguments, by default those of the class.
+    """
     if family.denoisers:
         return tuple(name for name in family.denoisers if name in kinds)
-    return tuple(name for name, kind in kinds.items() if _is_denoiser(kind) and not _is_control(name, kind))
+    if takes is None:
+        takes = {n: list(inspect.signature(k.forward).parameters) for n, k in kinds.items() if hasattr(k, "forward")}
+    timed = (name for name, arguments in takes.items() if not set(TIMES).isdisjoint(arguments))
+    return tuple(name for name in timed if not _is_control(name, kinds[name]))
 
 
 def without_denoiser(class_name: str) -> str:
@@ -91,6 +102,21 @@ def denoiser_of(pipe: Any) -> Any:
     return unwrap_module(only)
 
 
+def scheduler_of(pipe: Any) -> Any:
+    """The scheduler whose list of timesteps a pipeline loops over.
+
+    Raises:
+        UnsupportedPipelineError: It has none.
+    """
+    parts = (getattr(pipe, "scheduler", None), *vars(pipe).values())
+    found = next((part for part in parts if isinstance(part, SchedulerMixin)), parts[0])
+    if found is None:
+        raise UnsupportedPipelineError(
+            f"{type(pipe).__name__} has no scheduler, whose list of timesteps tells one step from another."
+        )
+    return found
+
+
 def controls_of(pipe: Any) -> list[torch.nn.Module]:
     """The parts of a pipeline that run in every step only to feed its denoiser."""
     parts = (getattr(pipe, name, None) for name in family_of(pipe).beside)
@@ -102,12 +128,6 @@ def _is_network(kind: Any) -> bool:
     return inspect.isclass(kind) and (issubclass(kind, torch.nn.Module) or kind.__name__.startswith("AutoModel"))
 
 
-def _is_denoiser(kind: Any) -> bool:
-    return hasattr(kind, "forward") and not set(TIMES).isdisjoint(inspect.signature(kind.forward).parameters)
-
-
 def _is_control(name: str, kind: type) -> bool:
-    named = kind.__name__
-    return "control" in name.lower() or (
-        "ControlNet" in named and not named.startswith("UNet")
-    )  # ControlNet-XS is both
+    is_net = "ControlNet" in kind.__name__ and not kind.__name__.startswith("UNet")  # ControlNet-XS is both
+    return is_net or "control" in name.lower()

@@ -2,7 +2,8 @@
 
 follow          the core: which images want which branch in a call, and what stands for the rest
 extrapolation   what stands for a prediction that is not evaluated
-blocks          `guide` and `text_until`: the `with` blocks; `apply` without `with`
+blocks          `guide` and `text_until`: the `with` blocks; and `apply`, without `with`
+module          `apply_to_module`, for a denoiser in a loop of one's own
 steering        the hook that finds out where a generation is, how its pipeline is met, and who answers
 ways            what the ways have in common: a call that is asked for
 one_batch       the way of pipelines with all branches in one batch
@@ -25,6 +26,6 @@ It imports ``policies`` and ``families``, and knows no command, study or file. O
 file here that asks a ``Follower``, and a word of ``families.Family`` by which ``steering`` finds it.
 """
 
-from shapefirst.guidance.blocks import Evaluations, apply, guide, is_steered, text_until
+from shapefirst.guidance.blocks import Evaluations, Handle, apply, guide, is_steered, text_until
 
-__all__ = ["Evaluations", "apply", "guide", "is_steered", "text_until"]
+__all__ = ["Evaluations", "Handle", "apply", "guide", "is_steered", "text_until"]

@@ -19,7 +19,7 @@ from diffusers.utils.torch_utils import unwrap_module
 
 from shapefirst.errors import ShapefirstError, UnsupportedPipelineError
 from shapefirst.families import family_of
-from shapefirst.families.layout import controls_of, denoisers_of
+from shapefirst.families.layout import controls_of, denoisers_of, scheduler_of
 from shapefirst.guidance.counting import Block, Evaluations
 from shapefirst.guidance.meeting import follows
 from shapefirst.guidance.steering import ControlHook, SteeringHook
@@ -146,15 +146,21 @@ class Handle:
 
 
 def check_way(pipe: Any, policy: Policy) -> None:
-    """Raise UnsupportedPipelineError if a policy cannot be followed on a pipeline, whatever it is called with."""
+    """Raise ShapefirstError if a policy cannot be followed on a pipeline, whatever it is called with."""
     family, name = family_of(pipe), type(pipe).__name__
     if family.refused is not None:
         raise UnsupportedPipelineError(f"{name} {family.refused}")
+    if any(isinstance(getattr(part, "evaluations", None), Evaluations) for part in vars(pipe).values()):
+        raise ShapefirstError(
+            f"{name} has a Guider, which follows a policy of its own: take that or guide(), not both."
+        )
     if not follows(family, policy):
         raise UnsupportedPipelineError(
             f"Of {name} is not known which rows or calls are the branches of its guidance, so none can be dropped: "
             "take a policy that skips whole evaluations, such as budget=0.6, tol=0.006 or every:2."
         )
+    denoisers_of(pipe)
+    scheduler_of(pipe)
 
 
 class _Guide(AbstractContextManager[Evaluations]):
@@ -163,7 +169,6 @@ class _Guide(AbstractContextManager[Evaluations]):
     def __init__(self, pipe: Any, policy: Policy) -> None:
         self._pipe, self._policy = pipe, policy
         check_way(pipe, policy)
-        denoisers_of(pipe)
         self._handles: list[Handle] = []
 
     def __enter__(self) -> Evaluations:

@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from shapefirst.families.arguments import LATENTS, ROWED, SHARED
+
 __all__ = ["Conditions", "are_same"]
 
 #: Arguments that change with every call by nature: the time, the latents of sound beside those of a video, what another
@@ -26,7 +28,8 @@ class Conditions:
 
     Tensors are compared by what they hold only where they are other objects, so that a pipeline that hands on the same
     ones, as all of Stable Diffusion's do, never waits for the device. What is another one in each of the first calls
-    moves by nature, whatever it is called, and is no change from then on.
+    moves by nature, whatever it is called, and is no change from then on; nor is it before, if nothing is known of an
+    argument of that name.
     """
 
     def __init__(self) -> None:
@@ -47,17 +50,22 @@ class Conditions:
             latents: The name of the latents among them.
             scale: The guidance scale, as far as it is known.
         """
-        names = [name for name in arguments if name != latents and not _CHANGING.search(name)]
+        names = [name for name in arguments if name != latents or name not in LATENTS]  # whatever comes first may be it
+        names = [name for name in names if not _CHANGING.search(name)]
         leaves = {name: _leaves_of(arguments[name]) for name in names}
         given = {name: (found, [_version(leaf) for leaf in found]) for name, found in leaves.items()}
         size = [leaf.shape for leaf in _leaves_of(arguments[latents])]
         moves = self._calls > 0 and scale != self._scale
         moved = {name for name in given if self._calls and _moved(given[name], self._given.get(name))}
+        unknown = {name for name in given if name not in ROWED and name not in SHARED}
+        before = self._moving or set()
+        by_nature = before if self._calls > 2 else (moved if self._calls == 1 else before) & unknown
         changed = self._calls > 0 and (
             size != self._size
             or given.keys() != self._given.keys()
             or (moves and not (self._scale_moves or self._calls == 1))  # a schedule moves from the start on
-            or bool(moved - (self._moving or set() if self._calls > 2 else set()))
+            or bool(moved - by_nature)
+            or (self._calls == 2 and bool(by_nature - moved))  # it was a change, and not the first of many
         )
         if self._calls:
             self._moving = moved if self._moving is None else self._moving & moved

@@ -58,12 +58,12 @@ class Block:
             self._conditions = timesteps, {}
         return self._conditions[1]
 
-    def warn_unguided(self, pipe: Any) -> None:
+    def warn_unguided(self, pipe: str) -> None:
         """Say once that there is nothing to drop."""
         if not self._has_warned:
             self._has_warned = True
             warnings.warn(
-                f"This call of {type(pipe).__name__} runs without classifier-free guidance, at least in some steps, so "
+                f"This call of {pipe} runs without classifier-free guidance, at least in some steps, so "
                 "there is no branch to drop in them: budget=0.6 and every:2 skip whole evaluations.",
                 stacklevel=2,
             )

@@ -11,7 +11,6 @@ nor what its block runs to feed it. What runs in a block of its own (Qwen-Image'
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -26,7 +25,8 @@ from shapefirst.families.noise import levels
 from shapefirst.guidance.conditions import Conditions
 from shapefirst.guidance.counting import Evaluations
 from shapefirst.guidance.follow import Call, Follower
-from shapefirst.guidance.introspection import place_in_memory
+from shapefirst.guidance.introspection import callers, looped_in, place_in_memory
+from shapefirst.guidance.steering import SteeringHook
 from shapefirst.guidance.timeline import steps_of
 from shapefirst.policies.auto import Policy, check_policy
 from shapefirst.policies.file import PolicyFile
@@ -67,7 +67,7 @@ class Guider(BaseGuidance):
 
     Raises:
         ShapefirstError: Not exactly one of policy, budget and tol, or one that is no policy in words; in the first step
-            of a generation, a policy that does not fit its steps.
+            of a generation, a policy that does not fit its steps, or a `guide` block around it.
     """
 
     _input_predictions = list(PREDICTIONS.values())  # noqa: RUF012  diffusers checks that it is a list
@@ -225,15 +225,18 @@ def _loop_around(guider: Guider) -> _Loop | None:
     diffusers tells guiders neither the list that a timestep is from nor the scheduler, which alone know how often the
     solver calls the denoiser in a step and how much noise there is.
     """
-    frame = sys._getframe(2)
-    while frame is not None:
+    for frame in callers():
         names = frame.f_locals
         parts = getattr(names.get("components"), "components", {})
         guides = sum(part is guider for part in parts.values())
         if guides and "scheduler" in parts:
-            timesteps = names.get("timesteps", getattr(names.get("block_state"), "timesteps", None))
+            if any(isinstance(part, torch.nn.Module) and SteeringHook.on(part) for part in parts.values()):
+                raise ShapefirstError(
+                    f"This {type(names['components']).__name__} is in a guide() block, and its Guider follows a policy "
+                    "of its own: take one of the two."
+                )
+            timesteps = looped_in(names)
             if isinstance(timesteps, torch.Tensor) and place_in_memory(guider._timestep, timesteps) == guider._step:
                 return _Loop(timesteps, parts["scheduler"], guides)
             return None
-        frame = frame.f_back  # type: ignore[assignment]
     return None

@@ -8,7 +8,6 @@ call of a pipeline, torch.compile compiles what is behind the hook and never the
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ import torch
 from diffusers.utils.torch_utils import unwrap_module
 
 from shapefirst.errors import ShapefirstError, UnsupportedPipelineError
+from shapefirst.families.arguments import LATENTS, TIMES, parameters_of
 
 __all__ = ["Forward", "ModuleHook", "cache_of", "check_unreplaced"]
 
@@ -48,9 +48,9 @@ class ModuleHook:
         self.pipe, self.module, self.denoiser = pipe, module, unwrap_module(module)
         self.blocks: list[Any] = []
         self.context: str | None = None  # of the call in progress, see `_hooked`
-        # Of the class: hooks of an older diffusers hide the arguments of the method that they stand before.
-        _, *self._parameters = inspect.signature(type(self.denoiser).forward).parameters
-        self.latents_name = self._parameters[0]  # `sample` of a U-Net, `hidden_states` of a transformer
+        self._parameters = parameters_of(self.denoiser)
+        names = sorted(self._parameters, key=lambda name: (name not in LATENTS, name in TIMES))
+        self.latents_name = next(iter(names), "argument 0")
 
     def around(self, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Answer a call of the module."""
@@ -105,8 +105,17 @@ class ModuleHook:
             object.__setattr__(self.module, "__class__", _plain(self.module))
 
     def arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-        """All that the module is called with, by name."""
-        return {**dict(zip(self._parameters, args, strict=False)), **kwargs}
+        """All that the module is called with, by name, as far as it has one."""
+        names = (*self._parameters[: len(args)], *(None for _ in args))
+        named = {
+            f"argument {n}" if name is None or name in kwargs else name: value
+            for n, (name, value) in enumerate(zip(names, args, strict=False))
+        }
+        return {**named, **kwargs}
+
+    def latents_in(self, arguments: dict[str, Any]) -> str:
+        """The name of the latents among the arguments of a call."""
+        return self.latents_name if self.latents_name in arguments else next(iter(arguments))
 
 
 #: Module -> the hooks before it, the outermost first.

@@ -6,8 +6,8 @@ keep their settings in properties that are stale outside of a call (Stable Diffu
 thousandth of it, 1 minus that, one a token), and have no hooks of their own; a wrapper on the call would be a patch by
 assignment, which users' pipelines are spared. So
 
-`running`           looks for the pipeline's call on the stack, and asks its local variables: the loop's own timestep
-                    tells the step, whatever is made of it;
+`running`           looks for the pipeline's call on the stack, and asks its local variables and those of its helper
+                    methods: the loop's own timestep tells the step, whatever is made of it;
 `place_in_memory`   takes the place of a timestep in its list's memory for its position: it is exact where timesteps
                     repeat, and waits for no device;
 `list_behind`       takes the list that a timestep is an element of from the memory behind it.
@@ -17,8 +17,9 @@ Each of them says None where there is nothing to be found, and who asks goes on 
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
@@ -27,7 +28,19 @@ import torch
 from diffusers.schedulers import SchedulerMixin
 from diffusers.utils.torch_utils import unwrap_module
 
-__all__ = ["Loop", "Running", "is_called_in", "list_behind", "place_in_memory", "running", "share_memory"]
+__all__ = [
+    "Loop",
+    "Running",
+    "callers",
+    "is_called_in",
+    "list_behind",
+    "looped_in",
+    "made_of",
+    "place_in_memory",
+    "place_of_sigma",
+    "running",
+    "share_memory",
+]
 
 
 @dataclass(frozen=True)
@@ -52,10 +65,12 @@ class Running:
     Attributes:
         pipe: The pipeline: the one that a block was entered for, or another one that shares its denoiser.
         names: The local variables of its `__call__`.
+        within: What runs in it, down to the denoiser's call, the outermost first.
     """
 
     pipe: Any
     names: Mapping[str, Any]
+    within: Sequence[FrameType] = ()
 
     @property
     def is_guided(self) -> bool | None:
@@ -80,65 +95,97 @@ class Running:
     @property
     def timesteps(self) -> Any:
         """What it loops over: its scheduler's list or a part of it, if it has begun to."""
-        return self.names.get("timesteps")
+        return looped_in(self.names)
 
-    @property
-    def loop(self) -> Loop | None:
-        """Where its loop is, if it has begun to and that can be told."""
-        lists = list(self._lists())
-        for t in self._timesteps():
+    def loop(self, given: Any) -> Loop | None:
+        """Where its loop is, if it has begun to and that can be told; `given` is what the denoiser is of the time."""
+        found = self._loop_in(self.names, given)
+        frames = iter(self.within)
+        while found is None and (frame := next(frames, None)) is not None:
+            found = self._loop_in(frame.f_locals, given)
+        return found
+
+    def _loop_in(self, names: Mapping[str, Any], given: Any) -> Loop | None:
+        schedulers = [part for part in vars(self.pipe).values() if isinstance(part, SchedulerMixin)]
+        if isinstance(names.get("scheduler"), SchedulerMixin):
+            schedulers.append(names["scheduler"])
+        looped = looped_in(names)
+        values = (looped, *names.values(), *(s.timesteps for s in schedulers), *vars(self.pipe).values())
+        lists = [value for value in values if _is_list(value)]
+        # Nearly all pipelines call the loop's timestep `t`.
+        for t in (names.get("t"), given, *names.values()):
+            if not isinstance(t, torch.Tensor) or (t.ndim and t is not given):
+                continue
             for timesteps in lists:
                 position = place_in_memory(t, timesteps)
-                if position is not None and 0 <= position < len(timesteps):
-                    return Loop(timesteps, position, self._scheduler_of(timesteps))
+                if position is None or not 0 <= position < len(timesteps):
+                    continue
+                scheduler = next((s for s in schedulers if share_memory(timesteps, s.timesteps)), None)
+                # Any list may stand beside that of the timesteps.
+                other = any(share_memory(timesteps, getattr(s, "sigmas", None)) for s in schedulers)
+                if scheduler is not None or timesteps is looped or (not other and _tells(t, given, self._scheduler)):
+                    return Loop(timesteps, position, self._scheduler if scheduler is None else scheduler)
+            for scheduler in schedulers:
+                if (position := place_of_sigma(t, scheduler)) is not None and _tells(t, given, scheduler):
+                    return Loop(scheduler.timesteps, position, scheduler)
         return None
 
-    def _timesteps(self) -> Iterator[torch.Tensor]:
-        """The loop's timestep: nearly all pipelines call it `t`."""
-        names = sorted(self.names, key=lambda name: name != "t")
-        return (t for name in names if isinstance(t := self.names[name], torch.Tensor) and t.ndim == 0)
-
-    def _lists(self) -> Iterator[torch.Tensor]:
-        """Lists that it may loop over, `timesteps` before its schedulers' own."""
-        names = sorted(self.names, key=lambda name: name != "timesteps")
-        values = (*(self.names[name] for name in names), *(s.timesteps for s in self._schedulers()))
-        return (
-            v for v in values if isinstance(v, torch.Tensor) and v.ndim == 1 and (v.stride() == (1,) or len(v) == 1)
-        )
-
-    def _schedulers(self) -> Iterator[Any]:
-        parts = (*vars(self.pipe).values(), self.names.get("scheduler"))
-        return (part for part in parts if isinstance(part, SchedulerMixin))
-
-    def _scheduler_of(self, timesteps: torch.Tensor) -> Any:
-        schedulers = list(self._schedulers())
-        own = getattr(self.pipe, "scheduler", None)
-        return next((s for s in schedulers if share_memory(timesteps, _tensor(s.timesteps))), own)
+    @property
+    def _scheduler(self) -> Any:
+        return getattr(self.pipe, "scheduler", None)
 
 
-def _tensor(value: Any) -> torch.Tensor | None:
-    return value if isinstance(value, torch.Tensor) else None
+def _is_list(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.ndim == 1 and (value.stride() == (1,) or len(value) == 1)
+
+
+def _tells(t: torch.Tensor, given: Any, scheduler: Any) -> bool:
+    """Whether a list's entry `t` is what the denoiser is given, or what that is made of."""
+    if not isinstance(given, (int, float, torch.Tensor)):
+        return False
+    value = float(torch.as_tensor(given).max())
+    return any(math.isclose(float(t), made, rel_tol=1e-3) for made in (value, *made_of(value, scheduler)))
+
+
+def made_of(t: float, scheduler: Any) -> tuple[float, ...]:
+    """The timesteps that `t` may be a share of the training's of, or 1 minus such a one."""
+    whole = getattr(getattr(scheduler, "config", None), "num_train_timesteps", None)
+    return (t * whole, (1 - t) * whole) if whole and 0 <= t <= 1 else ()
+
+
+def looped_in(names: Mapping[str, Any]) -> Any:
+    """What a loop is over by the local variables of its frame, or by those of a modular pipeline's block."""
+    return names.get("timesteps", getattr(names.get("block_state"), "timesteps", None))
 
 
 def running(module: torch.nn.Module) -> Running | None:
     """The innermost call in progress of a pipeline that has this module among its parts."""
-    return _search(sys._getframe(1), module)
+    return _search(callers(), module)
 
 
 def is_called_in(thread: int, module: torch.nn.Module) -> bool:
     """Whether such a call is in progress in another thread."""
     frame = sys._current_frames().get(thread)
-    return frame is not None and _search(frame, module) is not None
+    return frame is not None and _search(callers(frame), module) is not None
 
 
-def _search(frame: FrameType | None, module: torch.nn.Module) -> Running | None:
+def callers(frame: FrameType | None = None) -> Iterator[FrameType]:
+    """A frame, by default that of who calls, and all that it was called by, the innermost first."""
+    frame = sys._getframe(2) if frame is None else frame
     while frame is not None:
+        yield frame
+        frame = frame.f_back
+
+
+def _search(frames: Iterator[FrameType], module: torch.nn.Module) -> Running | None:
+    within: list[FrameType] = []
+    for frame in frames:
         if frame.f_code.co_name == "__call__":
             names = frame.f_locals
             pipe = names.get("components", names.get("self"))  # blocks of a modular pipeline are given it
             if pipe is not None and not isinstance(pipe, torch.nn.Module) and _has(pipe, module):
-                return Running(pipe, names)
-        frame = frame.f_back
+                return Running(pipe, names, within[::-1])
+        within.append(frame)
     return None
 
 
@@ -168,11 +215,20 @@ def list_behind(t: Any, listed: torch.Tensor | None) -> torch.Tensor | None:
     if not isinstance(t, torch.Tensor) or any(n > 1 and s for n, s in zip(t.shape, t.stride(), strict=True)):
         return None
     entries = t.untyped_storage().nbytes() // t.element_size()
-    if share_memory(t, listed) or (entries == 1 and t._base is None):
+    if share_memory(t, listed) or (entries == 1 and (t._base is None or t._base.ndim == 0)):
         return None
     return t.detach().as_strided((entries,), (1,), 0)
 
 
-def share_memory(a: torch.Tensor, b: torch.Tensor | None) -> bool:
+def place_of_sigma(t: torch.Tensor, scheduler: Any) -> int | None:
+    """The position in a scheduler's list of timesteps that has the sigma which `t` is an element of the list of."""
+    sigmas, timesteps = getattr(scheduler, "sigmas", None), scheduler.timesteps
+    if not isinstance(sigmas, torch.Tensor) or len(sigmas) - len(timesteps) not in (0, 1):
+        return None
+    position = place_in_memory(t, sigmas)
+    return position if position is not None and 0 <= position < len(timesteps) else None
+
+
+def share_memory(a: torch.Tensor, b: Any) -> bool:
     """Whether two tensors are views of one memory."""
-    return b is not None and a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
+    return isinstance(b, torch.Tensor) and a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()

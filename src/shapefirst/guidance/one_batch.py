@@ -26,7 +26,7 @@ from shapefirst.guidance.further import FurtherCalls
 from shapefirst.guidance.outputs import Packing
 from shapefirst.guidance.rows import Taking
 from shapefirst.guidance.ways import Asked, Evaluate
-from shapefirst.policies.auto import Policy
+from shapefirst.policies.auto import Auto, Policy
 
 __all__ = ["OneBatch"]
 
@@ -109,7 +109,7 @@ class OneBatch:
                 f"The denoiser is given a batch of {asked.rows} rows, which are not those of {len(self._branches)} "
                 "branches: take a policy that keeps neither branch, such as budget=0.6."
             )
-        if asking not in self._conditions:
+        if asking not in self._conditions and (self._policy.keep != "neither" or isinstance(self._policy, Auto)):
             # What cannot be cut is refused before anything runs.
             asked.some(Taking([0], len(asked.arguments[asked.latents]), family=self._family))
         conditions = self._conditions.setdefault(asking, Conditions())

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from shapefirst.errors import UnsupportedPipelineError
 from shapefirst.guidance.rows import each_tensor
 
 __all__ = ["Packing"]
@@ -27,7 +28,11 @@ class Packing:
     rows: int | None
 
     def pack(self, out: Any) -> torch.Tensor:
-        """An output -> (rows, ...); a single prediction keeps its shape."""
+        """An output -> (rows, ...); a single prediction keeps its shape.
+
+        Raises:
+            UnsupportedPipelineError: There is none in it.
+        """
         found: list[torch.Tensor] = []
 
         def see(tensor: torch.Tensor) -> torch.Tensor:
@@ -35,12 +40,16 @@ class Packing:
             return tensor
 
         self._each(out, see)
+        if not found:
+            raise UnsupportedPipelineError(
+                f"The denoiser gave a {type(out).__name__}, in which there is no prediction that could be extrapolated."
+            )
         if len(found) == 1:
             return found[0]
         dtype = found[0].dtype
         for tensor in found[1:]:
             dtype = torch.promote_types(dtype, tensor.dtype)
-        return torch.cat([tensor.flatten(1).to(dtype) for tensor in found], dim=1)
+        return torch.cat([tensor.reshape(len(tensor), -1).to(dtype) for tensor in found], dim=1)
 
     def unpack(self, packed: torch.Tensor) -> Any:
         """The way back, for any number of rows."""
@@ -59,6 +68,9 @@ class Packing:
         """`out` with every prediction changed, seen as (rows, ...)."""
 
         def of_tensor(tensor: torch.Tensor) -> torch.Tensor:
+            if tensor.is_complex():
+                parts = of_tensor(torch.view_as_real(tensor))
+                return torch.view_as_complex(parts.clone(memory_format=torch.contiguous_format))
             if not tensor.is_floating_point():
                 return tensor
             if self.rows is None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
-from diffusers.utils import BaseOutput
 
 from shapefirst.errors import UnsupportedPipelineError
 from shapefirst.families.arguments import LISTED, SECOND
@@ -79,7 +79,7 @@ def _check_single(name: str, x: torch.Tensor) -> torch.Tensor:
 
 
 def each_tensor(tree: Any, change: Callable[[torch.Tensor], torch.Tensor], *, stacked: int = 0) -> Any:
-    """`tree` with every tensor in it changed: in tuples, lists, dicts and diffusers' output classes.
+    """`tree` with every tensor in it changed: in tuples, lists, dicts and dataclasses, the output classes among them.
 
     With `stacked`, a list of so many equal tensors is changed as the one that it makes.
     """
@@ -87,11 +87,21 @@ def each_tensor(tree: Any, change: Callable[[torch.Tensor], torch.Tensor], *, st
         return change(tree)
     if isinstance(tree, dict):
         changed = {name: each_tensor(value, change, stacked=stacked) for name, value in tree.items()}
-        return type(tree)(**changed) if isinstance(tree, BaseOutput) else changed
+        if is_dataclass(tree):  # a class of outputs: diffusers' or transformers'
+            return type(tree)(**changed)
+        whole = copy.copy(tree)
+        whole.update(changed)
+        return whole
+    if is_dataclass(tree) and not isinstance(tree, type):
+        made = copy.copy(cast(Any, tree))
+        for one in fields(tree):
+            object.__setattr__(made, one.name, each_tensor(getattr(tree, one.name), change, stacked=stacked))
+        return made
     if isinstance(tree, list) and len(tree) == stacked and _are_tensors(tree):
         return list(change(torch.stack(tree)))
     if isinstance(tree, (tuple, list)):
-        return type(tree)(each_tensor(value, change, stacked=stacked) for value in tree)
+        values = [each_tensor(value, change, stacked=stacked) for value in tree]
+        return type(tree)(*values) if hasattr(tree, "_fields") else type(tree)(values)
     return tree
 
 

@@ -13,8 +13,9 @@ import torch
 from diffusers.utils.torch_utils import unwrap_module
 
 from shapefirst.errors import ShapefirstError, UnsupportedPipelineError
-from shapefirst.families import Family, family_of
-from shapefirst.families.layout import TIMES, denoisers_of
+from shapefirst.families import Family, OwnLoop, family_of, name_of
+from shapefirst.families.arguments import TIMES
+from shapefirst.families.layout import denoisers_of
 from shapefirst.guidance.branches import parts_agree, says_guided
 from shapefirst.guidance.counting import Block
 from shapefirst.guidance.follow import Call
@@ -62,7 +63,8 @@ class SteeringHook(ModuleHook):
 
     def asked(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Asked:
         arguments = self.arguments(args, kwargs)
-        return Asked(arguments, self.latents_name, arguments[self.latents_name], context=self.context)
+        latents = self.latents_in(arguments)
+        return Asked(arguments, latents, arguments[latents], context=self.context)
 
     def _evaluate(self, forward: Forward, positional: int, arguments: dict[str, Any], rows: int) -> Any:
         for block in self.blocks:
@@ -84,11 +86,12 @@ class SteeringHook(ModuleHook):
         policy = block.policy
         if policy == TextSchedule.always():
             return None
-        caller = running(self.denoiser)
+        own = self.pipe if isinstance(self.pipe, OwnLoop) else None  # says all itself, whoever calls
+        caller = None if own else running(self.denoiser)
         self._check_thread()
         family = self._family if caller is None or caller.pipe is self.pipe else family_of(caller.pipe)
         run = self._run(asked, caller)
-        scale = None if caller is None else caller.guidance_scale
+        scale = caller.guidance_scale if caller else own.guidance_scale if own else None
         in_turn = isinstance(policy, Auto) or policy.placement is not None
         policy = self._policy(block, run)
         call = run.call(1.0 if scale is None else scale, levelled=policy.order is not None, in_turn=in_turn)
@@ -113,7 +116,8 @@ class SteeringHook(ModuleHook):
         return found[block]
 
     def _run(self, asked: Asked, caller: Running | None) -> Generation:
-        t = next((asked.arguments[name] for name in TIMES if name in asked.arguments), None)
+        names = (self._family.timestep, *TIMES)
+        t = next((asked.arguments[name] for name in names if name in asked.arguments), None)
         run = follow(self._runs, t, self.pipe, caller, self.denoiser)
         if run is not self._checked:
             check_unreplaced(self.denoiser)
@@ -129,11 +133,11 @@ class SteeringHook(ModuleHook):
 
     def _way(self, block: Block, family: Family, run: Generation, caller: Running | None, asked: Asked) -> str | None:
         policy, pipe = block.policy, self.pipe if caller is None else caller.pipe
-        if family.way == "one batch" and self._is_guided(family, run, caller, asked):
-            if isinstance(policy, Auto) and caller is None:
+        if family.way == "one batch" and self._is_guided(block, family, run, caller, asked):
+            if isinstance(policy, Auto) and caller is None and asked.scale is None:
                 raise ShapefirstError(
                     f"A tolerance needs the guidance scale, which only a call of the {type(pipe).__name__} itself "
-                    "tells: use a TextSchedule with a loop of your own."
+                    "tells: use a TextSchedule, or apply_to_module(..., guidance_scale=), with a loop of your own."
                 )
             name = "one batch"
         elif policy.keep == "neither":
@@ -141,7 +145,7 @@ class SteeringHook(ModuleHook):
         elif family.way == "two calls":
             name = "two calls"
         else:
-            block.warn_unguided(pipe)
+            block.warn_unguided(name_of(pipe))
             return None
         if (policy.keep != "neither" or isinstance(policy, Auto)) and (cache := cache_of(self.denoiser)):
             raise UnsupportedPipelineError(
@@ -157,15 +161,22 @@ class SteeringHook(ModuleHook):
         if name == "two calls":
             pipe = self.pipe if caller is None else caller.pipe
             known = block.conditions_of(run.timesteps)
-            return TwoCalls(policy, family, known, partial(block.warn_unguided, pipe))
+            return TwoCalls(policy, family, known, partial(block.warn_unguided, name_of(pipe)))
         branches = family.branches if caller is None else family.branches_in(caller.names, caller.pipe)
         return OneBatch(policy, family, branches)
 
-    def _is_guided(self, family: Family, run: Generation, caller: Running | None, asked: Asked) -> bool:
+    def _is_guided(self, block: Block, family: Family, run: Generation, caller: Running | None, asked: Asked) -> bool:
         """Whether the batch holds rows of every branch. Found out once a generation, when it first matters."""
+        if asked.place and self._guided[0] is run:  # skip-layer guidance: of one branch
+            return self._guided[2]
         if self._guided[:2] != (run, asked.rows):
-            # Two images of one seed have equal rows without guidance, too: what the pipeline says goes first.
-            said = says_guided(caller, asked.batch, family, self.denoiser)
+            try:
+                # Two images of one seed have equal rows without guidance, too: what the pipeline says goes first.
+                said = says_guided(caller, asked.batch, family, self.denoiser)
+            except UnsupportedPipelineError:
+                if block.policy.keep != "neither":
+                    raise
+                said = False  # whatever it holds, whole calls can be skipped
             self._guided = run, asked.rows, parts_agree(asked.batch, len(family.branches)) if said is None else said
         return self._guided[2]
 
@@ -195,7 +206,7 @@ class ControlHook(ModuleHook):
 
     def around(self, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         arguments = self.arguments(args, kwargs)
-        latents = arguments[self.latents_name]
+        latents = arguments[self.latents_in(arguments)]
         rows, of = self._rows(arguments, latents), len(latents)
         for block in self.blocks:
             block.evaluations.control_rows += len(rows)

@@ -32,10 +32,18 @@ from typing import Any, Final
 import torch
 
 from shapefirst.errors import UnsupportedPipelineError
-from shapefirst.families import Family, family_of
+from shapefirst.families import Family, family_of, name_of
+from shapefirst.families.layout import scheduler_of
 from shapefirst.families.noise import levels
 from shapefirst.guidance.follow import Call
-from shapefirst.guidance.introspection import Loop, Running, list_behind, place_in_memory, share_memory
+from shapefirst.guidance.introspection import (
+    Loop,
+    Running,
+    list_behind,
+    made_of,
+    place_in_memory,
+    share_memory,
+)
 
 __all__ = ["Generation", "Told", "calls_of", "follow", "position_of", "steps_of", "taking_step", "told"]
 
@@ -157,11 +165,11 @@ def follow(runs: list[Generation], t: Any, pipe: Any, running: Running | None, d
     Raises:
         UnsupportedPipelineError: There is no such loop, and `t` is not in the list.
     """
-    loop = running.loop if running else None
+    loop = running.loop(t) if running else None
     if running and loop:
         return _follow_loop(runs, loop, running, denoiser)
     pipe = running.pipe if running else pipe
-    scheduler = pipe.scheduler
+    scheduler = scheduler_of(pipe)
     # In a loop of one's own, the pipeline's scheduler may never have been set, and has no list.
     behind = list_behind(t, scheduler.timesteps)
     listed: torch.Tensor | None = scheduler.timesteps if behind is None else behind
@@ -182,9 +190,13 @@ def follow(runs: list[Generation], t: Any, pipe: Any, running: Running | None, d
             run = Generation(family_of(pipe), scheduler, listed, timesteps, values, first, position, turn)
             return _latest(runs, run, position)
     raise UnsupportedPipelineError(
-        f"{type(pipe).__name__} gave its denoiser the timestep {float(torch.as_tensor(t).flatten()[0])}, "
-        "which is not in its scheduler's list, so the step cannot be told."
+        f"{name_of(pipe)} gave its denoiser the timestep {_shown(t)}, which is not in its scheduler's list, so the "
+        "step cannot be told."
     )
+
+
+def _shown(t: Any) -> str:
+    return str(float(torch.as_tensor(t).flatten()[0])) if isinstance(t, (int, float, torch.Tensor)) else repr(t)
 
 
 def _follow_loop(runs: list[Generation], loop: Loop, running: Running, denoiser: Any) -> Generation:
@@ -234,9 +246,9 @@ def position_of(
 
     Pipelines hand the denoiser an element of that tensor (or an expanded view of it): its place in memory is its
     position, exact also where timesteps repeat, and read without waiting for the device. Otherwise `t` is looked up by
-    value, then as what models are given of it: a share of the training's timesteps, or 1 minus that. Where a value
-    repeats, the solver's own `step_index` decides; if it has none, or one left over from an aborted run that does not
-    fit `t`, the first occurrence after `last` is taken.
+    value, then as what models are given of it: its sigma, a share of the training's timesteps, or 1 minus that. Where a
+    value repeats, the solver's own `step_index` decides; if it has none, or one left over from an aborted run that does
+    not fit `t`, the first occurrence after `last` is taken.
 
     Args:
         t: A number, or a tensor of shape () or (batch, ...) with one value, or with 0 in some places.
@@ -246,8 +258,10 @@ def position_of(
         last: The position of the generation's previous call.
 
     Returns:
-        A position in [0, len(values)), or None if `t` is not in the list.
+        A position in [0, len(values)), or None if `t` is not in the list, or is no time.
     """
+    if not isinstance(t, (int, float, torch.Tensor)):
+        return None
     if (at := place_in_memory(t, timesteps)) is not None:
         return at if 0 <= at < len(values) else None
     if isinstance(t, torch.Tensor):
@@ -255,23 +269,33 @@ def position_of(
             values = timesteps.to(t.dtype).tolist()
         t = t.max().item()  # a picture that a video begins with has tokens of timestep 0
 
-    found = [position for position, value in enumerate(values) if value == t]
+    whole, sigmas = scheduler.timesteps, _sigmas_beside(scheduler)
+    part = timesteps.storage_offset() - whole.storage_offset() if share_memory(timesteps, whole) else None
+    time = float(t)
+    found = [position for position, value in enumerate(values) if value == time]
+    if not found and part is not None and sigmas:
+        beside = sigmas[part : part + len(values)]
+        found = [position for position, value in enumerate(beside) if math.isclose(value, time, rel_tol=1e-5)]
     if not found:
-        return _made_of(float(t), values, scheduler)
+        return _made_of(time, values, scheduler)
     if len(found) > 1 and (index := getattr(scheduler, "step_index", None)) is not None:
-        whole = scheduler.timesteps
-        index -= timesteps.storage_offset() - whole.storage_offset() if share_memory(timesteps, whole) else 0
+        index -= part or 0
         if index in found:
             return index
     return next((position for position in found if last is not None and position > last), found[0])
 
 
+def _sigmas_beside(scheduler: Any) -> list[float]:
+    """The sigma of each entry of the scheduler's list, if it tells them."""
+    sigmas, timesteps = getattr(scheduler, "sigmas", None), scheduler.timesteps
+    if not isinstance(sigmas, torch.Tensor) or len(sigmas) - len(timesteps) not in (0, 1):
+        return []
+    return sigmas[: len(timesteps)].tolist()
+
+
 def _made_of(t: float, values: list[float], scheduler: Any) -> int | None:
     """The position of the timestep that `t` is a share of the training's, or 1 minus such a one."""
-    whole = getattr(scheduler.config, "num_train_timesteps", None)
-    if not whole or not 0 <= t <= 1:
-        return None
-    for made in (t * whole, (1 - t) * whole):
+    for made in made_of(t, scheduler):
         nearest = min(range(len(values)), key=lambda position: abs(values[position] - made))
         if math.isclose(values[nearest], made, rel_tol=1e-3, abs_tol=1e-3):
             return nearest

@@ -87,7 +87,7 @@ class TwoCalls:
             self._packing = Packing(out, None)
             self._answers = self._follower.complete(call, {self._kept: self._packing.pack(out)})
         assert self._packing is not None
-        return self._packing.unpack(self._answers[branch])
+        return self._packing.unpack(self._answers[branch].clone())  # the pipeline may write to one of them
 
     def _new_follower(self, *, late: bool) -> Follower:
         return Follower(self._policy, 1, self._family.branches, without_text=(self._kept,), late=late)
@@ -100,7 +100,7 @@ class TwoCalls:
     def _guided(self, call: Call, branch: str, asked: Asked, evaluate: Evaluate) -> Any:
         out = evaluate(asked.arguments, asked.rows)
         self._packing = Packing(out, None)
-        self._seen[branch], self._given[branch] = self._packing.pack(out), asked.arguments
+        self._seen[branch], self._given[branch] = self._packing.pack(out).clone(), asked.arguments
         if len(self._seen) == len(self._family.branches):
             assert self._follower is not None
             self._follower.learn(call, self._seen)

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
+import torch
+
 from shapefirst.guidance.follow import Call
 from shapefirst.guidance.rows import Taking, rows_of
 
@@ -37,11 +39,16 @@ class Asked:
 
     @property
     def rows(self) -> int:
-        return len(self.batch)
+        sized = self.batch.ndim if isinstance(self.batch, torch.Tensor) else hasattr(self.batch, "__len__")
+        return len(self.batch) if sized else 1
 
     def some(self, taking: Taking) -> dict[str, Any]:
         """The arguments for some of the rows only."""
-        return {name: rows_of(name, value, taking) for name, value in self.arguments.items()}
+        if len(taking.rows) == taking.of:
+            return self.arguments
+        return {
+            name: rows_of(name, value, taking, known=name == self.latents) for name, value in self.arguments.items()
+        }
 
 
 class Course(Protocol):
