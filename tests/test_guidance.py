@@ -419,7 +419,7 @@ def trace(pipe: Any) -> tuple[Any, ...]:
     """Everything that a hook could leave behind on the denoiser."""
     denoiser = denoiser_of(pipe)
     return (
-        type(denoiser),
+        type(denoiser).__mro__,
         sorted(vars(denoiser)),
         denoiser.forward,
         vars(pipe).get("unet"),

@@ -255,7 +255,7 @@ def extrapolated(row: Tiny, guided: set[int]) -> Iterator[None]:
 
 def traces(row: Tiny) -> list[Any]:
     modules = [part for part in vars(row.pipe).values() if isinstance(part, torch.nn.Module)]
-    return [(type(m), sorted(vars(m)), len(m._forward_hooks), len(m._forward_pre_hooks)) for m in modules]
+    return [(type(m).__mro__, sorted(vars(m)), len(m._forward_hooks), len(m._forward_pre_hooks)) for m in modules]
 
 
 def alone(row: Tiny) -> list[torch.Tensor]:

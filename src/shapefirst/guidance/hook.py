@@ -9,6 +9,7 @@ call of a pipeline, torch.compile compiles what is behind the hook and never the
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache, partial
@@ -17,12 +18,15 @@ from weakref import WeakKeyDictionary
 
 import torch
 from diffusers.utils.torch_utils import unwrap_module
+from torch._C._dynamo.eval_frame import set_eval_frame
 
 from shapefirst.errors import ShapefirstError, UnsupportedPipelineError
 from shapefirst.families.arguments import LATENTS, TIMES, parameters_of
 
 __all__ = ["Forward", "ModuleHook", "cache_of", "check_unreplaced"]
 
+#: What torch.compile keeps the function in that it has compiled.
+_COMPILED: Final = "_torchdynamo_orig_callable"
 _CACHES: Final = re.compile(r"diffusers\.hooks\..*(cache|pyramid_attention_broadcast)")
 
 #: The module itself, or the next hook before it.
@@ -68,14 +72,15 @@ class ModuleHook:
         Raises:
             ShapefirstError: The outer block belongs to another pipeline.
         """
-        hook = cls.on(module)
-        if hook is None:
-            hook = cls(pipe, module)
-            hook.attach()
-        if hook.pipe is not pipe:
-            raise ShapefirstError(f"This {cls.busy} through another pipeline that shares it: end that block.")
-        hook.blocks.append(block)
-        return hook
+        with _LOCK:
+            hook = cls.on(module)
+            if hook is None:
+                hook = cls(pipe, module)
+                hook.attach()
+            if hook.pipe is not pipe:
+                raise ShapefirstError(f"This {cls.busy} through another pipeline that shares it: end that block.")
+            hook.blocks.append(block)
+            return hook
 
     @classmethod
     @contextmanager
@@ -89,9 +94,10 @@ class ModuleHook:
 
     def leave(self, block: Any) -> None:
         """End a block."""
-        self.blocks = [other for other in self.blocks if other is not block]
-        if not self.blocks:
-            self.detach()
+        with _LOCK:
+            self.blocks = [other for other in self.blocks if other is not block]
+            if not self.blocks:
+                self.detach()
 
     def attach(self) -> None:
         hooks = [*_HOOKS.get(self.denoiser, ()), self]
@@ -118,6 +124,9 @@ class ModuleHook:
         return self.latents_name if self.latents_name in arguments else next(iter(arguments))
 
 
+#: Held where a block begins or ends: the last one of a hook may end while another thread's begins on it.
+_LOCK: Final = threading.RLock()
+
 #: Module -> the hooks before it, the outermost first.
 _HOOKS: WeakKeyDictionary[torch.nn.Module, list[ModuleHook]] = WeakKeyDictionary()
 
@@ -126,17 +135,31 @@ class _Hooked:
     """Marks the classes that `_hooked` makes."""
 
 
+class _Alike(type):
+    """Such a class is equal to the one that it is made of: `from_pipe` looks for a part's type among those it takes."""
+
+    def __eq__(cls, other: object) -> bool:
+        return other is cls or other is cls.__mro__[2]
+
+    def __hash__(cls) -> int:
+        return hash(cls.__mro__[2])
+
+
 @lru_cache(maxsize=256)
 def _hooked(module_class: Any) -> Any:
     """The class of such modules while hooks are before them; to all who ask for its name it is the same."""
 
     @torch.compiler.disable(recursive=False)
     def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
-        forward: Forward = partial(_run, self)
-        for hook in reversed(_HOOKS[unwrap_module(self)]):
-            if hook.module is self:
-                forward = partial(_around, hook, forward)
-        return forward(*args, **kwargs)
+        compiler = set_eval_frame(None)  # a module may be compiled after the hooks were put before it
+        try:
+            forward: Forward = partial(_run, self, compiler)
+            for hook in reversed(_HOOKS[unwrap_module(self)]):
+                if hook.module is self:
+                    forward = partial(_around, hook, forward)
+            return forward(*args, **kwargs)
+        finally:
+            set_eval_frame(compiler)
 
     def __reduce_ex__(self: Any, protocol: Any) -> Any:
         with _as_it_was(self):
@@ -162,18 +185,23 @@ def _hooked(module_class: Any) -> Any:
     members = {**names, "__call__": __call__, "__reduce_ex__": __reduce_ex__}
     if hasattr(module_class, "cache_context"):
         members["cache_context"] = cache_context
-    return type(module_class)(module_class.__name__, (_Hooked, module_class), members)
+    metaclass = type("_Alike", (_Alike, type(module_class)), {})
+    return metaclass(module_class.__name__, (_Hooked, module_class), members)
 
 
 def _around(hook: ModuleHook, forward: Forward, *args: Any, **kwargs: Any) -> Any:
     return hook.around(forward, args, kwargs)
 
 
-def _run(module: Any, *args: Any, **kwargs: Any) -> Any:
-    if getattr(module, "_compiled_call_impl", None) is None:
+def _run(module: Any, compiler: Any, *args: Any, **kwargs: Any) -> Any:
+    if compiler is None and not _is_compiled(module):
         return _plain(module).__call__(module, *args, **kwargs)
     with _as_it_was(module):  # compiled code is of one class, and would be compiled anew for the other
-        return module(*args, **kwargs)
+        set_eval_frame(compiler)
+        try:
+            return module(*args, **kwargs)
+        finally:
+            set_eval_frame(None)
 
 
 def _plain(module: torch.nn.Module) -> Any:
@@ -189,7 +217,12 @@ def _as_it_was(module: torch.nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        object.__setattr__(module, "__class__", hooked)
+        if any(hook.module is module for hook in _HOOKS[unwrap_module(module)]):  # another thread's may have ended
+            object.__setattr__(module, "__class__", hooked)
+
+
+def _is_compiled(module: torch.nn.Module) -> bool:
+    return module._compiled_call_impl is not None or hasattr(vars(module).get("forward"), _COMPILED)
 
 
 def cache_of(denoiser: torch.nn.Module) -> str | None:
@@ -211,8 +244,9 @@ def check_unreplaced(denoiser: torch.nn.Module) -> None:
     for name, module in denoiser.named_modules():
         if "forward" not in vars(module) or {"_diffusers_hook", "_hf_hook"} & set(vars(module)):
             continue
-        # DeepCache puts a module's own method back when it is switched off.
-        if getattr(module.forward, "__func__", None) is not type(module).forward:
+        # DeepCache puts a module's own method back when it is switched off; some compile the method alone.
+        forward = getattr(module.forward, _COMPILED, module.forward)
+        if getattr(forward, "__func__", None) is not type(module).forward:
             raise UnsupportedPipelineError(
                 f"Another tool has replaced the forward method of {name or 'the denoiser'!r} in this "
                 f"{type(denoiser).__name__}, as DeepCache and T-GATE do: switch it off, or load the pipeline again."
