@@ -21,9 +21,10 @@ from shapefirst.errors import ShapefirstError, UnsupportedPipelineError
 from shapefirst.families import family_of
 from shapefirst.families.layout import controls_of, denoisers_of, scheduler_of
 from shapefirst.guidance.counting import Block, Evaluations
+from shapefirst.guidance.hook import check_uncached
 from shapefirst.guidance.meeting import follows
 from shapefirst.guidance.steering import ControlHook, SteeringHook
-from shapefirst.policies.auto import Policy
+from shapefirst.policies.auto import Auto, Policy
 from shapefirst.policies.schedule import Branch, TextSchedule
 from shapefirst.policies.words import policy_of
 
@@ -159,8 +160,12 @@ def check_way(pipe: Any, policy: Policy) -> None:
             f"Of {name} is not known which rows or calls are the branches of its guidance, so none can be dropped: "
             "take a policy that skips whole evaluations, such as budget=0.6, tol=0.006 or every:2."
         )
-    denoisers_of(pipe)
+    denoisers = denoisers_of(pipe)
     scheduler_of(pipe)
+    drops_rows = policy.keep != "neither" or (isinstance(policy, Auto) and family.way == "one batch")
+    if drops_rows and policy != TextSchedule.always():
+        for denoiser in denoisers.values():
+            check_uncached(denoiser)
 
 
 class _Guide(AbstractContextManager[Evaluations]):

@@ -23,7 +23,7 @@ from torch._C._dynamo.eval_frame import set_eval_frame
 from shapefirst.errors import ShapefirstError, UnsupportedPipelineError
 from shapefirst.families.arguments import LATENTS, TIMES, parameters_of
 
-__all__ = ["Forward", "ModuleHook", "cache_of", "check_unreplaced"]
+__all__ = ["Forward", "ModuleHook", "check_uncached", "check_unreplaced"]
 
 #: What torch.compile keeps the function in that it has compiled.
 _COMPILED: Final = "_torchdynamo_orig_callable"
@@ -225,14 +225,17 @@ def _is_compiled(module: torch.nn.Module) -> bool:
     return module._compiled_call_impl is not None or hasattr(vars(module).get("forward"), _COMPILED)
 
 
-def cache_of(denoiser: torch.nn.Module) -> str | None:
-    """The name of a cache of diffusers that is switched on in the denoiser, if any."""
+def check_uncached(denoiser: torch.nn.Module) -> None:
+    """Raise UnsupportedPipelineError if a cache of diffusers is switched on in a denoiser of which rows are dropped."""
     for module in denoiser.modules():
         hooks = getattr(getattr(module, "_diffusers_hook", None), "hooks", {})
         for hook in hooks.values():
             if _CACHES.search(type(hook).__module__):
-                return type(hook).__name__
-    return None
+                raise UnsupportedPipelineError(
+                    f"A cache of diffusers ({type(hook).__name__}) is switched on in this {type(denoiser).__name__}, "
+                    "and cannot follow where a branch is dropped: switch it off with disable_cache(), or take "
+                    "budget=0.6 or every:2."
+                )
 
 
 def check_unreplaced(denoiser: torch.nn.Module) -> None:

@@ -19,7 +19,7 @@ from shapefirst.families.layout import denoisers_of
 from shapefirst.guidance.branches import parts_agree, says_guided
 from shapefirst.guidance.counting import Block
 from shapefirst.guidance.follow import Call
-from shapefirst.guidance.hook import Forward, ModuleHook, cache_of, check_unreplaced
+from shapefirst.guidance.hook import Forward, ModuleHook, check_uncached, check_unreplaced
 from shapefirst.guidance.introspection import Running, is_called_in, running
 from shapefirst.guidance.one_batch import OneBatch
 from shapefirst.guidance.rows import Taking, each_tensor, rows_of, spread_rows
@@ -147,17 +147,14 @@ class SteeringHook(ModuleHook):
         else:
             block.warn_unguided(name_of(pipe))
             return None
-        if (policy.keep != "neither" or isinstance(policy, Auto)) and (cache := cache_of(self.denoiser)):
-            raise UnsupportedPipelineError(
-                f"A cache of diffusers ({cache}) is switched on in this {type(self.denoiser).__name__}, and cannot "
-                "follow where a branch is dropped: switch it off with disable_cache(), or take budget=0.6 or every:2."
-            )
         return name
 
     def _new_way(self, name: str, block: Block, run: Generation, family: Family, caller: Running | None) -> Course:
         policy = self._policy(block, run)
         if name == "whole calls":
             return WholeCalls(policy)
+        if policy.keep != "neither" or isinstance(policy, Auto):
+            check_uncached(self.denoiser)  # one may have been switched on since the block was made
         if name == "two calls":
             pipe = self.pipe if caller is None else caller.pipe
             known = block.conditions_of(run.timesteps)
