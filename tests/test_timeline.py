@@ -11,6 +11,7 @@ import pytest
 import torch
 from diffusers.schedulers.scheduling_utils import KarrasDiffusionSchedulers
 from test_guidance import N, Spy, W, generate
+from tiny import PIPELINES
 
 from shapefirst.attention.recording import record
 from shapefirst.errors import ShapefirstError
@@ -94,6 +95,66 @@ def test_image_to_image_with_every_scheduler(make_pipe, name, more, strength):
 @pytest.mark.parametrize(("name", "more"), SCHEDULERS)
 def test_text_to_image_with_every_scheduler(make_pipe, name, more):
     check_steps(with_scheduler(make_pipe(), name, **more), 5, num_inference_steps=5)
+
+
+V = {"prediction_type": "v_prediction"}
+#: What else the loop takes, and the options that shipped models and their users set.
+CONFIGURATIONS: list[tuple[str, dict[str, Any]]] = [
+    *((f"{name}Scheduler", {}) for name in ("DDIMParallel", "DDPMParallel", "LCM", "TCD", "IPNDM", "SASolver")),
+    ("EDMDPMSolverMultistepScheduler", {}),
+    ("CosineDPMSolverMultistepScheduler", V),
+    ("DDIMScheduler", {"timestep_spacing": "trailing", "rescale_betas_zero_snr": True, **V}),
+    ("DDIMScheduler", {"prediction_type": "sample"}),
+    ("DDIMScheduler", {"thresholding": True}),
+    ("DDPMScheduler", {"variance_type": "fixed_large", "timestep_spacing": "linspace"}),
+    ("EulerDiscreteScheduler", {"timestep_spacing": "trailing", **V}),
+    ("EulerDiscreteScheduler", {"timestep_type": "continuous", **V}),
+    ("EulerDiscreteScheduler", {"interpolation_type": "log_linear", "use_karras_sigmas": True}),
+    ("EulerDiscreteScheduler", {"final_sigmas_type": "sigma_min", "use_beta_sigmas": True}),
+    ("EulerAncestralDiscreteScheduler", {"timestep_spacing": "trailing"}),
+    ("LMSDiscreteScheduler", {"use_karras_sigmas": True}),
+    ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}),
+    ("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver", "final_sigmas_type": "sigma_min"}),
+    ("DPMSolverMultistepScheduler", {"solver_order": 3, "euler_at_final": True}),
+    ("DPMSolverMultistepScheduler", {"solver_type": "heun", "timestep_spacing": "trailing"}),
+    ("DPMSolverSinglestepScheduler", {"solver_order": 3, "use_karras_sigmas": True}),
+    ("UniPCMultistepScheduler", {"solver_order": 3, "final_sigmas_type": "sigma_min"}),
+    ("DEISMultistepScheduler", {"solver_order": 3}),
+]
+
+
+@pytest.mark.parametrize(("name", "more"), CONFIGURATIONS)
+def test_text_to_image_with_every_configuration(make_pipe, name, more):
+    check_steps(with_scheduler(make_pipe(), name, **more), 5, num_inference_steps=5)
+
+
+FLOW = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 3.0}
+FLOWS: list[tuple[str, dict[str, Any]]] = [
+    ("FlowMatchEulerDiscreteScheduler", {"shift": 3.0}),
+    ("FlowMatchEulerDiscreteScheduler", {"use_karras_sigmas": True, "shift_terminal": 0.1}),
+    ("FlowMatchEulerDiscreteScheduler", {"stochastic_sampling": True}),
+    ("FlowMatchHeunDiscreteScheduler", {"shift": 3.0}),
+    ("FlowMatchLCMScheduler", {}),
+    *((f"{name}Scheduler", FLOW) for name in ("DPMSolverMultistep", "DEISMultistep", "UniPCMultistep", "SASolver")),
+]
+
+
+@pytest.mark.parametrize(("name", "more"), FLOWS)
+def test_flow_matching_with_every_scheduler(name, more):
+    row = PIPELINES["StableDiffusion3Pipeline"]()
+    row.pipe.scheduler = getattr(diffusers, name)(**more)
+    (stock,) = row((0,))
+    calls = len(row.pipe.scheduler.timesteps)
+    each = 2 if "Heun" in name else 1
+    guided = [call // each < 2 for call in range(calls)]
+    with guide(row.pipe, "full") as evaluations:
+        assert torch.equal(row((0,))[0], stock)
+    assert (evaluations.rows, evaluations.calls) == (2 * calls, calls)
+    with text_until(row.pipe, 2) as evaluations:
+        (found,) = row((0,))
+    assert (evaluations.rows, evaluations.calls) == (calls + sum(guided), calls)
+    with naive.both_branches_in(row.pipe.transformer, guided.__getitem__):
+        assert naive.error(found, row((0,))[0]) < 1e-4 < naive.error(found, stock)
 
 
 # --- where a call starts and stops ----------------------------------------------------------------------------------
