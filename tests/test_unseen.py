@@ -400,6 +400,21 @@ def test_a_rounded_time_tells_the_step_in_a_loop_that_says_its_own():
     assert not seen
 
 
+@pytest.mark.parametrize("make", [lambda t: t.expand(1), lambda t: t[None], lambda t: t * torch.ones(1)])
+def test_the_timestep_of_a_single_image_is_no_list(make):
+    class Single(Pipe):
+        @torch.no_grad()
+        def __call__(self) -> Any:
+            self.scheduler.set_timesteps(N)
+            x = NOISE[:1]
+            for t_now in self.scheduler.timesteps:
+                ts = make(t_now)
+                x = self.scheduler.step(self.net(x, ts, TEXT[:1]), t_now, x).prev_sample
+            return x
+
+    check(Single())
+
+
 @pytest.mark.parametrize("net", [Timesteps, T])
 def test_the_timestep_of_any_name(net):
     check(Pipe(net()))

@@ -110,8 +110,11 @@ class Running:
         if isinstance(names.get("scheduler"), SchedulerMixin):
             schedulers.append(names["scheduler"])
         looped = looped_in(names)
-        values = (looped, *names.values(), *(s.timesteps for s in schedulers), *vars(self.pipe).values())
-        lists = [value for value in values if _is_list(value)]
+        own = (
+            value for value in names.values() if _is_list(value) and len(value) > 1
+        )  # one may be one image's timestep
+        others = (looped, *own, *(s.timesteps for s in schedulers), *vars(self.pipe).values())
+        lists = [value for value in others if _is_list(value)]
         # Nearly all pipelines call the loop's timestep `t`.
         for t in (names.get("t"), given, *names.values()):
             if not isinstance(t, torch.Tensor) or (t.ndim and t is not given):
