@@ -2,6 +2,7 @@
 
 follow          the core: which images want which branch in a call, and what stands for the rest
 extrapolation   what stands for a prediction that is not evaluated
+stochastic      the same where the sampler adds noise
 blocks          `guide` and `text_until`: the `with` blocks
 one_batch       the way of pipelines with both branches in one batch, and of the ControlNets that feed them
 rows            some of the rows of all that a call is given

@@ -19,7 +19,7 @@ Steps are those that run. A pipeline may start late in its scheduler's list (ima
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ import torch
 
 from shapefirst.errors import UnsupportedPipelineError
 from shapefirst.families import Family, family_of
-from shapefirst.families.noise import levels
+from shapefirst.families.noise import clean, levels
 from shapefirst.guidance.follow import Call
 from shapefirst.guidance.introspection import Running, list_behind, place_in_memory, share_memory
 
@@ -72,6 +72,11 @@ class Generation:
         """u_t (see `families.noise`) of each of `values`."""
         return levels(self.scheduler, self.values)
 
+    @cached_property
+    def clean(self) -> Sequence[tuple[float, float] | None]:
+        """p_t and q_t (see `families.noise`) of each of `values`."""
+        return clean(self.scheduler, self.values) or [None] * len(self.values)
+
     @property
     def step(self) -> int:
         """The step of the latest call, counted from the first one that runs."""
@@ -88,17 +93,18 @@ class Generation:
 
     def call(self, guidance_scale: float, *, levelled: bool) -> Call:
         """The latest call; `levelled` if its noise level matters, which not every scheduler tells."""
-        u = self.levels[self.last] if levelled else 0.0
-        return Call(self.step, self.num_steps, self.begins_step, u, guidance_scale)
+        u, scales = (self.levels[self.last], self.clean[self.last]) if levelled else (0.0, None)
+        return Call(self.step, self.num_steps, self.begins_step, u, guidance_scale, scales)
 
 
 def calls_of(scheduler: Any, guidance_scale: float) -> list[Call]:
     """All calls of a run over a scheduler's whole list."""
-    steps = steps_of(scheduler)
+    steps, timesteps = steps_of(scheduler), scheduler.timesteps.tolist()
     begins = [True, *(a < b for a, b in pairwise(steps))]
+    scales: Sequence[tuple[float, float] | None] = clean(scheduler, timesteps) or [None] * len(timesteps)
     return [
-        Call(step, steps[-1] + 1, begin, u, guidance_scale)
-        for step, begin, u in zip(steps, begins, levels(scheduler, scheduler.timesteps.tolist()), strict=True)
+        Call(step, steps[-1] + 1, begin, u, guidance_scale, pair)
+        for step, begin, u, pair in zip(steps, begins, levels(scheduler, timesteps), scales, strict=True)
     ]
 
 
