@@ -19,8 +19,9 @@ from tiny import PIPELINES, STEPS, Tiny
 
 from shapefirst.errors import UnsupportedPipelineError
 from shapefirst.families import family_of
-from shapefirst.families.noise import levels
+from shapefirst.families.noise import adds_noise, clean, levels
 from shapefirst.guidance.blocks import guide, text_until
+from shapefirst.guidance.stochastic import clean_of, output_of
 
 GUIDED = {0, 1, 3}
 
@@ -239,9 +240,19 @@ def extrapolated(row: Tiny, guided: set[int]) -> Iterator[None]:
             if sizes.setdefault((module, place), size) != size:  # Flux.2 reads pictures in the first call alone
                 known.clear()
                 sizes[module, place], began[module, place], first = size, step, step
-            if step in guided or (first and len(known) < 2):  # what begins later learns first
+            noisy = adds_noise(scheduler, 0.0)
+            p_q = (
+                clean(scheduler, scheduler.timesteps.tolist()) if noisy and isinstance(latents, torch.Tensor) else None
+            )
+            scales = p_q[step + first_step] if p_q else None
+            if step in guided or (first and len(known) < 2 - noisy):  # what begins later learns first
                 known[u] = []
-                return changed(out, lambda x: known[u].append(x.clone()) or x)
+                held = (lambda x: x.clone()) if scales is None else (lambda x: clean_of(x.float(), latents, scales))
+                return changed(out, lambda x: known[u].append(held(x)) or x)
+            if noisy:  # the clean latents of the last guided step are held
+                made = iter(known[list(known)[-1]])
+                back = (lambda x: x) if scales is None else (lambda x: output_of(x, latents, scales))
+                return changed(out, lambda x: back(next(made)).to(x.dtype))
             last = list(known)[-2:]
             made = iter(
                 [naive.polynomial(last, list(pair), u) for pair in zip(*(known[at] for at in last), strict=True)]

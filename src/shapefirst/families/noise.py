@@ -29,10 +29,33 @@ import torch
 
 from shapefirst.errors import UnsupportedPipelineError
 
-__all__ = ["levels", "noise_to_signal", "scales"]
+__all__ = ["adds_noise", "clean", "levels", "noise_to_signal", "renews_noise", "scales"]
 
 #: diffusers' floor of alpha_T in the schedulers that divide by it (Euler's and DPM-Solver's rescale_betas_zero_snr).
 LEAST_ALPHA: Final = 2.0**-12
+
+#: Schedulers that put new noise in the place of all the old one in every step.
+_RENEWING: Final = frozenset(
+    {"CMStochasticIterativeScheduler", "FlowMatchLCMScheduler", "HeliosDMDScheduler", "LCMScheduler", "SCMScheduler"}
+)
+#: And those that always put it in the place of some.
+_ADDING: Final = _RENEWING | {
+    "CogVideoXDPMScheduler",
+    "CosineDPMSolverMultistepScheduler",
+    "DDPMParallelScheduler",
+    "DDPMScheduler",
+    "DDPMWuerstchenScheduler",
+    "DPMSolverSDEScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "KDPM2AncestralDiscreteScheduler",
+    "RFD4ProteinaScheduler",
+    "RePaintScheduler",
+    "SASolverScheduler",
+    "ScoreSdeVeScheduler",
+    "UnCLIPScheduler",
+}
+#: And one whose steps take an eta and make nothing of it.
+_IGNORING: Final = frozenset({"CogVideoXDDIMScheduler"})
 
 #: Levels are one place where they differ by less than this share.
 SAME: Final = 1e-4
@@ -77,6 +100,47 @@ def scales(scheduler: Any, t: float) -> tuple[float, float]:
 def noise_to_signal(scheduler: Any, t: float) -> float:
     """sigma_t / alpha_t, finite also where there is no signal. Raises UnsupportedPipelineError as `scales`."""
     return _ratio(*scales(scheduler, t))
+
+
+def adds_noise(scheduler: Any, eta: float | None = None) -> bool:
+    """Whether its steps add noise to the latents.
+
+    Args:
+        scheduler: The scheduler, as the run has it.
+        eta: What its steps are given by that name, which DDIM and TCD go by; None if they are given none.
+    """
+    if _is_one_of(scheduler, _ADDING | _IGNORING):
+        return _is_one_of(scheduler, _ADDING)
+    given = inspect.signature(scheduler.step).parameters.get("eta")
+    own = _setting(scheduler, "eta") if given is None else given.default if eta is None else eta
+    sde = str(_setting(scheduler, "algorithm_type")).startswith("sde")
+    return sde or bool(own) or bool(_setting(scheduler, "stochastic_sampling"))
+
+
+def renews_noise(scheduler: Any) -> bool:
+    """Whether its steps make all of the noise anew."""
+    return _is_one_of(scheduler, _RENEWING)
+
+
+def clean(scheduler: Any, timesteps: Sequence[float]) -> list[tuple[float, float]] | None:
+    """p_t and q_t of x0 = p_t x + q_t y at each timestep, where x is what the denoiser is given and y what it gives.
+
+    None if x0 is not of this form, or not known to be.
+    """
+    known = _along(scheduler, timesteps)
+    if known is None:
+        return None
+    if hasattr(scheduler, "precondition_outputs"):  # EDM's
+        data = scheduler.config.sigma_data
+        sign = -1 if scheduler.config.prediction_type == "v_prediction" else 1
+        ratios = [_ratio(a, s) for a, s in known]
+        return [(data**2 / math.hypot(r, data), sign * r * data / math.hypot(r, data)) for r in ratios]
+    kind = _setting(scheduler, "prediction_type")
+    if _follows_flow(scheduler):
+        return [(1.0, s if _setting(scheduler, "invert_sigmas") else -s) for _, s in known]
+    if kind == "epsilon" or hasattr(scheduler, "_alpha_cumprod"):
+        return [(1 / max(a, LEAST_ALPHA), -_ratio(a, s)) for a, s in known]
+    return {"v_prediction": [(a, -s) for a, s in known], "sample": [(0.0, 1.0)] * len(known)}.get(kind)
 
 
 def _along(scheduler: Any, timesteps: Sequence[float]) -> list[tuple[float, float]] | None:
@@ -131,6 +195,10 @@ def _in_table(table: Sequence[float], t: float) -> tuple[float, float]:
         return _of_abar(table[below])
     low, high = (_ratio(*_of_abar(table[place])) for place in (below, above))
     return _of_ratio(low + (t - below) * (high - low))
+
+
+def _is_one_of(scheduler: Any, names: frozenset[str]) -> bool:
+    return any(base.__name__ in names for base in type(scheduler).__mro__)
 
 
 def _follows_flow(scheduler: Any) -> bool:

@@ -2,6 +2,7 @@
 
 follow          the core: which images want which branch in a call, and what stands for the rest
 extrapolation   what stands for a prediction that is not evaluated
+stochastic      the same where the sampler adds noise
 blocks          `guide` and `text_until`: the `with` blocks; and `apply`, without `with`
 module          `apply_to_module`, for a denoiser in a loop of one's own
 steering        the hook that finds out where a generation is, how its pipeline is met, and who answers

@@ -8,7 +8,8 @@ which is minus the half log-SNR lambda_t = log(alpha_t / sigma_t) in the noisy s
 to infinity, in the last ones: extrapolation in lambda_t itself breaks down there (`families.noise` has the schedulers).
 
 The value at u is sum_j y_j prod_(k != j) (u - u_k) / (u_j - u_k) over the last d + 1 guided steps (Lagrange): exact for
-polynomials of degree d in u. It is taken of the model's own output, noise or v.
+polynomials of degree d in u. It is taken of the model's own output, noise or v; where the sampler adds noise, see
+`guidance.stochastic`.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ policies together, and of the tuner's replay. It knows no pipeline and no schedu
 
     wanted = follower.wanted(call)                  branch -> images; summed over a run, what the policy costs
     seen   = {branch: denoiser(those images)}       nothing runs where there are none
-    whole  = follower.complete(call, seen)          branch -> all B images
+    whole  = follower.complete(call, seen, x)       branch -> all B images
 
 and the pipeline's formula, or `guided_prediction`, makes eps_hat of it. Where one branch stands for both that gives
 eps + w (eps - eps) = eps exactly, whatever w is.
@@ -14,12 +14,14 @@ eps + w (eps - eps) = eps exactly, whatever w is.
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from shapefirst.guidance.extrapolation import Memory
+from shapefirst.guidance.stochastic import clean_of, output_of
 from shapefirst.policies.auto import Auto, Policy
 from shapefirst.policies.schedule import TextSchedule
 
@@ -40,6 +42,7 @@ class Call(NamedTuple):
         begins_step: False for a second evaluation in the step (Heun).
         u: u_t of `guidance.extrapolation`; policies without an order do not ask for it.
         guidance_scale: w; only policies with a tolerance ask for it.
+        clean: p_t and q_t of `guidance.stochastic`, if they are known; only stochastic samplers ask for them.
     """
 
     step: int
@@ -47,6 +50,7 @@ class Call(NamedTuple):
     begins_step: bool
     u: float
     guidance_scale: float
+    clean: tuple[float, float] | None = None
 
 
 class Follower:
@@ -60,6 +64,7 @@ class Follower:
             the first one of them then stands for the others.
         late: It takes over half-way from another one, of other conditions: a policy that extrapolates guides every step
             until it has as much to extrapolate from as it asks for.
+        stochastic: The sampler adds noise: what is extrapolated is that of `guidance.stochastic`, whatever the order.
 
     Attributes:
         evaluations: Of each image, so far: what the policy costs it when it is followed alone.
@@ -75,12 +80,16 @@ class Follower:
         *,
         without_text: Sequence[str] = ("null",),
         late: bool = False,
+        stochastic: bool = False,
     ) -> None:
+        if stochastic and policy.order:
+            policy = replace(policy, order=0)
         self.policy, self.images, self.branches, self._late = policy, images, tuple(branches), late
         self._memory = None if policy.order is None else Memory(images, policy.order)
         self._everyone = tuple(range(images))
         kept = {"null": tuple(without_text), "text": ("text",), "neither": ()}[policy.keep]
         self.kept = tuple(branch for branch in kept if branch in self.branches)
+        self._holds_clean = stochastic and not self.kept
         self._guided: tuple[int, ...] | None = None
         self._due = (0,) * images  # each image's next guided step, for policies with a tolerance
         self._latest = ((0, 0.0),) * images  # and its latest one, with its u
@@ -95,19 +104,22 @@ class Follower:
         return {branch: self._everyone if branch in self.kept else self._guided for branch in self.branches}
 
     @torch.compiler.disable
-    def complete(self, call: Call, seen: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def complete(self, call: Call, seen: Mapping[str, Tensor], latents: Tensor | None = None) -> dict[str, Tensor]:
         """The model's output of the images that were wanted, (images, ...) a branch -> of all, (B, ...) a branch.
 
         Extrapolations are made in float32 (or what is finer in the output) and handed on in the output's own format.
+        `latents` are what the denoiser is given of all images, (B, ...); only stochastic samplers ask for them.
         """
         guided = self._guided
         assert guided is not None, "wanted() comes first"
+        call = self._held(call, latents)
         self._count(call, guided)
         if len(guided) == self.images:
-            self.learn(call, seen)
+            self.learn(call, seen, latents=latents)
             return dict(seen)
         if guided:
-            self.learn(call, {b: y[list(guided)] if b in self.kept else y for b, y in seen.items()}, guided)
+            some = {b: y[list(guided)] if b in self.kept else y for b, y in seen.items()}
+            self.learn(call, some, guided, None if latents is None else latents[list(guided)])
         others = [image for image in self._everyone if image not in guided]
         known = None if self._memory is None else self._memory.extrapolate(others, call.u)
         kept = seen[self.kept[0]] if self.kept else None
@@ -115,26 +127,40 @@ class Follower:
         for place, branch in enumerate(self._extrapolated):
             values = kept[others] if kept is not None and guided else kept
             if known is not None:
-                values = known[:, place] if values is None else values + known[:, place]
+                made = known[:, place]
+                if latents is not None and call.clean is not None:
+                    made = output_of(made, latents[others], call.clean)
+                values = made if values is None else values + made
             assert values is not None
             dtype = self._dtype if kept is None else kept.dtype
             whole[branch] = _put(values.to(dtype), others, seen[branch] if guided else None, guided)
         return {branch: whole[branch] if branch in whole else seen[branch] for branch in self.branches}
 
     @torch.compiler.disable
-    def learn(self, call: Call, seen: Mapping[str, Tensor], images: Sequence[int] | None = None) -> None:
+    def learn(
+        self,
+        call: Call,
+        seen: Mapping[str, Tensor],
+        images: Sequence[int] | None = None,
+        latents: Tensor | None = None,
+    ) -> None:
         """Take in what all branches gave of guided images (by default of all), and find each one's next guided step.
+
+        `latents` are what they gave it of, as in `complete`.
 
         `complete` does so itself; this is for what another follower of the same generation has seen.
         """
         if self._memory is None or (isinstance(self.policy, Auto) and not call.begins_step):
             # A second call is too near to tell anything about the extrapolation over a step.
             return
+        call = self._held(call, latents)
         images = self._everyone if images is None else images
         self._dtype = seen[self.branches[0]].dtype
         exact = torch.promote_types(self._dtype, torch.float32)  # half precision would round small differences
         kept = seen[self.kept[0]].to(exact) if self.kept else None
         values = [seen[b].to(exact) if kept is None else seen[b].to(exact) - kept for b in self._extrapolated]
+        if latents is not None and call.clean is not None:
+            values = [clean_of(value, latents, call.clean) for value in values]
         y = torch.stack(values, dim=1)
         if call.begins_step and isinstance(self.policy, Auto):
             self._plan(call, self.policy, images, y)
@@ -152,6 +178,10 @@ class Follower:
         """Followers of one generation so far whose keys are equal do the same in this call."""
         wanted = tuple(self.wanted(call).items())
         return wanted, self.policy.order if len(self._guided or ()) < self.images else None
+
+    def _held(self, call: Call, latents: Tensor | None) -> Call:
+        """The call, with p_t and q_t only where x0 stands for the output."""
+        return call if self._holds_clean and latents is not None else call._replace(clean=None)
 
     def _count(self, call: Call, guided: Sequence[int]) -> None:
         kept, whole = len(self.kept), len(self.branches)
@@ -193,6 +223,8 @@ class Follower:
 
     def _of_prediction(self, call: Call, errors: Sequence[Tensor]) -> Tensor:
         """The error of eps_hat that errors of what is extrapolated make."""
+        if call.clean is not None:
+            errors = [error / call.clean[1] for error in errors]
         parts = dict(zip(self._extrapolated, errors, strict=True))
         if len(self.branches) == 1:
             return parts[self.branches[0]]

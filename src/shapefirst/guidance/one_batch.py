@@ -54,19 +54,20 @@ class _Some:
         even = len({tuple(self.wanted[branch]) for branch in ran}) == 1
         return evaluating(*ran) if even else evaluating_some()
 
-    def complete(self, out: torch.Tensor | None) -> dict[str, torch.Tensor]:
+    def complete(self, out: torch.Tensor | None, latents: Any) -> dict[str, torch.Tensor]:
         """The output of the rows that ran, (rows, ...), or None if none did -> of all images, a branch."""
         branches = self.follower.branches
         parts = () if out is None else out.split([len(self.wanted[branch]) for branch in branches])
         seen = {branch: part for branch, part in zip(branches, parts, strict=False) if len(part)}
-        return self.follower.complete(self.call, seen)
+        of_images = latents[: self.follower.images] if isinstance(latents, torch.Tensor) else None
+        return self.follower.complete(self.call, seen, of_images)
 
 
 class OneBatch:
     """Answers the calls of one generation under one policy. See the module."""
 
-    def __init__(self, policy: Policy, family: Family, branches: Sequence[str]) -> None:
-        self._policy, self._family, self._branches = policy, family, tuple(branches)
+    def __init__(self, policy: Policy, family: Family, branches: Sequence[str], *, stochastic: bool) -> None:
+        self._policy, self._family, self._branches, self._stochastic = policy, family, tuple(branches), stochastic
         self._follower: Follower | None = None
         self._conditions: dict[object, Conditions] = {}
         self._packing: Packing | None = None
@@ -95,7 +96,7 @@ class OneBatch:
                 out = evaluate(asked.some(Taking(rows, of, family=self._family)), len(rows))
             self._packing = Packing(out, len(rows))
             packed = self._packing.pack(out)
-        whole = some.complete(packed)
+        whole = some.complete(packed, asked.batch)
         self._base = whole[some.follower.kept[0]] if some.follower.kept else None
         if len(rows) == of:
             return out
@@ -115,8 +116,14 @@ class OneBatch:
         conditions = self._conditions.setdefault(asking, Conditions())
         changed = self._policy.order is not None and conditions.change(asked.arguments, asked.latents, asked.scale)
         if changed or self._follower is None or self._follower.images != images:
-            without_text = self._family.without_text
-            self._follower = Follower(self._policy, images, self._branches, without_text=without_text, late=changed)
+            self._follower = Follower(
+                self._policy,
+                images,
+                self._branches,
+                without_text=self._family.without_text,
+                late=changed,
+                stochastic=self._stochastic,
+            )
             base = self._follower.kept[:1]
             self._further = FurtherCalls(self._policy, self._family, base, by_image=True)
         return _Some(self._follower, call, self._follower.wanted(call))

@@ -23,6 +23,7 @@ from shapefirst.guidance.hook import Forward, ModuleHook, check_uncached, check_
 from shapefirst.guidance.introspection import Running, is_called_in, running
 from shapefirst.guidance.one_batch import OneBatch
 from shapefirst.guidance.rows import Taking, each_tensor, rows_of, spread_rows
+from shapefirst.guidance.stochastic import is_stochastic
 from shapefirst.guidance.timeline import Generation, follow
 from shapefirst.guidance.two_calls import TwoCalls
 from shapefirst.guidance.ways import Asked, Course
@@ -151,8 +152,12 @@ class SteeringHook(ModuleHook):
 
     def _new_way(self, name: str, block: Block, run: Generation, family: Family, caller: Running | None) -> Course:
         policy = self._policy(block, run)
+        eta = None if caller is None else caller.names.get("eta")
+        stochastic = policy.order is not None and is_stochastic(run.scheduler, policy, eta)
+        if stochastic:
+            policy = replace(policy, order=0)
         if name == "whole calls":
-            return WholeCalls(policy)
+            return WholeCalls(policy, stochastic=stochastic)
         if policy.keep != "neither" or isinstance(policy, Auto):
             check_uncached(self.denoiser)  # one may have been switched on since the block was made
         if name == "two calls":
@@ -160,7 +165,7 @@ class SteeringHook(ModuleHook):
             known = block.conditions_of(run.timesteps)
             return TwoCalls(policy, family, known, partial(block.warn_unguided, name_of(pipe)))
         branches = family.branches if caller is None else family.branches_in(caller.names, caller.pipe)
-        return OneBatch(policy, family, branches)
+        return OneBatch(policy, family, branches, stochastic=stochastic)
 
     def _is_guided(self, block: Block, family: Family, run: Generation, caller: Running | None, asked: Asked) -> bool:
         """Whether the batch holds rows of every branch. Found out once a generation, when it first matters."""

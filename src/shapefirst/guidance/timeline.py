@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ import torch
 from shapefirst.errors import UnsupportedPipelineError
 from shapefirst.families import Family, family_of, name_of
 from shapefirst.families.layout import scheduler_of
-from shapefirst.families.noise import levels
+from shapefirst.families.noise import clean, levels
 from shapefirst.guidance.follow import Call
 from shapefirst.guidance.introspection import (
     Loop,
@@ -84,6 +84,11 @@ class Generation:
         """u_t (see `families.noise`) of each of `values`."""
         return levels(self.scheduler, self.values)
 
+    @cached_property
+    def clean(self) -> Sequence[tuple[float, float] | None]:
+        """p_t and q_t (see `families.noise`) of each of `values`."""
+        return clean(self.scheduler, self.values) or [None] * len(self.values)
+
     @property
     def step(self) -> int:
         """The step of the latest call, counted from the first one that runs."""
@@ -106,21 +111,22 @@ class Generation:
 
     def call(self, guidance_scale: float, *, levelled: bool, in_turn: bool) -> Call:
         """The latest call; `levelled` if its noise level matters, `in_turn` if steps are this denoiser's alone."""
-        u = self.levels[self.last] if levelled else 0.0
+        u, scales = (self.levels[self.last], self.clean[self.last]) if levelled else (0.0, None)
         step, num_steps = self.step, self.num_steps
         if in_turn and len(self.turn) < len(self.values):
             before = self.steps[max(self.turn.start, self.first) - self.first]
             step, num_steps = step - before, self.steps[self.turn.stop - 1 - self.first] + 1 - before
-        return Call(step, num_steps, self.begins_step, u, guidance_scale)
+        return Call(step, num_steps, self.begins_step, u, guidance_scale, scales)
 
 
 def calls_of(scheduler: Any, guidance_scale: float) -> list[Call]:
     """All calls of a run over a scheduler's whole list."""
-    steps = steps_of(scheduler)
+    steps, timesteps = steps_of(scheduler), scheduler.timesteps.tolist()
     begins = [True, *(a < b for a, b in pairwise(steps))]
+    scales: Sequence[tuple[float, float] | None] = clean(scheduler, timesteps) or [None] * len(timesteps)
     return [
-        Call(step, steps[-1] + 1, begin, u, guidance_scale)
-        for step, begin, u in zip(steps, begins, levels(scheduler, scheduler.timesteps.tolist()), strict=True)
+        Call(step, steps[-1] + 1, begin, u, guidance_scale, pair)
+        for step, begin, u, pair in zip(steps, begins, levels(scheduler, timesteps), scales, strict=True)
     ]
 
 

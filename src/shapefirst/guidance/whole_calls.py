@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
+
 from shapefirst.guidance.conditions import Conditions
 from shapefirst.guidance.follow import Call, Follower
 from shapefirst.guidance.outputs import Packing
@@ -31,8 +33,8 @@ class _Slot:
 class WholeCalls:
     """See the module. A policy with a tolerance decides for all images of a call at once."""
 
-    def __init__(self, policy: Policy) -> None:
-        self._policy = policy
+    def __init__(self, policy: Policy, *, stochastic: bool) -> None:
+        self._policy, self._stochastic = policy, stochastic
         self._slots: dict[int, _Slot] = {}
 
     def rows(self, call: Call, asked: Asked, asking: object) -> Sequence[int]:
@@ -44,11 +46,13 @@ class WholeCalls:
         slot = self._slots.setdefault(asked.place, _Slot())
         changed = slot.conditions.change(asked.arguments, asked.latents, asked.scale)
         if changed or slot.follower is None:
-            slot.follower = Follower(self._policy, 1, ("text",), late=changed or call.step > 0)
+            late, stochastic = changed or call.step > 0, self._stochastic
+            slot.follower = Follower(self._policy, 1, ("text",), late=late, stochastic=stochastic)
+        latents = asked.batch[None] if isinstance(asked.batch, torch.Tensor) else None
         if slot.follower.wanted(call)["text"]:
             out = evaluate(asked.arguments, asked.rows)
             slot.packing = Packing(out, None)
-            slot.follower.complete(call, {"text": slot.packing.pack(out)})
+            slot.follower.complete(call, {"text": slot.packing.pack(out)}, latents)
             return out
         assert slot.packing is not None
-        return slot.packing.unpack(slot.follower.complete(call, {})["text"])
+        return slot.packing.unpack(slot.follower.complete(call, {}, latents)["text"])

@@ -31,6 +31,7 @@ from shapefirst.families.noise import scales
 from shapefirst.families.pixart import cleans_captions
 from shapefirst.guidance.blocks import is_steered
 from shapefirst.guidance.follow import Follower
+from shapefirst.guidance.stochastic import is_stochastic
 from shapefirst.guidance.timeline import calls_of, taking_step
 from shapefirst.models.catalogue import is_flow
 from shapefirst.policies.auto import Policy, check_policy
@@ -196,12 +197,13 @@ def denoise(
     trunk = start if start is not None and embeddings.equals(start.prompts) else None
     past = trunk.past if trunk else ()
     late = start is not None and start.index > 0 and not past
-    follower = follower_of(schedule, len(x), guidance_scale, late=late)
+    stochastic = is_stochastic(solver, schedule, extra.get("eta"))
+    follower = follower_of(schedule, len(x), guidance_scale, late=late, stochastic=stochastic)
     if trunk and (trunk.follower.policy, trunk.follower.branches) == (follower.policy, follower.branches):
         follower = trunk.follower.fork()
     elif guidance_scale > 1:
         for seen in past:
-            follower.learn(seen.call, seen.out)
+            follower.learn(seen.call, seen.out, latents=seen.x_in)
     run = Run(x, solver, [follower])
     for index in range(start.index if start else 0, num_steps):
         if is_steered(denoiser):

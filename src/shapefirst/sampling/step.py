@@ -60,11 +60,13 @@ class Evaluated:
     rows: int
 
 
-def follower_of(policy: Policy, images: int, guidance_scale: float, *, late: bool = False) -> Follower:
+def follower_of(
+    policy: Policy, images: int, guidance_scale: float, *, late: bool = False, stochastic: bool = False
+) -> Follower:
     """What carries a policy out; without guidance, every step evaluates the text branch alone, as pipelines do."""
     if guidance_scale <= 1:
         return Follower(TextSchedule.always(), images, ("text",))
-    return Follower(policy, images, late=late)
+    return Follower(policy, images, late=late, stochastic=stochastic)
 
 
 def snapshot(solver: Any) -> Any:
@@ -119,7 +121,7 @@ def advance(
             parts = _predict(pipe, denoiser, [(x_in[i], *of) for i, *of in wanted], t, prompts, batch_size)
         for i, run in enumerate(runs):
             seen = {branch: y for (j, branch, _), y in zip(wanted, parts, strict=True) if j == i}
-            completed, *_ = [follower.complete(call, seen) for follower in run.followers]
+            completed, *_ = [follower.complete(call, seen, x_in[i]) for follower in run.followers]
             guided = guided_prediction(completed, call.guidance_scale)
             run.x = run.solver.step(guided, t, run.x, **extra, return_dict=False)[0]
             out = {branch: y for branch, y in seen.items() if len(y) == len(x_in[i])}

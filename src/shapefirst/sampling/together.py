@@ -22,6 +22,7 @@ from shapefirst.families import Embeddings
 from shapefirst.families.layout import denoiser_of
 from shapefirst.guidance.blocks import is_steered
 from shapefirst.guidance.follow import Call, Follower
+from shapefirst.guidance.stochastic import is_stochastic
 from shapefirst.guidance.timeline import calls_of, taking_step
 from shapefirst.policies.auto import Policy, check_policy
 from shapefirst.sampling.loop import begin, first_latents, step_options
@@ -86,7 +87,10 @@ def denoise_together(
     x = first_latents(pipe, solver, prompts, generator, latents)
     extra, whole = step_options(pipe), object()
 
-    followers = [follower_of(schedule, len(x), guidance_scale) for schedule in schedules]
+    followers = [
+        follower_of(schedule, len(x), guidance_scale, stochastic=is_stochastic(solver, schedule, extra.get("eta")))
+        for schedule in schedules
+    ]
     runs = [Run(x, solver, followers)] if followers else []
     for step in range(num_steps) if followers else ():
         here = [(call, t) for call, t in calls if call.step == step]

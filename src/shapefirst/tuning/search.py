@@ -30,6 +30,7 @@ import numpy as np
 
 from shapefirst.guidance.blocks import guide
 from shapefirst.guidance.follow import guided_prediction, rms
+from shapefirst.guidance.stochastic import is_stochastic
 from shapefirst.images.jobs import Job, Result, Sampling, generate, own_size
 from shapefirst.measure import l1
 from shapefirst.measure.intervals import Interval, bootstrap
@@ -224,12 +225,13 @@ def _replay(steps: Sequence[Step], among: Sequence[Candidate], scale: float) -> 
 
 def _errors(steps: Sequence[Step], schedule: TextSchedule, scale: float) -> Iterator[list[float]]:
     """Of each step's calls, how far eps_hat as the policy has it is from what was recorded: rms, mean over images."""
-    follower = follower_of(schedule, len(steps[0].x_t), scale)
+    stochastic = is_stochastic(steps[0].solver, schedule, 0.0)
+    follower = follower_of(schedule, len(steps[0].x_t), scale, stochastic=stochastic)
     for step in steps:
         errors = []
         for one in step.calls:
             seen = {b: one.out[b] for b, images in follower.wanted(one.call).items() if images}
-            followed = guided_prediction(follower.complete(one.call, seen), scale)
+            followed = guided_prediction(follower.complete(one.call, seen, one.x_in), scale)
             is_guided = len(seen) == len(one.out)
             errors.append(0.0 if is_guided else float(rms(followed.float() - one.guided.float()).mean()))
         yield errors
