@@ -23,7 +23,7 @@ from shapefirst.guidance.extrapolation import Memory, weights
 from shapefirst.policies import file
 from shapefirst.policies.auto import Auto
 from shapefirst.policies.file import PolicyFile, model_digest, read_policy, sampler_digest, write_policy
-from shapefirst.policies.placement import spread
+from shapefirst.policies.placement import Budget, spread
 from shapefirst.policies.schedule import TextSchedule
 from shapefirst.policies.words import find_policy, parse_policy
 
@@ -134,6 +134,9 @@ def test_a_budget_is_spent_and_kept(num_steps, budget, keep):
     try:
         guided = schedule.guided_steps(num_steps)
     except ShapefirstError as error:
+        if num_steps <= Budget.FIRST + Budget.LAST:
+            assert "too few to extrapolate from within a budget: take every:2" in str(error)
+            return
         smallest = float(str(error).rsplit("give ", 1)[1].split(" or")[0])
         assert budget < smallest <= 1
         TextSchedule.within(smallest, keep=keep).guided_steps(num_steps)  # the remedy works
@@ -265,7 +268,7 @@ def test_guide_takes_one_of_the_three(make_pipe):
     [
         ("steps:1+2", "needs a guided step to begin with"),
         ("steps:0+9", "guides step 9, counted from 0, but the last step of this generation of 4 is 3"),
-        ("budget:0.4", "pays for 1 guided steps of 4, too few"),
+        ("budget:0.4", "generation of 4 steps has too few to extrapolate from within a budget: take every:2"),
     ],
 )
 def test_a_policy_that_does_not_fit_the_steps_is_refused(make_pipe, policy, message):

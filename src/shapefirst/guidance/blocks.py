@@ -15,6 +15,7 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
+import torch
 from diffusers.utils.torch_utils import unwrap_module
 
 from shapefirst.errors import ShapefirstError, UnsupportedPipelineError
@@ -148,6 +149,8 @@ class Handle:
 
 def check_way(pipe: Any, policy: Policy) -> None:
     """Raise ShapefirstError if a policy cannot be followed on a pipeline, whatever it is called with."""
+    if isinstance(pipe, (str, torch.nn.Module)) or not hasattr(pipe, "__dict__"):
+        raise ShapefirstError(f"A policy is for a pipeline, not for a {type(pipe).__name__}: see apply_to_module.")
     family, name = family_of(pipe), type(pipe).__name__
     if family.refused is not None:
         raise UnsupportedPipelineError(f"{name} {family.refused}")

@@ -74,9 +74,10 @@ class Running:
 
     @property
     def is_guided(self) -> bool | None:
-        """Whether it runs classifier-free guidance; None if it does not say."""
-        if "do_classifier_free_guidance" in self.names:
-            return bool(self.names["do_classifier_free_guidance"])
+        """Whether it runs classifier-free guidance, in this step if it says that; None if it does not say."""
+        for name in ("apply_cfg", "do_true_cfg", "do_classifier_free_guidance"):
+            if name in self.names:
+                return bool(self.names[name])
         said = getattr(self.pipe, "do_classifier_free_guidance", None)
         if said is None and self.guidance_scale is not None:
             return self.guidance_scale > 1

@@ -64,10 +64,21 @@ class _Some:
 
 
 class OneBatch:
-    """Answers the calls of one generation under one policy. See the module."""
+    """Answers the calls of one generation under one policy. See the module.
 
-    def __init__(self, policy: Policy, family: Family, branches: Sequence[str], *, stochastic: bool) -> None:
-        self._policy, self._family, self._branches, self._stochastic = policy, family, tuple(branches), stochastic
+    Args:
+        policy: The policy.
+        family: The pipeline's.
+        branches: In the order of the rows.
+        late: The generation's first steps were not guided.
+        stochastic: The sampler adds noise.
+    """
+
+    def __init__(
+        self, policy: Policy, family: Family, branches: Sequence[str], *, late: bool, stochastic: bool
+    ) -> None:
+        self._policy, self._family, self._branches = policy, family, tuple(branches)
+        self._late, self._stochastic = late, stochastic
         self._follower: Follower | None = None
         self._conditions: dict[object, Conditions] = {}
         self._packing: Packing | None = None
@@ -121,7 +132,7 @@ class OneBatch:
                 images,
                 self._branches,
                 without_text=self._family.without_text,
-                late=changed,
+                late=changed or self._late,
                 stochastic=self._stochastic,
             )
             base = self._follower.kept[:1]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from diffusers.utils.torch_utils import unwrap_module
@@ -47,16 +47,17 @@ class SteeringHook(ModuleHook):
         self._policies: WeakKeyDictionary[Generation, dict[Block, Policy]] = WeakKeyDictionary()
         self._ways: WeakKeyDictionary[Generation, dict[Block, dict[str, Course]]] = WeakKeyDictionary()
         self._guided: tuple[Generation | None, int, bool] = None, 0, False  # the run and the rows, and whether it is
+        self._unguided: WeakSet[Generation] = WeakSet()  # runs with steps that are not
         self._calls: tuple[Any, int] = None, 0  # so far at the run's position
         self._thread = threading.get_ident()
 
     def around(self, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         asked = self.asked(args, kwargs)
+        evaluate = partial(self._evaluate, forward, len(args))
+        met = self.meet(asked)
         for block in self.blocks:
             block.evaluations.asked += asked.rows
             block.evaluations.asked_calls += 1
-        evaluate = partial(self._evaluate, forward, len(args))
-        met = self.meet(asked)
         if met is None:
             return evaluate(asked.arguments, asked.rows)
         way, call, asked = met
@@ -165,10 +166,10 @@ class SteeringHook(ModuleHook):
             known = block.conditions_of(run.timesteps)
             return TwoCalls(policy, family, known, partial(block.warn_unguided, name_of(pipe)))
         branches = family.branches if caller is None else family.branches_in(caller.names, caller.pipe)
-        return OneBatch(policy, family, branches, stochastic=stochastic)
+        return OneBatch(policy, family, branches, late=run in self._unguided, stochastic=stochastic)
 
     def _is_guided(self, block: Block, family: Family, run: Generation, caller: Running | None, asked: Asked) -> bool:
-        """Whether the batch holds rows of every branch. Found out once a generation, when it first matters."""
+        """Whether the batch holds rows of every branch. Found out when it first matters, and when its size changes."""
         if asked.place and self._guided[0] is run:  # skip-layer guidance: of one branch
             return self._guided[2]
         if self._guided[:2] != (run, asked.rows):
@@ -180,6 +181,8 @@ class SteeringHook(ModuleHook):
                     raise
                 said = False  # whatever it holds, whole calls can be skipped
             self._guided = run, asked.rows, parts_agree(asked.batch, len(family.branches)) if said is None else said
+            if not self._guided[2]:
+                self._unguided.add(run)
         return self._guided[2]
 
     def _check_thread(self) -> None:

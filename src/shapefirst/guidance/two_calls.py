@@ -18,6 +18,7 @@ from shapefirst.guidance.conditions import Conditions, are_same
 from shapefirst.guidance.follow import Call, Follower
 from shapefirst.guidance.further import FurtherCalls
 from shapefirst.guidance.outputs import Packing
+from shapefirst.guidance.rows import each_tensor
 from shapefirst.guidance.ways import Asked, Evaluate
 from shapefirst.policies.auto import Policy
 
@@ -98,9 +99,11 @@ class TwoCalls:
         return self._family.branches[asked.place] if asked.place < len(self._family.branches) else None
 
     def _guided(self, call: Call, branch: str, asked: Asked, evaluate: Evaluate) -> Any:
+        # The pipeline may put the next branch's conditions into the same dictionary.
+        self._given[branch] = {name: each_tensor(value, lambda x: x) for name, value in asked.arguments.items()}
         out = evaluate(asked.arguments, asked.rows)
         self._packing = Packing(out, None)
-        self._seen[branch], self._given[branch] = self._packing.pack(out).clone(), asked.arguments
+        self._seen[branch] = self._packing.pack(out).clone()
         if len(self._seen) == len(self._family.branches):
             assert self._follower is not None
             self._follower.learn(call, self._seen)

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from shapefirst.errors import ShapefirstError
 from shapefirst.guidance.conditions import Conditions
 from shapefirst.guidance.follow import Call, Follower
 from shapefirst.guidance.outputs import Packing
@@ -36,10 +37,15 @@ class WholeCalls:
     def __init__(self, policy: Policy, *, stochastic: bool) -> None:
         self._policy, self._stochastic = policy, stochastic
         self._slots: dict[int, _Slot] = {}
+        self._conditions: dict[object, Conditions] = {}  # of what feeds the denoiser
+        self._unfed: Call | None = None  # the latest call that was not fed
 
     def rows(self, call: Call, asked: Asked, asking: object) -> Sequence[int]:
         slots = [slot.follower for slot in self._slots.values() if slot.follower is not None]
-        runs = not slots or any(follower.wanted(call)["text"] for follower in slots)
+        changed = self._conditions.setdefault(asking, Conditions()).change(asked.arguments, asked.latents, asked.scale)
+        runs = changed or not slots or any(follower.wanted(call)["text"] for follower in slots)
+        if not runs:
+            self._unfed = call
         return range(asked.rows if runs else 0)
 
     def answer(self, call: Call, asked: Asked, evaluate: Evaluate) -> Any:
@@ -50,6 +56,11 @@ class WholeCalls:
             slot.follower = Follower(self._policy, 1, ("text",), late=late, stochastic=stochastic)
         latents = asked.batch[None] if isinstance(asked.batch, torch.Tensor) else None
         if slot.follower.wanted(call)["text"]:
+            if call == self._unfed:
+                raise ShapefirstError(
+                    f"What the denoiser is given changed in step {call.step}, in which its ControlNet had not run: "
+                    "change it in a step that the policy evaluates."
+                )
             out = evaluate(asked.arguments, asked.rows)
             slot.packing = Packing(out, None)
             slot.follower.complete(call, {"text": slot.packing.pack(out)}, latents)

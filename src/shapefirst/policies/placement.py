@@ -80,6 +80,11 @@ class Budget:
         guided = math.floor((2 * num_steps * self.share - others * num_steps) / (2 - others) + 1e-9)
         least = min(self.FIRST + self.LAST, num_steps)
         if guided < least:
+            if least == num_steps:
+                raise ShapefirstError(
+                    f"A generation of {num_steps} steps has too few to extrapolate from within a budget: take every:2, "
+                    "or text_until(fraction=0.5)."
+                )
             smallest = (2 * least + others * (num_steps - least)) / (2 * num_steps)
             raise ShapefirstError(
                 f"A budget of {self.share:g} pays for {max(guided, 0)} guided steps of {num_steps}, too few to "

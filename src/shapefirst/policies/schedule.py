@@ -182,6 +182,9 @@ class TextSchedule:
         """The schedule whose budget holds in calls of the denoiser, of which step i has ``calls[i]``.
 
         PNDM has more of them in its first step, which every budget guides.
+
+        Raises:
+            ShapefirstError: A budget that is too small for that.
         """
         if not isinstance(self.placement, Budget):
             return self
@@ -193,6 +196,13 @@ class TextSchedule:
                 return schedule
             less = schedule.placement.share - 1 / len(calls)  # type: ignore[union-attr]
             schedule = replace(schedule, placement=Budget(max(less, 1e-9)))
+            try:
+                schedule.guided_steps(len(calls))
+            except ShapefirstError:
+                raise ShapefirstError(
+                    f"A budget of {share:g} does not pay for the guided steps to extrapolate from, as this solver's "
+                    f"first step has {calls[0]} calls: give {math.ceil(100 * spent / whole - 1e-9) / 100:g} or more."
+                ) from None
 
     @property
     def others(self) -> int:
@@ -248,7 +258,7 @@ def _guided_steps(schedule: TextSchedule, num_steps: int) -> frozenset[int]:
     if any(bound is not None and bound > num_steps for window in schedule.windows for bound in window):
         raise ShapefirstError(
             f"The text schedule guides step {last}, counted from 0, but the last step of this generation of "
-            f"{num_steps} is {num_steps - 1}."
+            f"{num_steps} is {num_steps - 1}: name steps that it has, or a share of them such as paper:0.5."
         )
     if schedule.fraction is not None:
         guided = frozenset(range(math.floor(schedule.fraction * num_steps + 0.5)))
