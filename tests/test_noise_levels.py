@@ -331,7 +331,7 @@ def test_a_run_whose_rounded_timesteps_rise(make_pipe, policy):
     pipe.scheduler.set_timesteps(N * 3)
     timesteps = pipe.scheduler.timesteps
     assert (timesteps[1:] > timesteps[:-1]).any()
-    u = follow([], timesteps[0], pipe).levels
+    u = follow([], timesteps[0], pipe, None, pipe.unet).levels
     assert all(a >= b for a, b in itertools.pairwise(u))
     with guide(pipe, policy):  # its pictures overflow, the stock call's as well
         generate(pipe, PROMPT, SEED, num_inference_steps=N * 3)

@@ -185,7 +185,7 @@ def test_the_summary_has_every_claim_with_figure_interval_rule_and_verdict(out):
     assert "Of 8 claims" in summary
     assert "1 study has no meaning for this model" in summary
     assert "No [SOS]." in summary
-    assert "Not run: F2, F5, F6, F7, A1, A2, A3, A4, A5, A7, X1, X2." in summary
+    assert "Not run: F2, F5, F6, F7, A1, A2, A3, A4, A5, A6, A7, X1, X2." in summary
 
 
 def _summary(text):

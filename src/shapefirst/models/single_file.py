@@ -110,6 +110,7 @@ def load_checkpoint(checkpoint: Checkpoint, dtype: Any) -> Any:
                 f"{file} cannot be converted with the configurations in {base}: {first_line(error)}."
             ) from error
         missing += [name for part in _networks(pipe) for name, weight in part.named_parameters() if weight.is_meta]
+        missing = list(dict.fromkeys(missing))
         if missing:
             raise ModelError(
                 f"{file} lacks {len(missing)} of the weights of a {pipeline_class.__name__} ({missing[0]}, ...): it is "
@@ -131,7 +132,15 @@ def _missing() -> Iterator[list[str]]:
         missing.extend(result.missing_keys)
         return result
 
-    with patch.object(torch.nn.Module, "load_state_dict", load_state_dict):
+    moved = torch.nn.Module.to
+
+    def to(module: Any, *args: Any, **options: Any) -> Any:
+        # With accelerate they are left without values, which cannot be moved.
+        empty = [name for name, weight in module.named_parameters() if weight.is_meta]
+        missing.extend(empty)
+        return module if empty else moved(module, *args, **options)
+
+    with patch.multiple(torch.nn.Module, load_state_dict=load_state_dict, to=to):
         yield missing
 
 
