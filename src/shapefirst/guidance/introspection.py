@@ -107,17 +107,19 @@ class Running:
         return found
 
     def _loop_in(self, names: Mapping[str, Any], given: Any) -> Loop | None:
+        # Nearly all pipelines loop so over their scheduler's list, and are found without a search.
+        variable, looped, own_list = names.get("t"), looped_in(names), getattr(self._scheduler, "timesteps", None)
+        if _is_list(looped) and _is_list(own_list) and share_memory(looped, own_list):
+            position = place_in_memory(variable, looped)
+            if position is not None and 0 <= position < len(looped):
+                return Loop(looped, position, self._scheduler)
         schedulers = [part for part in vars(self.pipe).values() if isinstance(part, SchedulerMixin)]
         if isinstance(names.get("scheduler"), SchedulerMixin):
             schedulers.append(names["scheduler"])
-        looped = looped_in(names)
-        own = (
-            value for value in names.values() if _is_list(value) and len(value) > 1
-        )  # one may be one image's timestep
+        own = (v for v in names.values() if _is_list(v) and len(v) > 1)  # one may be one image's timestep
         others = (looped, *own, *(s.timesteps for s in schedulers), *vars(self.pipe).values())
         lists = [value for value in others if _is_list(value)]
-        # Nearly all pipelines call the loop's timestep `t`.
-        for t in (names.get("t"), given, *names.values()):
+        for t in (variable, given, *names.values()):
             if not isinstance(t, torch.Tensor) or (t.ndim and t is not given):
                 continue
             for timesteps in lists:
