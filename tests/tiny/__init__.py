@@ -15,13 +15,16 @@ import inspect
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache, wraps
 from importlib import import_module
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
 
-__all__ = ["PIPELINES", "STEPS", "Tiny", "normal", "tiny"]
+__all__ = ["PIPELINES", "STEPS", "Tiny", "normal", "shared", "tiny"]
+
+Part = TypeVar("Part")
 
 STEPS = 6
 
@@ -85,6 +88,20 @@ def _tensor(value: Any) -> torch.Tensor:
 def normal(number: int, *shape: int, scale: float = 1.0) -> torch.Tensor:
     """Normal numbers, (1, *shape), that a number alone tells: embeddings or pictures of an image."""
     return scale * torch.randn(1, *shape, generator=torch.Generator().manual_seed(number))
+
+
+def shared(build: Callable[..., Part]) -> Callable[..., Part]:
+    """A part of several rows: built once for each choice of arguments, from one seed whichever row comes first."""
+
+    @cache
+    @wraps(build)
+    def built(*args: Any, **options: Any) -> Part:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            made = build(*args, **options)
+            return made.eval() if isinstance(made, torch.nn.Module) else made
+
+    return built
 
 
 #: What a row is called (its class, and what is special about it) -> its builder.

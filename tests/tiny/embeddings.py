@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import cache
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 
 from tiny import normal
 
-__all__ = ["loud", "masks", "null", "picture", "shared", "text"]
-
-Part = TypeVar("Part")
+__all__ = ["loud", "masks", "null", "picture", "text"]
 
 
 def text(numbers: Sequence[int], *shape: int, kind: int = 0) -> torch.Tensor:
@@ -33,18 +30,6 @@ def masks(numbers: Sequence[int], length: int) -> torch.Tensor:
 def picture(numbers: Sequence[int], *shape: int) -> torch.Tensor:
     """(images, *shape): pictures, or videos, in [0, 1]."""
     return torch.cat([normal(9000 + number, *shape).sigmoid() for number in numbers])
-
-
-def shared(build: Callable[..., Part]) -> Callable[..., Part]:
-    """A part of several rows, which is built once; its weights are the same whichever row comes first."""
-
-    @cache
-    def seeded(*sizes: Any) -> Part:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            return build(*sizes)
-
-    return seeded
 
 
 def loud(network: Any, gain: float = 2.0) -> Any:

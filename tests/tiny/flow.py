@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import diffusers
 import torch
 
-from tiny import normal
+from tiny import normal, shared
 
 __all__ = [
     "ALONE",
@@ -23,7 +22,6 @@ __all__ = [
     "masks",
     "parts",
     "pictures",
-    "shared",
     "texts",
     "told",
 ]
@@ -68,18 +66,6 @@ def masks(numbers: Sequence[int], name: str) -> dict[str, torch.Tensor]:
 
 def flow_scheduler(**options: Any) -> Any:
     return diffusers.FlowMatchEulerDiscreteScheduler(**options)
-
-
-def shared(build: Callable[..., Any]) -> Callable[..., Any]:
-    """A part that rows share: built once for each choice of arguments, from one seed whoever asks first."""
-
-    @functools.cache
-    def built(*args: Any, **options: Any) -> Any:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            return build(*args, **options)
-
-    return built
 
 
 @shared

@@ -8,8 +8,8 @@ from typing import Any
 import diffusers
 import torch
 
-from tiny import Tiny, tiny
-from tiny.flow import ALONE, both, flow_scheduler, masks, parts, pictures, shared, texts, told
+from tiny import Tiny, shared, tiny
+from tiny.flow import ALONE, both, flow_scheduler, masks, parts, pictures, texts, told
 
 
 @shared

@@ -9,8 +9,8 @@ import diffusers
 import torch
 from diffusers.hooks import LayerSkipConfig
 
-from tiny import Tiny, tiny
-from tiny.flow import ALONE, TWO_CALLS, Nothing, both, each, flow_scheduler, listens, masks, parts, shared, texts
+from tiny import Tiny, shared, tiny
+from tiny.flow import ALONE, TWO_CALLS, Nothing, both, each, flow_scheduler, listens, masks, parts, texts
 
 SIZE = {"height": 32, "width": 32, "num_frames": 5}  # 2 frames of 4 x 4 latents
 

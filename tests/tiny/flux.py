@@ -9,22 +9,8 @@ import diffusers
 import PIL.Image
 import torch
 
-from tiny import Tiny, tiny
-from tiny.flow import (
-    ALONE,
-    TWO_CALLS,
-    Nothing,
-    autoencoder,
-    both,
-    each,
-    listens,
-    masks,
-    parts,
-    pictures,
-    shared,
-    texts,
-    told,
-)
+from tiny import Tiny, shared, tiny
+from tiny.flow import ALONE, TWO_CALLS, Nothing, autoencoder, both, each, listens, masks, parts, pictures, texts, told
 
 #: Two heads of 8 and their rotary axes.
 SMALL = {

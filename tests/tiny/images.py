@@ -8,8 +8,8 @@ from typing import Any
 import diffusers
 import torch
 
-from tiny import Tiny, normal, tiny
-from tiny.flow import ALONE, TWO_CALLS, autoencoder, both, each, listens, masks, parts, pictures, shared, texts
+from tiny import Tiny, normal, shared, tiny
+from tiny.flow import ALONE, TWO_CALLS, autoencoder, both, each, listens, masks, parts, pictures, texts
 
 SIZE = {"height": 64, "width": 64}  # 8 x 8 latents
 

@@ -12,7 +12,7 @@ from diffusers.pipelines.kandinsky import MultilingualCLIP
 from diffusers.pipelines.kandinsky.text_encoder import MCLIPConfig
 from transformers import CLIPImageProcessor
 
-from . import STEPS, Tiny, tiny
+from . import STEPS, Tiny, shared, tiny
 from .unet_parts import (
     BETAS,
     PICTURE,
@@ -22,7 +22,6 @@ from .unet_parts import (
     image_encoder,
     listening,
     masks,
-    part,
     pictures,
     prompts,
     text_encoder,
@@ -34,7 +33,7 @@ SIZES = {"height": PICTURE, "width": PICTURE}
 GUIDED = {"guidance_scale": 4.0}
 
 
-@part
+@shared
 def movq() -> Any:
     return diffusers.VQModel(
         block_out_channels=(32, 32),  # it normalizes groups of 32
@@ -185,7 +184,7 @@ def second_combined() -> Tiny:
     return row(pipe, prompts, options=options, denoisers=("prior_prior", "unet"), runs=2, schedulers=schedulers)
 
 
-@part
+@shared
 def multilingual() -> Any:
     return MultilingualCLIP(
         MCLIPConfig(

@@ -9,8 +9,8 @@ import diffusers
 import torch
 from conftest import BETAS
 
-from tiny import STEPS, Tiny, tiny
-from tiny.embeddings import loud, masks, null, picture, shared, text
+from tiny import STEPS, Tiny, shared, tiny
+from tiny.embeddings import loud, masks, null, picture, text
 
 SIDE, LENGTH, WIDTH = 4, 4, 16  # of latents; of prompts, in tokens; of networks
 TINY = {"num_layers": 2, "num_attention_heads": 2, "attention_head_dim": WIDTH // 2}

@@ -8,8 +8,8 @@ from typing import Any
 import diffusers
 import torch
 
-from tiny import Tiny, tiny
-from tiny.flow import ALONE, TWO_CALLS, both, listens, masks, parts, pictures, shared, texts
+from tiny import Tiny, shared, tiny
+from tiny.flow import ALONE, TWO_CALLS, both, listens, masks, parts, pictures, texts
 
 SMALL = {
     "in_channels": 64,

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Callable, Sequence
-from functools import cache, wraps
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from conftest import _clip_tokenizer, _text_encoder
 from PIL import Image
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from . import normal
+from . import normal, shared
 
 #: Gentler noise than a real model's: random predictions are no noise, and dividing by a tiny sqrt(abar_T) would blow
 #: the latents up until later steps hardly show in them.
@@ -23,20 +22,6 @@ BETAS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.
 WIDE = 16  # what an embedded token is wide
 SIZE = 8  # of latents; pictures have twice as much
 PICTURE = 2 * SIZE
-
-
-def part(build: Callable[..., Any]) -> Callable[..., Any]:
-    """Built once and shared by rows, with weights that do not depend on what was built before it."""
-
-    @cache
-    @wraps(build)
-    def built(*args: Any, **options: Any) -> Any:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            made = build(*args, **options)
-            return made.eval() if isinstance(made, torch.nn.Module) else made
-
-    return built
 
 
 def ddim(**options: Any) -> Any:
@@ -85,7 +70,7 @@ def filled(network: Any) -> Any:
     return network
 
 
-@part
+@shared
 def vae(**options: Any) -> Any:
     given = {
         "block_out_channels": (8, 8),
@@ -108,18 +93,18 @@ def certain(autoencoder: Any) -> Any:
     return made
 
 
-@part
+@shared
 def clip_tokenizer() -> Any:
     with tempfile.TemporaryDirectory() as folder:
         return _clip_tokenizer(Path(folder))
 
 
-@part
+@shared
 def text_encoder(kind: str = "CLIPTextModel") -> Any:
     return _text_encoder(clip_tokenizer(), kind)
 
 
-@part
+@shared
 def image_encoder() -> Any:
     return CLIPVisionModelWithProjection(
         CLIPVisionConfig(

@@ -12,8 +12,8 @@ from diffusers.pipelines.kolors import ChatGLMModel
 from diffusers.pipelines.kolors.text_encoder import ChatGLMConfig
 from transformers import BatchEncoding
 
-from . import STEPS, Tiny, tiny
-from .unet_parts import PICTURE, SIZE, WIDE, ddim, each, part, unet, vae
+from . import STEPS, Tiny, shared, tiny
+from .unet_parts import PICTURE, SIZE, WIDE, ddim, each, unet, vae
 from .unets import WORDS, Conditions, also, control_net, hole, image, image_prompts, pooled, row, with_image_prompts
 
 HALF = {"num_inference_steps": 2 * STEPS}
@@ -167,7 +167,7 @@ class Letters:
         return BatchEncoding({"input_ids": ids, "attention_mask": torch.ones_like(ids), "position_ids": places})
 
 
-@part
+@shared
 def chat_glm() -> Any:
     encoder = ChatGLMModel(
         ChatGLMConfig(

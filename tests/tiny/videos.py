@@ -10,8 +10,8 @@ import torch
 from conftest import BETAS
 from diffusers.pipelines.ltx.pipeline_ltx_condition import LTXVideoCondition
 
-from tiny import STEPS, Tiny, tiny
-from tiny.embeddings import loud, picture, shared
+from tiny import STEPS, Tiny, shared, tiny
+from tiny.embeddings import loud, picture
 from tiny.pictures import (
     GUIDED,
     HALF_WAY,

@@ -7,8 +7,8 @@ from typing import Any
 import diffusers
 import torch
 
-from tiny import Tiny, tiny
-from tiny.flow import ALONE, TWO_CALLS, both, flow_scheduler, listens, parts, pictures, shared, texts
+from tiny import Tiny, shared, tiny
+from tiny.flow import ALONE, TWO_CALLS, both, flow_scheduler, listens, parts, pictures, texts
 
 SMALL = {
     "num_attention_heads": 2,
