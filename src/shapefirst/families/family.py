@@ -74,10 +74,6 @@ class Family:
         """Whether a denoiser is guided where the pipeline says that it guides; None: as it says."""
         return None
 
-    def branches_in(self, names: Mapping[str, Any], pipe: Any) -> tuple[str, ...]:
-        """The branches of a guided call, from the local variables of the pipeline's own: those that it switched on."""
-        return self.branches
-
     def turn(self, names: Mapping[str, Any], pipe: Any, denoiser: Any, timesteps: Sequence[float]) -> range:
         """The positions in the list of timesteps at which it is this denoiser's turn, where several take turns."""
         return range(len(timesteps))

@@ -73,7 +73,7 @@ def guide(
     policy that extrapolates begins anew: it guides each step until it has as many behind it as its order asks for.
 
     Args:
-        pipe: A stock diffusers pipeline with classifier-free guidance.
+        pipe: A diffusers pipeline.
         policy: A `TextSchedule`, an `Auto`, words such as "paper:25" (see `shapefirst.policies.words`), or the path of
             a policy that `shapefirst tune` wrote.
         budget: In its place: the share of the evaluations of full guidance that may be spent, above 0 and up to 1. The
@@ -81,9 +81,10 @@ def guide(
         tol: In its place: the error that an extrapolation may have, from 0 up; each image decides for itself (`Auto`).
 
     Raises:
-        UnsupportedPipelineError: Here, if the pipeline's guidance is of an unknown layout, or another tool has replaced
-            its denoiser's methods; in the first step, if its batch turns out to be, or what its denoiser is given
-            beside the latents has rows of which cannot be told whose they are.
+        UnsupportedPipelineError: Here, if the policy drops a branch and nothing is known of the pipeline's, or a cache
+            of diffusers is on; in the first step, if another tool has replaced its denoiser's methods, its batch turns
+            out to be of another layout, or what its denoiser is given beside the latents has rows of which cannot be
+            told whose they are.
         ShapefirstError: Not exactly one of policy, budget and tol; one that is no policy; a policy file that was made
             for another model or sampler; in the first step of a generation, a policy that does not fit its steps.
     """

@@ -40,6 +40,7 @@ __all__ = [
     "place_of_sigma",
     "running",
     "share_memory",
+    "sigmas_beside",
 ]
 
 
@@ -228,11 +229,17 @@ def list_behind(t: Any, listed: torch.Tensor | None) -> torch.Tensor | None:
 
 def place_of_sigma(t: torch.Tensor, scheduler: Any) -> int | None:
     """The position in a scheduler's list of timesteps that has the sigma which `t` is an element of the list of."""
+    sigmas = sigmas_beside(scheduler)
+    position = None if sigmas is None else place_in_memory(t, sigmas)
+    return position if position is not None and 0 <= position < len(scheduler.timesteps) else None
+
+
+def sigmas_beside(scheduler: Any) -> torch.Tensor | None:
+    """The sigma of each entry of a scheduler's list of timesteps, if it tells them."""
     sigmas, timesteps = getattr(scheduler, "sigmas", None), scheduler.timesteps
     if not isinstance(sigmas, torch.Tensor) or len(sigmas) - len(timesteps) not in (0, 1):
         return None
-    position = place_in_memory(t, sigmas)
-    return position if position is not None and 0 <= position < len(timesteps) else None
+    return sigmas[: len(timesteps)]
 
 
 def share_memory(a: torch.Tensor, b: Any) -> bool:

@@ -10,7 +10,6 @@ too.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -69,15 +68,12 @@ class OneBatch:
     Args:
         policy: The policy.
         family: The pipeline's.
-        branches: In the order of the rows.
         late: The generation's first steps were not guided.
         stochastic: The sampler adds noise.
     """
 
-    def __init__(
-        self, policy: Policy, family: Family, branches: Sequence[str], *, late: bool, stochastic: bool
-    ) -> None:
-        self._policy, self._family, self._branches = policy, family, tuple(branches)
+    def __init__(self, policy: Policy, family: Family, *, late: bool, stochastic: bool) -> None:
+        self._policy, self._family, self._branches = policy, family, family.branches
         self._late, self._stochastic = late, stochastic
         self._follower: Follower | None = None
         self._conditions: dict[object, Conditions] = {}

@@ -113,7 +113,7 @@ class SteeringHook(ModuleHook):
         found = self._policies.setdefault(run, {})
         if block not in found:
             policy = block.policy
-            calls = run.calls(in_turn=True)
+            calls = run.calls_in_turn()
             found[block] = policy.held_in_calls(calls) if isinstance(policy, TextSchedule) else policy
         return found[block]
 
@@ -165,8 +165,7 @@ class SteeringHook(ModuleHook):
             pipe = self.pipe if caller is None else caller.pipe
             known = block.conditions_of(run.timesteps)
             return TwoCalls(policy, family, known, partial(block.warn_unguided, name_of(pipe)))
-        branches = family.branches if caller is None else family.branches_in(caller.names, caller.pipe)
-        return OneBatch(policy, family, branches, late=run in self._unguided, stochastic=stochastic)
+        return OneBatch(policy, family, late=run in self._unguided, stochastic=stochastic)
 
     def _is_guided(self, block: Block, family: Family, run: Generation, caller: Running | None, asked: Asked) -> bool:
         """Whether the batch holds rows of every branch. Found out when it first matters, and when its size changes."""
@@ -234,7 +233,7 @@ class ControlHook(ModuleHook):
             return everything
         guesses = caller is not None and caller.is_guided and caller.names.get("guess_mode", False)
         batch = torch.cat([latents] * 2) if guesses else latents
-        met = steering.meet(Asked(arguments, self.latents_name, batch), by=self)
+        met = steering.meet(Asked(arguments, self.latents_in(arguments), batch), by=self)
         if met is None:
             return everything
         way, call, asked = met

@@ -32,7 +32,7 @@ from typing import Any, Final
 import torch
 
 from shapefirst.errors import UnsupportedPipelineError
-from shapefirst.families import Family, family_of, name_of
+from shapefirst.families import family_of, name_of
 from shapefirst.families.layout import scheduler_of
 from shapefirst.families.noise import clean, levels
 from shapefirst.guidance.follow import Call
@@ -43,6 +43,7 @@ from shapefirst.guidance.introspection import (
     made_of,
     place_in_memory,
     share_memory,
+    sigmas_beside,
 )
 
 __all__ = ["Generation", "Told", "calls_of", "follow", "position_of", "steps_of", "taking_step", "told"]
@@ -55,7 +56,6 @@ class Generation:
     """One generation as its denoiser sees it, from the first call on; see `follow`.
 
     Attributes:
-        family: The pipeline's.
         scheduler: The pipeline's scheduler.
         listed: The list of timesteps that was set for the generation, held so that its place in memory stays its own.
         timesteps: Those of them that it loops over.
@@ -65,7 +65,6 @@ class Generation:
         turn: Positions in `timesteps` at which it is this denoiser's turn, where several take turns.
     """
 
-    family: Family
     scheduler: Any
     listed: torch.Tensor
     timesteps: torch.Tensor
@@ -98,10 +97,9 @@ class Generation:
     def num_steps(self) -> int:
         return self.steps[-1] + 1
 
-    def calls(self, *, in_turn: bool) -> tuple[int, ...]:
-        """The number of calls of each step; `in_turn` of those in this denoiser's turn."""
-        first, last = (self.turn.start, self.turn.stop) if in_turn else (0, len(self.values))
-        of_turn = self.steps[max(first - self.first, 0) : last - self.first]
+    def calls_in_turn(self) -> tuple[int, ...]:
+        """The number of calls of each step in this denoiser's turn."""
+        of_turn = self.steps[max(self.turn.start - self.first, 0) : self.turn.stop - self.first]
         return tuple(Counter(of_turn).values())
 
     @property
@@ -193,7 +191,7 @@ def follow(runs: list[Generation], t: Any, pipe: Any, running: Running | None, d
         position = position_of(t, timesteps, scheduler, values)
         if position is not None:
             first, turn = 0 if timesteps is looped else position, range(len(values))
-            run = Generation(family_of(pipe), scheduler, listed, timesteps, values, first, position, turn)
+            run = Generation(scheduler, listed, timesteps, values, first, position, turn)
             return _latest(runs, run, position)
     raise UnsupportedPipelineError(
         f"{name_of(pipe)} gave its denoiser the timestep {_shown(t)}, which is not in its scheduler's list, so the "
@@ -209,10 +207,9 @@ def _follow_loop(runs: list[Generation], loop: Loop, running: Running, denoiser:
     for run in runs:
         if _same_place(run.timesteps, loop.timesteps) and loop.position >= run.last:
             return _latest(runs, run, loop.position)
-    family, values = family_of(running.pipe), loop.timesteps.tolist()
-    turn = family.turn(running.names, running.pipe, denoiser, values)
-    listed = loop.timesteps
-    run = Generation(family, loop.scheduler, listed, listed, values, 0, loop.position, turn)
+    listed, values = loop.timesteps, loop.timesteps.tolist()
+    turn = family_of(running.pipe).turn(running.names, running.pipe, denoiser, values)
+    run = Generation(loop.scheduler, listed, listed, values, 0, loop.position, turn)
     return _latest(runs, run, loop.position)
 
 
@@ -275,12 +272,12 @@ def position_of(
             values = timesteps.to(t.dtype).tolist()
         t = t.max().item()  # a picture that a video begins with has tokens of timestep 0
 
-    whole, sigmas = scheduler.timesteps, _sigmas_beside(scheduler)
+    whole, sigmas = scheduler.timesteps, sigmas_beside(scheduler)
     part = timesteps.storage_offset() - whole.storage_offset() if share_memory(timesteps, whole) else None
     time = float(t)
     found = [position for position, value in enumerate(values) if value == time]
-    if not found and part is not None and sigmas:
-        beside = sigmas[part : part + len(values)]
+    if not found and part is not None and sigmas is not None:
+        beside = sigmas[part : part + len(values)].tolist()
         found = [position for position, value in enumerate(beside) if math.isclose(value, time, rel_tol=1e-5)]
     if not found:
         return _made_of(time, values, scheduler)
@@ -289,14 +286,6 @@ def position_of(
         if index in found:
             return index
     return next((position for position in found if last is not None and position > last), found[0])
-
-
-def _sigmas_beside(scheduler: Any) -> list[float]:
-    """The sigma of each entry of the scheduler's list, if it tells them."""
-    sigmas, timesteps = getattr(scheduler, "sigmas", None), scheduler.timesteps
-    if not isinstance(sigmas, torch.Tensor) or len(sigmas) - len(timesteps) not in (0, 1):
-        return []
-    return sigmas[: len(timesteps)].tolist()
 
 
 def _made_of(t: float, values: list[float], scheduler: Any) -> int | None:
