@@ -90,7 +90,7 @@ def built(name: str, dry: bool) -> Any:
         set_alpha_to_one=False,
     )
     if name == "pixart-alpha":
-        config = {**PIXART, **({"num_layers": 2, "sample_size": 16} if dry else {})}
+        config: dict[str, Any] = {**PIXART, **({"num_layers": 2, "sample_size": 16} if dry else {})}
         transformer = diffusers.PixArtTransformer2DModel(**config)
         parts = {"tokenizer": None, "text_encoder": None, "vae": vae, "transformer": transformer}
         pipe = diffusers.PixArtAlphaPipeline(**parts, scheduler=scheduler)

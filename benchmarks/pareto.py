@@ -263,7 +263,7 @@ class Row:
     clip: Interval
     judged: Interval
     fine: Interval | None
-    time_saved: tuple[float, float, float] | None  # lower quartile, median, upper quartile over the rounds
+    time_saved: list[float] | None  # lower quartile, median, upper quartile over the rounds
 
     @property
     def evaluations_saved(self) -> float:
@@ -275,8 +275,10 @@ def rows_of(folder: Path, count: int) -> list[Row]:
     import torch
     from PIL import Image
 
-    judge = Judge.load(locate("pocket") / "judge")
-    similarity = ClipSimilarity(load_clip(locate("pocket") / "clip", called="pocket's own"))
+    pocket = locate("pocket")
+    assert pocket is not None, "it is part of the package"
+    judge = Judge.load(pocket / "judge")
+    similarity = ClipSimilarity(load_clip(pocket / "clip", called="pocket's own"))
     known = scenes(count)
     meant = [{(o.attribute, o.noun) for o in scene.objects} for scene in known]
     seconds = folder / "seconds.json"
@@ -310,7 +312,7 @@ def rows_of(folder: Path, count: int) -> list[Row]:
                 bootstrap(similarity.score(pictures, [Image.fromarray(b) for b in reference[:n]])),
                 bootstrap([float(hit) for hit in right]),
                 None if many is None else bootstrap([l1(a, b) for a, b in zip(images, many, strict=False)]),
-                tuple(statistics.quantiles(ratios, n=4)) if len(ratios) > 1 else None,
+                statistics.quantiles(ratios, n=4) if len(ratios) > 1 else None,
             )
         )
     return found

@@ -108,7 +108,7 @@ def linear_ag(pipe: Any, coefficients: Coefficients) -> Iterator[Call]:
             guided = _is_guided(step, num_steps)
             text, null = evaluate(torch.arange(rows), torch.arange(rows if guided else 0))
             if not guided:
-                null = sum(c * x for c, x in zip(coefficients[step], [*past, text], strict=True))
+                null = torch.stack([c * x for c, x in zip(coefficients[step], [*past, text], strict=True)]).sum(0)
             past.extend((text, null))
             return null + scale * (text - null)
 

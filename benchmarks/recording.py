@@ -15,7 +15,7 @@ from contextlib import nullcontext
 from functools import partial
 
 from rich.progress import track
-from saving import PROMPTS, seconds_of
+from saving import PROMPTS, Block, seconds_of
 
 from shapefirst import load
 from shapefirst.attention.recording import record
@@ -40,10 +40,11 @@ def main() -> int:
     for batch in given.batch:
         seconds: dict[bool, list[float]] = {False: [], True: []}
         recording = partial(record, pipe, size=given.size)
-        seconds_of(pipe, recording, batch, scale)  # warm-up
+        seconds_of(pipe, recording, batch, scale, "np")  # warm-up
         for i in track(range(given.repeats), f"batch {batch}"):
             for recorded in (bool(i % 2), not i % 2):
-                seconds[recorded].append(seconds_of(pipe, recording if recorded else nullcontext, batch, scale))
+                block: Block = recording if recorded else nullcontext
+                seconds[recorded].append(seconds_of(pipe, block, batch, scale, "np"))
         ratio = statistics.median(b / a for a, b in zip(seconds[False], seconds[True], strict=True))
         plain, kept = (statistics.median(seconds[recorded]) for recorded in (False, True))
         print(f"| {batch} | {plain:.2f} | {kept:.2f} | {ratio:.2f} | <= {BAR} |", flush=True)

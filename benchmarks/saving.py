@@ -111,8 +111,8 @@ def main() -> None:
         f"{given.model}, DDIM {STEPS} steps, w = {scale:g}, {denoiser.dtype} on {pipe.device.type}, "
         f"{given.repeats} rounds, {os.cpu_count()} cores of {platform.machine()}, torch {torch.__version__}\n"
     )
-    titles = ("batch", "stock, s", "text in 25, s", "time saved", "time saved / evaluations saved")
-    titles += ("text in all / stock", "the hook / stock")
+    titles = ["batch", "stock, s", "text in 25, s", "time saved", "time saved / evaluations saved"]
+    titles += ["text in all / stock", "the hook / stock"]
     print(f"| {' | '.join(titles)} |\n{'|---' * len(titles)}|")
     for batch in given.batch:
         seconds = rounds(pipe, batch, given.repeats, scale)

@@ -23,11 +23,11 @@ from rich.progress import track
 
 from shapefirst import TextSchedule, load
 from shapefirst.files import save_text
+from shapefirst.guidance.stochastic import is_stochastic
 from shapefirst.measure import l1
 from shapefirst.measure.intervals import bootstrap
 from shapefirst.models import default_guidance_scale
 from shapefirst.prompts import mixed
-from shapefirst.sampling import loop
 from shapefirst.sampling.loop import decode, denoise, encode, generators
 
 #: Their classes and what is changed in pocket's configuration; DDIM with eta = 1 is DDPM.
@@ -50,10 +50,10 @@ def pictures(
 ) -> list[np.ndarray]:
     """Of each prompt; `stochastic` says what is extrapolated, whatever the sampler is."""
     found: list[np.ndarray] = []
-    taken = loop.is_stochastic if stochastic is None else lambda *_: stochastic
+    taken = is_stochastic if stochastic is None else lambda *_: stochastic
     for first in range(0, len(prompts), BATCH):
         those = prompts[first : first + BATCH]
-        with patch.object(loop, "is_stochastic", taken):
+        with patch("shapefirst.sampling.loop.is_stochastic", taken):
             *_, last = denoise(
                 pipe,
                 encode(pipe, those),
@@ -99,7 +99,7 @@ def main() -> None:
                 cells.append(f"{bootstrap([l1(a, b) for a, b in zip(found, fully, strict=True)]):.4f}")
             lines.append(f"| {' | '.join(cells)} |")
             print(lines[-1], flush=True)
-    save_text(RESULT, "\n".join(lines) + "\n")
+    save_text("\n".join(lines) + "\n", RESULT)
 
 
 if __name__ == "__main__":

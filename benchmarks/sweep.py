@@ -46,7 +46,8 @@ def plan(**changes: Any) -> Shards:
 
 def sharing(given: argparse.Namespace) -> None:
     """Each shard once with its policies together, and once with each of them alone; who begins alternates."""
-    worker, ratios = Worker(), {}
+    worker = Worker()
+    ratios: dict[str, list[float]] = {}
     for n, shard in enumerate(track(plan(count=given.prompts), "sharing")):
         alone = [replace(shard, policies={FULL: schedule}) for schedule in shard.policies.values()]
         if n == 0:
