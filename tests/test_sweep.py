@@ -525,6 +525,9 @@ def test_a_folder_in_use_is_not_touched_and_one_of_a_run_that_was_killed_is_take
         assert [path.name for path in out.iterdir()] == [LOCK]
     assert shapefirst(*run).exit_code == 0
     assert not (out / LOCK).exists()
+    with holding(out / LOCK) as first:
+        assert f"process {first.pid}" in one_sentence(shapefirst("sweep", "latency", out, "--batch", 1))
+        assert not (out / "latency.json").exists()
     with holding(out / LOCK):  # who only reads need not wait
         assert shapefirst("sweep", "report", out, "--out", tmp_path / "report").exit_code == 0
 

@@ -55,19 +55,20 @@ def latency(
     find_device(device)
     store = store_at(folder)
     shards = Shards(store.grid(), store.prompts())
-    known = _known_latencies(store)
-    store.save(LATENCIES, latencies_text(known.values()))  # before anything is measured, to see that it can be
-    prompts = [prompt.text for prompt in shards.prompts]
-    batches = sorted(set(batch or BATCHES))
-    found: list[Latency] = []
-    for setting, pipe in _pipelines(shards.settings, device, dtype):
-        schedules = {words: parse_policy(words) for words in policy} if policy else shards.policies(setting)
-        total = sum(batches) * calls(len(schedules), rounds)
-        with terminal.counting(f"Timing {setting}", total=total) as tick:
-            found.append(time_setting(pipe, setting, prompts, schedules, batches, rounds, tick))
-        known[setting] = updated(known.get(setting), found[-1])
-        file = store.save(LATENCIES, latencies_text(known.values()))
-        del pipe  # before the next one is loaded
+    with store.locked():
+        known = _known_latencies(store)
+        store.save(LATENCIES, latencies_text(known.values()))  # before anything is measured, to see that it can be
+        prompts = [prompt.text for prompt in shards.prompts]
+        batches = sorted(set(batch or BATCHES))
+        found: list[Latency] = []
+        for setting, pipe in _pipelines(shards.settings, device, dtype):
+            schedules = {words: parse_policy(words) for words in policy} if policy else shards.policies(setting)
+            total = sum(batches) * calls(len(schedules), rounds)
+            with terminal.counting(f"Timing {setting}", total=total) as tick:
+                found.append(time_setting(pipe, setting, prompts, schedules, batches, rounds, tick))
+            known[setting] = updated(known.get(setting), found[-1])
+            file = store.save(LATENCIES, latencies_text(known.values()))
+            del pipe  # before the next one is loaded
     tables.summaries(table for one in found for table in (calls_table(one), parts_table(one)))
     terminal.line(f"Seconds: {file}\nNow: shapefirst sweep report {folder}")
 
