@@ -8,10 +8,12 @@ from pathlib import Path
 from random import Random
 from typing import TypeAlias
 
-__all__ = ["FAIR", "Case", "Source"]
+__all__ = ["CANARY", "FAIR", "Case", "Source"]
 
 #: The exit codes of a case that may be good or bad input.
 FAIR = (0, 2)
+#: The name of a file that code of a case's own writes: that it lies anywhere shows that the code ran.
+CANARY = "canary"
 
 
 @dataclass(frozen=True)
@@ -21,10 +23,11 @@ class Case:
     Attributes:
         what: A few words on what is odd about it.
         arguments: Of the command line. The current folder is the case's own, so names are relative to it.
-        prepare: Puts files into the case's folder, which it is given. What lies there then may change only where it is
-            good input; what the call adds beside it must not stay where it exits with 2.
+        prepare: Puts files into the case's folder, which it is given and which is the current one. Where the call ends
+            with 2 they stay as they are, and nothing lies beside them that was not there before.
         stdin: What the command line reads.
         exits: The exit codes that are right: (2,) where the input cannot be good.
+        interrupted: Seconds after which the user presses Ctrl-C; 130 is right then, too.
         call: A function to call in place of the command line; it may return, or raise a `ShapefirstError`.
     """
 
@@ -33,6 +36,7 @@ class Case:
     prepare: Callable[[Path], object] = lambda folder: None
     stdin: bytes = b""
     exits: Collection[int] = FAIR
+    interrupted: float | None = None
     call: Callable[[], object] | None = None
 
 
