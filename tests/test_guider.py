@@ -356,3 +356,10 @@ def test_it_is_told_the_step_first():
 
 def test_the_package_has_it():
     assert shapefirst.Guider is Guider
+
+
+def test_with_a_sampler_that_adds_noise_predictions_are_held_and_not_extrapolated(make_pipe):
+    tiny = modular.stable_diffusion_xl(make_pipe, diffusers.EulerAncestralDiscreteScheduler(**BETAS))
+    images = tiny(Guider("steps:0-1+4,keep=neither,order=1", guidance_scale=W))
+    assert naive.error(images, reference(tiny, {0, 1, 4}, "neither", 0)) < 1e-5
+    assert naive.error(images, reference(tiny, {0, 1, 4}, "neither", 1)) > 1e-3

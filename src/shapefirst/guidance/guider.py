@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Final
 
@@ -27,6 +27,7 @@ from shapefirst.guidance.counting import Evaluations
 from shapefirst.guidance.follow import Call, Follower
 from shapefirst.guidance.introspection import callers, looped_in, place_in_memory
 from shapefirst.guidance.steering import SteeringHook
+from shapefirst.guidance.stochastic import is_stochastic
 from shapefirst.guidance.timeline import steps_of
 from shapefirst.policies.auto import Policy, check_policy
 from shapefirst.policies.file import PolicyFile
@@ -50,8 +51,9 @@ class Guider(BaseGuidance):
 
     Each generation starts afresh, and so do conditions or a scale that change half-way. Steps and noise levels are
     those of the scheduler and the timesteps of the modular pipeline whose block asks. In a loop of your own each call
-    is a step, and timesteps are taken for noise levels. Where two guiders take turns (Wan 2.2), each counts the steps
-    of the whole generation, and guides from its first one on until it has as much as it extrapolates from.
+    is a step, and timesteps are taken for noise levels. With a sampler that adds noise the last predictions are held,
+    whatever the policy's order. Where two guiders take turns (Wan 2.2), each counts the steps of the whole generation,
+    and guides from its first one on until it has as much as it extrapolates from.
 
     Args:
         policy: Words such as "paper:25" or "steps:5-19,keep=null,order=none", see `shapefirst.policies.words`.
@@ -164,6 +166,8 @@ class Guider(BaseGuidance):
         changed = run.conditions.change({**lasting, "": torch.empty(0)}, "", run.call.guidance_scale)
         if run.follower is None or changed or run.follower.branches != branches:
             policy = self.policy if "null" in branches or self.policy.keep == "neither" else TextSchedule.always()
+            if policy.order and run.loop is not None and is_stochastic(run.loop.scheduler, policy):
+                policy = replace(policy, order=0)
             run.follower = Follower(policy, 1, branches, late=run.late or run.follower is not None)
         wanted = run.follower.wanted(run.call)
         run.branches = tuple(branch for branch in branches if wanted[branch])
