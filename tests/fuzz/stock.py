@@ -54,36 +54,21 @@ def _pictures(folder: Path) -> None:
 
 
 def _results(folder: Path) -> None:
+    from fuzz import stored
     from typer.testing import CliRunner
 
-    from shapefirst.cli.app import app
-
-    sweep, small = str(folder / "sweep"), ("--steps", "2", "--text-steps", "1", "--count", "2")
-    for command in (
-        ("sweep", "run", *small, "--images", "all", "--out", sweep),
-        ("sweep", "latency", sweep, "--batch", "1", "--rounds", "2"),
-        ("sweep", "report", sweep),
-        ("sweep", "report", sweep, "--out", str(folder / "studies")),
-    ):
-        result = CliRunner().invoke(app, command)
-        assert result.exit_code == 0, result.output
-    (folder / "policy.json").write_text(json.dumps(_policy(), indent=1))
-
-
-def _policy() -> dict[str, Any]:
-    import dataclasses
-
     from shapefirst import load
-    from shapefirst.policies.file import PolicyFile, model_digest, sampler_digest, write_policy
+    from shapefirst.cli.app import app
+    from shapefirst.policies.file import model_digest, sampler_digest
 
-    pipe, there = load("pocket"), Path(tempfile.mkdtemp(prefix="fuzz-")) / "policy.json"
-    given = {"model": "pocket", "model_digest": model_digest(pipe), "sampler": type(pipe.scheduler).__name__}
-    given |= {"sampler_digest": sampler_digest(pipe.scheduler), "guidance_scale": 4.0, "steps": 4, "guided": (0, 1, 3)}
-    given |= {"keep": None, "order": 1, "versions": {}, "measured": {}}
-    write_policy(PolicyFile(**{f.name: given[f.name] for f in dataclasses.fields(PolicyFile)}), there)
-    content: dict[str, Any] = json.loads(there.read_text())
-    shutil.rmtree(there.parent)
-    return content
+    small = ("--steps", "2", "--text-steps", "1", "--count", "2")
+    run = ("sweep", "run", *small, "--images", "all", "--out", str(folder / "sweep"))
+    result = CliRunner().invoke(app, run)
+    assert result.exit_code == 0, result.output
+    stored.finding(folder / "studies")
+    pipe = load("pocket")
+    digests = (model_digest(pipe), type(pipe.scheduler).__name__, sampler_digest(pipe.scheduler))
+    stored.policy(folder / "policy.json", *digests)
 
 
 def put_stock(folder: Path, *names: str) -> None:

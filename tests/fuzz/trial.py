@@ -144,12 +144,18 @@ class Trial:
         case: What to call.
         before: Called in the forked process before the call.
         folder: Where it runs, to be kept; by default a new one, which goes with it.
+        seconds: Of the processor, that it may take.
     """
 
     def __init__(
-        self, name: str, case: Case, before: Callable[[], object] = lambda: None, folder: Path | None = None
+        self,
+        name: str,
+        case: Case,
+        before: Callable[[], object] = lambda: None,
+        folder: Path | None = None,
+        seconds: float = SECONDS,
     ) -> None:
-        self.name, self.case = name, case
+        self.name, self.case, self._seconds = name, case, seconds
         self._root = Path(tempfile.mkdtemp(prefix="fuzz-"))
         self.place = folder or self._root / "here"
         for made in (self.place, self._root / "home", self._root / "tmp"):
@@ -179,7 +185,7 @@ class Trial:
         self._peak = max(self._peak, _rss(self.process))
         if self._peak - self._imports > MEMORY:
             self._stop("memory")
-        elif _cpu(self.process) > SECONDS or seconds > PATIENCE:
+        elif _cpu(self.process) > self._seconds or seconds > PATIENCE * self._seconds / SECONDS:
             self._stop("hangs")
         elif self.case.interrupted is not None and not self._interrupted and seconds > self.case.interrupted:
             self._interrupted = True
