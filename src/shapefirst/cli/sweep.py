@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import asdict
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
+from shapefirst.checks import check_number
 from shapefirst.cli import sweep_results, tables, terminal
 from shapefirst.cli.options import command_line, unpacked
 from shapefirst.cli.options_sweep import OUT, GridOptions, WorkOptions, store_at
@@ -150,10 +150,8 @@ def _run(shards: Shards, store: Store, worker: Mapping[str, Any], cluster: Clust
 
 
 def _check_task(ray: str | None, cores: int, gpus: float) -> None:
-    if cores < 1:
-        raise ShapefirstError(f"--cores must be at least 1, not {cores}.")
-    if not 0 <= gpus < math.inf:
-        raise ShapefirstError(f"--gpus must be 0 or more, not {gpus:g}.")
+    check_number(cores, "cores", "--cores")
+    check_number(gpus, "gpus", "--gpus")
     if ray is None and (cores != 1 or gpus):
         raise ShapefirstError("--cores and --gpus are what a Ray task takes: add --ray auto, or leave them out.")
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from shapefirst.checks import check_number
 from shapefirst.cli import tables, terminal
 from shapefirst.cli.options import Device, Dtype, command_line
 from shapefirst.cli.options_sweep import OUT, Folder, store_at
@@ -44,10 +45,10 @@ def latency(
     from shapefirst.policies.words import parse_policy
     from shapefirst.sweep.grid import Shards
 
-    if rounds < 2:
-        raise ShapefirstError(f"--rounds must be at least 2, not {rounds}: a spread needs more than one.")
-    if wrong := [n for n in batch or () if n < 1]:
-        raise ShapefirstError(f"--batch must be at least 1, not {wrong[0]}.")
+    check_number(rounds, "rounds", "--rounds", why="a spread needs more than one")
+    check_number(len(policy or ()), "entries", "The number of policies")
+    for size in batch or ():
+        check_number(size, "batch size", "--batch")
     with terminal.working("Getting torch and diffusers ready"):
         from shapefirst.models.machine import find_device
         from shapefirst.sweep.latency import calls_table, latencies_text, parts_table, updated
