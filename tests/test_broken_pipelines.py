@@ -14,7 +14,7 @@ from tiny import PIPELINES, STEPS, Tiny
 from tiny.flow import each
 from tiny.flux import SMALL
 
-from shapefirst.errors import ShapefirstError
+from shapefirst.errors import ShapefirstError, UnsupportedPipelineError
 from shapefirst.guidance.blocks import guide, text_until
 
 LATER = "known from a guided step only"
@@ -191,3 +191,10 @@ def test_a_budget_that_a_solvers_first_step_spends_is_refused_with_one_that_is_e
     with guide(row.pipe, budget=0.94) as evaluations:
         row()
     assert evaluations.rows <= 0.94 * evaluations.asked
+
+
+def test_frames_at_several_steps_at_once_are_refused():
+    """The first of them decides nothing for the others: most calls were taken for the first step's."""
+    row = PIPELINES["SkyReelsV2DiffusionForcingPipeline"]()
+    with guide(row.pipe, "every:2"), pytest.raises(UnsupportedPipelineError, match=r"937, 999.*ar_step=0"):
+        row((0,), ar_step=1, causal_block_size=1)

@@ -262,6 +262,9 @@ def position_of(
 
     Returns:
         A position in [0, len(values)), or None if `t` is not in the list, or is no time.
+
+    Raises:
+        UnsupportedPipelineError: It has several values of the list.
     """
     if not isinstance(t, (int, float, torch.Tensor)):
         return None
@@ -270,7 +273,14 @@ def position_of(
     if isinstance(t, torch.Tensor):
         if t.dtype != timesteps.dtype and t.is_floating_point():  # some pipelines hand it over in the model's own
             values = timesteps.to(t.dtype).tolist()
-        t = t.max().item()  # a picture that a video begins with has tokens of timestep 0
+        times = t.unique().tolist()
+        t = times[-1]  # a picture that a video begins with has tokens of timestep 0, or of less noise than the others
+        if sum(time > 0 and time in values for time in times) > 1:
+            raise UnsupportedPipelineError(
+                "The denoiser is given parts of a picture at several steps at once, of the timesteps "
+                f"{', '.join(f'{time:g}' for time in times)}, and a policy says what is done in one: let all parts "
+                "take the same step (ar_step=0)."
+            )
 
     whole, sigmas = scheduler.timesteps, sigmas_beside(scheduler)
     part = timesteps.storage_offset() - whole.storage_offset() if share_memory(timesteps, whole) else None
