@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint unit format benchmark clean
+.PHONY: help demo test lint unit fuzz kills format benchmark clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-18s%s\n", $$1, $$2 }'
@@ -24,6 +24,19 @@ lint: $(VENV)/.installed ## format check, lint, type check, floors of the house
 # Two processes of one thread: the tensors of the tests are tiny, and more threads would only wait for one another.
 unit: $(VENV)/.installed ## the tests alone
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal
+
+# Odd calls, each in a process of its own; a failure has a name, and `make fuzz ONLY=NAME` is that one again.
+CALLS ?= 5000
+SEED ?= 0
+WORKERS ?= 2
+KILLS ?= 100
+FUZZ := OMP_NUM_THREADS=1 PYTHONPATH=tests $(BIN)/python -W ignore -m fuzz
+
+fuzz: $(VENV)/.installed ## CALLS=5000 odd command lines, files and folders: what falls (an hour)
+	$(FUZZ) --calls $(CALLS) --seed $(SEED) --workers $(WORKERS) $(ONLY:%=--only %)
+
+kills: $(VENV)/.installed ## KILLS=100 runs killed anywhere and run again: whether anything is lost or doubled
+	$(FUZZ).kills --kills $(KILLS) --seed $(SEED) --workers $(WORKERS) $(ONLY:%=--only %)
 
 format: $(VENV)/.installed ## format the code and mend what the linter can
 	$(BIN)/ruff format .

@@ -29,10 +29,11 @@ from typing import Any
 from rich.progress import track
 
 from shapefirst.cli.loading import quiet_libraries
+from shapefirst.sweep.cluster import Resources, connected
 from shapefirst.sweep.cost import cost_of
 from shapefirst.sweep.grid import FULL, Grid, Shards, prompts_of
 from shapefirst.sweep.rows import NOT_MEASURED
-from shapefirst.sweep.run import Resources, run_here, run_on_ray
+from shapefirst.sweep.run import run_here, run_on_ray
 from shapefirst.sweep.store import Store
 from shapefirst.sweep.work import Scorers, Worker
 
@@ -136,11 +137,12 @@ def nodes(given: argparse.Namespace) -> None:
         with tempfile.TemporaryDirectory() as folder:
             store = Store(folder + "/sweep")
             store.begin(shards, {})
-            outcomes = run_on_ray(shards, store, worker, cluster.address, Resources(cores=1))
-            warm = [next(outcomes) for _ in range(2 * count)]
-            start = time.perf_counter()
-            rest = list(outcomes)
-            taken = (time.perf_counter() - start) / len(rest)
+            with connected(cluster.address, Resources(cores=1)) as there:
+                outcomes = run_on_ray(shards, store, worker, there)
+                warm = [next(outcomes) for _ in range(2 * count)]
+                start = time.perf_counter()
+                rest = list(outcomes)
+                taken = (time.perf_counter() - start) / len(rest)
         assert not any(outcome.failed for outcome in [*warm, *rest])
         cluster.shutdown()
         return taken

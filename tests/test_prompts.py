@@ -5,6 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import subprocess
+import threading
+from contextlib import nullcontext
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -16,6 +20,7 @@ from shapefirst.prompts import (
     as_lines,
     compbench,
     every_phrase,
+    lines,
     make_pairs,
     mixed,
     parse_phrases,
@@ -192,11 +197,11 @@ def test_captions_from_the_official_json(file):
     [
         ("", "no caption"),
         ("prompt\n", "no caption"),
-        ("text\nA dog\n", "no column"),
+        ("words\nA dog\n", "no column"),
         ('prompt\n"A dog\n', "not CSV"),
         ("{", "not JSON"),
         ('{"captions": []}', "annotations"),
-        ("[1]", "annotations"),
+        ("[1]", "entry 1 lacks a prompt, caption or text: 1"),
         ('{"annotations": []}', "no caption"),
         (b"prompt\n\xff\n", "not UTF-8"),
         ("caption\nA dog\n".encode("utf-16"), "not UTF-8"),
@@ -211,14 +216,82 @@ def test_captions_from_the_official_json(file):
         ('{"annotations": [3]}', "annotation 1 lacks MS-COCO's image_id and caption: 3"),
         ('{"annotations": [{"image_id": 1, "bbox": [1, 2]}]}', "annotation 1 lacks"),
         ('{"annotations": [{"caption": "A dog"}]}', "annotation 1 lacks"),
-        ('{"images": [{"cocoid": 1, "sentences": [{"raw": "A dog", "tokens": ["a", "dog"]}]}]}', "annotations"),
-        ('{"image_id": 1, "caption": "A dog"}\n{"image_id": 2, "caption": "A cat"}\n', "not JSON"),
-        ('["A dog", "A cat"]', "annotations"),
+        ('{"images": [{"cocoid": 1, "sentences": [{"tokens": ["a", "dog"]}]}]}', "image 1 lacks sentences"),
+        ('{"images": [{"cocoid": 1, "sentences": [{"raw": ["a"]}]}]}', 'image 1 has ."a"'),
+        ('{"images": [{"file_name": "1.jpg"}]}', "image 1 lacks sentences"),
+        ('{"caption": "A dog"}\n{"caption": \n', "not JSON"),
+        ('{"caption": "A dog"}\n{"title": "A cat"}\n', "entry 2 lacks a prompt, caption or text"),
+        ('{"caption": "A dog"}\n{"caption": 3}\n', "entry 2 has 3 where"),
+        ('{"caption": "A dog"}\n' + "[" * 200_000, "not JSON"),
+        ('["A dog", "A cat"]', "entry 1 lacks"),
+        ("id\ttext\n1\tA dog\t2\n", "row 1 has 3 of the header's 2 cells"),
     ],
 )
 def test_bad_caption_files_are_refused(file, content, message):
     with pytest.raises(ShapefirstError, match=message):
         read_captions(file("captions", content))
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.tsv", "Prompt\tCategory\nA dog\tanimals\nA cat, too\tanimals\n"),
+        ("a.tsv", 'id\tcaption\n1\t"A dog"\n2\t"A cat, too"\n'),
+        ("a.csv", 'id,text\n1,A dog\n2,"A cat, too"\n'),
+        ("a.jsonl", '{"prompt": "A dog"}\n\n{"prompt": "A cat, too", "id": 2}\n'),
+        ("a.ndjson", '{"id": 1, "text": "A dog"}\r\n{"id": 2, "text": "A cat, too"}'),
+        ("a.json", '[{"caption": "A dog", "image_id": 3}, {"caption": "A cat, too"}]'),
+        ("a.json", '{"images": [{"sentences": [{"raw": "A dog"}]}, {"sentences": [{"raw": "A cat, too"}]}]}'),
+        ("a", '\ufeffCAPTION\r\nA dog\r\n"A cat, too"\r\n'),
+    ],
+)
+def test_captions_come_in_many_files(file, name, content):
+    path = file(name, content)
+    assert [prompt.text for prompt in read_captions(path)] == ["A dog", "A cat, too"]
+    with pytest.raises(ShapefirstError, match=r"`shapefirst prompts coco` makes lines of captions"):
+        read_prompts(path)
+
+
+def test_a_line_with_a_tab_is_no_prompt(file):
+    with pytest.raises(ShapefirstError, match=r"Line 1 of .* has a tab in it, as a table or pairs"):
+        read_prompts(file("pairs.tsv", "a red car\ta blue cat\n"))
+
+
+def test_one_sentence_of_each_photograph_of_karpathys(file):
+    images = [{"sentences": [{"raw": f"{a} {b}"} for b in range(5)]} for a in range(6)]
+    found = read_captions(file("dataset_coco.json", json.dumps({"dataset": "coco", "images": images})))
+    assert [prompt.text[0] for prompt in found] == list("012345")
+
+
+def test_a_single_line_of_json_lines_is_one_caption(file):
+    assert [prompt.text for prompt in read_captions(file("a.jsonl", '{"prompt": "A dog"}'))] == ["A dog"]
+
+
+def test_a_pipe_is_read_to_its_end_and_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for read in (read_prompts, read_pairs, read_captions):
+        with pytest.raises(ShapefirstError, match=r"There is no"):
+            read(tmp_path / "pipe")
+    command = f"sleep 0.3; echo a cat > {tmp_path / 'pipe'}"
+    open_end = os.open(tmp_path / "pipe", os.O_RDWR)  # as a shell has opened what it substitutes
+    with subprocess.Popen(["sh", "-c", command]) as writer:
+        threading.Timer(0.6, lambda: (writer.wait(), os.close(open_end))).start()
+        assert read_prompts(tmp_path / "pipe") == ["a cat"]
+
+
+def test_a_file_without_end_is_read_to_a_bound(monkeypatch):
+    monkeypatch.setattr(lines, "_LARGEST", 10_000)
+    with pytest.raises(ShapefirstError, match="more than"):
+        read_prompts("/dev/zero")
+
+
+@pytest.mark.parametrize("line", ["[" + " " * 100_000 + "x", "[" + "1, " * 100_000 + "x"])
+def test_a_line_of_any_length_is_refused_at_once(file, line):
+    with pytest.raises(ShapefirstError, match="a prompt at most 10,000"):
+        read_prompts(file("a.txt", line))
+    path = file("a.json", coco("A dog", line.replace(" ", "")))
+    with pytest.raises(ShapefirstError, match="a prompt at most 10,000") if "1" in line else nullcontext():
+        read_captions(path)
 
 
 def coco(*captions):
@@ -347,7 +420,7 @@ def test_lines_end_where_every_editor_ends_them(file):
     [
         (json.dumps({"annotations": [{"image_id": 1, "caption": "A dog"}]}, indent=1), "JSON is in .* not prompts"),
         (json.dumps(["A dog"]), "JSON is in"),
-        ('{"caption": "A dog"}\n{"caption": "A cat"}\n', "Line 1 of .* is no prompt"),
+        ('{"caption": "A dog"}\n{"caption": "A cat"}\n', "JSON is in"),
         ("image_id,prompt\n1,A dog\n", "A table is in .* not prompts"),
         ('"caption"\nA dog\n', "A table is in"),
         ("id\tCaption\n1\tA dog\n", "A table is in"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import signal
 import sys
 import time
@@ -10,11 +11,15 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import ray
+from commands import one_sentence, shapefirst
 from ray import cluster_utils
 from test_sweep import shards_of
 
+from shapefirst.errors import PackageError, ShapefirstError
+from shapefirst.sweep.cluster import Resources, TaskFailed, connected
 from shapefirst.sweep.grid import Grid
-from shapefirst.sweep.run import Resources, run_here, run_on_ray
+from shapefirst.sweep.run import run_here, run_on_ray
 from shapefirst.sweep.store import CannotWrite, Store
 from shapefirst.sweep.work import Scorers, Worker
 
@@ -43,13 +48,14 @@ def test_two_nodes_make_the_rows_of_one_run_though_a_worker_is_killed_and_a_node
     assert len(list(run_here(shards_of(GRID), here, Worker("cpu")))) == 8
 
     done = []
-    for outcome in run_on_ray(shards_of(GRID), there, WORKER, nodes.address, Resources(cores=1)):
-        assert outcome.failed == ""
-        done.append(outcome.name)
-        if len(done) == 2:
-            kill_a_worker()
-        if len(done) == 4:
-            nodes.remove_node(second)
+    with connected(nodes.address, Resources(cores=1)) as ray_cluster:
+        for outcome in run_on_ray(shards_of(GRID), there, WORKER, ray_cluster):
+            assert outcome.failed == ""
+            done.append(outcome.name)
+            if len(done) == 2:
+                kill_a_worker()
+            if len(done) == 4:
+                nodes.remove_node(second)
     assert sorted(done) == sorted(here.done()) == sorted(there.done())
     assert all(there.read(name).equals(here.read(name)) for name in here.done())
 
@@ -60,9 +66,55 @@ def test_a_place_that_takes_no_more_stops_the_sweep(cluster, tmp_path):
     store.begin(shards_of(GRID), {})
     (tmp_path / "there" / "images").write_text("no folder")
     worker = {**WORKER, "keep_images": "all"}
-    with pytest.raises(CannotWrite, match=r"Cannot write '.*images.*': Not a directory"):
-        list(run_on_ray(shards_of(GRID), store, worker, nodes.address, Resources(cores=1)))
+    stopped = pytest.raises(CannotWrite, match=r"Cannot write '.*images.*': Not a directory")
+    with connected(nodes.address, Resources(cores=1)) as ray_cluster, stopped:
+        list(run_on_ray(shards_of(GRID), store, worker, ray_cluster))
     assert store.done() == set()
+
+
+def test_a_node_that_lacks_the_package_stops_the_sweep_and_is_named(cluster, tmp_path):
+    nodes, _ = cluster
+    (tmp_path / "shapefirst.py").write_text("raise ModuleNotFoundError('No module named shapefirst')")
+    bare = nodes.add_node(num_cpus=1, num_gpus=1, env_vars={"PYTHONPATH": str(tmp_path)})
+    store = Store(str(tmp_path / "there"))
+    store.begin(shards_of(GRID), {})
+    says = rf"^The cluster's Python on {platform.node()} cannot run the sweep \(No module named shapefirst\): install"
+    with connected(nodes.address, Resources(gpus=1)) as ray_cluster, pytest.raises(PackageError, match=says):
+        list(run_on_ray(shards_of(GRID), store, WORKER, ray_cluster))
+    assert store.failed() == {}
+    nodes.remove_node(bare)
+
+
+def test_what_a_task_raises_is_told_without_colours_or_process_ids(cluster, tmp_path):
+    nodes, _ = cluster
+    with connected(nodes.address, Resources()) as ray_cluster:
+        task = ray_cluster.start(int, "no number")
+        with pytest.raises(TaskFailed, match=r"^invalid literal for int\(\) with base 10: 'no number'$") as failed:
+            ray_cluster.result(ray_cluster.wait([task]))
+    assert "\x1b" not in failed.value.trace
+
+
+def test_where_a_cluster_is_not_to_be_had_nothing_is_written(cluster, tmp_path):
+    nodes, _ = cluster
+    run = ("sweep", "run", "--count", 2, "--steps", 2, "--out", tmp_path / "sweep", "--ray")
+    assert "There is no Ray cluster at '127.0.0.1:1'" in one_sentence(shapefirst(*run, "127.0.0.1:1"))
+    assert "the cluster has 0: ask for less" in one_sentence(shapefirst(*run, nodes.address, "--gpus", 1))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "error", [ConnectionError("Failed to connect"), ray.exceptions.AuthenticationError("No token")]
+)
+def test_a_cluster_that_asks_for_a_token_is_one(cluster, monkeypatch, error):
+    nodes, _ = cluster
+
+    def init(**_):
+        raise error
+
+    monkeypatch.setattr(ray, "init", init)
+    says = r"does not let us in \((Failed|No token).*\): .* set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
+    with pytest.raises(ShapefirstError, match=says), connected(nodes.address, Resources()):
+        raise AssertionError
 
 
 def kill_a_worker():
@@ -78,7 +130,7 @@ def workers_at_work():
     found = []
     for file in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):  # a process that has just ended
-            if b"ray::_task" in file.read_bytes() and parent_of(parent_of(file.parent.name)) == str(os.getpid()):
+            if b"ray::task" in file.read_bytes() and parent_of(parent_of(file.parent.name)) == str(os.getpid()):
                 found.append(int(file.parent.name))
     return found
 

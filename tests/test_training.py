@@ -1,15 +1,20 @@
 """The training loop resumes as if it had not been interrupted; the stages end in a folder that diffusers reads."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
+from commands import holding, one_sentence, shapefirst
 from safetensors.torch import save_file
 from torch import nn
 
 from shapefirst.errors import ShapefirstError
+from shapefirst.files import LOCK
 from shapefirst.training import loop
 from shapefirst.training import stages as training
 from shapefirst.training.loop import Recipe, TrainingRun, fit, learning_rate
@@ -178,3 +183,43 @@ def test_finished_weights_can_be_trained_further(tmp_path):
     assert isinstance(again, UNet2DConditionModel)
     for name, tensor in known.state_dict().items():
         assert torch.equal(again.state_dict()[name], tensor), name
+
+
+def test_the_log_of_a_run_that_was_killed_has_each_step_once(tmp_path):
+    recipe = Recipe(steps=40, batch=8, learning_rate=1e-2)
+    fit("toy", *problem(), recipe, run_in(tmp_path))
+    log = tmp_path / "toy.jsonl"
+    (tmp_path / "toy.checkpoint.safetensors").unlink()  # killed before its first checkpoint
+    log.write_text(log.read_text() + '{"step": 41, "seco')
+    fit("toy", *problem(), recipe, run_in(tmp_path))
+    assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == [20, 40]
+
+
+@pytest.mark.parametrize("lock", [LOCK, training.STAGE_LOCK])
+def test_a_folder_that_another_run_trains_in_is_left_alone_also_where_a_killed_one_left_its_stage(tmp_path, lock):
+    with holding(tmp_path / lock) as first:
+        said = one_sentence(shapefirst("train-pocket", "--preset", "smoke", "--out", tmp_path))
+        assert f"is in use by process {first.pid}" in said
+        assert first.poll() is None
+        assert [path.name for path in tmp_path.iterdir()] == [lock]
+
+
+def test_an_interrupted_command_ends_its_stage_and_what_that_has_started(tmp_path):
+    sleeps = f"import subprocess; subprocess.Popen(['sleep', '60']); open({str(tmp_path / 'begun')!r}, 'w')"
+    stage = [sys.executable, "-c", f"{sleeps}; import time; time.sleep(60)"]
+    began = time.monotonic()
+
+    def interrupt(*_):
+        if not (tmp_path / "begun").exists():
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+            return
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.05)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            training._run(stage, os.environ)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert time.monotonic() - began < 30

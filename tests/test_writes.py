@@ -1,12 +1,16 @@
 """Files are whole or not there, and no image takes the name of another."""
 
+import os
+from pathlib import Path
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from shapefirst.errors import ShapefirstError
-from shapefirst.files import Names, atomic, check_writable, save_png, slug
+from shapefirst.errors import DeviceError, ShapefirstError
+from shapefirst.files import Names, atomic, check_file, check_writable, save_png, save_text, slug
+from shapefirst.models.machine import find_device
 
 
 def test_a_finished_file_takes_its_place(tmp_path):
@@ -38,6 +42,42 @@ def test_a_place_that_is_no_folder_is_refused_in_one_sentence(tmp_path):
             check_writable(place)
         with pytest.raises(ShapefirstError, match="Cannot write"), atomic(place / "a.png"):
             pass
+
+
+def test_what_is_no_file_stays_in_its_place(tmp_path):
+    os.mkfifo(tmp_path / "pipe")  # as a device would be
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "to the pipe").symlink_to("pipe")
+    before = sorted(tmp_path.iterdir())
+    for name in ("pipe", "loop", "to the pipe"):
+        with pytest.raises(ShapefirstError, match="a pipe or a link to itself"):
+            check_file(tmp_path / name)
+        with pytest.raises(ShapefirstError, match="Cannot write"):
+            save_text("new", tmp_path / name)
+    with pytest.raises(ShapefirstError, match="Cannot write to"):
+        check_writable(tmp_path / "loop" / "below")
+    assert sorted(tmp_path.iterdir()) == before
+    assert (tmp_path / "pipe").is_fifo()
+
+
+def test_a_link_goes_on_to_lead_to_what_was_written(tmp_path):
+    (tmp_path / "link").symlink_to("file")
+    save_text("new", tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "file").read_text() == "new"
+
+
+def test_a_url_is_no_folder():
+    with pytest.raises(ShapefirstError, match="'hf:/a/b': a URL"):
+        check_writable(Path("hf://a/b"))
+
+
+@pytest.mark.parametrize(
+    "name", ["meta", "hpu", "mkldnn", "privateuseone", "cuda:99", "cpu:5", "xla", "", "x", "cpu:" + "9" * 5000]
+)
+def test_a_device_that_cannot_compute_is_not_there(name):
+    with pytest.raises(DeviceError, match="There is no device"):
+        find_device(name)
 
 
 def test_checking_a_folder_does_not_make_it(tmp_path):

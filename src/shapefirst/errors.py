@@ -5,6 +5,7 @@ The command line prints such an error without a traceback and exits with code 2.
 
 from __future__ import annotations
 
+import re
 from importlib import import_module
 from typing import Any, Final
 
@@ -17,15 +18,28 @@ __all__ = [
     "UnsupportedPipelineError",
     "first_line",
     "imported",
+    "printable",
+    "said",
+    "sentence_of",
     "shortened",
 ]
 
 #: The exit code of a command that was interrupted.
 INTERRUPTED: Final = 130
 
+_MOST: Final = 200  # characters of a value in a sentence
+_LONGEST: Final = 2_000  # characters of a sentence
+_VALUE: Final = re.compile(
+    rf"""(?<!\w)(['"])((?:\\.|(?!\1(?!\w))[^\\])*)(?:\1(?!\w)|\Z)|\S{{{_MOST + 1},}}""", re.DOTALL
+)
+_CONTROL: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
 
 class ShapefirstError(ValueError):
-    """A value that shapefirst cannot work with."""
+    """A value that shapefirst cannot work with. The sentence is one line and shows no value at length."""
+
+    def __init__(self, sentence: str = "") -> None:
+        super().__init__(sentence_of(sentence))
 
 
 class ModelError(ShapefirstError):
@@ -54,6 +68,29 @@ def imported(module: str, use: str, extra: str = "studies") -> Any:
         return import_module(module)
     except ImportError as error:
         raise ShapefirstError(f"{use} with {module.partition('.')[0]}: pip install 'shapefirst[{extra}]'.") from error
+
+
+def sentence_of(text: str) -> str:
+    """The text in one line, with at most 200 characters of what stands in quotes or is one word."""
+    return printable(shortened(_VALUE.sub(_short, text), _LONGEST)).replace("\n", "\\n")
+
+
+def _short(found: re.Match[str]) -> str:
+    quote, value = found[1] or "", found[0] if found[2] is None else found[2]
+    return found[0] if len(value) <= _MOST else f"{quote}{shortened(value, _MOST)}{quote}"
+
+
+def printable(text: str) -> str:
+    """The text with an escape for each character that would move a terminal's cursor or turn its writing around."""
+    return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
+def said(value: object) -> str:
+    """What a sentence says of a value: at most 200 characters of it."""
+    try:
+        return shortened(repr(value), _MOST)
+    except (ValueError, RecursionError):  # an integer of more digits than Python writes, lists within lists
+        return f"a {type(value).__name__} beyond all measure"
 
 
 def shortened(text: str, limit: int = 60) -> str:

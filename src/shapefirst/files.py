@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import re
 import socket
+import stat
 import sys
 import time
 import unicodedata
@@ -27,6 +29,8 @@ __all__ = [
     "atomic",
     "check_file",
     "check_writable",
+    "content_of",
+    "is_part",
     "locked",
     "on_disk",
     "png_of",
@@ -37,6 +41,8 @@ __all__ = [
 ]
 
 LOCK: Final = ".lock"  # in a folder of results while a run writes to it
+LARGEST: Final = 2**30  # bytes of a file of results, which is read as a whole
+_URL: Final = re.compile(r"[a-z][a-z0-9+.-]+:/")  # a path has one slash left of the two
 PATIENCE: Final = 0.5  # seconds, for a run that is just letting go
 
 
@@ -49,15 +55,34 @@ def on_disk(name: str) -> Path | None:
         return None
 
 
+def content_of(path: Path) -> bytes:
+    """What an ordinary file holds.
+
+    Raises:
+        OSError: It cannot be read; it is a folder, or a pipe or a device, which may never end; or it is larger than
+            `LARGEST`.
+    """
+    seen = path.stat()
+    if not stat.S_ISREG(seen.st_mode):
+        raise OSError(errno.EINVAL, "it is no ordinary file", str(path))
+    if seen.st_size > LARGEST:
+        raise OSError(errno.EFBIG, f"it has {seen.st_size:,} bytes, and at most {LARGEST:,} are read", str(path))
+    return path.read_bytes()
+
+
 @contextmanager
 def atomic(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside ``path``, which takes its place when the block ends well and vanishes otherwise.
 
+    Of a link it takes the place of what the link leads to.
+
     Raises:
-        ShapefirstError: The place cannot be written to.
+        ShapefirstError: The place cannot be written to, or holds something else than a file.
     """
     part: Path | None = None
+    _check_kind(path)
     try:
+        path = Path(os.path.realpath(path))
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(f".{path.stem[:40]}-{token_hex(4)}.part")
         os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
@@ -69,6 +94,11 @@ def atomic(path: Path) -> Iterator[Path]:
     finally:
         if part is not None:
             part.unlink(missing_ok=True)
+
+
+def is_part(path: str) -> bool:
+    """Whether a file is one that `atomic` writes to, so that it belongs to nobody when its writer has gone."""
+    return re.search(r"(^|/)\.[^/]*-[0-9a-f]{8}\.part$", path) is not None
 
 
 def reach_disk(file: Path) -> None:
@@ -139,12 +169,14 @@ def check_writable(folder: Path) -> None:
     Raises:
         ShapefirstError: It is a file, or it or the nearest folder above it does not allow writing.
     """
+    if _URL.match(str(folder)):
+        raise ShapefirstError(f"Cannot write to {str(folder)!r}: a URL is a place for `shapefirst sweep run` alone.")
     place = folder.absolute()
     try:
-        while not place.exists() and place != place.parent:
+        while not _is_there(place) and place != place.parent:
             place = place.parent
-    except OSError as error:  # a folder that may not be looked into, a name that is too long
-        raise ShapefirstError(f"Cannot write to {str(folder)!r}: {error.strerror or error}.") from error
+    except (OSError, ValueError) as error:  # a folder that may not be looked into, a name that is too long
+        raise ShapefirstError(f"Cannot write to {str(folder)!r}: {getattr(error, 'strerror', error)}.") from error
     if not place.is_dir():
         raise ShapefirstError(f"Cannot write to {str(folder)!r}: {str(place)!r} is not a folder.")
     if not os.access(place, os.W_OK | os.X_OK):
@@ -155,11 +187,32 @@ def check_file(path: Path) -> None:
     """Makes sure, without touching the disk, that the file ``path`` can later be written.
 
     Raises:
-        ShapefirstError: It is a folder, or its folder cannot be written to.
+        ShapefirstError: It is a folder or a device, or its folder cannot be written to.
     """
-    if path.is_dir():
-        raise ShapefirstError(f"Cannot write {str(path)!r}: it is a folder, name a file in it.")
+    _check_kind(path)
     check_writable(path.parent)
+
+
+def _check_kind(path: Path) -> None:
+    """Raise ShapefirstError if a file cannot take the place of what is at ``path``: a device would be gone."""
+    try:
+        if path.is_dir():
+            raise ShapefirstError(f"Cannot write {str(path)!r}: it is a folder, name a file in it.")
+        if Path(os.path.realpath(path)).is_symlink() or (path.exists() and not path.is_file()):
+            raise ShapefirstError(
+                f"Cannot write {str(path)!r}: it is a device, a pipe or a link to itself, name a file."
+            )
+    except OSError as error:  # as in `check_writable`
+        raise ShapefirstError(f"Cannot write {str(path)!r}: {error.strerror or error}.") from error
+
+
+def _is_there(path: Path) -> bool:
+    """Whether there is anything, be it a link to nothing."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def save_png(image: Image.Image, path: Path, settings: Mapping[str, object] | None = None) -> None:

@@ -6,6 +6,7 @@ shows the layer's own one a `LayerView`.
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -100,32 +101,46 @@ class AttentionHook(ModuleHook):
     def __init__(self, pipe: Any, denoiser: Any) -> None:
         super().__init__(pipe, denoiser)
         self._family = _family_of(pipe)
-        self.call: DenoiserCall | None = None
+        self._calls = threading.local()  # another pipeline may run the layers meanwhile
         self._runs: list[Generation] = []
         self._told: Told | None = None  # by the loop that made the latest call, if it has a scheduler of its own
         self._generation: object = None
         self._known: dict[Branch, torch.Tensor] = {}  # the halves of the latest guided call
-        self._processors = [(m, _Processor(self, name, m.processor)) for name, m in cross_attention_layers(denoiser)]
+        self._known_of: object = None  # and its generation
+        self._layers = cross_attention_layers(denoiser)
 
     def attach(self) -> None:
         super().attach()
-        for layer, processor in self._processors:
-            layer.set_processor(processor)
+        self._stand_before_processors()
 
     def detach(self) -> None:
-        for layer, processor in self._processors:
-            if layer.processor is processor:  # nobody has set another one meanwhile
-                layer.set_processor(processor.inner)
+        for _, layer in self._layers:
+            if isinstance(layer.processor, _Processor) and layer.processor.hook is self:
+                layer.set_processor(layer.processor.inner)
         super().detach()
+
+    def _stand_before_processors(self) -> None:
+        """Again in each call: within a block others may be set, as by an IP-Adapter or sliced attention."""
+        for name, layer in self._layers:
+            if not isinstance(layer.processor, _Processor):
+                layer.set_processor(_Processor(self, name, layer.processor))
+
+    @property
+    def call(self) -> DenoiserCall | None:
+        """The one in progress in this thread."""
+        return getattr(self._calls, "latest", None)
 
     @property
     def recordings(self) -> list[Recording]:
         return [block for block in self.blocks if isinstance(block, Recording)]
 
     def around(self, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        self._stand_before_processors()
         self._begin(self.arguments(args, kwargs))
-        output = forward(*args, **kwargs)
-        call, self.call = self.call, None
+        try:
+            output, call = forward(*args, **kwargs), self.call
+        finally:
+            self._calls.latest = None
         if call is not None and call.begins_step:
             with torch.inference_mode(False), torch.no_grad():
                 for recording in self.recordings:
@@ -141,7 +156,7 @@ class AttentionHook(ModuleHook):
             self._generation = generation
         for recording in self.recordings:
             recording.sums, recording.seen = {}, set()
-        self.call = DenoiserCall(step, begins_step, latents, prompts, self._substitutions(prompts))
+        self._calls.latest = DenoiserCall(step, begins_step, latents, prompts, self._substitutions(prompts))
 
     def _place(self, t: Any) -> tuple[object, int, bool]:
         """The generation that a call at `t` belongs to, its step, and whether the call begins that step."""
@@ -185,15 +200,16 @@ class AttentionHook(ModuleHook):
     def _found(self, call: DenoiserCall) -> tuple[str, ...]:
         """The branches in the call's batch, where nobody has said which they are."""
         guided = says_guided(running(self.denoiser), call.latents, self._family, self.denoiser)
-        if guided is not None:
-            return ("null", "text") if guided else ("text",)
-        for branch, prompts in self._known.items():
-            if prompts.shape == call.prompts.shape and torch.equal(prompts, call.prompts):
-                return (branch,)
-        if halves_agree(call.latents):
+        if not guided and (guided is None or self._known_of is self._generation):  # a callback may switch it off
+            for branch, prompts in self._known.items():
+                if prompts.shape == call.prompts.shape and torch.equal(prompts, call.prompts):
+                    return (branch,)
+        if halves_agree(call.latents) if guided is None else guided:
             null, text = (half.clone() for half in call.prompts.chunk(2))
-            self._known = {"null": null, "text": text}
+            self._known, self._known_of = {"null": null, "text": text}, self._generation
             return ("null", "text")
+        if guided is False:
+            return ("text",)
         empty = self._empty_prompt(call.prompts)
         is_empty = empty is not None and empty.shape[1:] == call.prompts.shape[1:]
         is_empty = is_empty and torch.allclose(call.prompts, empty.expand_as(call.prompts), atol=1e-3)

@@ -13,9 +13,10 @@ of its layer that notes Q and K as they are computed, and edits K and V; A is co
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -24,6 +25,7 @@ from shapefirst.attention.hook import AttentionHook, Recording, cross_attention_
 from shapefirst.attention.layer import Substitution
 from shapefirst.errors import ShapefirstError
 from shapefirst.families.layout import denoiser_of
+from shapefirst.guidance.hook import Reentrant
 from shapefirst.policies.schedule import Branch
 from shapefirst.prompts.edits import mask_of
 from shapefirst.prompts.tokens import Positions
@@ -84,10 +86,15 @@ def record(
     for value in (size, *(() if resolutions is None else resolutions)):
         if not isinstance(value, int) or value < 1:
             raise ShapefirstError(f"A map's size is a whole number of pixels from 1 up, not {value!r}.")
-    maps = Maps()
     branches: tuple[Branch, ...] = ("text", "null") if null else ("text",)
-    block = Recording(maps, size, None if resolutions is None else frozenset(resolutions), branches, full)
-    return AttentionHook.within(pipe, denoiser_of(pipe), block, maps)
+    wanted = None if resolutions is None else frozenset(resolutions)
+    denoiser = denoiser_of(pipe)
+
+    def begin() -> tuple[Maps, Callable[[], None]]:
+        block = Recording(Maps(), size, wanted, branches, full)
+        return block.maps, partial(AttentionHook.enter(pipe, denoiser, block).leave, block)
+
+    return Reentrant(begin)
 
 
 def substitute(
@@ -129,7 +136,12 @@ def substitute(
     mask = mask_of(rows or [()], embeddings.shape[1])
     if 1 not in (len(mask), len(embeddings)) and len(mask) != len(embeddings):
         raise ShapefirstError(f"There are positions for {len(mask)} images but embeddings of {len(embeddings)}.")
-    return AttentionHook.within(pipe, denoiser, Substitution(embeddings, mask, keys, values), None)
+
+    def begin() -> tuple[None, Callable[[], None]]:
+        block = Substitution(embeddings, mask, keys, values)
+        return None, partial(AttentionHook.enter(pipe, denoiser, block).leave, block)
+
+    return Reentrant(begin)
 
 
 def class_weights(maps: torch.Tensor, positions: Positions | Sequence[Positions]) -> dict[str, torch.Tensor]:

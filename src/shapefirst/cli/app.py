@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 
 from shapefirst import __version__
 from shapefirst.cli import check, generate, prompts, show, study, sweep, terminal, train, tune
-from shapefirst.errors import INTERRUPTED, ShapefirstError
+from shapefirst.errors import INTERRUPTED, ShapefirstError, sentence_of
 
 __all__ = ["app"]
 
@@ -45,7 +45,7 @@ def _one_sentence() -> Iterator[None]:
         raise
     except OSError as problem:
         where = f" {problem.filename!r}" if problem.filename else ""
-        terminal.error(f"Cannot read or write{where}: {problem.strerror or problem}.")
+        terminal.error(sentence_of(f"Cannot read or write{where}: {problem.strerror or problem}."))
         raise typer.Exit(BAD_INPUT) from problem
     except UnicodeEncodeError as problem:  # names of files and folders may hold what is no UTF-8
         near = problem.object[max(0, problem.start - 30) : problem.end]
@@ -54,7 +54,7 @@ def _one_sentence() -> Iterator[None]:
     except (ShapefirstError, typer.TyperException) as problem:
         said = _sentence(problem) if isinstance(problem, typer.TyperException) else str(problem)
         if said:
-            terminal.error(said)
+            terminal.error(sentence_of(said))
         raise typer.Exit(BAD_INPUT) from problem
     except KeyboardInterrupt as stop:
         terminal.error("interrupted.")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from shapefirst import __version__
-from shapefirst.checks import check_prompt
+from shapefirst.checks import check_number, check_prompt, check_seed
 from shapefirst.cli import tables, terminal
 from shapefirst.cli.loading import load_quietly, obtained
 from shapefirst.cli.options import Device, Dtype, GuidanceScale, Model, PolicyWords, Sampler
@@ -86,8 +86,7 @@ def generate_images(
     texts = _all_prompts(prompts or [], prompts_file)
     check_prompt(negative_prompt or "", "--negative-prompt")
     words = _words(policy, text_steps, text_fraction, keep)
-    if steps is not None and steps < 1:
-        raise ShapefirstError(f"--steps must be at least 1, not {steps}.")
+    _check_numbers(steps, num_images, len(texts), seed, guidance_scale)
     schedule: Policy
     if words is None:
         steps = DEFAULT_STEPS if steps is None else steps
@@ -113,6 +112,17 @@ def generate_images(
         terminal.note(f"a tolerance of {schedule.tol:g} guided every step, so nothing was saved: give a larger one.")
     made_by = {"model": model, "sampler": sampler, "device": pipe.device.type, **({"dtype": dtype} if dtype else {})}
     _write(results, schedule, words, sampling, made_by, out)
+
+
+def _check_numbers(steps: int | None, num_images: int, prompts: int, seed: int, guidance_scale: float | None) -> None:
+    """Before there is a model, which may know better."""
+    if steps is not None:
+        check_number(steps, "steps", "--steps")
+    check_number(num_images, "images", "The number of images of each prompt")
+    check_number(num_images * prompts, "images", "The number of images of all prompts")
+    check_seed(seed, num_images)
+    if guidance_scale is not None:
+        check_number(guidance_scale, "guidance scale", "The guidance scale")
 
 
 def _words(policy: list[str] | None, text_steps: int | None, text_fraction: float | None, keep: Branch) -> str | None:
@@ -199,7 +209,10 @@ def _all_prompts(prompts: list[str], prompts_file: Path | None) -> list[str]:
         raise ShapefirstError('There is no prompt: give one or more, as in: shapefirst generate "a red mushroom".')
     for n, text in enumerate(texts, start=1):
         check_prompt(text, f"Prompt {n}")
-    return texts
+    different = list(dict.fromkeys(texts))
+    if again := len(texts) - len(different):
+        terminal.note(f"prompts that come again ({again}) are left out: of the same seeds they are the same images.")
+    return different
 
 
 def _note_scale(words: str, scale: float) -> None:

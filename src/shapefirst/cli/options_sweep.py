@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 
 import typer
 
+from shapefirst.checks import check_number
 from shapefirst.cli.loading import warn_of_unjudged
 from shapefirst.cli.options import Device, Dtype
 from shapefirst.errors import ShapefirstError
@@ -62,7 +63,9 @@ class GridOptions:
     ] = None
     prompts: Annotated[
         str | None,
-        typer.Option(metavar="FILE", help="Text, or captions as CSV or JSON.", show_default="pocket's vocabulary"),
+        typer.Option(
+            metavar="FILE", help="Text, or captions: CSV, TSV, JSON or JSON Lines.", show_default="pocket's vocabulary"
+        ),
     ] = None
     count: Annotated[
         int | None, typer.Option(metavar="N", help="Of the prompts.", show_default="all; 1000 of pocket's")
@@ -107,8 +110,8 @@ class WorkOptions:
     dtype: Dtype = None
 
     def __post_init__(self) -> None:
-        if self.batch_size is not None and self.batch_size < 1:
-            raise ShapefirstError(f"--batch-size must be at least 1, not {self.batch_size}.")
+        if self.batch_size is not None:
+            check_number(self.batch_size, "batch size", "--batch-size")
 
     @property
     def of_worker(self) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Annotated, TypeAlias
 
 import typer
 
-from shapefirst.checks import check_text
+from shapefirst.checks import check_number, check_text
 from shapefirst.cli import terminal
 from shapefirst.errors import ShapefirstError
 from shapefirst.prompts.prompt import Prompt
@@ -62,7 +62,7 @@ def pocket(
     from shapefirst.prompts import every_phrase, sample
     from shapefirst.world.vocabulary import ATTRIBUTES, NOUNS
 
-    _check(count)
+    _check(count, pairs)
     for option, words in {"--attributes": attributes, "--nouns": nouns}.items():
         check_text(words or "", option)
     everything = every_phrase(
@@ -96,7 +96,7 @@ def compbench_prompts(
     from shapefirst.prompts import PAPER_SIZES
     from shapefirst.prompts import compbench as read
 
-    _check(count)
+    _check(count, pairs)
     sizes = PAPER_SIZES if count is None else dict.fromkeys(PAPER_SIZES, count)
     prompts = read(colour or (), texture or (), complex or (), sizes=sizes, seed=seed, combine=combine)
     for source, files in {"colour": colour, "texture": texture, "complex": complex}.items():
@@ -108,13 +108,15 @@ def compbench_prompts(
 
 @app.command()
 def coco(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="The official captions JSON, or a CSV.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="MS-COCO's JSON or Karpathy's, JSON Lines, or a table (CSV, TSV).")
+    ],
     count: Annotated[int, typer.Option(metavar="N", help="At most so many; one a photograph.")] = 30_000,
     pairs: Pairs = None,
     seed: Seed = 0,
     out: Out = None,
 ) -> None:
-    """Captions of MS-COCO, from its JSON or a CSV with a column `prompt` or `caption`; blank ones are skipped.
+    """Captions, from the JSON of MS-COCO, or what has a column `prompt`, `caption` or `text`; blank ones are skipped.
 
     \b
     Example:
@@ -122,7 +124,7 @@ def coco(
     """
     from shapefirst.prompts import read_captions
 
-    _check(count)
+    _check(count, pairs)
     _write(read_captions(file, count, seed), pairs, seed, out)
 
 
@@ -142,13 +144,15 @@ def text(
     """
     from shapefirst.prompts import parse_prompts, read_prompts, sample
 
-    _check(count)
-    _write(sample(parse_prompts(read_prompts(file)), count, seed), pairs, seed, out)
+    _check(count, pairs)
+    _write(parse_prompts(sample(read_prompts(file), count, seed)), pairs, seed, out)
 
 
-def _check(count: int | None) -> None:
-    if count is not None and count < 1:
-        raise ShapefirstError(f"--count must be at least 1, not {count}.")
+def _check(count: int | None, pairs: int | None) -> None:
+    if count is not None:
+        check_number(count, "prompts", "--count")
+    if pairs is not None:
+        check_number(pairs, "pairs", "--pairs")
 
 
 def _write(prompts: Sequence[Prompt], pairs: int | None, seed: int, out: Path | None) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from shapefirst.checks import check_seed
 from shapefirst.cli import tables, terminal
 from shapefirst.cli.generate import DEFAULT_STEPS, policy_and_steps
 from shapefirst.cli.loading import load_quietly
@@ -29,6 +30,7 @@ def demo(
     from shapefirst.files import check_writable
 
     check_writable(out)
+    check_seed(seed)
     for words in policy or ():
         policy_and_steps(words, DEFAULT_STEPS)
     with terminal.working("Getting torch and diffusers ready"):

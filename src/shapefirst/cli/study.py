@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from shapefirst import __version__
-from shapefirst.checks import check_seed
+from shapefirst.checks import check_number, check_seed
 from shapefirst.cli import terminal
 from shapefirst.cli.loading import load_quietly, obtained, warn_of_cuts, warn_of_unjudged
 from shapefirst.cli.options import (
@@ -29,7 +28,7 @@ from shapefirst.cli.options import (
     named_models,
     unpacked,
 )
-from shapefirst.errors import ShapefirstError
+from shapefirst.errors import ShapefirstError, printable
 
 if TYPE_CHECKING:
     from shapefirst.findings.finding import Study
@@ -123,17 +122,14 @@ class StudyOptions:
         from shapefirst.models import sampler_info
         from shapefirst.models.adapters import check_ip_adapter
 
-        if self.prompts is not None and self.prompts < 2:
-            raise ShapefirstError(
-                f"--prompts must be at least 2, not {self.prompts}: an interval over prompts needs more than one."
-            )
+        if self.prompts is not None:
+            why = "an interval over prompts needs more than one"
+            check_number(self.prompts, "pairs", "--prompts", least=2, why=why)
         check_seed(self.seed, MOST_IMAGES)
-        if self.number_of_steps < FEWEST_STEPS:
-            raise ShapefirstError(
-                f"--steps must be at least {FEWEST_STEPS}, not {self.steps}: the studies look at tenths of a run, "
-                "which fewer steps have not got."
-            )
-        if not 1 < self.scale < math.inf:
+        why = "the studies look at tenths of a run, which fewer steps have not got"
+        check_number(self.number_of_steps, "steps", "--steps", least=FEWEST_STEPS, why=why)
+        check_number(self.scale, "guidance scale", "--guidance-scale")
+        if self.scale <= 1:
             raise ShapefirstError(
                 f"--guidance-scale must be above 1, not {self.scale:g}: without guidance the text has one branch."
             )
@@ -141,8 +137,8 @@ class StudyOptions:
             sampler_info(self.sampler)
         if self.ip_adapter is not None:
             check_ip_adapter(self.ip_adapter)
-        if self.batch_size is not None and self.batch_size < 1:
-            raise ShapefirstError(f"--batch-size must be at least 1, not {self.batch_size}.")
+        if self.batch_size is not None:
+            check_number(self.batch_size, "batch size", "--batch-size")
         check_writable(self.out)
 
     def setting(self) -> StudySetting:
@@ -344,5 +340,5 @@ def _results(found: Sequence[Stored]) -> None:
             ours = f"{claim.quantity}: {interval.estimate:.3g} ({interval.low:.3g} to {interval.high:.3g})"
             rows.append([claim.statement, claim.paper, ours, str(interval.n), claim.verdict])
         for row in rows:
-            table.add_row(*(Text(cell, overflow="fold") for cell in (stored.name, *row)))
+            table.add_row(*(Text(printable(cell), overflow="fold") for cell in (stored.name, *row)))
     terminal.results().print(table)

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import asdict
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import typer
 
+from shapefirst.checks import check_number
 from shapefirst.cli import sweep_results, tables, terminal
 from shapefirst.cli.options import command_line, unpacked
 from shapefirst.cli.options_sweep import OUT, GridOptions, WorkOptions, store_at
 from shapefirst.errors import ShapefirstError
 
 if TYPE_CHECKING:
+    from shapefirst.sweep.cluster import Cluster
     from shapefirst.sweep.grid import Shards
-    from shapefirst.sweep.run import Resources
     from shapefirst.sweep.store import Store
 
 __all__ = ["app"]
@@ -95,25 +96,24 @@ def run(
         from shapefirst.models import check_samplers
         from shapefirst.models.fingerprint import fingerprint
         from shapefirst.models.machine import find_device
-        from shapefirst.sweep.run import Resources
+        from shapefirst.sweep.cluster import Resources, connected
     quiet_libraries()
     if ray is None:
         find_device(work.device)
     command, store, scorers = command_line(context, ("sweep", "run")), store_at(out), work.scorers(shards)
     worker = {"scores": scorers, "keep_images": images, **work.of_worker}
-    with store.locked():
+    cluster = nullcontext() if ray is None else connected(ray, Resources(cores, gpus))
+    with store.locked(), cluster as there:
         weights = {}
         for name in shards.grid.models:
             place = obtained(name, work.dtype, work.device)
             check_samplers(place, shards.grid.samplers)
             weights[name] = fingerprint(place, {"dtype": work.dtype})
         store.begin(shards, {"weights": weights, "scores": asdict(scorers), "images": images}, command)
-        failed = _run(shards, store, worker, ray, Resources(cores, gpus))
+        failed = _run(shards, store, worker, there)
     terminal.line(f"{len(shards) - failed} of {len(shards)} shards in {out}")
     if failed:
-        terminal.error(
-            f"{plural(failed, 'shard')} failed three times each; why is in {out}/failed. The same command tries again."
-        )
+        terminal.error(f"{plural(failed, 'shard')} failed; why is in {out}/failed. The same command tries again.")
         raise typer.Exit(SOME_FAILED)
     terminal.line(f"Now: shapefirst sweep report {out}")
 
@@ -122,7 +122,7 @@ app.command("latency")(sweep_results.latency)
 app.command("report")(sweep_results.report_sweep)
 
 
-def _run(shards: Shards, store: Store, worker: Mapping[str, Any], ray: str | None, resources: Resources) -> int:
+def _run(shards: Shards, store: Store, worker: Mapping[str, Any], cluster: Cluster | None) -> int:
     """Runs what is missing; returns how many shards were given up."""
     from shapefirst.drawing.notation import plural
     from shapefirst.sweep.run import missing_evaluations, run_here, run_on_ray
@@ -133,16 +133,16 @@ def _run(shards: Shards, store: Store, worker: Mapping[str, Any], ray: str | Non
         terminal.note(f"{'going on: ' if expected else ''}{kept} of {len(shards)} shards done already.")
     failed = 0
     with terminal.counting(plural(len(expected), "shard"), total=max(1, sum(expected.values()))) as tick:
-        if ray is None:
+        if cluster is None:
             outcomes = run_here(shards, store, Worker(**worker), tick)
         else:
-            outcomes = run_on_ray(shards, store, worker, ray, resources)
+            outcomes = run_on_ray(shards, store, worker, cluster)
         try:
             for outcome in outcomes:
                 if outcome.failed:
                     failed += 1
                     terminal.warning(f"shard {outcome.name} was given up: {outcome.failed}.")
-                tick(expected[outcome.name] - (outcome.evaluations if ray is None else 0))
+                tick(expected[outcome.name] - (outcome.evaluations if cluster is None else 0))
         except KeyboardInterrupt:
             terminal.note("finished shards are kept: the same command goes on.")
             raise
@@ -150,10 +150,8 @@ def _run(shards: Shards, store: Store, worker: Mapping[str, Any], ray: str | Non
 
 
 def _check_task(ray: str | None, cores: int, gpus: float) -> None:
-    if cores < 1:
-        raise ShapefirstError(f"--cores must be at least 1, not {cores}.")
-    if not 0 <= gpus < math.inf:
-        raise ShapefirstError(f"--gpus must be 0 or more, not {gpus:g}.")
+    check_number(cores, "cores", "--cores")
+    check_number(gpus, "gpus", "--gpus")
     if ray is None and (cores != 1 or gpus):
         raise ShapefirstError("--cores and --gpus are what a Ray task takes: add --ray auto, or leave them out.")
 

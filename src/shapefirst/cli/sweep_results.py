@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
+from shapefirst.checks import check_number
 from shapefirst.cli import tables, terminal
 from shapefirst.cli.options import Device, Dtype, command_line
 from shapefirst.cli.options_sweep import OUT, Folder, store_at
@@ -44,10 +45,10 @@ def latency(
     from shapefirst.policies.words import parse_policy
     from shapefirst.sweep.grid import Shards
 
-    if rounds < 2:
-        raise ShapefirstError(f"--rounds must be at least 2, not {rounds}: a spread needs more than one.")
-    if wrong := [n for n in batch or () if n < 1]:
-        raise ShapefirstError(f"--batch must be at least 1, not {wrong[0]}.")
+    check_number(rounds, "rounds", "--rounds", why="a spread needs more than one")
+    check_number(len(policy or ()), "entries", "The number of policies")
+    for size in batch or ():
+        check_number(size, "batch size", "--batch")
     with terminal.working("Getting torch and diffusers ready"):
         from shapefirst.models.machine import find_device
         from shapefirst.sweep.latency import calls_table, latencies_text, parts_table, updated
@@ -55,19 +56,20 @@ def latency(
     find_device(device)
     store = store_at(folder)
     shards = Shards(store.grid(), store.prompts())
-    known = _known_latencies(store)
-    store.save(LATENCIES, latencies_text(known.values()))  # before anything is measured, to see that it can be
-    prompts = [prompt.text for prompt in shards.prompts]
-    batches = sorted(set(batch or BATCHES))
-    found: list[Latency] = []
-    for setting, pipe in _pipelines(shards.settings, device, dtype):
-        schedules = {words: parse_policy(words) for words in policy} if policy else shards.policies(setting)
-        total = sum(batches) * calls(len(schedules), rounds)
-        with terminal.counting(f"Timing {setting}", total=total) as tick:
-            found.append(time_setting(pipe, setting, prompts, schedules, batches, rounds, tick))
-        known[setting] = updated(known.get(setting), found[-1])
-        file = store.save(LATENCIES, latencies_text(known.values()))
-        del pipe  # before the next one is loaded
+    with store.locked():
+        known = _known_latencies(store)
+        store.save(LATENCIES, latencies_text(known.values()))  # before anything is measured, to see that it can be
+        prompts = [prompt.text for prompt in shards.prompts]
+        batches = sorted(set(batch or BATCHES))
+        found: list[Latency] = []
+        for setting, pipe in _pipelines(shards.settings, device, dtype):
+            schedules = {words: parse_policy(words) for words in policy} if policy else shards.policies(setting)
+            total = sum(batches) * calls(len(schedules), rounds)
+            with terminal.counting(f"Timing {setting}", total=total) as tick:
+                found.append(time_setting(pipe, setting, prompts, schedules, batches, rounds, tick))
+            known[setting] = updated(known.get(setting), found[-1])
+            file = store.save(LATENCIES, latencies_text(known.values()))
+            del pipe  # before the next one is loaded
     tables.summaries(table for one in found for table in (calls_table(one), parts_table(one)))
     terminal.line(f"Seconds: {file}\nNow: shapefirst sweep report {folder}")
 

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from shapefirst.cli import terminal
+from shapefirst.errors import printable
 
 if TYPE_CHECKING:
     from shapefirst.findings.finding import Summary
@@ -163,11 +164,12 @@ def summaries(tables: Iterable[Summary]) -> None:
     console = terminal.results()
     for summary in tables:
         for n, columns in enumerate(_parts(summary, console.width)):
-            table = Table(title=summary.caption or None if n == 0 else None, title_justify="left")
+            caption = Text(printable(summary.caption)) if summary.caption and n == 0 else None
+            table = Table(title=caption, title_justify="left")
             for column in columns:
-                table.add_column(summary.columns[column], justify="right" if column else "left")
+                table.add_column(Text(printable(summary.columns[column])), justify="right" if column else "left")
             for row in summary.rows:
-                table.add_row(*(row[column] for column in columns))
+                table.add_row(*(Text(printable(row[column])) for column in columns))
             console.print(table)
 
 
@@ -187,4 +189,4 @@ def _parts(summary: Summary, width: int) -> list[list[int]]:
 
 
 def _add(table: Table, cells: Sequence[str]) -> None:
-    table.add_row(*(Text(cell, overflow="fold") for cell in cells))
+    table.add_row(*(Text(printable(cell), overflow="fold") for cell in cells))

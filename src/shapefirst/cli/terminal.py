@@ -13,7 +13,7 @@ from typing import Final
 from rich.console import Console
 from rich.text import Text
 
-from shapefirst.errors import shortened
+from shapefirst.errors import printable, shortened
 
 __all__ = [
     "counting",
@@ -48,7 +48,7 @@ def results() -> Console:
 
 def line(text: str) -> None:
     """Plain text on stdout, never wrapped."""
-    results().print(text, markup=False, highlight=False, soft_wrap=True)
+    results().print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
 
 def error(sentence: str) -> None:
@@ -73,7 +73,7 @@ def listed(words: Sequence[str], most: int = 5) -> str:
 
 def remark(text: str) -> None:
     """One line on what was just done."""
-    _stderr().print(text, markup=False, highlight=False, soft_wrap=True)
+    _stderr().print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
 
 @contextmanager
@@ -137,7 +137,7 @@ def _logged(what: str, total: float) -> Callable[[float], None]:
 
 
 def _say(kind: str, style: str, sentence: str) -> None:
-    _stderr().print(Text.assemble((f"{kind}: ", style), sentence), soft_wrap=True)
+    _stderr().print(Text.assemble((f"{kind}: ", style), printable(sentence)), soft_wrap=True)
 
 
 def _stderr() -> Console:

@@ -36,11 +36,12 @@ def train_pocket(
       shapefirst train-pocket --out runs/pocket
       shapefirst train-pocket --out runs/more --start-from runs/pocket/weights
     """
-    from shapefirst.files import check_writable
+    from shapefirst.files import LOCK, check_writable, locked
 
     check_writable(out)
     if missing := [name for name in TRAINING_MODULES if find_spec(name) is None]:
         raise ShapefirstError(f"Training needs {' and '.join(missing)}: pip install 'shapefirst[train]'.")
     with terminal.working("Getting torch ready"):
         from shapefirst.training.stages import train_model
-    train_model(out, preset=preset, seed=seed, stages=stages or None, start_from=start_from)
+    with locked(out / LOCK, str(out)):
+        train_model(out, preset=preset, seed=seed, stages=stages or None, start_from=start_from)

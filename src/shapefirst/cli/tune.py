@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 from rich.table import Table
 
-from shapefirst.checks import check_prompt
+from shapefirst.checks import check_number, check_prompt
 from shapefirst.cli import terminal
 from shapefirst.cli.loading import load_quietly, obtained, warn_of_cuts
 from shapefirst.cli.options import Device, Dtype, GuidanceScale, Model, Sampler
@@ -109,10 +109,9 @@ def _check(sampler: str | None, steps: int, batch_size: int, negative_prompt: st
 
     if sampler is not None:
         sampler_info(sampler)
-    if steps < FEWEST_STEPS:
-        raise ShapefirstError(f"--steps must be at least {FEWEST_STEPS} to choose among, not {steps}.")
-    if batch_size < 1:
-        raise ShapefirstError(f"--batch-size must be at least 1, not {batch_size}.")
+    check_number(steps, "steps", "--steps", least=FEWEST_STEPS, why="there is nothing to choose among")
+    check_number(batch_size, "batch size", "--batch-size")
+    check_number(scale, "guidance scale", "--guidance-scale")
     check_prompt(negative_prompt or "", "--negative-prompt")
     if scale <= 1:
         raise ShapefirstError(f"At a guidance scale of {scale:g} no guidance runs, so there is nothing to tune.")

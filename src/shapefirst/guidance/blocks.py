@@ -11,7 +11,8 @@ A block puts a hook before each of the pipeline's denoisers and before what feed
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from shapefirst.errors import ShapefirstError, UnsupportedPipelineError
 from shapefirst.families import family_of
 from shapefirst.families.layout import controls_of, denoisers_of, scheduler_of
 from shapefirst.guidance.counting import Block, Evaluations
-from shapefirst.guidance.hook import check_uncached
+from shapefirst.guidance.hook import Reentrant, check_uncached
 from shapefirst.guidance.meeting import follows
 from shapefirst.guidance.steering import ControlHook, SteeringHook
 from shapefirst.policies.auto import Auto, Policy
@@ -65,9 +66,13 @@ def guide(
     and a tolerance hold for each one's steps.
 
     Blocks nest: the inner policy holds until its block ends, then the outer one again; an outer counter also counts
-    the inner block. The pipeline is left as it was found, also if the block raises. A loop of your own over the
-    pipeline's parts works too, except with a tolerance; its batch is taken for a guided one if both halves of the
-    latents are equal.
+    the inner block. One block may be entered again. The pipeline is left as it was found, also if the block raises. A
+    loop of your own over the pipeline's parts works too, except with a tolerance; its batch is taken for a guided one
+    if both halves of the latents are equal.
+
+    A block is the pipeline's, and not the task's: what other threads and tasks of asyncio run on the pipeline meanwhile
+    follows the policy, too. So does another pipeline that shares its denoisers (`from_pipe`), in the threads that have
+    entered a block; in others it runs as ever.
 
     Where a callback changes what a generation is made of (the prompt, the size of the latents, the guidance scale), a
     policy that extrapolates begins anew: it guides each step until it has as many behind it as its order asks for.
@@ -88,7 +93,14 @@ def guide(
         ShapefirstError: Not exactly one of policy, budget and tol; one that is no policy; a policy file that was made
             for another model or sampler; in the first step of a generation, a policy that does not fit its steps.
     """
-    return _Guide(pipe, policy_of(pipe, policy, budget=budget, tol=tol))
+    found = policy_of(pipe, policy, budget=budget, tol=tol)
+    check_way(pipe, found)
+
+    def begin() -> tuple[Evaluations, Callable[[], None]]:
+        handle = Handle(pipe, found)
+        return handle.evaluations, handle.remove
+
+    return Reentrant(begin)
 
 
 def is_steered(denoiser: Any) -> bool:
@@ -170,20 +182,3 @@ def check_way(pipe: Any, policy: Policy) -> None:
     if drops_rows and policy != TextSchedule.always():
         for denoiser in denoisers.values():
             check_uncached(denoiser)
-
-
-class _Guide(AbstractContextManager[Evaluations]):
-    """The `with` block. It can be entered again, and within itself."""
-
-    def __init__(self, pipe: Any, policy: Policy) -> None:
-        self._pipe, self._policy = pipe, policy
-        check_way(pipe, policy)
-        self._handles: list[Handle] = []
-
-    def __enter__(self) -> Evaluations:
-        self._handles.append(Handle(self._pipe, self._policy))
-        return self._handles[-1].evaluations
-
-    def __exit__(self, kind: type[BaseException] | None = None, *_: object) -> None:
-        with suppress(ShapefirstError) if kind is not None else nullcontext():  # the block's own error says more
-            self._handles.pop().remove()

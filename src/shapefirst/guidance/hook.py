@@ -11,9 +11,9 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import lru_cache, partial
-from typing import Any, ClassVar, Final, TypeAlias, TypeVar
+from typing import Any, ClassVar, Final, Generic, TypeAlias, TypeVar
 from weakref import WeakKeyDictionary
 
 import torch
@@ -21,9 +21,11 @@ from diffusers.utils.torch_utils import unwrap_module
 from torch._C._dynamo.eval_frame import set_eval_frame
 
 from shapefirst.errors import ShapefirstError, UnsupportedPipelineError
+from shapefirst.families import OwnLoop
 from shapefirst.families.arguments import LATENTS, TIMES, parameters_of
+from shapefirst.guidance.introspection import is_called_in, running
 
-__all__ = ["Forward", "ModuleHook", "check_uncached", "check_unreplaced"]
+__all__ = ["Forward", "ModuleHook", "Reentrant", "check_uncached", "check_unreplaced"]
 
 #: What torch.compile keeps the function in that it has compiled.
 _COMPILED: Final = "_torchdynamo_orig_callable"
@@ -32,6 +34,30 @@ _CACHES: Final = re.compile(r"diffusers\.hooks\..*(cache|pyramid_attention_broad
 #: The module itself, or the next hook before it.
 Forward: TypeAlias = Callable[..., Any]
 Kind = TypeVar("Kind", bound="ModuleHook")
+Value = TypeVar("Value")
+
+
+class Reentrant(AbstractContextManager[Value], Generic[Value]):
+    """A `with` block that can be entered again, and within itself.
+
+    Args:
+        begin: Begins it, and gives what it yields and how it ends.
+    """
+
+    def __init__(self, begin: Callable[[], tuple[Value, Callable[[], None]]]) -> None:
+        self._begin = begin
+        self._ends: list[Callable[[], None]] = []
+
+    def __enter__(self) -> Value:
+        value, end = self._begin()
+        self._ends.append(end)
+        return value
+
+    def __exit__(self, kind: type[BaseException] | None = None, *_: object) -> None:
+        if not self._ends:
+            raise ShapefirstError("This block was left as often as it was entered: enter it first, or write `with`.")
+        with suppress(ShapefirstError) if kind is not None else nullcontext():  # the block's own error says more
+            self._ends.pop()()
 
 
 class ModuleHook:
@@ -51,6 +77,8 @@ class ModuleHook:
     def __init__(self, pipe: Any, module: torch.nn.Module) -> None:
         self.pipe, self.module, self.denoiser = pipe, module, unwrap_module(module)
         self.blocks: list[Any] = []
+        self._entered_in: dict[int, int] = {}  # a block -> its thread; replaced and never changed, as others read it
+        self._thread = threading.get_ident()  # of the latest call
         self.context: str | None = None  # of the call in progress, see `_hooked`
         self._parameters = parameters_of(self.denoiser)
         names = sorted(self._parameters, key=lambda name: (name not in LATENTS, name in TIMES))
@@ -77,27 +105,43 @@ class ModuleHook:
             if hook is None:
                 hook = cls(pipe, module)
                 hook.attach()
-            if hook.pipe is not pipe:
+            if hook.pipe != pipe:  # loops of one's own are equal if all that they say is
                 raise ShapefirstError(f"This {cls.busy} through another pipeline that shares it: end that block.")
             hook.blocks.append(block)
+            hook._entered_in = {**hook._entered_in, id(block): threading.get_ident()}
             return hook
-
-    @classmethod
-    @contextmanager
-    def within(cls, pipe: Any, module: torch.nn.Module, block: Any, value: Any = None) -> Iterator[Any]:
-        """The `with` block, which yields `value`."""
-        hook = cls.enter(pipe, module, block)
-        try:
-            yield value
-        finally:
-            hook.leave(block)
 
     def leave(self, block: Any) -> None:
         """End a block."""
         with _LOCK:
             self.blocks = [other for other in self.blocks if other is not block]
+            self._entered_in = {one: thread for one, thread in self._entered_in.items() if one != id(block)}
             if not self.blocks:
                 self.detach()
+
+    def serves(self) -> bool:
+        """Whether a call that is about to begin is one that the blocks are for.
+
+        Another pipeline that shares the module is served in the threads that have entered a block, and runs as ever in
+        those that know of none.
+
+        Raises:
+            ShapefirstError: A pipeline runs the module in another thread at once.
+        """
+        thread = threading.get_ident()
+        if not self.blocks:  # another thread has ended the last one in the midst of this thread's generation
+            return False
+        if thread not in self._entered_in.values() and not isinstance(self.pipe, OwnLoop):
+            caller = running(self.denoiser)
+            if caller is not None and caller.pipe is not self.pipe:
+                return False
+        if thread != self._thread and is_called_in(self._thread, self.denoiser):
+            raise ShapefirstError(
+                f"Two threads run this {type(self.pipe).__name__} at once, and its scheduler has only one place in its "
+                "list: give each thread a pipeline of its own."
+            )
+        self._thread = thread
+        return True
 
     def attach(self) -> None:
         hooks = [*_HOOKS.get(self.denoiser, ()), self]
@@ -171,7 +215,7 @@ def _hooked(module_class: Any) -> Any:
     @contextmanager
     def cache_context(self: Any, name: str, **more: Any) -> Iterator[None]:
         """Pipelines name their calls so, "cond" and "uncond"."""
-        hooks = [hook for hook in _HOOKS[unwrap_module(self)] if hook.module is self]
+        hooks = [hook for hook in _HOOKS[unwrap_module(self)] if hook.module is self and hook.serves()]
         for hook in hooks:
             hook.context = name
         try:
@@ -190,7 +234,7 @@ def _hooked(module_class: Any) -> Any:
 
 
 def _around(hook: ModuleHook, forward: Forward, *args: Any, **kwargs: Any) -> Any:
-    return hook.around(forward, args, kwargs)
+    return hook.around(forward, args, kwargs) if hook.serves() else forward(*args, **kwargs)
 
 
 def _run(module: Any, compiler: Any, *args: Any, **kwargs: Any) -> Any:

@@ -14,7 +14,6 @@ from shapefirst.errors import ShapefirstError
 from shapefirst.families import OwnLoop
 from shapefirst.families.arguments import TIMES, parameters_of
 from shapefirst.guidance.blocks import Handle
-from shapefirst.guidance.steering import SteeringHook
 from shapefirst.policies.auto import Auto, Policy
 from shapefirst.policies.schedule import TextSchedule
 from shapefirst.policies.words import policy_of
@@ -102,8 +101,7 @@ def apply_to_module(
     needs_scale = branches or (calls and found.keep != "neither")
     if needs_scale and isinstance(found, Auto) and guidance_scale is None:
         raise ShapefirstError("A tolerance is of the guided prediction, and needs its scale: say guidance_scale=7.5.")
-    hook = SteeringHook.on(denoiser)
-    return Handle(loop if hook is None or hook.pipe != loop else hook.pipe, found)
+    return Handle(loop, found)
 
 
 def _check_timestep(denoiser: torch.nn.Module, timestep: str | None) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -20,7 +19,7 @@ from shapefirst.guidance.branches import parts_agree, says_guided
 from shapefirst.guidance.counting import Block
 from shapefirst.guidance.follow import Call
 from shapefirst.guidance.hook import Forward, ModuleHook, check_uncached, check_unreplaced
-from shapefirst.guidance.introspection import Running, is_called_in, running
+from shapefirst.guidance.introspection import Running, running
 from shapefirst.guidance.one_batch import OneBatch
 from shapefirst.guidance.rows import Taking, each_tensor, rows_of, spread_rows
 from shapefirst.guidance.stochastic import is_stochastic
@@ -49,7 +48,6 @@ class SteeringHook(ModuleHook):
         self._guided: tuple[Generation | None, int, bool] = None, 0, False  # the run and the rows, and whether it is
         self._unguided: WeakSet[Generation] = WeakSet()  # runs with steps that are not
         self._calls: tuple[Any, int] = None, 0  # so far at the run's position
-        self._thread = threading.get_ident()
 
     def around(self, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         asked = self.asked(args, kwargs)
@@ -84,13 +82,14 @@ class SteeringHook(ModuleHook):
             UnsupportedPipelineError: The policy cannot be carried out here.
             ShapefirstError: It does not fit the generation's steps.
         """
-        block: Block = self.blocks[-1]
+        block: Block | None = next(reversed(self.blocks), None)  # another thread may end the last one at any time
+        if block is None:
+            return None
         policy = block.policy
         if policy == TextSchedule.always():
             return None
         own = self.pipe if isinstance(self.pipe, OwnLoop) else None  # says all itself, whoever calls
         caller = None if own else running(self.denoiser)
-        self._check_thread()
         family = self._family if caller is None or caller.pipe is self.pipe else family_of(caller.pipe)
         run = self._run(asked, caller)
         scale = caller.guidance_scale if caller else own.guidance_scale if own else None
@@ -183,15 +182,6 @@ class SteeringHook(ModuleHook):
             if not self._guided[2]:
                 self._unguided.add(run)
         return self._guided[2]
-
-    def _check_thread(self) -> None:
-        thread = threading.get_ident()
-        if thread != self._thread and is_called_in(self._thread, self.denoiser):
-            raise ShapefirstError(
-                f"Two threads run this {type(self.pipe).__name__} at once, and its scheduler has only one place in its "
-                "list: give each thread a pipeline of its own."
-            )
-        self._thread = thread
 
 
 class ControlHook(ModuleHook):

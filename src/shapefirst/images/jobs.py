@@ -8,14 +8,13 @@ machine.
 from __future__ import annotations
 
 import inspect
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from shapefirst.checks import check_seed, check_steps
+from shapefirst.checks import check_number, check_seed, check_steps
 from shapefirst.errors import ShapefirstError
 from shapefirst.guidance.blocks import guide
 from shapefirst.policies.auto import Policy
@@ -34,7 +33,7 @@ class Sampling:
     """What the pipeline is told besides prompt, seed and schedule.
 
     Raises:
-        ShapefirstError: No steps, or a guidance scale that is negative or not finite.
+        ShapefirstError: A number of steps or a guidance scale out of `checks.BOUNDS`.
     """
 
     guidance_scale: float
@@ -42,10 +41,8 @@ class Sampling:
     negative_prompt: str | None = None
 
     def __post_init__(self) -> None:
-        if self.steps < 1:
-            raise ShapefirstError(f"The number of steps must be at least 1, not {self.steps}.")
-        if not math.isfinite(self.guidance_scale) or self.guidance_scale < 0:
-            raise ShapefirstError(f"The guidance scale must be a finite number from 0 up, not {self.guidance_scale:g}.")
+        check_number(self.steps, "steps", "The number of steps")
+        check_number(self.guidance_scale, "guidance scale", "The guidance scale")
 
 
 @dataclass(frozen=True)
@@ -72,15 +69,16 @@ def make_jobs(prompts: Sequence[str], num_images: int, seed: int) -> list[Job]:
     """``num_images`` of each prompt. Every prompt gets the same seeds: ``seed``, ``seed + 1``, ...
 
     Raises:
-        ShapefirstError: No image to make, an empty prompt, or a seed that torch does not take.
+        ShapefirstError: No image to make or more than `checks.BOUNDS` has, an empty prompt, or a seed that torch does
+            not take.
     """
     if not prompts:
         raise ShapefirstError("There is no prompt: give at least one.")
     for n, prompt in enumerate(prompts, start=1):
         if not prompt.strip():
             raise ShapefirstError(f"Prompt {n} is empty: give it words.")
-    if num_images < 1:
-        raise ShapefirstError(f"The number of images must be at least 1, not {num_images}.")
+    check_number(num_images, "images", "The number of images")
+    check_number(num_images * len(prompts), "images", "The number of images of all prompts")
     check_seed(seed, num_images)
     return [Job(prompt, seed + i) for prompt in prompts for i in range(num_images)]
 

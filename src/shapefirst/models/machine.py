@@ -23,15 +23,20 @@ def find_device(device: str | torch.device | None = None) -> torch.device:
     """The device that is meant, with its index; by default CUDA, else Apple's MPS, else the CPU.
 
     Raises:
-        DeviceError: There is no such device here.
+        DeviceError: There is no such device here, or torch knows its name and cannot compute on it.
     """
     import torch
 
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
-        return torch.empty(0, device=device).device
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        asked = torch.device(device)
+        if asked.type == "cpu" and asked.index:
+            raise IndexError("there is one CPU, of whatever number of cores")
+        one = torch.ones(1, device=asked)
+        one.tolist()
+        return one.device
+    except Exception as error:  # of each backend its own: "meta" has no numbers, "hpu" lacks a module
         raise DeviceError(
             f"There is no device {str(device)!r} here: use cpu, or cuda or mps where torch has it."
         ) from error

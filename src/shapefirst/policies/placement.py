@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
@@ -96,8 +97,11 @@ class Budget:
 def spread(num_steps: int, guided: int, first: int, last: int, power: float) -> frozenset[int]:
     """`guided` of `num_steps` steps: the first and the last ones, and between them at x^power of the way."""
     found = set(range(min(first, num_steps))) | set(range(max(num_steps - last, 0), num_steps))
+    free = sorted(set(range(num_steps)) - found)
     start, end, between = first - 1, num_steps - last, guided - len(found)
     for j in range(1, between + 1):
         place = start + (end - start) * (j / (between + 1)) ** power
-        found.add(min(set(range(num_steps)) - found, key=lambda step: (abs(step - place), step)))
+        right = bisect_left(free, place)
+        near = min(range(max(right - 1, 0), min(right + 1, len(free))), key=lambda i: (abs(free[i] - place), free[i]))
+        found.add(free.pop(near))
     return frozenset(found)

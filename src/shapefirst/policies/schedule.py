@@ -26,7 +26,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Final, Literal, SupportsIndex, TypeAlias
 
-from shapefirst.errors import ShapefirstError
+from shapefirst.checks import BOUNDS
+from shapefirst.errors import ShapefirstError, said
 from shapefirst.policies.placement import Budget, Every, Growing, Placement
 
 __all__ = ["Branch", "Kept", "TextSchedule", "Window", "calls_in", "check_kept"]
@@ -248,7 +249,9 @@ def calls_in(step: int, num_steps: int, solver_order: int) -> int:
 @lru_cache(maxsize=256)
 def _guided_steps(schedule: TextSchedule, num_steps: int) -> frozenset[int]:
     if num_steps < 1:
-        raise ShapefirstError(f"A generation needs at least one step, not {num_steps}.")
+        raise ShapefirstError(f"A generation needs at least one step, not {said(num_steps)}.")
+    if num_steps > BOUNDS["steps"][1]:
+        raise ShapefirstError(f"A generation has at most {BOUNDS['steps'][1]:,} steps, not {said(num_steps)}.")
     if schedule.num_steps not in (None, num_steps):
         raise ShapefirstError(
             f"This policy was made for {schedule.num_steps} steps, but this generation has {num_steps}: sample with "
@@ -280,7 +283,7 @@ def _merged(windows: tuple[Window, ...]) -> tuple[Window, ...]:
         try:
             first, last = window
         except (TypeError, ValueError):
-            raise ShapefirstError(f"A window is a pair (start, stop), not {window!r}.") from None
+            raise ShapefirstError(f"A window is a pair (start, stop), not {said(window)}.") from None
         start = _whole(first, "start")
         stop = math.inf if last is None else _whole(last, "stop")
         if stop < start:
@@ -303,7 +306,7 @@ def _whole(value: object, name: str) -> int:
     except TypeError:
         number = -1
     if number < 0 or isinstance(value, bool):
-        raise ShapefirstError(f"{name} must be a whole number of steps, 0 or more, not {value!r}.")
+        raise ShapefirstError(f"{name} must be a whole number of steps, 0 or more, not {said(value)}.")
     return number
 
 
@@ -311,8 +314,8 @@ def _share(value: object) -> float:
     """`value` as a fraction in [0, 1]."""
     try:
         number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not 0 <= number <= 1 or isinstance(value, bool):  # NaN fails too
-        raise ShapefirstError(f"fraction must lie between 0 and 1, not {value!r}.")
+        raise ShapefirstError(f"fraction must lie between 0 and 1, not {said(value)}.")
     return number

@@ -21,7 +21,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from shapefirst.errors import ShapefirstError, shortened
+from shapefirst.checks import BOUNDS
+from shapefirst.errors import ShapefirstError, said, shortened
 from shapefirst.files import on_disk
 from shapefirst.policies.auto import Auto, Policy
 from shapefirst.policies.file import PolicyFile, read_policy
@@ -139,13 +140,16 @@ def _number(value: object, name: str) -> float:
         if isinstance(value, bool):
             raise TypeError
         return float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        raise ShapefirstError(f"In a policy, {name} must be a number, not {value!r}.") from None
+    except (TypeError, ValueError, OverflowError):
+        raise ShapefirstError(f"In a policy, {name} must be a number, not {said(value)}.") from None
 
 
 def _whole(value: str, name: str) -> int:
-    if not re.fullmatch(r"\d{1,9}", value):
-        raise ShapefirstError(f"In a policy, {name} must be a whole number of steps, 0 or more, not {value!r}.")
+    _, most = BOUNDS["steps"]
+    if not re.fullmatch(r"\d{1,9}", value) or int(value) > most:
+        raise ShapefirstError(
+            f"In a policy, {name} must be a whole number of steps, from 0 to {most:,}, not {said(value)}."
+        )
     return int(value)
 
 

@@ -1,4 +1,11 @@
-"""MS-COCO captions (Lin et al. 2014, arXiv 1405.0312): the official JSON, or a CSV with a column of prompts.
+"""Captions as MS-COCO (Lin et al. 2014, arXiv 1405.0312) and others keep them.
+
+    {"annotations": [{"image_id": 1, "caption": "A dog"}, ...]}                 MS-COCO's own JSON
+    {"images": [{"cocoid": 1, "sentences": [{"raw": "A dog"}, ...]}, ...]}      Karpathy's
+    {"image_id": 1, "caption": "A dog"}                                         JSON Lines, or a list of such
+    image_id,caption                                                            a table, by commas or tabs
+
+In the last two the caption is called prompt, caption or text, and what shows the photograph may be missing.
 
 The paper samples one image for each of 30,000 captions of the validation set. We draw no two captions of one
 photograph where the file says which photograph a caption describes. A caption is text: blank ones are skipped, and what
@@ -12,7 +19,7 @@ import io
 import json
 import random
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -39,17 +46,15 @@ def read_captions(path: Path | str, size: int | None = PAPER_CAPTIONS, seed: int
     """At most ``size`` captions, one a photograph, in the order of the file.
 
     Args:
-        path: ``captions_val2014.json`` or its like, or a CSV with a column ``prompt`` or ``caption`` and, where known,
-            ``image_id``.
+        path: ``captions_val2014.json`` or its like; see the module.
         size: All of them for None.
         seed: Of the draw, also of which of a photograph's captions it is.
 
     Raises:
-        ShapefirstError: The file cannot be read, is neither of the two, holds no caption or something else instead of
-            one.
+        ShapefirstError: The file cannot be read, is none of these, holds no caption or something else instead of one.
     """
     text = read_text(path, "captions")
-    read = _from_json if text.lstrip().startswith(("{", "[")) else _from_csv
+    read = _from_json if text.lstrip().startswith(("{", "[")) else _from_table
     captions = [_checked(caption, path) for caption in read(text, path)]
     captions = [caption for caption in captions if caption.text.strip("# ")]
     if not captions:
@@ -63,17 +68,18 @@ def read_captions(path: Path | str, size: int | None = PAPER_CAPTIONS, seed: int
 def _checked(caption: _Caption, path: Path | str) -> _Caption:
     """The caption with one blank for each white space."""
     text = " ".join(caption.text.split())
+    check_prompt(text, f"The caption of {caption.place} of {place_of(path)}")
     if is_data(text):
         raise _wrong(caption.place, text, path)
-    check_prompt(text, f"The caption of {caption.place} of {place_of(path)}")
     return caption._replace(text=text)
 
 
-def _from_csv(text: str, path: Path | str) -> Iterator[_Caption]:
-    rows = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+def _from_table(text: str, path: Path | str) -> Iterator[_Caption]:
+    separator = "\t" if "\t" in text.lstrip().partition("\n")[0] else ","
+    rows = csv.DictReader(io.StringIO(text, newline=""), strict=True, delimiter=separator)
     try:
         names = rows.fieldnames or ()
-        column = next((name for name in CAPTION_COLUMNS if name in names), "")
+        column = _column(names)
         if names and not column:
             raise _unreadable(path, f"no column is called {' or '.join(map(repr, CAPTION_COLUMNS))}")
         for n, row in enumerate(rows, start=1):
@@ -88,24 +94,58 @@ def _from_csv(text: str, path: Path | str) -> Iterator[_Caption]:
         raise _unreadable(path, f"it is not CSV ({error})") from error
 
 
+def _column(names: Iterable[str]) -> str:
+    """The one with the caption, however it is spelled; "" if there is none."""
+    known = {name.strip().casefold(): name for name in names}
+    return next((known[name] for name in CAPTION_COLUMNS if name in known), "")
+
+
 def _from_json(text: str, path: Path | str) -> Iterator[_Caption]:
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise _unreadable(path, f"it is not JSON ({first_line(error)})") from error
-    annotations = content.get("annotations") if isinstance(content, dict) else None
-    if not isinstance(annotations, list):
+    content = _parsed(text, path)
+    if isinstance(content, dict) and isinstance(content.get("images"), list) and "annotations" not in content:
+        yield from _of_karpathy(content["images"], path)
+        return
+    is_official = isinstance(content, dict) and not _column(content)
+    items = content.get("annotations") if is_official else content if isinstance(content, list) else [content]
+    if not isinstance(items, list):
         raise _unreadable(path, "it lacks MS-COCO's list of annotations, each with image_id and caption")
-    for n, item in enumerate(annotations, start=1):
-        place = f"annotation {n}"
-        if not isinstance(item, dict) or not {"image_id", "caption"} <= item.keys():
-            raise _unreadable(path, f"{place} lacks MS-COCO's image_id and caption: {_said(item)}")
-        photograph, caption = item["image_id"], item["caption"]
+    for n, item in enumerate(items, start=1):
+        place = f"annotation {n}" if is_official else f"entry {n}"
+        column = _column(item) if isinstance(item, dict) else ""
+        if not column or (is_official and "image_id" not in item):
+            needed = "MS-COCO's image_id and caption" if is_official else "a prompt, caption or text"
+            raise _unreadable(path, f"{place} lacks {needed}: {_said(item)}")
+        photograph, caption = item.get("image_id", ""), item[column]
         if not isinstance(photograph, int | str) or isinstance(photograph, bool):
             raise _unreadable(path, f"{place} has {_said(photograph)} for its image_id, not a number or text")
         if not isinstance(caption, str):
             raise _wrong(place, caption, path)
         yield _Caption(place, str(photograph), caption)
+
+
+def _of_karpathy(images: Sequence[Any], path: Path | str) -> Iterator[_Caption]:
+    for n, image in enumerate(images, start=1):
+        place = f"image {n}"
+        sentences = image.get("sentences") if isinstance(image, dict) else None
+        if not isinstance(sentences, list) or not all(isinstance(one, dict) and "raw" in one for one in sentences):
+            raise _unreadable(path, f"{place} lacks sentences, each with its raw text: {_said(image)}")
+        for sentence in sentences:
+            if not isinstance(sentence["raw"], str):
+                raise _wrong(place, sentence["raw"], path)
+            yield _Caption(place, place, sentence["raw"])
+
+
+def _parsed(text: str, path: Path | str) -> Any:
+    """What JSON says, or a list of what its lines say."""
+    try:
+        try:
+            return json.loads(text)
+        except json.JSONDecodeError as error:
+            if not error.msg.startswith("Extra data"):
+                raise
+        return [json.loads(line) for line in text.splitlines() if line.strip()]
+    except (ValueError, RecursionError) as error:
+        raise _unreadable(path, f"it is not JSON ({first_line(error)})") from error
 
 
 def _wrong(place: str, found: Any, path: Path | str) -> ShapefirstError:

@@ -5,10 +5,13 @@ The two prompts of a pair, source and target, have a tab between them.
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +22,7 @@ from shapefirst.prompts.prompt import Prompt, parse_phrases
 
 __all__ = [
     "CAPTION_COLUMNS",
+    "TABLES",
     "as_lines",
     "is_data",
     "parse_prompts",
@@ -29,12 +33,15 @@ __all__ = [
 ]
 
 #: By which a table of captions is known.
-CAPTION_COLUMNS: Final = ("prompt", "caption")
+CAPTION_COLUMNS: Final = ("prompt", "caption", "text")
+#: Endings of files that hold captions, not lines.
+TABLES: Final = (".csv", ".tsv", ".json", ".jsonl", ".ndjson")
 
 _NOTHING: Final = frozenset({"none", "null", "nan", "<na>", "true", "false"})
 _LIST: Final = re.compile(r"""[\[{]\s*(?:['"\[{].*|[\d\s.,-]*)[\]}]""", re.DOTALL)
 _LINE: Final = re.compile(r"\r\n|\r|\n")
 _MARK: Final = "\ufeff"  # of byte order
+_LARGEST: Final = 256 * 1024**2  # bytes; all captions of MS-COCO take 144 MB
 
 
 def read_prompts(source: Path | str) -> list[str]:
@@ -45,6 +52,10 @@ def read_prompts(source: Path | str) -> list[str]:
     """
     prompts = []
     for where, line in _lines(source, "prompts"):
+        if "\t" in line:
+            raise ShapefirstError(
+                f"{where} has a tab in it, as a table or pairs of prompts have: {shortened(line)!r}; write a prompt."
+            )
         _check(line, where)
         prompts.append(line)
     if not prompts:
@@ -100,13 +111,25 @@ def read_text(source: Path | str, what: str) -> str:
         raise ShapefirstError(f"Cannot read {what} from stdin: it is closed.")
     try:
         # As text, stdin may let pass what is no UTF-8, in a form that no tokenizer takes.
-        raw = Path(source).read_bytes() if str(source) != "-" else getattr(sys.stdin, "buffer", sys.stdin).read()
+        stream = getattr(sys.stdin, "buffer", sys.stdin) if str(source) == "-" else io.FileIO(source, opener=_opened)
+        with io.BufferedReader(stream) if isinstance(stream, io.FileIO) else nullcontext(stream) as opened:
+            raw = opened.read(_LARGEST + 1)
+        if len(raw) > _LARGEST:
+            raise ValueError(f"it has more than {_LARGEST // 1024**2} MB, so take a part of it")
         return (raw if isinstance(raw, str) else raw.decode()).replace(_MARK, "")
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         if isinstance(error, UnicodeDecodeError):
             reason = "it is not UTF-8 text, so save it as such"
         raise ShapefirstError(f"Cannot read {what} from {place_of(source)}: {reason}.") from error
+
+
+def _opened(path: str, flags: int) -> int:
+    """A pipe that nobody writes to is empty: it would be waited for without end."""
+    found = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+    if hasattr(os, "O_NONBLOCK"):
+        os.set_blocking(found, True)
+    return found
 
 
 def place_of(source: Path | str) -> str:
@@ -117,7 +140,7 @@ def place_of(source: Path | str) -> str:
 def _lines(source: Path | str, what: str) -> Iterator[tuple[str, str]]:
     """(where it is, what it says) of each line that counts."""
     text, place = read_text(source, what), place_of(source)
-    if kind := _other_kind(text):
+    if kind := _other_kind(text, Path(source).suffix.lower()):
         raise ShapefirstError(
             f"{kind} is in {place}, not {what}, one a line: `shapefirst prompts coco` makes lines of captions."
         )
@@ -126,21 +149,29 @@ def _lines(source: Path | str, what: str) -> Iterator[tuple[str, str]]:
             yield f"Line {n} of {place}", line.strip()
 
 
-def _other_kind(text: str) -> str:
+def _other_kind(text: str, ending: str) -> str:
     """What a text is that would make strange prompts line by line: "JSON", "A table", or ""."""
-    if text.lstrip().startswith(("{", "[")):
-        try:
-            json.loads(text)
-        except (ValueError, RecursionError):
-            return ""
+    if not text.strip():
+        return ""
+    if ending in (".json", ".jsonl", ".ndjson"):
         return "JSON"
+    if text.lstrip().startswith(("{", "[")):
+        for part in (text, text.lstrip().partition("\n")[0]):
+            try:
+                if isinstance(json.loads(part), dict | list):
+                    return "JSON"
+            except (ValueError, RecursionError):
+                continue
+        return ""
+    if ending == ".csv":
+        return "A table"
     head = re.split(r"[,;\t]", text.lstrip().partition("\n")[0])
-    return "A table" if {cell.strip(' "\r').casefold() for cell in head} & set(CAPTION_COLUMNS) else ""
+    return "A table" if {cell.strip(' "\r').casefold() for cell in head} & set(CAPTION_COLUMNS[:2]) else ""
 
 
 def _check(text: str, where: str) -> None:
+    check_prompt(text, where)  # first, as of a text of any length one could not tell in time whether it is data
     if is_data(text):
         raise ShapefirstError(
             f"{where} is no prompt, but what a program writes for other data: {shortened(text)!a}; write its words."
         )
-    check_prompt(text, where)

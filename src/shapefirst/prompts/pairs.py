@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
+from shapefirst.checks import check_number
 from shapefirst.errors import ShapefirstError
 from shapefirst.prompts.prompt import Prompt
 
@@ -32,10 +33,10 @@ def make_pairs(prompts: Sequence[Prompt], count: int | None = None, seed: int = 
     the first ones of more.
 
     Raises:
-        ShapefirstError: No two of the prompts can be paired.
+        ShapefirstError: No two of the prompts can be paired, or a count out of `checks.BOUNDS`.
     """
-    if count is not None and count < 1:
-        raise ShapefirstError(f"The number of pairs must be at least 1, not {count}.")
+    if count is not None:
+        check_number(count, "prompts", "The number of pairs")
     unique = list({prompt.text: prompt for prompt in prompts}.values())
     if len(unique) < 2:
         raise ShapefirstError(f"Pairs need at least two different prompts, and there is only {len(unique)}.")

@@ -23,22 +23,23 @@ import json
 import math
 import re
 import sys
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final, TypeAlias, TypeVar
 
 from pydantic import BeforeValidator, Field, StrictFloat, StrictInt
 
-from shapefirst.checks import check_seed, fitted
-from shapefirst.errors import ShapefirstError, first_line
-from shapefirst.models import default_guidance_scale, sampler_info
+from shapefirst.checks import check_number, check_seed, fitted
+from shapefirst.errors import ShapefirstError, first_line, said
+from shapefirst.files import on_disk
+from shapefirst.models import MODELS, default_guidance_scale, sampler_info
 from shapefirst.policies.auto import Policy
 from shapefirst.policies.schedule import TextSchedule
 from shapefirst.policies.sharing import evaluations_together
 from shapefirst.policies.words import parse_policy
 from shapefirst.prompts import Prompt, mixed, parse_prompts, read_captions, read_prompts, sample
-from shapefirst.prompts.lines import read_text
+from shapefirst.prompts.lines import TABLES, read_text
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -64,8 +65,8 @@ class Grid:
     """The module's fields; every combination of models, samplers, steps and guidance scales is a setting.
 
     Raises:
-        ShapefirstError: A field that is empty or not of its kind, an unknown sampler or policy, more text steps than
-            there are steps.
+        ShapefirstError: A field that is empty, not of its kind, out of `checks.BOUNDS` or says the same twice; an
+            unknown sampler or policy, more text steps than there are steps.
     """
 
     __pydantic_config__: ClassVar = {"extra": "forbid"}
@@ -87,23 +88,27 @@ class Grid:
         for name in ("models", "samplers", "steps", "keep"):
             if not getattr(self, name):
                 raise ShapefirstError(f"A sweep needs at least one entry in {name}.")
+        for name in ("text_steps", "policies"):  # of which those that do the same are one, whatever they are called
+            check_number(len(getattr(self, name)), "entries", f"The number of entries in {name}")
+        for name in ("models", "samplers", "steps", "keep", "guidance_scale"):
+            check_number(len(getattr(self, name)), "entries", f"The number of entries in {name}")
+            _check_different(name, getattr(self, name), _place_of if name == "models" else str)
         for sampler in self.samplers:
             sampler_info(sampler)
         for number in self.steps:
-            if number < 1:
-                raise ShapefirstError(f"The number of steps must be at least 1, not {number}.")
+            check_number(number, "steps", "The number of steps")
         for keep in self.keep:
             if keep not in ("null", "text"):
                 raise ShapefirstError(f'keep must be "null" or "text", not {keep!r}.')
         for scale in self.guidance_scale:
-            if not 1 < scale < math.inf:
+            check_number(scale, "guidance scale", "The guidance scale")
+            if scale <= 1:
                 raise ShapefirstError(
                     f"The guidance scale must be above 1, not {scale:g}: without guidance the text has one branch."
                 )
         for name in ("count", "images_per_prompt", "shard_size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ShapefirstError(f"{name} must be at least 1, not {value}.")
+            if (value := getattr(self, name)) is not None:
+                check_number(value, "prompts", name)
         check_seed(self.seed, 10**9)
         for number in self.steps:
             self.schedules(number)
@@ -115,9 +120,13 @@ class Grid:
             ShapefirstError: One is unknown or does not fit.
         """
         words = [FULL]
+        numbers = dict.fromkeys(k for given in self.text_steps for k in _numbers(given, steps))
         for keep in self.keep:
             head = "paper" if keep == "null" else "text"
-            words += [f"{head}:{k}" for given in self.text_steps for k in _numbers(given, steps)]
+            words += [f"{head}:{k}" for k in numbers]
+        settings = len(self.models) * len(self.samplers) * len(self.steps) * max(1, len(self.guidance_scale))
+        conditions = settings * (len(words) + len(self.policies))
+        check_number(conditions, "conditions", "The number of policies, over all settings of the sweep,")
         found: dict[Hashable, tuple[str, Policy]] = {}
         for word in (*words, *self.policies):
             policy = parse_policy(word)
@@ -195,7 +204,9 @@ class Shards(Sequence[Shard]):
         self.grid, self.prompts = grid, prompts
         self.settings = grid.settings
         self.images = len(prompts) * grid.images_per_prompt  # of one policy in one setting
-        self.parts = math.ceil(self.images / grid.shard_size)  # shards of one setting
+        check_number(self.images, "images of a sweep", "The number of images of each policy")
+        self.parts = -(-self.images // grid.shard_size)  # shards of one setting
+        check_number(len(self.settings) * self.parts, "shards", "The number of shards")
         self._policies = {steps: grid.schedules(steps) for steps in grid.steps}
 
     def __len__(self) -> int:
@@ -244,16 +255,18 @@ def read_grid(file: Path | None, given: Mapping[str, Any]) -> Grid:
     entries: dict[str, Any] = {}
     if file is not None:
         text = read_text(file, "the grid")
+        check_number(len(text), "characters", f"The number of characters in {str(file)!r}")
+        check_number(text.count("."), "dots", f"The number of dots in {str(file)!r}")
         try:
             entries = tomllib.loads(text)
-        except (tomllib.TOMLDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:  # a TOMLDecodeError, or an integer without end
             raise ShapefirstError(f"The grid {str(file)!r} is not TOML: {first_line(error)}.") from error
     place = f" of {str(file)!r}" if file is not None else ""
     return fitted(Grid, entries | {name: value for name, value in given.items() if value is not None}, place)
 
 
 def prompts_of(grid: Grid) -> list[Prompt]:
-    """The grid's prompts: of a CSV or JSON of captions, of a text file, or in pocket's vocabulary.
+    """The grid's prompts: of a table or JSON of captions, of a text file, or in pocket's vocabulary.
 
     Raises:
         ShapefirstError: The file cannot be read, or holds fewer than two.
@@ -263,10 +276,10 @@ def prompts_of(grid: Grid) -> list[Prompt]:
     if grid.prompts == "pocket":
         return parse_prompts(mixed(grid.count or POCKET_PROMPTS, grid.seed))
     path = Path(grid.prompts)
-    if path.suffix.lower() in (".csv", ".json"):
+    if path.suffix.lower() in TABLES:
         prompts = read_captions(path, grid.count, grid.seed)
     else:
-        prompts = sample(parse_prompts(read_prompts(path)), grid.count, grid.seed)
+        prompts = parse_prompts(sample(read_prompts(path), grid.count, grid.seed))
     if len(prompts) < 2:
         raise ShapefirstError(f"There is only one prompt in {grid.prompts!r}: intervals need at least 2.")
     if grid.count is not None and len(prompts) < grid.count:
@@ -274,24 +287,41 @@ def prompts_of(grid: Grid) -> list[Prompt]:
     return prompts
 
 
+def _check_different(name: str, values: Sequence[T], same: Callable[[T], str]) -> None:
+    """Raise ShapefirstError if two values are one: their images would count twice, as if they were more."""
+    seen: dict[str, T] = {}
+    for value in values:
+        if (key := same(value)) in seen:
+            raise ShapefirstError(f"{name} says the same twice, {seen[key]!r} and {value!r}: say it once.")
+        seen[key] = value
+
+
+def _place_of(model: str) -> str:
+    """Of all spellings of a model one."""
+    if model in MODELS:
+        return MODELS[model].source or model
+    place = on_disk(model)
+    return model if place is None else str(place.resolve())
+
+
 def _numbers(text: str, steps: int) -> list[int]:
     """ "25", "50%" or "0:50:5" as numbers of steps."""
     if match := re.fullmatch(r"(\d+(?:\.\d+)?)%", text):
         share = float(match[1]) / 100
         if share > 1:
-            raise ShapefirstError(f"The text cannot be used in {text} of the steps: give 0% to 100%.")
+            raise ShapefirstError(f"The text cannot be used in {said(text)} of the steps: give 0% to 100%.")
         return [math.floor(share * steps + 0.5)]
-    if match := re.fullmatch(r"(\d+):(\d+):(\d+)", text):
+    if match := re.fullmatch(r"(\d{1,9}):(\d{1,9}):(\d{1,9})", text):
         start, stop, gap = map(int, match.groups())
         if gap < 1 or start > stop:
             raise ShapefirstError(f"{text!r} holds no number of text steps: say 0:50:5 for 0, 5, ..., 50.")
-        numbers = list(range(start, stop + 1, gap))
-    elif re.fullmatch(r"\d+", text):
-        numbers = [int(text)]
+        numbers = range(start, stop + 1, gap)
+    elif re.fullmatch(r"\d{1,9}", text):
+        numbers = range(int(text), int(text) + 1)
     else:
-        raise ShapefirstError(f"{text!r} is no number of text steps: say 25, 50% or 0:50:5.")
-    if numbers and max(numbers) > steps:
+        raise ShapefirstError(f"{said(text)} is no number of text steps: say 25, 50% or 0:50:5.")
+    if numbers and numbers[-1] > steps:
         raise ShapefirstError(
-            f"The text cannot be used in {max(numbers)} of {steps} steps: give at most {steps}, or per cent of them."
+            f"The text cannot be used in {numbers[-1]} of {steps} steps: give at most {steps}, or per cent of them."
         )
-    return numbers
+    return list(numbers)

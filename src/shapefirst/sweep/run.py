@@ -8,20 +8,20 @@ stops.
 from __future__ import annotations
 
 import os
-import re
-import socket
+import platform
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from shapefirst.errors import DeviceError, ModelError, ShapefirstError, UnsupportedPipelineError, first_line
+from shapefirst.errors import DeviceError, ModelError, PackageError, UnsupportedPipelineError, first_line
+from shapefirst.sweep.cluster import Cluster, TaskFailed
 from shapefirst.sweep.grid import Shard, Shards
 from shapefirst.sweep.store import CannotWrite, Store
 from shapefirst.sweep.work import Worker, worker_for
 
-__all__ = ["Outcome", "Resources", "missing", "missing_evaluations", "run_here", "run_on_ray"]
+__all__ = ["Outcome", "missing", "missing_evaluations", "run_here", "run_on_ray"]
 
 TRIES: Final = 3
 STOPPING: Final = (CannotWrite, DeviceError, ModelError, UnsupportedPipelineError)  # the next shard would meet them too
@@ -40,14 +40,6 @@ class Outcome:
     name: str
     evaluations: int = 0
     failed: str = ""
-
-
-@dataclass(frozen=True)
-class Resources:
-    """What one Ray task takes."""
-
-    cores: int = 1
-    gpus: float = 0
 
 
 def missing(shards: Shards, store: Store) -> Iterator[Shard]:
@@ -77,45 +69,35 @@ def run_here(
         yield _do(shard, store, worker, on_evaluations)
 
 
-def run_on_ray(
-    shards: Shards, store: Store, worker: Mapping[str, Any], address: str, resources: Resources
-) -> Iterator[Outcome]:
+def run_on_ray(shards: Shards, store: Store, worker: Mapping[str, Any], cluster: Cluster) -> Iterator[Outcome]:
     """The missing shards as Ray tasks; Ray itself repeats those whose worker or node has died.
 
     Args:
         shards: The plan.
         store: On a folder that all nodes share, or behind a URL.
         worker: What `worker_for` takes. Each worker process loads a model once.
-        address: Of a running cluster; "auto" is the one of this machine, "local" starts one here.
-        resources: Of one task.
+        cluster: Connected.
 
     Raises:
-        ShapefirstError: Ray is not installed, or there is no such cluster; or as `run_here`.
+        ShapefirstError: As `run_here`; or a node's Python lacks a package.
     """
-    ray = _ray(address)
-    try:
-        slots = _slots(ray, resources)
-        task = ray.remote(num_cpus=resources.cores, num_gpus=resources.gpus, max_retries=TRIES, max_calls=0)(_task)
-        waiting: dict[Any, str] = {}
-        todo = missing(shards, store)
-        while True:
-            while len(waiting) < 2 * slots and (shard := next(todo, None)) is not None:
-                waiting[task.remote(shard, store.url, dict(worker), str(Path.cwd()))] = shard.name
-            if not waiting:
-                return
-            (ready,), _ = ray.wait(list(waiting), num_returns=1)
-            name = waiting.pop(ready)
-            try:
-                outcome = ray.get(ready)
-            except ray.exceptions.RayError as error:
-                cause = getattr(error, "cause", None)
-                if isinstance(cause, STOPPING):
-                    raise cause from error
-                store.give_up(name, traceback.format_exc())
-                outcome = Outcome(name, failed=first_line(error))
-            yield outcome
-    finally:
-        ray.shutdown()
+    waiting: dict[Any, str] = {}
+    todo = missing(shards, store)
+    while True:
+        while len(waiting) < 2 * cluster.slots and (shard := next(todo, None)) is not None:
+            waiting[cluster.start(_task, shard, store.url, dict(worker), str(Path.cwd()))] = shard.name
+        if not waiting:
+            return
+        done = cluster.wait(waiting)
+        name = waiting.pop(done)
+        try:
+            outcome = cluster.result(done)
+        except TaskFailed as error:
+            if isinstance(error.__cause__, STOPPING):
+                raise error.__cause__ from None
+            store.give_up(name, error.trace)
+            outcome = Outcome(name, failed=str(error))
+        yield outcome
 
 
 def _task(shard: Shard, url: str, worker: Mapping[str, Any], folder: str) -> Outcome:
@@ -140,6 +122,8 @@ def _do(
             work = worker.run(shard, count)
         except STOPPING:
             raise
+        except ImportError as error:
+            raise PackageError(f"Python on {platform.node()} lacks what a sweep needs: {first_line(error)}.") from error
         except Exception as error:
             failed = first_line(error)
             why = traceback.format_exc()
@@ -149,35 +133,3 @@ def _do(
         return Outcome(shard.name, work.evaluations)
     store.give_up(shard.name, why)
     return Outcome(shard.name, failed=failed)
-
-
-def _ray(address: str) -> Any:
-    try:
-        import ray
-    except ImportError as error:
-        raise ShapefirstError("Running on a cluster needs Ray: pip install 'shapefirst[ray]'.") from error
-    if ray.is_initialized():
-        raise ShapefirstError("Ray is already connected in this process: call ray.shutdown() first.")
-    try:
-        if match := re.fullmatch(r"([\w.-]+):(\d+)", address):  # Ray itself tries for half a minute
-            socket.create_connection((match[1], int(match[2])), timeout=5).close()
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
-    except (OSError, OverflowError, ValueError, RuntimeError) as error:
-        raise ShapefirstError(
-            f"There is no Ray cluster at {address!r} ({first_line(error)}): start one with `ray start --head`, or say "
-            "--ray local."
-        ) from error
-    return ray
-
-
-def _slots(ray: Any, resources: Resources) -> int:
-    """How many tasks run at a time."""
-    there = ray.cluster_resources()
-    slots = []
-    for kind, wanted in (("CPU", resources.cores), ("GPU", resources.gpus)):
-        has = there.get(kind, 0)
-        if has < wanted:
-            raise ShapefirstError(f"A task asks for {wanted:g} {kind}, and the cluster has {has:g}: ask for less.")
-        if wanted:
-            slots.append(has / wanted)
-    return max(1, int(min(slots, default=1)))

@@ -25,6 +25,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from shapefirst.files import save_text
+
 SECONDS_BETWEEN_CHECKPOINTS = 120.0
 LOG_EVERY = 20
 
@@ -104,9 +106,11 @@ def fit(
     average = [p.detach().clone() for p in parameters]
     checkpoint, log = run.folder / f"{stage}.checkpoint.safetensors", run.folder / f"{stage}.jsonl"
     start, seconds = _resume(checkpoint, names, parameters, average, optimizer)
+    leader = not dist.is_initialized() or dist.get_rank() == 0
+    if leader:
+        _go_on(log, start)
     model.train()
     began = saved = time.monotonic()
-    leader = not dist.is_initialized() or dist.get_rank() == 0
     with (
         Progress(*Progress.get_default_columns(), MofNCompleteColumn(), disable=not leader) as progress,
         log.open("a") as lines,
@@ -140,6 +144,13 @@ def fit(
     result = dict(model.state_dict())
     result.update(zip(names, average, strict=True))
     return result
+
+
+def _go_on(log: Path, start: int) -> None:
+    """Without the rows of steps that come again, and without one that a killed run has left half-written."""
+    if log.exists():
+        rows = [line for line in log.read_text().splitlines(keepends=True) if line.endswith("}\n")]
+        save_text("".join(row for row in rows if json.loads(row)["step"] <= start), log)
 
 
 def _save(path: Path, names, parameters, average, optimizer, step: int, seconds: float) -> None:

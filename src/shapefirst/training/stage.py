@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +17,11 @@ from diffusers import AutoencoderKL
 from safetensors.torch import load_file, save_file
 from transformers import CLIPModel, CLIPTokenizer
 
+from shapefirst.files import locked
 from shapefirst.measure.judge import Judge
 from shapefirst.training import autoencoder, card, denoiser, export, judge, text
 from shapefirst.training.loop import Recipe, TrainingRun
-from shapefirst.training.stages import MAKES, PRESETS, START, Preset
+from shapefirst.training.stages import MAKES, PRESETS, STAGE_LOCK, START, Preset
 from shapefirst.world import renders
 
 
@@ -48,17 +51,18 @@ def _fit(stage: str, preset: Preset, run: TrainingRun, world: renders.Renders) -
     recipe, out = getattr(preset, stage), run.folder
     if stage == "teacher":
         # The image encoder that the text encoder learns from: built like the judge, but never asked to judge.
-        judge.train_judge(world, recipe, replace(run, seed=run.seed + 1), stage).save(out / "teacher")
+        _keep(out / "teacher", judge.train_judge(world, recipe, replace(run, seed=run.seed + 1), stage).save)
     elif stage == "judge":
-        judge.train_judge(world, recipe, run).save(out / "judge")
+        _keep(out / "judge", judge.train_judge(world, recipe, run).save)
     elif stage == "text":
         tokenizer, clip = text.train_text(world, Judge.load(out / "teacher"), recipe, run)
-        _keep(out / "clip", clip, tokenizer)
+        _keep(out / "clip", clip.save_pretrained, tokenizer.save_pretrained)
     elif stage == "autoencoder":
-        _keep(out / "vae", autoencoder.train_autoencoder(world, recipe, run))
+        _keep(out / "vae", autoencoder.train_autoencoder(world, recipe, run).save_pretrained)
     else:
         tokenizer, clip = (kind.from_pretrained(out / "clip") for kind in (CLIPTokenizer, CLIPModel))
-        _keep(out / "sharp", text.sharpen(world, tokenizer, clip, recipe, run), tokenizer)
+        sharp = text.sharpen(world, tokenizer, clip, recipe, run)
+        _keep(out / "sharp", sharp.save_pretrained, tokenizer.save_pretrained)
 
 
 def _encode(out: Path) -> None:
@@ -78,19 +82,21 @@ def _denoiser(recipe: Recipe, run: TrainingRun) -> None:
     learnt = (encoded["latents"], encoded["states"], encoded["rows"])
     unet = denoiser.train_denoiser(*learnt, recipe, run, start_from=start if start.exists() else None)
     if not dist.is_initialized() or dist.get_rank() == 0:
-        _keep(run.folder / "unet", unet)
+        _keep(run.folder / "unet", unet.save_pretrained)
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
-def _keep(target: Path, *parts: Any) -> None:
+def _keep(target: Path, *saves: Callable[[Path], Any]) -> None:
     """Save a stage's result: beside its place first, so that what lies there is whole."""
     part = target.with_name(target.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
-    for p in parts:
-        p.save_pretrained(part)
+    for save in saves:
+        save(part)
     part.rename(target)
 
 
 if __name__ == "__main__":
-    run_stage(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4])
+    folder, leads = Path(sys.argv[1]), os.environ.get("RANK", "0") == "0"
+    with locked(folder / STAGE_LOCK, str(folder)) if leads else nullcontext():
+        run_stage(folder, sys.argv[2], int(sys.argv[3]), sys.argv[4])

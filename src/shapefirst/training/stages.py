@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ import torch
 
 from shapefirst.checks import check_seed
 from shapefirst.errors import ShapefirstError
+from shapefirst.files import locked
 from shapefirst.models.disk import check_configurations, check_whole
 from shapefirst.training.loop import Recipe
 
@@ -100,6 +102,9 @@ START = "unet.start"
 #: Parts of finished weights, and where training goes on from them.
 ADOPTED = {"clip": "clip", "vae": "vae", "unet": START}
 
+#: A stage's own lock: it may outlive the command that began it, when that is killed.
+STAGE_LOCK = ".stage.lock"
+
 #: The large activations of a training step are given back to the system and faulted in again at every step unless the
 #: allocator is told to keep them: worth 15% of a step on a 2-core machine (glibc; ignored elsewhere).
 ALLOCATOR = {
@@ -138,12 +143,26 @@ def train_model(
             launcher += ["torch.distributed.run", "--standalone", f"--nproc-per-node={workers}", "-m"]
             environment["OMP_NUM_THREADS"] = "1"
         command = [*launcher, "shapefirst.training.stage", str(out), preset, str(seed), stage]
-        done = subprocess.run(command, env=environment)
-        if done.returncode:
+        with locked(out / STAGE_LOCK, str(out)):
+            pass
+        if code := _run(command, environment):
             raise ShapefirstError(
-                f"stage {stage!r} stopped with exit code {done.returncode}; "
-                "what it had reached is kept, the same command goes on from there"
+                f"The stage {stage!r} stopped with exit code {code}: what it had reached is kept, the same command goes "
+                "on from there."
             )
+
+
+def _run(command: Sequence[str], environment: Mapping[str, str]) -> int:
+    """The exit code of a stage. It is no part of what Ctrl-C on a terminal reaches, as it would answer with a traceback;
+    when this process is interrupted, it ends with all that it has started."""
+    with subprocess.Popen(command, env=environment, start_new_session=True) as stage:
+        try:
+            return stage.wait()
+        except BaseException:
+            if hasattr(os, "killpg"):
+                os.killpg(stage.pid, signal.SIGKILL)
+            stage.kill()
+            raise
 
 
 def adopt(weights: Path, out: Path) -> None:
