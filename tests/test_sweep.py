@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import tracemalloc
+from itertools import count
 from pathlib import Path
 
 import diffusers
@@ -19,6 +20,7 @@ import pyarrow.parquet
 import pytest
 import torch
 from commands import holding, one_sentence, shapefirst
+from cuts import killed
 from PIL import Image
 from rich.console import Console
 
@@ -246,12 +248,58 @@ def test_an_interrupted_sweep_goes_on_with_what_is_missing(finished, worker, tmp
     for outcome in run_here(shards_of(), store, worker):
         if outcome.name == "000001":
             break
-    (tmp_path / "sweep" / "shards" / ".000002-x.part").write_bytes(b"half")  # what SIGKILL leaves
+    (tmp_path / "sweep" / "shards" / ".000002-0a1b2c3d.part").write_bytes(b"half")  # what SIGKILL leaves
     assert [shard.name for shard in missing(shards_of(), store)] == ["000002", "000003", "000004", "000005"]
     store.begin(shards_of(), {})
     assert not list((tmp_path / "sweep").rglob("*.part"))
     assert len(list(run_here(shards_of(), store, worker))) == 4
     assert all(store.read(name).equals(finished.read(name)) for name in finished.done())
+
+
+def test_a_run_that_is_killed_at_any_file_operation_goes_on(worker, tmp_path):
+    shards = shards_of(Grid(steps=(2,), text_steps=("1",), count=2, shard_size=2))
+    work = worker.run(shards[0])
+    other = Store(str(tmp_path / "another"))
+    other.begin(shards_of(), {})
+    other.give_up("000000", "no such file")
+
+    def run(folder):
+        store = Store(str(folder))
+        store.begin(shards, {})
+        store.write(shards[0].name, work.table, {"0-full.png": b"PNG"})
+
+    def files(folder):
+        return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+    run(tmp_path / "undisturbed")
+    for begun in (None, tmp_path / "another"):
+        for at in count():
+            folder = tmp_path / f"{begun is None}-{at}"
+            if begun is not None:
+                shutil.copytree(begun, folder)
+            if not killed(at, lambda folder=folder: run(folder)):
+                break
+            run(folder)
+            assert files(folder) == files(tmp_path / "undisturbed"), at
+        assert at > 10
+
+
+def test_a_folder_with_a_prompts_file_of_the_user_s_is_no_sweep_that_was_begun(tmp_path):
+    for name in ("prompts.txt", ".notes-0a1b2c3d.part"):
+        folder = tmp_path / name[1:]
+        folder.mkdir()
+        (folder / name).write_text("a red car\n# years of work\n")
+        with pytest.raises(ShapefirstError, match="no sweep"):
+            Store(str(folder)).begin(shards_of(), {})
+        assert (folder / name).read_text().endswith("years of work\n")
+
+
+def test_prompts_that_were_changed_are_mended_by_the_run(finished, tmp_path):
+    shutil.copytree(finished.url, tmp_path / "sweep")
+    for content in (b"", b"another\n"):
+        (tmp_path / "sweep" / "prompts.txt").write_bytes(content)
+        Store(str(tmp_path / "sweep")).begin(shards_of(), {"weights": {"pocket": "x"}})
+        assert Store(str(tmp_path / "sweep")).prompts() == finished.prompts()
 
 
 def test_a_shard_that_fails_three_times_is_given_up_and_the_others_go_on(tmp_path):

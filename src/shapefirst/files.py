@@ -27,6 +27,7 @@ __all__ = [
     "atomic",
     "check_file",
     "check_writable",
+    "is_part",
     "locked",
     "on_disk",
     "png_of",
@@ -69,6 +70,11 @@ def atomic(path: Path) -> Iterator[Path]:
     finally:
         if part is not None:
             part.unlink(missing_ok=True)
+
+
+def is_part(path: str) -> bool:
+    """Whether a file is one that `atomic` writes to, so that it belongs to nobody when its writer has gone."""
+    return re.search(r"(^|/)\.[^/]*-[0-9a-f]{8}\.part$", path) is not None
 
 
 def reach_disk(file: Path) -> None:

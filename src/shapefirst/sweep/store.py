@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from shapefirst import __version__
 from shapefirst.errors import ShapefirstError, shortened
-from shapefirst.files import LOCK, atomic, check_writable, locked
+from shapefirst.files import LOCK, atomic, check_writable, is_part, locked
 from shapefirst.models.machine import versions
 from shapefirst.prompts import Prompt, as_lines, parse_prompts
 from shapefirst.sweep.grid import Grid, Shards, read_grid
@@ -42,6 +42,7 @@ __all__ = ["CannotWrite", "Store"]
 #: Raised when shards of an older shapefirst do not go beside new ones: other columns, images or measures.
 FORMAT: Final = 1
 MANIFEST: Final = "manifest.json"
+PROMPTS: Final = "prompts.txt"
 LOCAL: Final = ("file", "local")
 WHOLE: Final = ("s3", "s3a", "gs", "gcs", "az", "abfs", "memory")  # S3, Google Cloud Storage, Azure's blobs
 
@@ -111,6 +112,7 @@ class Store:
             "grid": asdict(shards.grid),
         }
         mine = json.loads(json.dumps(mine))  # tuples as JSON has them
+        what = None
         if self._exists(MANIFEST):
             what = _differences(mine, self.manifest())
             if what and self.done():
@@ -118,17 +120,18 @@ class Store:
                     f"{self.url!r} holds another sweep, which differs in {', '.join(what)}: choose another --out, or "
                     "delete it."
                 )
-            for folder in ("shards", "images"):
-                self._tidy(folder)
-            if not what:
-                return
-            for folder in ("failed", "images"):
+            for folder in ("failed", "images") if what else ():
                 self._remove(folder)
         elif not self._is_empty():
             raise ShapefirstError(f"{self.url!r} holds files that are no sweep: choose another --out.")
-        self._write("prompts.txt", as_lines(shards.prompts).encode())
-        mine |= {"command": command, "versions": versions()}
-        self._write(MANIFEST, (json.dumps(mine, indent=2, ensure_ascii=False) + "\n").encode())
+        self._tidy()
+        if what != []:
+            mine |= {"command": command, "versions": versions()}
+            self._write(MANIFEST, (json.dumps(mine, indent=2, ensure_ascii=False) + "\n").encode())
+        # The manifest comes first: it alone shows that the folder is ours to write to. So the prompts may be missing.
+        prompts = as_lines(shards.prompts).encode()
+        if self._read_if_there(PROMPTS) != prompts:
+            self._write(PROMPTS, prompts)
 
     def manifest(self) -> dict[str, Any]:
         """What `begin` wrote.
@@ -161,7 +164,7 @@ class Store:
 
     def prompts(self) -> list[Prompt]:
         """The sweep's prompts."""
-        return parse_prompts(self._read("prompts.txt").decode().splitlines())
+        return parse_prompts(self._read(PROMPTS).decode().splitlines())
 
     def done(self) -> set[str]:
         """The names of the shards that are finished."""
@@ -232,7 +235,7 @@ class Store:
     def _is_empty(self) -> bool:
         with self._named():
             there = self._fs.ls(self._root, detail=False) if self._fs.exists(self._root) else []
-            return all(path.endswith(f"/{LOCK}") for path in there)
+            return all(path.endswith(f"/{LOCK}") or _is_begun(path) for path in there)
 
     def _names(self, folder: str) -> list[str]:
         with self._named():
@@ -260,12 +263,15 @@ class Store:
             except ShapefirstError as error:
                 raise CannotWrite(str(error)) from error
 
-    def _tidy(self, folder: str) -> None:
+    def _tidy(self) -> None:
         """Without what a killed run has left half-written."""
         with self._named():
-            for path in self._fs.find(self._path(folder)) if self._exists(folder) else ():
-                if path.endswith(".part"):
-                    self._fs.rm_file(path)
+            for folder in ("", "shards", "images", "failed"):
+                place = self._path(folder).rstrip("/")
+                depth, is_left = (None, is_part) if folder else (1, _is_begun)
+                for path in self._fs.find(place, maxdepth=depth) if self._fs.exists(place) else ():
+                    if is_left(path):
+                        self._fs.rm_file(path)
 
     def _remove(self, name: str) -> None:
         with self._named():
@@ -278,6 +284,11 @@ class Store:
             yield
         except OSError as error:
             raise CannotWrite(f"Cannot use {self.url!r} for results: {error.strerror or error}.") from error
+
+
+def _is_begun(path: str) -> bool:
+    """Whether a file is what a killed run left of a sweep that it was about to begin."""
+    return is_part(path) and path.rsplit("/", 1)[-1].startswith((".manifest-", ".prompts-"))
 
 
 def _differences(mine: Mapping[str, Any], there: Mapping[str, Any]) -> list[str]:
