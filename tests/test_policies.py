@@ -341,7 +341,7 @@ def test_a_policy_file_does_what_it_says(make_pipe, tuned, tmp_path):
 def test_a_policy_of_another_model_or_sampler_is_refused(make_pipe, tuned, tmp_path):
     path = tmp_path / "policy.json"
     write_policy(tuned, path)
-    with pytest.raises(ShapefirstError, match="tuned on another model, tiny: run `shapefirst tune`"):
+    with pytest.raises(ShapefirstError, match="tuned on another model, 'tiny': run `shapefirst tune`"):
         guide(make_pipe("sd-v"), path)
     with pytest.raises(ShapefirstError, match="sampler DDIMScheduler, not EulerDiscreteScheduler"):
         guide(make_pipe("sd-epsilon", "euler"), path)
@@ -358,10 +358,10 @@ def test_a_broken_policy_file_is_refused(tuned, tmp_path):
     write_policy(tuned, path)
     text = path.read_text()
     for broken, message in (
-        ("", "is no JSON"),
+        ("", "no longer JSON"),
         ("[1, 2]", "is not one that"),
         ("{}", "is not one that"),
-        (text[: len(text) // 2], "is no JSON"),
+        (text[: len(text) // 2], "no longer JSON"),
         (text.replace('"steps": 4', '"steps": 5'), "was changed after"),
         (json.dumps({**json.loads(text), "shapefirst policy": 99}), "the format 99 of another version"),
     ):
@@ -369,16 +369,16 @@ def test_a_broken_policy_file_is_refused(tuned, tmp_path):
         with pytest.raises(ShapefirstError, match=message):
             read_policy(path)
     for entry, message in (
-        ({"guided": "all"}, "The entry 'guided' of .* should be a valid tuple, not 'all'"),
-        ({"steps": None}, "The entry 'steps' of .* should be a valid integer, not None"),
-        ({"kept": 1}, "The entry 'kept' of .* is none: there are model, model_digest, "),
+        ({"guided": "all"}, "The entry 'guided' should be a valid tuple, not 'all'"),
+        ({"steps": None}, "The entry 'steps' should be a valid integer, not None"),
+        ({"kept": 1}, "The entry 'kept' is none: there are model, model_digest, "),
     ):
         content = {name: value for name, value in json.loads(text).items() if name != "digest"} | entry
         path.write_text(json.dumps({**content, "digest": file._digest(content)}))
         with pytest.raises(ShapefirstError, match=message):
             read_policy(path)
     path.write_bytes(b"\xff\xfe")
-    with pytest.raises(ShapefirstError, match="is no JSON"):
+    with pytest.raises(ShapefirstError, match="no longer JSON"):
         read_policy(path)
     with pytest.raises(ShapefirstError, match="cannot be read"):
         read_policy(tmp_path)

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
+import math
 import re
-from collections.abc import Mapping
+from collections import Counter
 from dataclasses import fields
 from typing import Any, Final, TypeVar
 
 from shapefirst.errors import ShapefirstError, shortened
 
-__all__ = ["check_prompt", "check_seed", "check_steps", "check_text", "fitted"]
+__all__ = ["check_prompt", "check_seed", "check_steps", "check_text", "fitted", "json_of"]
 
 Kind = TypeVar("Kind")
 
 
 _SEEDS: Final = 2**63  # torch's are 64-bit; the sign is not worth the trouble
 _LONGEST: Final = 10_000  # characters of a prompt; text encoders take some hundred words, and tokenizers their time
+_MOST_BYTES: Final = 2**24  # of JSON; in memory they may be thirty times as many
+_MOST_ENTRIES: Final = 2**18  # of JSON; pydantic takes a kilobyte to say what is wrong with each
 _SHOWN: Final = 30  # characters around a wrong one
 _HALF: Final = re.compile(r"[\ud800-\udfff]")
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")
@@ -60,7 +64,56 @@ def _around(text: str, found: re.Match[str]) -> str:
     return ascii(text[max(0, found.start() - _SHOWN) : found.end() + _SHOWN])
 
 
-def fitted(kind: type[Kind], entries: Mapping[str, Any], place: str) -> Kind:
+def json_of(content: bytes) -> Any:
+    """What a file of JSON says that this program wrote, and anybody may have changed since.
+
+    Raises:
+        ValueError: It is no JSON in UTF-8, or has what is never written: an entry twice, a number that is not finite or
+            does not go into 64 bits, half a character, brackets in brackets without end, or far too much. It says
+            which, in a few words.
+    """
+    if len(content) > _MOST_BYTES or content.count(b",") > _MOST_ENTRIES:
+        raise ValueError(f"its {len(content):,} bytes hold more than it should")
+    try:
+        found = json.loads(
+            content.decode("utf-8-sig"),
+            object_pairs_hook=_once,
+            parse_int=_sixty_four_bits,
+            parse_float=_finite,
+            parse_constant=_finite,
+        )
+        json.dumps(found, ensure_ascii=False).encode()
+    except RecursionError as error:
+        raise ValueError("its brackets are nested without end") from error
+    except UnicodeEncodeError as error:
+        raise ValueError("it holds half a character, \\ud800 to \\udfff") from error
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError("it is cut off or no longer JSON") from error
+    return found
+
+
+def _once(entries: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(entries)
+    if len(found) < len(entries):
+        twice, _ = Counter(name for name, _ in entries).most_common(1)[0]
+        raise ValueError(f"it has the entry {shortened(twice)!r} twice")
+    return found
+
+
+def _sixty_four_bits(digits: str) -> int:
+    if len(digits) > 20 or abs(int(digits)) >= 2**64:
+        raise ValueError(f"its number {shortened(digits)} does not go into 64 bits")
+    return int(digits)
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        raise ValueError(f"its number {shortened(digits)} is not finite")
+    return number
+
+
+def fitted(kind: type[Kind], entries: Any, place: str) -> Kind:
     """A dataclass of what a file says, each entry as pydantic reads the annotation.
 
     Args:
@@ -73,15 +126,19 @@ def fitted(kind: type[Kind], entries: Mapping[str, Any], place: str) -> Kind:
     """
     from pydantic import TypeAdapter, ValidationError
 
-    known = ", ".join(field.name for field in fields(kind))  # type: ignore[arg-type]
     try:
         return TypeAdapter(kind).validate_python(entries)
     except ValidationError as error:
         first = error.errors()[0]
     if isinstance(own := first.get("ctx", {}).get("error"), ShapefirstError):
         raise own
+    where = [shortened(part) for part in first["loc"] if isinstance(part, str)]
+    given = shortened(repr(first["input"]))
+    if not where:
+        raise ShapefirstError(f"The content{place} is no table of entries, but {given}.")
+    known = f": there are {', '.join(field.name for field in fields(kind))}" if len(where) == 1 else ""  # type: ignore[arg-type]
     wrong = {
-        "unexpected_keyword_argument": f"is none: there are {known}",
+        "unexpected_keyword_argument": f"is none{known}",
         "missing": "is missing",
-    }.get(first["type"], f"{first['msg'].removeprefix('Input ')}, not {shortened(repr(first['input']))}")
-    raise ShapefirstError(f"The entry {first['loc'][0]!r}{place} {wrong}.")
+    }.get(first["type"], f"{first['msg'].removeprefix('Input ')}, not {given}")
+    raise ShapefirstError(f"The entry {'.'.join(where)!r}{place} {wrong}.")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import re
 import socket
+import stat
 import sys
 import time
 import unicodedata
@@ -27,6 +29,7 @@ __all__ = [
     "atomic",
     "check_file",
     "check_writable",
+    "content_of",
     "is_part",
     "locked",
     "on_disk",
@@ -38,6 +41,7 @@ __all__ = [
 ]
 
 LOCK: Final = ".lock"  # in a folder of results while a run writes to it
+LARGEST: Final = 2**30  # bytes of a file of results, which is read as a whole
 PATIENCE: Final = 0.5  # seconds, for a run that is just letting go
 
 
@@ -48,6 +52,21 @@ def on_disk(name: str) -> Path | None:
         return path if name and path.exists() else None
     except (OSError, RuntimeError, ValueError):  # a name that is too long, of nobody's home, with a zero byte
         return None
+
+
+def content_of(path: Path) -> bytes:
+    """What an ordinary file holds.
+
+    Raises:
+        OSError: It cannot be read; it is a folder, or a pipe or a device, which may never end; or it is larger than
+            `LARGEST`.
+    """
+    seen = path.stat()
+    if not stat.S_ISREG(seen.st_mode):
+        raise OSError(errno.EINVAL, "it is no ordinary file", str(path))
+    if seen.st_size > LARGEST:
+        raise OSError(errno.EFBIG, f"it has {seen.st_size:,} bytes, and at most {LARGEST:,} are read", str(path))
+    return path.read_bytes()
 
 
 @contextmanager

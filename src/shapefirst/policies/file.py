@@ -7,20 +7,26 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import Annotated, Any, ClassVar, Final
 
-from shapefirst.checks import fitted
-from shapefirst.errors import ShapefirstError
-from shapefirst.files import save_text
+from pydantic import Field, StrictFloat, StrictInt
+
+from shapefirst.checks import fitted, json_of
+from shapefirst.errors import ShapefirstError, shortened
+from shapefirst.files import content_of, save_text
 from shapefirst.policies.schedule import Kept, TextSchedule
 
 __all__ = ["PolicyFile", "model_digest", "read_policy", "sampler_digest", "write_policy"]
 
 FORMAT: Final = 1
+DIGEST: Final = r"^[0-9a-f]{12}$"
 VALUES: Final = 64  # of each weight that enters a model's digest
+MOST: Final = 10_000  # steps; no scheduler has as many
 
 
 @dataclass(frozen=True)
@@ -39,21 +45,33 @@ class PolicyFile:
         order: As in `TextSchedule`.
         versions: Of shapefirst, diffusers and torch.
         measured: What `tune` measured on prompts that it did not choose by.
+
+    Raises:
+        ShapefirstError: A scale without guidance, steps that there are not, or what `TextSchedule` refuses.
     """
 
     __pydantic_config__: ClassVar = {"extra": "forbid", "protected_namespaces": ()}
 
     model: str
-    model_digest: str
-    sampler: str
-    sampler_digest: str
-    guidance_scale: float
-    steps: int
-    guided: tuple[int, ...]
+    model_digest: Annotated[str, Field(pattern=DIGEST)]
+    sampler: Annotated[str, Field(pattern=r"^\w{1,100}$")]
+    sampler_digest: Annotated[str, Field(pattern=DIGEST)]
+    guidance_scale: StrictFloat
+    steps: StrictInt
+    guided: tuple[StrictInt, ...]
     keep: Kept
-    order: int | None
+    order: StrictInt | None
     versions: Mapping[str, str] = field(default_factory=dict)
     measured: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not 1 < self.guidance_scale < math.inf:
+            raise ShapefirstError(f"The guidance scale of a policy must be above 1, not {self.guidance_scale:g}.")
+        if not 1 <= self.steps <= MOST:
+            raise ShapefirstError(f"The steps of a policy must be from 1 to {MOST}, not {self.steps}.")
+        if any(after <= before for before, after in pairwise(self.guided)):
+            raise ShapefirstError("The guided steps of a policy must be in order, each of them once.")
+        self.schedule.check(self.steps)
 
     @property
     def schedule(self) -> TextSchedule:
@@ -68,7 +86,7 @@ class PolicyFile:
         """
         again = "run `shapefirst tune` for this one."
         if model_digest(pipe) != self.model_digest:
-            raise ShapefirstError(f"The policy was tuned on another model, {self.model}: {again}")
+            raise ShapefirstError(f"The policy was tuned on another model, {shortened(self.model)!r}: {again}")
         name = type(pipe.scheduler).__name__
         if name != self.sampler:
             raise ShapefirstError(f"The policy was tuned with the sampler {self.sampler}, not {name}: {again}")
@@ -113,19 +131,19 @@ def read_policy(path: Path) -> PolicyFile:
     """
     what = f"The policy {str(path)!r}"
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json_of(content_of(path))
     except FileNotFoundError:
         raise ShapefirstError(f"There is no policy file {str(path)!r}: `shapefirst tune` writes one.") from None
     except OSError as error:
         raise ShapefirstError(f"{what} cannot be read: {error.strerror or error}.") from error
-    except (ValueError, RecursionError) as error:
-        raise ShapefirstError(f"{what} is no JSON: write it anew with `shapefirst tune`.") from error
+    except ValueError as error:
+        raise ShapefirstError(f"{what} cannot be read ({error}): write it anew with `shapefirst tune`.") from error
     if not isinstance(content, dict) or "shapefirst policy" not in content:
         raise ShapefirstError(f"{what} is not one that `shapefirst tune` wrote.")
     if content["shapefirst policy"] != FORMAT:
         raise ShapefirstError(
-            f"{what} has the format {content['shapefirst policy']!r} of another version of shapefirst, which reads "
-            f"{FORMAT}: write it anew with `shapefirst tune`."
+            f"{what} has the format {shortened(repr(content['shapefirst policy']))} of another version of shapefirst, "
+            f"which reads {FORMAT}: write it anew with `shapefirst tune`."
         )
     digest = content.pop("digest", None)
     if digest != _digest(content):
@@ -134,7 +152,10 @@ def read_policy(path: Path) -> PolicyFile:
             "what you want as a policy, such as steps:0-4+7+11."
         )
     del content["shapefirst policy"]
-    return fitted(PolicyFile, content, f" of {str(path)!r}")
+    try:
+        return fitted(PolicyFile, content, "")
+    except ShapefirstError as error:
+        raise ShapefirstError(f"{what} is none: {error}") from error
 
 
 def _digest(content: Mapping[str, Any]) -> str:
