@@ -14,19 +14,18 @@ import hashlib
 import io
 import json
 import math
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
-from shapefirst.errors import ShapefirstError, imported
-from shapefirst.files import Names, reach_disk, slug
+from shapefirst.checks import fitted, json_of
+from shapefirst.errors import ShapefirstError, imported, shortened
+from shapefirst.files import Names, content_of, slug
 from shapefirst.findings.finding import Chart, Claim, Finding, Question, Summary
+from shapefirst.findings.folder import placed, recover, replacing
 from shapefirst.findings.order import STUDIES
-from shapefirst.measure.intervals import Interval, Rule
 
 __all__ = [
     "Stored",
@@ -35,6 +34,7 @@ __all__ = [
     "load_all",
     "load_stored",
     "mismatch",
+    "recover_all",
     "save",
     "save_inapplicable",
 ]
@@ -43,6 +43,7 @@ __all__ = [
 FORMAT: Final = 1
 FACTS: Final = "finding.json"
 TABLE: Final = "table.parquet"
+NAMES: Final = (*STUDIES, "sweep")  # `sweep report` adds one that is no study
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ class Stored:
     title: str
     question: str
     paper: str
-    needs: str
+    needs: Literal["prompts", "pairs"]
     setting: StudySetting
     reason: str = ""
     claims: tuple[Claim, ...] = ()
@@ -115,6 +116,46 @@ class Stored:
     method: str = ""
     evaluations: float = 0
     evaluations_apart: float = 0
+
+
+@dataclass(frozen=True)
+class _ChartFacts:
+    name: str
+    file: str
+    caption: str
+    alt: str
+
+
+@dataclass(frozen=True)
+class _PictureFacts(_ChartFacts):
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class _Facts:
+    """What finding.json says."""
+
+    format: int
+    name: str
+    title: str
+    question: str
+    paper: str
+    needs: Literal["prompts", "pairs"]
+    setting: StudySetting
+    files: Mapping[str, str]
+    reason: str = ""
+    claims: tuple[Claim, ...] = ()
+    summaries: tuple[Summary, ...] = ()
+    charts: tuple[_ChartFacts, ...] = ()
+    pictures: tuple[_PictureFacts, ...] = ()
+    method: str = ""
+    evaluations: float = 0
+    evaluations_apart: float = 0
+
+
+#: What a finding is in its file as in memory.
+SAME: Final = tuple(one.name for one in fields(Stored) if one.name not in ("charts", "pictures"))
 
 
 def save(out: Path, question: Question, finding: Finding, setting: StudySetting) -> Path:
@@ -163,34 +204,35 @@ def load_stored(out: Path, name: str) -> Stored | None:
     Raises:
         ShapefirstError: What is there is damaged, or was not written by this program.
     """
-    folder = out / name
+    folder = placed(out / name)
     if not folder.exists():
         return None
     path = folder / FACTS
     _check_ours(folder)
     with _readable(path):
-        facts = json.loads(path.read_text(encoding="utf-8"))
-        if facts["format"] != FORMAT:
-            raise ValueError(f"its format is {facts['format']!r}, and this version reads {FORMAT}")
-        setting = StudySetting(**{**facts["setting"], "guidance_scale": float(facts["setting"]["guidance_scale"])})
-        files = {name: _contents(folder / Path(name).name, digest) for name, digest in facts["files"].items()}
+        told = json_of(content_of(path))
+        if isinstance(told, dict) and told.get("format", FORMAT) != FORMAT:
+            raise ValueError(f"its format is {shortened(repr(told['format']))}, and this version reads {FORMAT}")
+        facts = fitted(_Facts, told, "")
+        if facts.name != name:
+            raise ValueError(f"it is of the study {shortened(facts.name)!r}")
+        files = {file: _contents(folder / Path(file).name, digest) for file, digest in facts.files.items()}
         return Stored(
-            **{key: str(facts[key]) for key in ("name", "title", "question", "paper", "needs")},
-            setting=setting,
-            reason=facts.get("reason", ""),
-            claims=tuple(_claim(claim) for claim in facts.get("claims", ())),
-            summaries=tuple(_summary(summary) for summary in facts.get("summaries", ())),
-            charts=tuple(
-                Chart(c["name"], files[c["file"]].decode(), c["caption"], c["alt"]) for c in facts.get("charts", ())
-            ),
+            **{key: getattr(facts, key) for key in SAME},
+            charts=tuple(Chart(c.name, files[c.file].decode(), c.caption, c.alt) for c in facts.charts),
             pictures=tuple(
-                StoredPicture(p["name"], files[p["file"]], p["width"], p["height"], p["caption"], p["alt"])
-                for p in facts.get("pictures", ())
+                StoredPicture(p.name, files[p.file], p.width, p.height, p.caption, p.alt) for p in facts.pictures
             ),
-            method=facts.get("method", ""),
-            evaluations=float(facts.get("evaluations", 0)),
-            evaluations_apart=float(facts.get("evaluations_apart", 0)),
         )
+
+
+def recover_all(out: Path) -> None:
+    """Puts in place what a killed run had stored under ``out`` and not yet named. A lock has to keep other runs out."""
+    try:
+        for name in NAMES:
+            recover(out / name)
+    except OSError as error:
+        raise ShapefirstError(f"Cannot write to {str(out)!r}: {error.strerror or error}.") from error
 
 
 def load_all(out: Path) -> list[Stored]:
@@ -199,8 +241,7 @@ def load_all(out: Path) -> list[Stored]:
     Raises:
         ShapefirstError: As ``load_stored``.
     """
-    names = (*STUDIES, "sweep")  # `sweep report` adds one that is no study
-    return [stored for name in names if (stored := load_stored(out, name)) is not None]
+    return [stored for name in NAMES if (stored := load_stored(out, name)) is not None]
 
 
 def mismatch(stored: StudySetting, wanted: StudySetting) -> str:
@@ -217,7 +258,7 @@ def mismatch(stored: StudySetting, wanted: StudySetting) -> str:
         "count": "number of prompts",
     }
     differences = [
-        f"{words} {getattr(stored, key)} instead of {getattr(wanted, key)}"
+        f"{words} {shortened(str(getattr(stored, key)))} instead of {shortened(str(getattr(wanted, key)))}"
         for key, words in values.items()
         if getattr(stored, key) != getattr(wanted, key)
     ]
@@ -235,7 +276,8 @@ def _write(
     about = {key: getattr(question, key) for key in ("name", "title", "question", "paper", "needs")}
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     whole = {"format": FORMAT, **about, "setting": _plain(asdict(setting)), **facts, "files": digests}
-    with _replacing(out / question.name) as folder:
+    _check_ours(out / question.name)
+    with replacing(out / question.name) as folder:
         for name, content in files.items():
             (folder / name).write_bytes(content)
         text = json.dumps(whole, indent=2, ensure_ascii=False, allow_nan=False)
@@ -247,30 +289,6 @@ def _check_ours(folder: Path) -> None:
     """A folder of the study's name that holds something else is neither read nor replaced."""
     if folder.exists() and not (folder / FACTS).is_file():
         raise ShapefirstError(f"{str(folder)!r} holds no {FACTS}: move it away, or choose another output folder.")
-
-
-@contextmanager
-def _replacing(folder: Path) -> Iterator[Path]:
-    """Yields a new folder, which takes the place of ``folder`` when the block ends well and vanishes otherwise."""
-    _check_ours(folder)
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
-        new, old = beside / "new", beside / "old"
-        try:
-            new.mkdir()
-            yield new
-            for file in new.iterdir():
-                reach_disk(file)
-            if folder.exists():
-                folder.rename(old)
-            new.rename(folder)
-        finally:
-            if old.exists() and not folder.exists():
-                old.rename(folder)
-            shutil.rmtree(beside, ignore_errors=True)
-    except OSError as error:
-        raise ShapefirstError(f"Cannot write {str(folder)!r}: {error.strerror or error}.") from error
 
 
 def _parquet(table: Mapping[str, Sequence[Any]], question: Question, setting: StudySetting) -> bytes:
@@ -303,20 +321,8 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _claim(facts: Mapping[str, Any]) -> Claim:
-    found = facts["found"]
-    interval = Interval(float(found["estimate"]), float(found["low"]), float(found["high"]), int(found["n"]))
-    rule = Rule(facts["rule"]["side"], float(facts["rule"]["threshold"]))
-    texts = {key: facts[key] for key in ("statement", "paper", "quantity", "verdict", "hypothesis")}
-    return Claim(found=interval, rule=rule, **texts)
-
-
-def _summary(facts: Mapping[str, Any]) -> Summary:
-    return Summary(tuple(facts["columns"]), tuple(tuple(row) for row in facts["rows"]), facts["caption"])
-
-
 def _contents(path: Path, digest: str) -> bytes:
-    content = path.read_bytes()
+    content = content_of(path)
     if hashlib.sha256(content).hexdigest() != digest:
         raise ValueError(f"{path.name} is not as it was written")
     return content
@@ -327,14 +333,12 @@ def _readable(path: Path) -> Iterator[None]:
     """Whatever is wrong with the files of a finding becomes one sentence with the remedy."""
     try:
         yield
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError) as error:
         if isinstance(error, OSError):
             what = f"{Path(str(error.filename or path)).name}: {error.strerror or error}"
-        elif isinstance(error, json.JSONDecodeError | UnicodeDecodeError):
-            what = f"{path.name} is cut off or no longer JSON"
         else:
-            what = f"no entry {error}" if isinstance(error, KeyError) else str(error)
+            what = f"no entry {error}" if isinstance(error, KeyError) else str(error).rstrip(".")
         raise ShapefirstError(
-            f"Cannot read the stored finding {str(path)!r} ({what}): delete the folder {str(path.parent)!r} "
-            "and run the study again."
+            f"Cannot read the stored finding {str(path)!r} ({shortened(what, 200)}): delete the folder "
+            f"{str(path.parent)!r} and run the study again."
         ) from error

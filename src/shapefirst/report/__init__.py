@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 from shapefirst.drawing.notation import label, one_of
 from shapefirst.drawing.pages import fill
@@ -18,6 +19,8 @@ from shapefirst.findings.order import STUDIES
 from shapefirst.findings.storage import Stored, load_all, mismatch
 
 __all__ = ["render_report", "write_report"]
+
+HEAD: Final = 4096  # characters of an SVG that hold its size
 
 
 def render_report(stored: Sequence[Stored], title: str = "") -> str:
@@ -93,6 +96,7 @@ def _code_in(text: str) -> list[str]:
 
 def _size_of(svg: str) -> tuple[int, int]:
     """Width and height in pixels from the viewBox, which matplotlib gives in points of 1/72 inch."""
-    box = re.search(r'<svg[^>]*\sviewBox="\s*[-\d.]+[\s,]+[-\d.]+[\s,]+([\d.]+)[\s,]+([\d.]+)', svg)
+    side = r"(\d{1,5}(?:\.\d*)?)"
+    box = re.search(rf'<svg[^>]*\sviewBox="\s*[-\d.]+[\s,]+[-\d.]+[\s,]+{side}[\s,]+{side}\s*"', svg[:HEAD])
     width, height = (float(side) for side in box.groups()) if box else (540.0, 270.0)
     return max(1, round(width * 96 / 72)), max(1, round(height * 96 / 72))

@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING
 
 from shapefirst.errors import ShapefirstError
 from shapefirst.findings.finding import DoesNotApply, Study
-from shapefirst.findings.storage import Stored, StudySetting, load_all, load_stored, mismatch, save, save_inapplicable
+from shapefirst.findings.storage import (
+    Stored,
+    StudySetting,
+    load_all,
+    load_stored,
+    mismatch,
+    recover_all,
+    save,
+    save_inapplicable,
+)
 from shapefirst.prompts import Pair, Prompt
 from shapefirst.studies.selection import Source, digest
 
@@ -73,12 +82,13 @@ def make_tasks(
 
 
 def make_plan(tasks: Sequence[Task], out: Path, *, force: bool = False) -> Plan:
-    """Looks at what ``out`` holds already.
+    """Looks at what ``out`` holds already, which nobody else may write to meanwhile.
 
     Raises:
         ShapefirstError: It holds results that cannot be read, or of another setting. The latter only ``force``
             replaces; those of studies that are not asked for it leaves alone, and the plan names them.
     """
+    recover_all(out)
     to_run, kept = [], []
     for task in tasks:
         stored = load_stored(out, task.study.name)

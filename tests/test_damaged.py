@@ -1,0 +1,204 @@
+"""What others have done to stored files: one sentence says what is wrong, or it does no harm."""
+
+import hashlib
+import json
+import shutil
+from itertools import count
+from random import Random
+
+import pytest
+from cuts import killed
+from fuzz import stored as hostile
+
+from shapefirst.checks import json_of
+from shapefirst.errors import ShapefirstError
+from shapefirst.findings.storage import load_stored, recover_all
+from shapefirst.policies.file import read_policy
+from shapefirst.report import write_report
+
+SAMPLE = 120  # damages of each kind here; `make fuzz` tries thousands
+
+
+def refusal(call):
+    """The sentence that refuses, in one line that shows what it is; "" where nothing does."""
+    said = ""
+    try:
+        call()
+    except ShapefirstError as error:
+        said = str(error)
+    assert said.isprintable()
+    return said
+
+
+# --- JSON -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"", "cut off"),
+        (b'{"a": 1', "cut off"),
+        (b"\xff\xfe{\x00}\x00", "cut off"),
+        (b'{"a": 1, "b": 2, "a": 3}', "the entry 'a' twice"),
+        (b"[NaN]", "NaN is not finite"),
+        (b"[-Infinity]", "-Infinity is not finite"),
+        (b"[1e999]", "1e999 is not finite"),
+        (b"9" * 5000, "does not go into 64 bits"),
+        (b"-18446744073709551616", "does not go into 64 bits"),
+        (b'"\\ud800"', "half a character"),
+        (b"[" * 100_000, "nested without end"),
+        (b"[" * 5_000 + b"]" * 5_000, "nested without end"),
+        (b"[" + b"0," * 2**19 + b"0]", "hold more than it should"),
+        (b'"' + b"x" * 2**25 + b'"', "hold more than it should"),
+    ],
+)
+def test_json_that_we_never_write_is_refused(content, why):
+    with pytest.raises(ValueError, match=why) as error:
+        json_of(content)
+    assert len(str(error.value)) < 200
+
+
+def test_json_that_an_editor_has_saved_is_read():
+    assert json_of('\ufeff{"a": [18446744073709551615, -1.5, "\\ud83e\\uddc0", null]}\r\n'.encode()) == {
+        "a": [2**64 - 1, -1.5, "🧀", None]
+    }
+
+
+# --- policies ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("entry", "value", "why"),
+    [
+        ("guided", None, "'guided' should be a valid tuple"),
+        ("guided", "missing", "'guided' is missing"),
+        ("guided", [0, "1"], "'guided' should be a valid integer, not '1'"),
+        ("guided", [0, True], "'guided' should be a valid integer, not True"),
+        ("guided", [0, 3, 1], "in order, each of them once"),
+        ("guided", [0, 1, 1], "in order, each of them once"),
+        ("guided", [-1, 0], "0 or more, not -1"),
+        ("guided", [0, 4], "guides step 4, counted from 0"),
+        ("guided", [1, 2], "needs a guided step to begin with"),
+        ("guided", [], "needs a guided step to begin with"),
+        ("steps", "4", "'steps' should be a valid integer, not '4'"),
+        ("steps", 4.0, "'steps' should be a valid integer, not 4.0"),
+        ("steps", [4], "'steps' should be a valid integer"),
+        ("steps", True, "'steps' should be a valid integer, not True"),
+        ("steps", 0, "from 1 to 10000, not 0"),
+        ("steps", 10**9, "from 1 to 10000, not 1000000000"),
+        ("steps", 3, "guides step 3"),
+        ("order", 1.5, "'order' should be a valid integer"),
+        ("order", 9, "order must be 0"),
+        ("order", 10**30, "does not go into 64 bits"),
+        ("order", None, 'give an order from 0 to 3 with "neither"'),
+        ("keep", "both", "'keep' should be 'null', 'text' or 'neither'"),
+        ("guidance_scale", None, "'guidance_scale' should be a valid number"),
+        ("guidance_scale", "7.5", "'guidance_scale' should be a valid number"),
+        ("guidance_scale", float("nan"), "NaN is not finite"),
+        ("guidance_scale", 1, "above 1, not 1"),
+        ("sampler", "DDIM\n\x1b[2J", "'sampler'"),
+        ("model_digest", "\x1b]0;owned\x07", "'model_digest'"),
+        ("model", ["pocket"], "'model' should be a valid string"),
+        ("versions", {"torch": 2}, "'versions.torch' should be a valid string"),
+        ("measured", [], "'measured' should be a valid dictionary"),
+        ("x" * 500, 1, r"'xxx.*\.\.\.' is none: there are model, "),
+    ],
+)
+def test_a_policy_that_was_changed_by_hand_is_refused_whatever_its_digest(tmp_path, entry, value, why):
+    file = hostile.policy(tmp_path / "policy.json")
+    content = json.loads(file.read_text()) | {entry: value}
+    if value == "missing":
+        del content[entry]
+    del content["digest"]
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+    file.write_text(json.dumps({**content, "digest": digest}))
+    said = refusal(lambda: read_policy(file))
+    with pytest.raises(ShapefirstError, match=why):
+        read_policy(file)
+    assert len(said) < len(str(file)) + 250
+    file.write_text(json.dumps({**content, "digest": "0" * 16}))
+    assert refusal(lambda: read_policy(file))
+
+
+def test_what_a_policy_says_of_its_model_is_shown_as_text(make_pipe, tmp_path):
+    file = hostile.policy(tmp_path / "policy.json")
+    content = json.loads(file.read_text()) | {"model": hostile.NASTY + "x" * 1000}
+    del content["digest"]
+    digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+    file.write_text(json.dumps({**content, "digest": digest}))
+    said = refusal(lambda: read_policy(file).policy_for(make_pipe()))
+    assert "another model, '\\x1b]0;owned" in said
+    assert len(said) < 250
+
+
+def test_damaged_policies_are_refused_or_whole(tmp_path):
+    for seed in range(SAMPLE):
+        file = hostile.policy(tmp_path / f"{seed}.json")
+        what, damage = hostile.of_policy(Random(seed))
+        damage(file)
+        if not refusal(lambda file=file: read_policy(file)):
+            found = read_policy(file)
+            assert found.schedule.guided_steps(found.steps) == {*found.guided}, what
+
+
+# --- findings ---------------------------------------------------------------------------------------------------------
+
+
+def test_damaged_findings_are_refused_by_name_or_make_a_page(tmp_path):
+    hostile.finding(tmp_path / "whole")
+    for seed in range(SAMPLE):
+        out = tmp_path / str(seed)
+        shutil.copytree(tmp_path / "whole", out)
+        what, damage = hostile.of_finding(Random(seed))
+        damage(out / "f4")
+        said = refusal(lambda out=out: write_report(out))
+        assert not said or str(out / "f4") in said, what
+        if not said:
+            assert "<script" not in (out / "report.html").read_text(encoding="utf-8"), what
+
+
+def test_a_chart_of_any_size_is_an_image_and_runs_nothing(tmp_path):
+    folder = hostile.finding(tmp_path)
+    for svg in (
+        hostile.SCRIPT,
+        "<svg " * 400_000,
+        "<svg viewBox='0 0 0 -1'/>",
+        "<svg viewBox='0 0 " + "9" * 500 + " 1'/>",
+    ):
+        (folder / "chart-curve.svg").write_text(svg)
+        hostile.with_digests(folder)
+        page = write_report(tmp_path).read_text(encoding="utf-8")
+        assert "<script" not in page
+        assert '<img src="data:image/svg+xml;base64,' in page
+
+
+def test_a_finding_of_another_study_is_not_shown_twice(tmp_path):
+    hostile.finding(tmp_path)
+    shutil.copytree(tmp_path / "f4", tmp_path / "f5")
+    with pytest.raises(ShapefirstError, match=r"f5/finding.json' \(it is of the study 'f4'\)"):
+        write_report(tmp_path)
+
+
+def test_a_run_that_is_killed_while_it_stores_loses_neither_the_old_finding_nor_the_new(tmp_path):
+    for at in count():
+        out = tmp_path / str(at)
+        hostile.finding(out)
+        facts = json.loads((out / "f4" / "finding.json").read_text())
+        (out / "f4" / "finding.json").write_text(json.dumps({**facts, "method": "Old."}))
+        if not killed(at, lambda out=out: hostile.finding(out)):
+            break
+        assert load_stored(out, "f4").method in ("Old.", "So."), at
+        recover_all(out)
+        assert load_stored(out, "f4").method in ("Old.", "So."), at
+        assert [file.name for file in out.iterdir()] == ["f4"]
+        hostile.finding(out)
+        assert load_stored(out, "f4").method == "So."
+    assert at > 8
+
+
+def test_a_folder_of_the_user_s_with_a_like_name_is_left_alone(tmp_path):
+    (tmp_path / ".f4-abcdefgh").mkdir()
+    (tmp_path / ".f4-abcdefgh" / "notes.txt").write_text("years of work")
+    hostile.finding(tmp_path)
+    recover_all(tmp_path)
+    assert (tmp_path / ".f4-abcdefgh" / "notes.txt").exists()
