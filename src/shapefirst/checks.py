@@ -6,12 +6,13 @@ import json
 import math
 import re
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import fields
 from typing import Any, Final, TypeVar
 
 from shapefirst.errors import ShapefirstError, shortened
 
-__all__ = ["check_prompt", "check_seed", "check_steps", "check_text", "fitted", "json_of"]
+__all__ = ["Strict", "check_prompt", "check_seed", "check_steps", "check_text", "fitted", "json_of"]
 
 Kind = TypeVar("Kind")
 
@@ -111,6 +112,13 @@ def _finite(digits: str) -> float:
     if not math.isfinite(number):
         raise ValueError(f"its number {shortened(digits)} is not finite")
     return number
+
+
+class Strict:
+    """In an annotation: `fitted` takes nothing else for it, no text or truth for a number. It needs no pydantic."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        return {**handler(source), "strict": True}
 
 
 def fitted(kind: type[Kind], entries: Any, place: str) -> Kind:
