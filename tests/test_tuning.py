@@ -287,11 +287,17 @@ def test_prompts_of_a_file(folder, tmp_path):
 def test_a_spoilt_remainder_is_written_anew(tmp_path):
     out = tmp_path / "policy.json"
     rest = tmp_path / ".policy.json.tuning" / "state.json"
+    mine = UnfinishedSearch(out, ["mine"])._digest
     for text in (
         "",
         "[]",
         json.dumps({"digest": 3}),
         json.dumps({"digest": "other", "costs": None, "runs": {"a": []}}),
+        json.dumps({"digest": mine, "costs": {"guided": "much"}, "runs": {}}),
+        json.dumps({"digest": mine, "costs": dict.fromkeys(("guided", "one", "none", "rest"), 0), "runs": {}}),
+        json.dumps({"digest": mine, "costs": None, "runs": [1]}),
+        json.dumps({"digest": mine, "costs": None, "runs": {"a": "b"}}),
+        "[" * 100_000,
     ):
         rest.parent.mkdir()
         rest.write_text(text)
@@ -299,6 +305,34 @@ def test_a_spoilt_remainder_is_written_anew(tmp_path):
         assert kept.runs == {}
         assert kept.recording(0) is None
         assert not rest.parent.exists()
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"references": np.zeros((2, 4, 4))},
+        {"names": np.array(["a"])},
+        {"names": np.array([1, 2])},
+        {"scores": np.array(["a", "b"])},
+        {"scores": np.array([0.5, np.nan])},
+        {"scores": np.array([[0.5, 0.5]])},
+    ],
+)
+def test_a_recording_of_other_arrays_is_made_again(tmp_path, odd):
+    kept = UnfinishedSearch(tmp_path / "policy.json", ["mine"])
+    kept.keep_recording(0, BatchRecord(np.zeros((2, 4, 4, 3), np.uint8), {"a": 0.5, "b": 0.25}))
+    (file,) = (tmp_path / ".policy.json.tuning").glob("recording-0.npz")
+    with np.load(file) as whole:
+        np.savez(file, **(dict(whole) | odd))
+    assert kept.recording(0) is None
+
+
+def test_a_recording_of_other_images_or_candidates_is_made_again(tuner):
+    among = candidates(N)
+    found = tuner.record(0, among, nothing)
+    assert tuner.fits(0, found, among)
+    assert not tuner.fits(0, BatchRecord(found.references[:0], found.scores), among)
+    assert not tuner.fits(0, BatchRecord(found.references, {"a": 0.5}), among)
 
 
 def test_a_remainder_of_another_format_is_not_gone_on_with(tmp_path, monkeypatch):
