@@ -335,7 +335,7 @@ def _readable(path: Path) -> Iterator[None]:
         yield
     except (OSError, ValueError, KeyError) as error:
         if isinstance(error, OSError):
-            what = f"{Path(str(error.filename or path)).name}: {error.strerror or error}"
+            what = f"{Path(str(error.filename or path)).name!r}: {error.strerror or error}"
         else:
             what = f"no entry {error}" if isinstance(error, KeyError) else str(error).rstrip(".")
         raise ShapefirstError(

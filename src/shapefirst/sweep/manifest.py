@@ -60,7 +60,7 @@ def differences(mine: Mapping[str, Any], there: Mapping[str, Any]) -> list[str]:
     """In which respects two manifests are not of the same sweep, by the names in "grid" and "about"; which version of
     shapefirst began it is none."""
     found = [
-        f"{key} ({shortened(str(there.get(part, {}).get(key)))} there, {shortened(str(value))} here)"
+        f"{key} ({shortened(repr(there.get(part, {}).get(key)))} there, {shortened(repr(value))} here)"
         for part in ("grid", "about")
         for key, value in mine[part].items()
         if there.get(part, {}).get(key) != value
