@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import random
 from dataclasses import asdict
+from itertools import count
 from types import SimpleNamespace
 
 import naive
 import numpy as np
 import pytest
 from commands import holding, one_sentence, shapefirst
+from cuts import killed
 from test_guidance import PROMPTS
 
 from shapefirst.cli import tune as commands_tune
@@ -333,6 +335,32 @@ def test_a_recording_of_other_images_or_candidates_is_made_again(tuner):
     assert tuner.fits(0, found, among)
     assert not tuner.fits(0, BatchRecord(found.references[:0], found.scores), among)
     assert not tuner.fits(0, BatchRecord(found.references, {"a": 0.5}), among)
+
+
+def test_a_search_that_is_killed_at_any_file_operation_goes_on_or_begins_anew(tmp_path):
+    def search(out):
+        kept = UnfinishedSearch(out, ["mine"])
+        if kept.recording(0) is None:
+            kept.keep_recording(0, BatchRecord(np.zeros((1, 2, 2, 3), np.uint8), {"a": 0.5}))
+        if kept.costs is None:
+            kept.keep_costs(Costs(2.0, 1.0, 0.0, 1.0))
+        for name in "ab":
+            if name not in kept.runs:
+                kept.keep_run(name, [0.5])
+        return kept
+
+    for at in count():
+        out = tmp_path / str(at) / "policy.json"
+        if not killed(at, lambda out=out: search(out)):
+            break
+        again = UnfinishedSearch(out, ["mine"])
+        assert set(again.runs) <= {"a", "b"}
+        done = search(out)
+        assert (done.costs, done.runs) == (Costs(2.0, 1.0, 0.0, 1.0), {"a": [0.5], "b": [0.5]})
+        assert done.recording(0).scores == {"a": 0.5}
+        done.forget()
+        assert list(out.parent.iterdir()) == []
+    assert at > 10
 
 
 def test_a_remainder_of_another_format_is_not_gone_on_with(tmp_path, monkeypatch):
