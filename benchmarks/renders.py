@@ -35,7 +35,7 @@ def main() -> None:
     arguments.add_argument("--seed", type=int, default=0)
     given = arguments.parse_args()
     dice = np.random.default_rng(given.seed)
-    for n, prompt in enumerate(track(Store(given.sweep).prompts(), "rendering")):
+    for n, prompt in enumerate(track(Store(given.sweep).plan().prompts, "rendering")):
         for i in range(given.each):
             image, _ = render(place(list(prompt.phrases), relation_of(prompt), dice))
             save_png(Image.fromarray(image), given.out / f"{n:05d}-{i}.png", {"prompt": prompt.text})

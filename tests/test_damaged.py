@@ -2,19 +2,29 @@
 
 import hashlib
 import json
+import os
+import re
 import shutil
 from itertools import count
 from random import Random
 
+import pyarrow
 import pytest
 from cuts import killed
 from fuzz import stored as hostile
+from pyarrow import parquet
 
 from shapefirst.checks import json_of
 from shapefirst.errors import ShapefirstError
+from shapefirst.findings.finding import Finding, Summary
 from shapefirst.findings.storage import load_stored, recover_all
 from shapefirst.policies.file import read_policy
 from shapefirst.report import write_report
+from shapefirst.sweep.latency import read_latencies
+from shapefirst.sweep.pictures import pictures_of
+from shapefirst.sweep.report import markdown
+from shapefirst.sweep.store import Store
+from shapefirst.sweep.summary import summarise
 
 SAMPLE = 120  # damages of each kind here; `make fuzz` tries thousands
 
@@ -84,8 +94,8 @@ def test_json_that_an_editor_has_saved_is_read():
         ("steps", 4.0, "'steps' should be a valid integer, not 4.0"),
         ("steps", [4], "'steps' should be a valid integer"),
         ("steps", True, "'steps' should be a valid integer, not True"),
-        ("steps", 0, "from 1 to 10000, not 0"),
-        ("steps", 10**9, "from 1 to 10000, not 1000000000"),
+        ("steps", 0, "at least 1, not 0"),
+        ("steps", 10**9, "at most 4,000, not 1000000000"),
         ("steps", 3, "guides step 3"),
         ("order", 1.5, "'order' should be a valid integer"),
         ("order", 9, "order must be 0"),
@@ -96,8 +106,8 @@ def test_json_that_an_editor_has_saved_is_read():
         ("guidance_scale", "7.5", "'guidance_scale' should be a valid number"),
         ("guidance_scale", float("nan"), "NaN is not finite"),
         ("guidance_scale", 1, "above 1, not 1"),
-        ("sampler", "DDIM\n\x1b[2J", "'sampler'"),
-        ("model_digest", "\x1b]0;owned\x07", "'model_digest'"),
+        ("sampler", "DDIM\n\x1b[2J", "The sampler of a policy is a word"),
+        ("model_digest", "\x1b]0;owned\x07", "The model_digest of a policy is a word"),
         ("model", ["pocket"], "'model' should be a valid string"),
         ("versions", {"torch": 2}, "'versions.torch' should be a valid string"),
         ("measured", [], "'measured' should be a valid dictionary"),
@@ -202,3 +212,127 @@ def test_a_folder_of_the_user_s_with_a_like_name_is_left_alone(tmp_path):
     hostile.finding(tmp_path)
     recover_all(tmp_path)
     assert (tmp_path / ".f4-abcdefgh" / "notes.txt").exists()
+
+
+# --- sweeps -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    return hostile.sweep(tmp_path_factory.mktemp("swept") / "sweep")
+
+
+def read(folder):
+    """All that a report reads of a sweep."""
+    store = Store(str(folder))
+    found = summarise(store)
+    read_latencies(store.text("latency.json") or "[]")
+    pictures_of(store, store.plan(), found.conditions)
+    return found
+
+
+def test_damaged_sweeps_are_refused_or_left_out_by_name(swept, tmp_path):
+    whole = read(swept)
+    assert whole.shards == 2
+    assert whole.left_out == ()
+    for seed in range(SAMPLE // 3):  # whose intervals take their time
+        folder = tmp_path / str(seed)
+        shutil.copytree(swept, folder)
+        what, damage = hostile.of_sweep(Random(seed))
+        damage(folder)
+        found = []
+        said = refusal(lambda folder=folder, found=found: found.append(read(folder)))
+        assert not said or any(name in said for name in (str(folder), "latency.json", "0-full.png")), what
+        for one in found:
+            assert all(sentence.isprintable() for sentence in one.left_out), what
+            assert one.shards == 2 or one.left_out or "gone" in what, what
+            assert {condition.n for condition in one.conditions} == {2 * one.shards}, what
+
+
+@pytest.mark.parametrize(
+    ("what", "why"),
+    [
+        ("000000 (1).parquet", r"'000000 \(1\).parquet' among its shards is none of them"),
+        ("000000.sync-conflict-20260101-120000-ABCDEFG.parquet", "among its shards is none of them"),
+        ("cut", "shard 000001 of .*: delete its file"),
+        ("empty", "shard 000001 of .*: delete its file"),
+        ("bit", "shard 000001 of .*: delete its file"),
+        ("pipe", "shard 000001 of .*it is no ordinary file.*: delete its file"),
+        ("first", "the column 'image' is not as the sweep has it"),
+        ("metadata", "its metadata are lost"),
+        ("rows", "it has 0 rows, and should have 6"),
+        ("keep", "the column 'keep' is missing"),
+        ("l1", "the column 'l1' should be numbers, and is string"),
+        ("steps", "the column 'steps' should be whole numbers, and is double"),
+        ("features", "the column 'features' should be lists of numbers"),
+        ("nan", "the column 'features' holds numbers that cannot be"),
+        ("text_steps", "the column 'text_steps' holds numbers that cannot be"),
+        ("new", "has other columns or features than those before it"),
+    ],
+)
+def test_a_shard_that_is_no_longer_itself_is_left_out_and_said(swept, tmp_path, what, why):
+    folder = tmp_path / "sweep"
+    shutil.copytree(swept, folder)
+    first, file = (folder / "shards" / f"00000{i}.parquet" for i in range(2))
+    table = parquet.read_table(file)
+
+    def with_column(name, values):
+        return table.set_column(table.column_names.index(name), name, pyarrow.array(values))
+
+    n = len(table)
+    nan = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array([float("nan")] * 3 * n, pyarrow.float32()), 3)
+    tables = {
+        "metadata": lambda: table.replace_schema_metadata(None),
+        "rows": lambda: table.slice(0, 0),
+        "keep": lambda: table.drop_columns(["keep"]),
+        "l1": lambda: with_column("l1", ["x"] * n),
+        "steps": lambda: with_column("steps", [4.0] * n),
+        "features": lambda: with_column("features", [[1.0]] * n),
+        "nan": lambda: table.set_column(table.column_names.index("features"), "features", nan),
+        "text_steps": lambda: with_column("text_steps", [5] * n),
+        "new": lambda: table.append_column("new", pyarrow.array([0.5] * n)),
+    }
+    content = bytearray(file.read_bytes())
+    if what in tables:
+        parquet.write_table(tables[what](), file)
+    elif what == "pipe":
+        file.unlink()
+        os.mkfifo(file)
+    elif what == "first":
+        shutil.copy(first, file)
+    elif what.endswith(".parquet"):
+        shutil.copy(first, folder / "shards" / what)
+    else:
+        content[len(content) // 3] ^= 4
+        file.write_bytes({"cut": content[: len(content) // 2], "empty": b"", "bit": content}[what])
+    found = read(folder)
+    (said,) = found.left_out
+    assert re.search(why, said)
+    assert found.shards == (2 if what.endswith(".parquet") else 1)
+    assert {condition.n for condition in found.conditions} == {2 * found.shards}
+
+
+def test_a_sweep_of_nothing_whole_is_refused(swept, tmp_path):
+    shutil.copytree(swept, tmp_path / "sweep")
+    for file in (tmp_path / "sweep" / "shards").iterdir():
+        file.write_bytes(b"PAR1")
+    with pytest.raises(ShapefirstError, match=r"Cannot read the shard 000001.*delete its file and run the sweep again"):
+        read(tmp_path / "sweep")
+
+
+def test_prompts_that_do_not_fit_the_manifest_are_not_taken(swept, tmp_path):
+    shutil.copytree(swept, tmp_path / "sweep")
+    for content in (b"", b"one\n", b"\xff\n" * 4):
+        (tmp_path / "sweep" / "prompts.txt").write_bytes(content)
+        with pytest.raises(ShapefirstError, match=r"prompts.txt.*run the sweep again, which mends it"):
+            read(tmp_path / "sweep")
+
+
+def test_a_table_to_paste_shows_names_as_they_are(tmp_path):
+    summary = Summary(("policy", "a|b"), ((hostile.NASTY, "`1`"), ("_x_", "~~y~~")), hostile.NASTY)
+    text = markdown(Finding((), {}, (summary,)), 0)
+    lines = text.splitlines()
+    assert len(lines) == 6
+    assert all(len(re.findall(r"(?<!\\)\|", line)) == 3 for line in lines[2:])
+    assert re.search(r"(?<!\\)[<\[`~*_]", text) is None
+    assert "\x1b" not in text

@@ -255,6 +255,7 @@ def test_nothing_to_report_is_one_sentence(tmp_path):
 @pytest.mark.parametrize(
     ("found", "estimate", "interval"),
     [
+        (Interval(1.0, 1.25, 0.75, 9), "1.00", "1.25 to 0.75"),  # of a file that was changed by hand
         (Interval(0.7234, 0.6123, 0.8345, 9), "0.72", "0.61 to 0.83"),
         (Interval(-0.01234, -0.0344, -0.0041, 9), "−0.012", "−0.034 to −0.004"),
         (Interval(1234.5, 1100.2, 1400.9, 9), "1,234", "1,100 to 1,401"),

@@ -55,6 +55,10 @@ def shards_of(grid=GRID):
     return Shards(grid, prompts_of(grid))
 
 
+def tables_of(store):
+    return {shard.name: store.read(shard)[0] for shard in store.plan() if shard.name in store.done()}
+
+
 @pytest.fixture(scope="module")
 def worker():
     """With pocket loaded, which takes a second or two."""
@@ -234,12 +238,12 @@ def io_of(content):
 
 
 def test_a_row_is_there_for_every_image_and_the_same_each_time(finished, worker, tmp_path):
-    tables = {name: finished.read(name) for name in sorted(finished.done())}
+    tables = tables_of(finished)
     assert len(tables) == 6
     assert sum(len(table) for table in tables.values()) == 2 * 5 * 4
     again = worker.run(shards_of()[4]).table
     assert again.equals(tables["000004"])  # the metadata, with its seconds, is not compared
-    assert made(finished.read("000004"))["seconds"].keys() == {"encoding", "denoising", "decoding", "scoring"}
+    assert made(tables["000004"]).seconds.keys() == {"encoding", "denoising", "decoding", "scoring"}
 
 
 def test_an_interrupted_sweep_goes_on_with_what_is_missing(finished, worker, tmp_path):
@@ -253,7 +257,7 @@ def test_an_interrupted_sweep_goes_on_with_what_is_missing(finished, worker, tmp
     store.begin(shards_of(), {})
     assert not list((tmp_path / "sweep").rglob("*.part"))
     assert len(list(run_here(shards_of(), store, worker))) == 4
-    assert all(store.read(name).equals(finished.read(name)) for name in finished.done())
+    assert tables_of(store) == tables_of(finished)
 
 
 def test_a_run_that_is_killed_at_any_file_operation_goes_on(worker, tmp_path):
@@ -299,7 +303,7 @@ def test_prompts_that_were_changed_are_mended_by_the_run(finished, tmp_path):
     for content in (b"", b"another\n"):
         (tmp_path / "sweep" / "prompts.txt").write_bytes(content)
         Store(str(tmp_path / "sweep")).begin(shards_of(), {"weights": {"pocket": "x"}})
-        assert Store(str(tmp_path / "sweep")).prompts() == finished.prompts()
+        assert Store(str(tmp_path / "sweep")).plan().prompts == finished.plan().prompts
 
 
 def test_a_shard_that_fails_three_times_is_given_up_and_the_others_go_on(tmp_path):
@@ -384,8 +388,8 @@ def test_a_sweep_that_finished_no_shard_makes_room_for_another(tmp_path):
     half.write_bytes(b"of a shard that was not finished")
     other = Grid(**{**vars(GRID), "count": 3})
     store.begin(shards_of(other), {"scores": {"inception": None}})
-    assert store.grid() == other
-    assert len(store.prompts()) == 3
+    assert store.plan().grid == other
+    assert len(store.plan().prompts) == 3
     assert store.failed() == {}
     assert not half.exists()
 
@@ -403,7 +407,7 @@ def test_results_go_behind_any_url(worker):
     store.begin(shards_of(grid), {})
     assert len(list(run_here(shards_of(grid), store, worker))) == 2
     assert Store("memory://somewhere/sweep").done() == {"000000", "000001"}
-    assert [len(table) for table in store.tables()] == [2, 2]
+    assert [len(table) for table in tables_of(store).values()] == [2, 2]
     with pytest.raises(ShapefirstError, match="nosuch"):
         Store("nosuch://x")
 
@@ -412,7 +416,7 @@ def test_the_summary_is_that_of_all_rows_in_one_pass(finished):
     stored = summarise(finished)
     assert (stored.shards, len(stored.conditions)) == (6, 8)
     assert stored.seconds == pytest.approx(
-        sum(sum(made(table)["seconds"].values()) for table in finished.tables()), rel=1e-9
+        sum(sum(made(table).seconds.values()) for table in tables_of(finished).values()), rel=1e-9
     )
     conditions = stored.conditions
     assert [(one.setting.sampler, one.policy) for one in conditions] == [
@@ -420,7 +424,7 @@ def test_the_summary_is_that_of_all_rows_in_one_pass(finished):
         for sampler in ("ddim", "dpm-solver")
         for policy in ("paper:0", "steps:0+2", "paper:2", "full")
     ]
-    rows = [row for table in finished.tables() for row in table.to_pylist()]
+    rows = [row for table in tables_of(finished).values() for row in table.to_pylist()]
     for one in conditions:
         mine = [r for r in rows if (r["policy"], r["sampler"]) == (one.policy, one.setting.sampler)]
         full = [r for r in rows if (r["policy"], r["sampler"]) == ("full", one.setting.sampler)]
@@ -434,7 +438,7 @@ def test_the_summary_is_that_of_all_rows_in_one_pass(finished):
 def test_distances_have_the_interval_of_a_jackknife_over_prompts(finished):
     noise = np.random.default_rng(0).normal(size=(300, 256))
     conditions = summarise(finished, Reference("noise", "noise", lambda setting: Moments.of(noise))).conditions
-    rows = [row for table in finished.tables() for row in table.to_pylist() if row["sampler"] == "ddim"]
+    rows = [row for table in tables_of(finished).values() for row in table.to_pylist() if row["sampler"] == "ddim"]
     features = {
         policy: np.array([r["features"] for r in sorted(rows, key=lambda r: r["image"]) if r["policy"] == policy])
         for policy in ("paper:2", "full")

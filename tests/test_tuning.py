@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import random
 from dataclasses import asdict
+from itertools import count
 from types import SimpleNamespace
 
 import naive
 import numpy as np
 import pytest
 from commands import holding, one_sentence, shapefirst
+from cuts import killed
 from test_guidance import PROMPTS
 
 from shapefirst.cli import tune as commands_tune
@@ -287,11 +289,17 @@ def test_prompts_of_a_file(folder, tmp_path):
 def test_a_spoilt_remainder_is_written_anew(tmp_path):
     out = tmp_path / "policy.json"
     rest = tmp_path / ".policy.json.tuning" / "state.json"
+    mine = UnfinishedSearch(out, ["mine"])._digest
     for text in (
         "",
         "[]",
         json.dumps({"digest": 3}),
         json.dumps({"digest": "other", "costs": None, "runs": {"a": []}}),
+        json.dumps({"digest": mine, "costs": {"guided": "much"}, "runs": {}}),
+        json.dumps({"digest": mine, "costs": dict.fromkeys(("guided", "one", "none", "rest"), 0), "runs": {}}),
+        json.dumps({"digest": mine, "costs": None, "runs": [1]}),
+        json.dumps({"digest": mine, "costs": None, "runs": {"a": "b"}}),
+        "[" * 100_000,
     ):
         rest.parent.mkdir()
         rest.write_text(text)
@@ -299,6 +307,60 @@ def test_a_spoilt_remainder_is_written_anew(tmp_path):
         assert kept.runs == {}
         assert kept.recording(0) is None
         assert not rest.parent.exists()
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"references": np.zeros((2, 4, 4))},
+        {"names": np.array(["a"])},
+        {"names": np.array([1, 2])},
+        {"scores": np.array(["a", "b"])},
+        {"scores": np.array([0.5, np.nan])},
+        {"scores": np.array([[0.5, 0.5]])},
+    ],
+)
+def test_a_recording_of_other_arrays_is_made_again(tmp_path, odd):
+    kept = UnfinishedSearch(tmp_path / "policy.json", ["mine"])
+    kept.keep_recording(0, BatchRecord(np.zeros((2, 4, 4, 3), np.uint8), {"a": 0.5, "b": 0.25}))
+    (file,) = (tmp_path / ".policy.json.tuning").glob("recording-0.npz")
+    with np.load(file) as whole:
+        np.savez(file, **(dict(whole) | odd))
+    assert kept.recording(0) is None
+
+
+def test_a_recording_of_other_images_or_candidates_is_made_again(tuner):
+    among = candidates(N)
+    found = tuner.record(0, among, nothing)
+    assert tuner.fits(0, found, among)
+    assert not tuner.fits(0, BatchRecord(found.references[:0], found.scores), among)
+    assert not tuner.fits(0, BatchRecord(found.references, {"a": 0.5}), among)
+
+
+def test_a_search_that_is_killed_at_any_file_operation_goes_on_or_begins_anew(tmp_path):
+    def search(out):
+        kept = UnfinishedSearch(out, ["mine"])
+        if kept.recording(0) is None:
+            kept.keep_recording(0, BatchRecord(np.zeros((1, 2, 2, 3), np.uint8), {"a": 0.5}))
+        if kept.costs is None:
+            kept.keep_costs(Costs(2.0, 1.0, 0.0, 1.0))
+        for name in "ab":
+            if name not in kept.runs:
+                kept.keep_run(name, [0.5])
+        return kept
+
+    for at in count():
+        out = tmp_path / str(at) / "policy.json"
+        if not killed(at, lambda out=out: search(out)):
+            break
+        again = UnfinishedSearch(out, ["mine"])
+        assert set(again.runs) <= {"a", "b"}
+        done = search(out)
+        assert (done.costs, done.runs) == (Costs(2.0, 1.0, 0.0, 1.0), {"a": [0.5], "b": [0.5]})
+        assert done.recording(0).scores == {"a": 0.5}
+        done.forget()
+        assert list(out.parent.iterdir()) == []
+    assert at > 10
 
 
 def test_a_remainder_of_another_format_is_not_gone_on_with(tmp_path, monkeypatch):

@@ -6,12 +6,23 @@ import json
 import math
 import re
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import fields
 from typing import Any, Final, TypeVar
 
 from shapefirst.errors import ShapefirstError, said, shortened
 
-__all__ = ["BOUNDS", "check_number", "check_prompt", "check_seed", "check_steps", "check_text", "fitted", "json_of"]
+__all__ = [
+    "BOUNDS",
+    "Strict",
+    "check_number",
+    "check_prompt",
+    "check_seed",
+    "check_steps",
+    "check_text",
+    "fitted",
+    "json_of",
+]
 
 Kind = TypeVar("Kind")
 
@@ -154,6 +165,13 @@ def _finite(digits: str) -> float:
     return number
 
 
+class Strict:
+    """In an annotation: `fitted` takes nothing else for it, no text or truth for a number. It needs no pydantic."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        return {**handler(source), "strict": True}
+
+
 def fitted(kind: type[Kind], entries: Any, place: str) -> Kind:
     """A dataclass of what a file says, each entry as pydantic reads the annotation.
 
@@ -174,7 +192,7 @@ def fitted(kind: type[Kind], entries: Any, place: str) -> Kind:
     if isinstance(own := first.get("ctx", {}).get("error"), ShapefirstError):
         raise own
     where = [shortened(part) for part in first["loc"] if isinstance(part, str)]
-    given = shortened(repr(first["input"]))
+    given = said(first["input"])
     if not where:
         raise ShapefirstError(f"The content{place} is no table of entries, but {given}.")
     known = f": there are {', '.join(field.name for field in fields(kind))}" if len(where) == 1 else ""  # type: ignore[arg-type]

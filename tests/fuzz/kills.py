@@ -21,10 +21,11 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from fuzz.cases import Case
-from fuzz.trial import Trial, Verdict, warm
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+from fuzz.cases import Case
+from fuzz.trial import Trial, Verdict, warm
 
 LONG = 600.0  # seconds of a run
 HOWS = ("time", "operation", "operation", "second")
@@ -38,7 +39,7 @@ def _small_tune() -> None:
     from shapefirst.tuning.search import Tuner
 
     tune.FEWEST = 2  # type: ignore[misc]
-    given = {name: 1.0 for name in Costs.__dataclass_fields__}
+    given = dict.fromkeys(Costs.__dataclass_fields__, 1.0)
     Tuner.costs = lambda self, tick: Costs(**given)  # type: ignore[method-assign]
 
 
@@ -69,11 +70,26 @@ STAGES = ("render", "teacher", "text", "autoencoder", "encode", "denoiser", "vis
 #: Command -> its words, and what makes it small.
 RUNS: dict[str, tuple[list[str], Callable[[], None]]] = {
     "sweep": (
-        "sweep run --steps 4 --text-steps 50% --count 6 --shard-size 1 --images sample --out it".split(),
+        [
+            "sweep",
+            "run",
+            "--steps",
+            "4",
+            "--text-steps",
+            "50%",
+            "--count",
+            "6",
+            "--shard-size",
+            "1",
+            "--images",
+            "sample",
+            "--out",
+            "it",
+        ],
         lambda: None,
     ),
-    "study": ("study f3 a2 --quick --prompts 2 --out it".split(), lambda: None),
-    "tune": ("tune --steps 10 --out it/policy.json".split(), _small_tune),
+    "study": (["study", "f3", "a2", "--quick", "--prompts", "2", "--out", "it"], lambda: None),
+    "tune": (["tune", "--steps", "10", "--out", "it/policy.json"], _small_tune),
     "train-pocket": (
         ["train-pocket", "--preset", "smoke", "--out", "it", *(w for s in STAGES for w in ("--stage", s))],
         _stages_here,
@@ -95,7 +111,7 @@ class Operations:
         return found
 
     def watch(self) -> None:
-        here = os.getcwd()
+        here = str(Path.cwd())
 
         def seen(event: str, arguments: tuple[Any, ...]) -> None:
             if event == "open":
@@ -106,7 +122,7 @@ class Operations:
                 path = arguments[0]
             else:
                 return
-            if os.path.abspath(os.fsdecode(path)).startswith(here):
+            if str(Path(os.fsdecode(path)).absolute()).startswith(here):
                 self._count[:8] = struct.pack("q", self.count + 1)
                 if self.count == self._fatal:
                     os.kill(os.getpid(), signal.SIGKILL)

@@ -54,9 +54,9 @@ def _pictures(folder: Path) -> None:
 
 
 def _results(folder: Path) -> None:
-    from fuzz import stored
     from typer.testing import CliRunner
 
+    from fuzz import stored
     from shapefirst import load
     from shapefirst.cli.app import app
     from shapefirst.policies.file import model_digest, sampler_digest

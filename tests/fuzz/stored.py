@@ -306,8 +306,12 @@ def _of_parquet(dice: Random) -> Damage:
     damages: list[Damage] = [(what, changed(change)) for what, change in tables]
     names = ("000000 (1)", "000000.sync-conflict-20260101-120000-ABCDEFG", "000009", "notes", "0", "\x1b[31m")
     damages += [(f"a copy is {name!a}", copied(f"{name}.parquet")) for name in names]
-    damages.append(("is that of another", lambda f: shutil.copy(f, f.with_name("000000.parquet")) and None))
+    damages.append(("is that of the other", lambda f: f.write_bytes(_other(f).read_bytes()) and None))
     return dice.choice(damages)
+
+
+def _other(shard: Path) -> Path:
+    return next(file for file in sorted(shard.parent.iterdir()) if file != shard)
 
 
 def with_digests(folder: Path) -> None:

@@ -16,6 +16,7 @@ from shapefirst.errors import ShapefirstError
 
 if TYPE_CHECKING:
     from shapefirst.findings.finding import Finding
+    from shapefirst.findings.storage import StudySetting
     from shapefirst.sweep.grid import Setting, Shards
     from shapefirst.sweep.latency import Latency
     from shapefirst.sweep.store import Store
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["latency", "report_sweep"]
 
 LATENCIES: Final = "latency.json"
+TOLD: Final = 5  # of the files that are left out
 FEW: Final = 1000  # images, for a Frechet distance
 
 
@@ -43,7 +45,6 @@ def latency(
 ) -> None:
     """Measure what the sweep's policies save in seconds, for its report. Best on a machine that does nothing else."""
     from shapefirst.policies.words import parse_policy
-    from shapefirst.sweep.grid import Shards
 
     check_number(rounds, "rounds", "--rounds", why="a spread needs more than one")
     check_number(len(policy or ()), "entries", "The number of policies")
@@ -55,7 +56,7 @@ def latency(
         from shapefirst.sweep.stopwatch import BATCHES, calls, time_setting
     find_device(device)
     store = store_at(folder)
-    shards = Shards(store.grid(), store.prompts())
+    shards = store.plan()
     with store.locked():
         known = _known_latencies(store)
         store.save(LATENCIES, latencies_text(known.values()))  # before anything is measured, to see that it can be
@@ -106,30 +107,40 @@ def report_sweep(
         raise ShapefirstError(f"{folder!r} is no folder here: say where the report goes, with --out.")
     out = out or Path(folder) / "report"
     with terminal.working("Getting numpy and matplotlib ready"):
-        from shapefirst.files import check_writable, save_text
-        from shapefirst.findings.storage import load_stored, save
-        from shapefirst.report import write_report
-        from shapefirst.sweep.grid import Shards
+        from shapefirst.files import check_writable
         from shapefirst.sweep.latency import read_latencies
         from shapefirst.sweep.pictures import pictures_of
-        from shapefirst.sweep.report import QUESTION, finding_of, markdown, setting_of
+        from shapefirst.sweep.report import finding_of, markdown, setting_of
 
         check_writable(out)
-    against = None if reference is None else _reference(reference, manifest["about"]["scores"], device)
-    shards = Shards(store.grid(), store.prompts())
+    against = None if reference is None else _reference(reference, manifest["about"].get("scores", {}), device)
+    shards = store.plan()
     stored = _summary(store, shards, against)
     unfinished = manifest["shards"] - stored.shards
     latencies = read_latencies(store.text(LATENCIES) or "[]")
     pictures = pictures_of(store, shards, stored.conditions)
     finding = finding_of(stored.conditions, latencies, pictures, reference=against, unfinished=unfinished)
-    before = load_stored(out, QUESTION.name)
-    save(out, QUESTION, finding, setting_of(manifest, stored, command_line(context, ("sweep", "report"))))
-    if before is not None and before.setting.prompts != manifest["plan"]:
-        terminal.note(f"the report in {str(out)!r} held another sweep, whose place this one takes.")
-    page, table = write_report(out), out / "table.md"
-    save_text(markdown(finding, unfinished), table)
+    setting = setting_of(manifest, stored, command_line(context, ("sweep", "report")))
+    page, table = _keep(out, finding, setting, markdown(finding, unfinished))
     _say(finding, stored, unfinished)
     terminal.line(f"Report: {page}\nTable:  {table}")
+
+
+def _keep(out: Path, finding: Finding, setting: StudySetting, text: str) -> tuple[Path, Path]:
+    """Stores what was found; returns where the page and the tables to paste are."""
+    from shapefirst.files import LOCK, locked, save_text
+    from shapefirst.findings.storage import load_stored, save
+    from shapefirst.report import write_report
+    from shapefirst.sweep.report import QUESTION
+
+    with locked(out / f".{QUESTION.name}{LOCK}", str(out)):
+        before = load_stored(out, QUESTION.name)
+        save(out, QUESTION, finding, setting)
+        if before is not None and before.setting.prompts != setting.prompts:
+            terminal.note(f"the report in {str(out)!r} held another sweep, whose place this one takes.")
+        page, table = write_report(out), out / "table.md"
+        save_text(text, table)
+    return page, table
 
 
 def _known_latencies(store: Store) -> dict[Setting, Latency]:
@@ -156,12 +167,14 @@ def _pipelines(settings: Sequence[Setting], device: str | None, dtype: str | Non
 
 
 def _reference(place: Path, scores: dict[str, Any], device: str | None) -> Reference:
+    from shapefirst.checks import fitted
     from shapefirst.models.machine import find_device
     from shapefirst.sweep.reference import reference_from
     from shapefirst.sweep.work import Scorers
 
     find_device(device)
-    return reference_from(place, Scorers(**scores), device, terminal.progress)
+    scorers = fitted(Scorers, scores, " of the scores in manifest.json")
+    return reference_from(place, scorers, device, terminal.progress)
 
 
 def _summary(store: Store, shards: Shards, against: Reference | None) -> SweepSummary:
@@ -180,6 +193,10 @@ def _say(finding: Finding, stored: SweepSummary, unfinished: int) -> None:
     tables.summaries(finding.summaries)
     for verdict in verdicts(finding):
         terminal.line(verdict)
+    for sentence in stored.left_out[:TOLD]:
+        terminal.warning(f"left out: {sentence}")
+    if len(stored.left_out) > TOLD:
+        terminal.warning(f"left out: {len(stored.left_out) - TOLD} more of its files.")
     if unfinished:
         terminal.note(unfinished_note(unfinished))
     if min(one.n for one in stored.conditions) < FEW:

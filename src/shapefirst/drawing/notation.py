@@ -24,7 +24,7 @@ def reach(found: Interval) -> tuple[str, str]:
     spread = found.high - found.low
     if not math.isfinite(spread):
         return number(float(f"{found.estimate:.3g}")), "interval undefined"
-    scale = spread or abs(found.estimate) or 1.0
+    scale = abs(spread) or abs(found.estimate) or 1.0  # of a file, low and high may have changed places
     digits = min(6, max(0, 1 - math.floor(math.log10(scale))))
     return number(found.estimate, digits), f"{number(found.low, digits)} to {number(found.high, digits)}"
 

@@ -43,7 +43,6 @@ __all__ = [
 FORMAT: Final = 1
 FACTS: Final = "finding.json"
 TABLE: Final = "table.parquet"
-NAMES: Final = (*STUDIES, "sweep")  # `sweep report` adds one that is no study
 
 
 @dataclass(frozen=True)
@@ -227,9 +226,9 @@ def load_stored(out: Path, name: str) -> Stored | None:
 
 
 def recover_all(out: Path) -> None:
-    """Puts in place what a killed run had stored under ``out`` and not yet named. A lock has to keep other runs out."""
+    """Puts in place what killed studies had stored under ``out`` and not yet named. A lock has to keep others out."""
     try:
-        for name in NAMES:
+        for name in STUDIES:
             recover(out / name)
     except OSError as error:
         raise ShapefirstError(f"Cannot write to {str(out)!r}: {error.strerror or error}.") from error
@@ -241,7 +240,8 @@ def load_all(out: Path) -> list[Stored]:
     Raises:
         ShapefirstError: As ``load_stored``.
     """
-    return [stored for name in NAMES if (stored := load_stored(out, name)) is not None]
+    names = (*STUDIES, "sweep")  # `sweep report` adds one that is no study
+    return [stored for name in names if (stored := load_stored(out, name)) is not None]
 
 
 def mismatch(stored: StudySetting, wanted: StudySetting) -> str:
@@ -335,7 +335,7 @@ def _readable(path: Path) -> Iterator[None]:
         yield
     except (OSError, ValueError, KeyError) as error:
         if isinstance(error, OSError):
-            what = f"{Path(str(error.filename or path)).name}: {error.strerror or error}"
+            what = f"{Path(str(error.filename or path)).name!r}: {error.strerror or error}"
         else:
             what = f"no entry {error}" if isinstance(error, KeyError) else str(error).rstrip(".")
         raise ShapefirstError(

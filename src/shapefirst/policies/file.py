@@ -8,15 +8,14 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Final
+from typing import Annotated, Any, ClassVar, Final, TypeAlias
 
-from pydantic import Field, StrictFloat, StrictInt
-
-from shapefirst.checks import fitted, json_of
+from shapefirst.checks import Strict, check_number, fitted, json_of
 from shapefirst.errors import ShapefirstError, shortened
 from shapefirst.files import content_of, save_text
 from shapefirst.policies.schedule import Kept, TextSchedule
@@ -24,9 +23,8 @@ from shapefirst.policies.schedule import Kept, TextSchedule
 __all__ = ["PolicyFile", "model_digest", "read_policy", "sampler_digest", "write_policy"]
 
 FORMAT: Final = 1
-DIGEST: Final = r"^[0-9a-f]{12}$"
 VALUES: Final = 64  # of each weight that enters a model's digest
-MOST: Final = 10_000  # steps; no scheduler has as many
+Whole: TypeAlias = Annotated[int, Strict()]
 
 
 @dataclass(frozen=True)
@@ -53,22 +51,24 @@ class PolicyFile:
     __pydantic_config__: ClassVar = {"extra": "forbid", "protected_namespaces": ()}
 
     model: str
-    model_digest: Annotated[str, Field(pattern=DIGEST)]
-    sampler: Annotated[str, Field(pattern=r"^\w{1,100}$")]
-    sampler_digest: Annotated[str, Field(pattern=DIGEST)]
-    guidance_scale: StrictFloat
-    steps: StrictInt
-    guided: tuple[StrictInt, ...]
+    model_digest: str
+    sampler: str
+    sampler_digest: str
+    guidance_scale: Annotated[float, Strict()]
+    steps: Whole
+    guided: tuple[Whole, ...]
     keep: Kept
-    order: StrictInt | None
+    order: Whole | None
     versions: Mapping[str, str] = field(default_factory=dict)
     measured: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for name in ("model_digest", "sampler", "sampler_digest"):
+            if not re.fullmatch(r"\w{1,100}", value := getattr(self, name)):
+                raise ShapefirstError(f"The {name} of a policy is a word, not {shortened(value)!r}.")
         if not 1 < self.guidance_scale < math.inf:
             raise ShapefirstError(f"The guidance scale of a policy must be above 1, not {self.guidance_scale:g}.")
-        if not 1 <= self.steps <= MOST:
-            raise ShapefirstError(f"The steps of a policy must be from 1 to {MOST}, not {self.steps}.")
+        check_number(self.steps, "steps", "The number of steps of a policy")
         if any(after <= before for before, after in pairwise(self.guided)):
             raise ShapefirstError("The guided steps of a policy must be in order, each of them once.")
         self.schedule.check(self.steps)

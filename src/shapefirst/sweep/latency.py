@@ -7,7 +7,8 @@ import statistics
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 
-from shapefirst.errors import ShapefirstError
+from shapefirst.checks import fitted, json_of
+from shapefirst.errors import ShapefirstError, first_line
 from shapefirst.findings.finding import Summary
 from shapefirst.sweep.grid import Setting
 
@@ -41,6 +42,10 @@ class Timing:
     evaluations_saved: float
     seconds: tuple[float, ...]
     stock: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if self.batch < 1 or not len(self.seconds) == len(self.stock) > 0 or min(*self.seconds, *self.stock) <= 0:
+            raise ShapefirstError("Calls have a batch of 1 or more, and a time each, as the stock pipeline's have.")
 
     @property
     def saved(self) -> tuple[float, float, float]:
@@ -89,6 +94,15 @@ class Latency:
     timings: tuple[Timing, ...]
     parts: tuple[Parts, ...]
 
+    def __post_init__(self) -> None:
+        if not (self.timings and self.parts):
+            raise ShapefirstError(f"There is no time for {self.setting}.")
+
+
+@dataclass(frozen=True)
+class _Latencies:
+    settings: tuple[Latency, ...]
+
 
 def latencies_text(latencies: Iterable[Latency]) -> str:
     """JSON, for `read_latencies`."""
@@ -102,18 +116,11 @@ def read_latencies(text: str) -> list[Latency]:
         ShapefirstError: It is none.
     """
     try:
-        return [
-            Latency(
-                Setting(**one["setting"]),
-                one["machine"],
-                tuple(Timing(**{**t, **{k: tuple(t[k]) for k in ("seconds", "stock")}}) for t in one["timings"]),
-                tuple(Parts(**p) for p in one["parts"]),
-            )
-            for one in json.loads(text)
-        ]
-    except (ValueError, KeyError, TypeError) as error:
+        return list(fitted(_Latencies, {"settings": json_of(text.encode())}, "").settings)
+    except ValueError as error:
         raise ShapefirstError(
-            "The latencies of this sweep (latency.json) are damaged: `shapefirst sweep latency` measures them anew."
+            f"The latencies of this sweep (latency.json) are damaged ({first_line(error)}): `shapefirst sweep latency` "
+            "measures them anew."
         ) from error
 
 

@@ -7,6 +7,7 @@ evaluations, and in seconds where `sweep latency` has measured them.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
@@ -179,10 +180,14 @@ def markdown(finding: Finding, unfinished: int) -> str:
     """The tables to paste, and the verdicts."""
     blocks = [unfinished_note(unfinished)] if unfinished else []
     for summary in finding.summaries:
-        lines = [summary.caption, "", f"| {' | '.join(summary.columns)} |", "|" + "---|" * len(summary.columns)]
-        lines += [f"| {' | '.join(row)} |" for row in summary.rows]
-        blocks.append("\n".join(lines))
-    return "\n\n".join([*blocks, *verdicts(finding)]) + "\n"
+        head, *rows = (f"| {' | '.join(map(_as_text, row))} |" for row in (summary.columns, *summary.rows))
+        blocks.append("\n".join([_as_text(summary.caption), "", head, "|" + "---|" * len(summary.columns), *rows]))
+    return "\n\n".join([*blocks, *map(_as_text, verdicts(finding))]) + "\n"
+
+
+def _as_text(text: str) -> str:
+    """Markdown that shows the text as it is, in one line: names of models and folders may hold what marks up."""
+    return re.sub(r"([\\`*_\[\]<>&|~])", r"\\\1", " ".join(re.sub(r"[\x00-\x1f\x7f-\x9f]", " ", text).split()))
 
 
 def setting_of(manifest: Mapping[str, Any], stored: SweepSummary, command: str) -> StudySetting:
@@ -196,7 +201,7 @@ def setting_of(manifest: Mapping[str, Any], stored: SweepSummary, command: str) 
     )
     return StudySetting(
         model=one_of(s.model for s in settings),
-        fingerprint=one_of(manifest["about"]["weights"].values()),
+        fingerprint=one_of(manifest["about"].get("weights", {}).values()),
         version=__version__,
         seed=grid["seed"],
         steps=max(s.steps for s in settings),

@@ -19,6 +19,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -27,12 +28,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from shapefirst import __version__
-from shapefirst.errors import ShapefirstError, shortened
-from shapefirst.files import LOCK, atomic, check_writable, is_part, locked
+from shapefirst.checks import fitted, json_of
+from shapefirst.errors import ShapefirstError, first_line, shortened
+from shapefirst.files import LOCK, atomic, check_writable, content_of, is_part, locked
 from shapefirst.models.machine import versions
-from shapefirst.prompts import Prompt, as_lines, parse_prompts
-from shapefirst.sweep.grid import Grid, Shards, read_grid
-from shapefirst.sweep.rows import parquet_of
+from shapefirst.prompts import as_lines, parse_prompts
+from shapefirst.sweep.grid import Shard, Shards, read_grid
+from shapefirst.sweep.manifest import Manifest, differences
+from shapefirst.sweep.rows import Made, check_rows, made, parquet_of
 
 if TYPE_CHECKING:
     import pyarrow
@@ -45,6 +48,10 @@ MANIFEST: Final = "manifest.json"
 PROMPTS: Final = "prompts.txt"
 LOCAL: Final = ("file", "local")
 WHOLE: Final = ("s3", "s3a", "gs", "gcs", "az", "abfs", "memory")  # S3, Google Cloud Storage, Azure's blobs
+
+
+_SHARD: Final = re.compile(r"\d{6,}\.parquet")
+_DAMAGED: Final = (OSError, ValueError)
 
 
 class CannotWrite(ShapefirstError):
@@ -114,7 +121,7 @@ class Store:
         mine = json.loads(json.dumps(mine))  # tuples as JSON has them
         what = None
         if self._exists(MANIFEST):
-            what = _differences(mine, self.manifest())
+            what = differences(mine, self.manifest())
             if what and self.done():
                 raise ShapefirstError(
                     f"{self.url!r} holds another sweep, which differs in {', '.join(what)}: choose another --out, or "
@@ -140,40 +147,56 @@ class Store:
             ShapefirstError: There is no sweep, or it cannot be read.
         """
         try:
-            found = dict(json.loads(self._read(MANIFEST)))
-            its_format, begun_by = found["format"], found["shapefirst"]
+            found = json_of(self._read(MANIFEST))
+            its_format = found.get("format", FORMAT) if isinstance(found, dict) else FORMAT
+            if its_format == FORMAT:
+                fitted(Manifest, found, "")
         except FileNotFoundError:
             raise ShapefirstError(
                 f"There is no sweep in {self.url!r}: run `shapefirst sweep run --out` first."
             ) from None
-        except (ValueError, KeyError, TypeError) as error:
-            raise ShapefirstError(
-                f"Cannot read the manifest of {self.url!r} ({type(error).__name__}: {error}): choose another --out, or "
-                "delete the folder."
-            ) from error
+        except _DAMAGED as error:
+            raise self._unreadable(MANIFEST, error) from error
         if its_format != FORMAT:
             raise ShapefirstError(
-                f"The sweep in {self.url!r} has the format {its_format!r}, and shapefirst {__version__} goes on with "
-                f"{FORMAT}: take version {begun_by}, which began it, or choose another --out."
+                f"The sweep in {self.url!r} has the format {shortened(repr(its_format))}, and shapefirst {__version__} "
+                f"goes on with {FORMAT}: take version {shortened(str(found.get('shapefirst')))}, which began it, or "
+                "choose another --out."
             )
-        return found
+        return dict(found)
 
-    def grid(self) -> Grid:
-        """The grid that is stored."""
-        return read_grid(None, self.manifest()["grid"])
+    def plan(self) -> Shards:
+        """The plan that is stored.
 
-    def prompts(self) -> list[Prompt]:
-        """The sweep's prompts."""
-        return parse_prompts(self._read(PROMPTS).decode().splitlines())
+        Raises:
+            ShapefirstError: As `manifest`, or its prompts are lost or others.
+        """
+        manifest = self.manifest()
+        try:
+            lines = self._read(PROMPTS).decode().splitlines()
+            if len(lines) * manifest["grid"]["images_per_prompt"] != manifest["images"]:
+                raise ValueError(f"it has {len(lines)} lines")
+        except _DAMAGED as error:
+            raise ShapefirstError(
+                f"Cannot read {PROMPTS} of {self.url!r} ({_reason(error)}): run the sweep again, which mends it."
+            ) from error
+        shards = Shards(read_grid(None, manifest["grid"]), parse_prompts(lines))
+        if len(shards) != manifest["shards"]:
+            raise self._unreadable(MANIFEST, ValueError(f"its grid makes {len(shards)} shards"))
+        return shards
 
     def done(self) -> set[str]:
         """The names of the shards that are finished."""
-        return {name.removesuffix(".parquet") for name in self._names("shards") if name.endswith(".parquet")}
+        return {name.removesuffix(".parquet") for name in self._names("shards") if _SHARD.fullmatch(name)}
+
+    def strays(self) -> list[str]:
+        """Files among the shards that no run has written: copies of shards, say."""
+        return sorted(name for name in self._names("shards") if not (_SHARD.fullmatch(name) or is_part(name)))
 
     def failed(self) -> dict[str, str]:
         """Shards that were given up -> why."""
         names = [name for name in self._names("failed") if name.endswith(".txt")]
-        return {name.removesuffix(".txt"): self._read(f"failed/{name}").decode() for name in names}
+        return {name.removesuffix(".txt"): self.text(f"failed/{name}") or "" for name in names}
 
     def write(self, name: str, table: pyarrow.Table, images: Mapping[str, bytes]) -> None:
         """A finished shard: the images first, the table last.
@@ -190,26 +213,30 @@ class Store:
         """Says of a shard why there is none."""
         self._write(f"failed/{name}.txt", why.encode())
 
-    def read(self, name: str, columns: list[str] | None = None) -> pyarrow.Table:
-        """A finished shard's table, some columns of it or all.
+    def read(self, shard: Shard) -> tuple[pyarrow.Table, Made]:
+        """A finished shard's table, and how it was made.
 
         Raises:
-            ShapefirstError: It is damaged.
+            ShapefirstError: It is damaged, or not the shard's.
         """
         import pyarrow
         import pyarrow.parquet
 
+        rows = len(shard.policies) * len(shard.prompts)
         try:
-            with self._fs.open(self._path(f"shards/{name}.parquet"), "rb") as stream:
-                return pyarrow.parquet.read_table(stream, columns=columns)
-        except (OSError, pyarrow.ArrowException) as error:
+            content = pyarrow.BufferReader(self._read(f"shards/{shard.name}.parquet"))
+            with pyarrow.parquet.ParquetFile(content, page_checksum_verification=True) as file:
+                if file.metadata.num_rows != rows:  # before they are made
+                    raise ValueError(f"it has {file.metadata.num_rows:,} rows, and should have {rows:,}")
+                table = file.read()
+            table.validate(full=True)
+            check_rows(table, shard)
+            return table, made(table)
+        except (*_DAMAGED, pyarrow.ArrowException) as error:
             raise ShapefirstError(
-                f"Cannot read the shard {name} of {self.url!r} ({error}): delete its file and run the sweep again."
+                f"Cannot read the shard {shard.name} of {self.url!r} ({_reason(error)}): delete its file and run the "
+                "sweep again."
             ) from error
-
-    def tables(self, columns: list[str] | None = None) -> Iterator[pyarrow.Table]:
-        """All finished shards' tables in order, one at a time."""
-        return (self.read(name, columns) for name in sorted(self.done()))
 
     def picture(self, name: str, file: str) -> bytes | None:
         """An image that a finished shard has kept, or None where it has not."""
@@ -218,7 +245,7 @@ class Store:
     def text(self, name: str) -> str | None:
         """A file of text, or None where there is none."""
         content = self._read_if_there(name)
-        return None if content is None else content.decode()
+        return None if content is None else content.decode(errors="replace")
 
     def save(self, name: str, text: str) -> str:
         """A file of text; returns where it is."""
@@ -245,10 +272,21 @@ class Store:
             return [path.rsplit("/", 1)[-1] for path in self._fs.ls(self._path(folder), detail=False)]
 
     def _read(self, name: str) -> bytes:
-        return bytes(self._fs.cat_file(self._path(name)))
+        path = self._path(name)
+        return content_of(Path(path)) if self._is_local else bytes(self._fs.cat_file(path))
 
     def _read_if_there(self, name: str) -> bytes | None:
-        return self._read(name) if self._exists(name) else None
+        if not self._exists(name):
+            return None
+        try:
+            return self._read(name)
+        except OSError as error:
+            raise ShapefirstError(f"Cannot read {name} of {self.url!r}: {_reason(error)}.") from error
+
+    def _unreadable(self, name: str, error: Exception) -> ShapefirstError:
+        return ShapefirstError(
+            f"Cannot read {name} of {self.url!r} ({_reason(error)}): choose another --out, or delete the folder."
+        )
 
     def _write(self, name: str, content: bytes) -> None:
         """A whole file or none: object stores put a file in one go, elsewhere it is renamed."""
@@ -286,18 +324,13 @@ class Store:
             raise CannotWrite(f"Cannot use {self.url!r} for results: {error.strerror or error}.") from error
 
 
+def _reason(error: Exception) -> str:
+    """Why a file cannot be read, in a few words."""
+    if isinstance(error, UnicodeDecodeError):
+        return "it is not UTF-8"
+    return shortened((isinstance(error, OSError) and error.strerror) or first_line(error), 200)
+
+
 def _is_begun(path: str) -> bool:
     """Whether a file is what a killed run left of a sweep that it was about to begin."""
     return is_part(path) and path.rsplit("/", 1)[-1].startswith((".manifest-", ".prompts-"))
-
-
-def _differences(mine: Mapping[str, Any], there: Mapping[str, Any]) -> list[str]:
-    """In which respects two manifests are not of the same sweep, by the names in "grid" and "about"; which version of
-    shapefirst began it is none."""
-    found = [
-        f"{key} ({shortened(str(there.get(part, {}).get(key)))} there, {shortened(str(value))} here)"
-        for part in ("grid", "about")
-        for key, value in mine[part].items()
-        if there.get(part, {}).get(key) != value
-    ]
-    return found or (["its prompts"] if mine["plan"] != there.get("plan") else [])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from typing import Any, Final
 
 import numpy as np
@@ -17,7 +18,7 @@ from shapefirst.errors import ShapefirstError
 from shapefirst.measure.frechet import Gaussian, Moments, frechet_distance
 from shapefirst.measure.intervals import Interval, bootstrap, jackknife, of_prompts
 from shapefirst.sweep.grid import FULL, Setting
-from shapefirst.sweep.rows import FEATURES, NOT_MEASURED, arrays_of, made
+from shapefirst.sweep.rows import FEATURES, NOT_MEASURED, arrays_of
 from shapefirst.sweep.store import Store
 
 __all__ = ["PolicySummary", "Reference", "SweepSummary", "summarise"]
@@ -90,12 +91,14 @@ class SweepSummary:
         shards: How many.
         machine: Where they were made.
         seconds: That they took, added up.
+        left_out: Sentences, one on each file among the shards that does not count.
     """
 
     conditions: tuple[PolicySummary, ...]
     shards: int
     machine: str
     seconds: float
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass
@@ -124,35 +127,40 @@ def summarise(
         on_step: Told of each shard that was read, and of each condition whose distances were taken.
 
     Raises:
-        ShapefirstError: Nothing is stored, a shard is damaged, or the reference has other features.
+        ShapefirstError: Nothing is stored, or nothing that is whole, or the reference has other features.
     """
     found: list[PolicySummary] = []
-    here: Setting | None = None
-    gathered: dict[str, _Gathered] = {}
+    left_out: list[str] = [f"{name!r} among its shards is none of them" for name in store.strays()]
     machines: dict[str, None] = {}
     count, seconds = 0, 0.0
-    prompts = len(store.prompts())
-    for table in store.tables():
-        rows, how = arrays_of(table), made(table)
-        setting = _setting(rows)
-        if here not in (None, setting):
-            found += _conditions(here, gathered, reference, on_step)
-            gathered = {}
-        here = setting
-        _gather(rows, how["features"], gathered, prompts)
-        machines[how["machine"]] = None
-        count += 1
-        seconds += sum(how["seconds"].values())
-        on_step()
-    if here is None:
-        raise ShapefirstError(f"No shard of {store.url!r} is done yet: run `shapefirst sweep run --out {store.url}`.")
-    found += _conditions(here, gathered, reference, on_step)
-    return SweepSummary(tuple(found), count, ", ".join(machines), seconds)
-
-
-def _setting(rows: Mapping[str, np.ndarray]) -> Setting:
-    first: dict[str, Any] = {name: rows[name][0] for name in ("model", "sampler", "steps", "guidance_scale")}
-    return Setting(str(first["model"]), str(first["sampler"]), int(first["steps"]), float(first["guidance_scale"]))
+    shards, names = store.plan(), store.done()
+    for setting, mine in groupby((shard for shard in shards if shard.name in names), key=lambda shard: shard.setting):
+        gathered: dict[str, _Gathered] = {}
+        first: tuple[Any, str] | None = None
+        for shard in mine:
+            on_step()
+            try:
+                table, how = store.read(shard)
+                # What is added up must be of one kind.
+                kind = (table.schema.remove_metadata(), how.features)
+                if kind != (first := first or kind):
+                    raise ShapefirstError(
+                        f"The shard {shard.name} has other columns or features than those before it: delete its file "
+                        "and run the sweep again."
+                    )
+            except ShapefirstError as error:
+                left_out.append(str(error))
+                continue
+            _gather(arrays_of(table), how.features, gathered, len(shards.prompts))
+            machines[how.machine] = None
+            count += 1
+            seconds += sum(how.seconds.values())
+        if gathered:
+            found += _conditions(setting, gathered, reference, on_step)
+    if not found:
+        none = f"No shard of {store.url!r} is done yet: run `shapefirst sweep run --out {store.url}`."
+        raise ShapefirstError(left_out[-1] if left_out and names else none)
+    return SweepSummary(tuple(found), count, ", ".join(machines), seconds, tuple(left_out))
 
 
 def _gather(rows: Mapping[str, np.ndarray], title: str, gathered: dict[str, _Gathered], prompts: int) -> None:

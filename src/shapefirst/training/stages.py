@@ -147,14 +147,14 @@ def train_model(
             pass
         if code := _run(command, environment):
             raise ShapefirstError(
-                f"The stage {stage!r} stopped with exit code {code}: what it had reached is kept, the same command goes "
-                "on from there."
+                f"The stage {stage!r} stopped with exit code {code}: what it had reached is kept, the same command "
+                "goes on from there."
             )
 
 
 def _run(command: Sequence[str], environment: Mapping[str, str]) -> int:
-    """The exit code of a stage. It is no part of what Ctrl-C on a terminal reaches, as it would answer with a traceback;
-    when this process is interrupted, it ends with all that it has started."""
+    """The exit code of a stage. It is no part of what Ctrl-C on a terminal reaches, as it would answer with a
+    traceback; when this process is interrupted, it ends with all that it has started."""
     with subprocess.Popen(command, env=environment, start_new_session=True) as stage:
         try:
             return stage.wait()

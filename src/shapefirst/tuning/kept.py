@@ -6,14 +6,15 @@ import hashlib
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
+from shapefirst.checks import fitted, json_of
 from shapefirst.errors import ShapefirstError
-from shapefirst.files import atomic, save_text
+from shapefirst.files import atomic, content_of, save_text
 from shapefirst.measure.npz import read_npz
 from shapefirst.policies.file import model_digest, sampler_digest
 from shapefirst.tuning.candidates import Costs
@@ -22,6 +23,20 @@ from shapefirst.tuning.search import BatchRecord, Tuner
 __all__ = ["UnfinishedSearch", "unfinished_search"]
 
 FORMAT: Final = 1  # raised when what an older shapefirst has left is no part of a new search
+
+
+@dataclass(frozen=True)
+class _State:
+    """What state.json says."""
+
+    digest: str
+    costs: Costs | None
+    runs: dict[str, list[float]]
+
+    def __post_init__(self) -> None:
+        costs = self.costs
+        if costs is not None and not (costs.guided > 0 and min(costs.one, costs.none, costs.rest) >= 0):
+            raise ShapefirstError("A call of the denoiser takes time.")
 
 
 class UnfinishedSearch:
@@ -40,14 +55,13 @@ class UnfinishedSearch:
         self.costs: Costs | None = None
         self.runs: dict[str, list[float]] = {}
         try:
-            content = json.loads((self._folder / "state.json").read_text(encoding="utf-8"))
-            if content["digest"] != self._digest:
-                raise ValueError("another run's")
-            self.costs, self.runs = content["costs"] and Costs(**content["costs"]), content["runs"]
-        except (OSError, ValueError, KeyError, TypeError):  # there is none, or one that cannot be used
+            state = fitted(_State, json_of(content_of(self._folder / "state.json")), "")
+        except (OSError, ValueError):  # there is none, or one that cannot be used
+            state = _State("", None, {})
+        if state.digest != self._digest:
             self.forget()
-        else:
-            self.goes_on = True
+            return
+        self.goes_on, self.costs, self.runs = True, state.costs, dict(state.runs)
 
     def recording(self, batch: int) -> BatchRecord | None:
         """What an earlier run recorded of a batch, or None."""
@@ -56,6 +70,9 @@ class UnfinishedSearch:
         except ShapefirstError:  # there is none, or one that cannot be used
             return None
         references, names, scores = recorded
+        kinds = [(array.dtype.kind, array.ndim) for array in recorded]
+        if kinds != [("u", 4), ("U", 1), ("f", 1)] or len(names) != len(scores) or not np.isfinite(scores).all():
+            return None
         return BatchRecord(references, dict(zip(names.tolist(), scores.tolist(), strict=True)))
 
     def keep_recording(self, batch: int, recorded: BatchRecord) -> None:

@@ -42,7 +42,7 @@ def try_policies(tuner: Tuner, kept: UnfinishedSearch, tick: Callable[[float], N
     among, recording_cost = candidates(steps, tuner.solver_order), images * _fully(tuner) / tuner.batches
     for batch in range(tuner.batches):
         recording = kept.recording(batch)
-        if recording is None:
+        if recording is None or not tuner.fits(batch, recording, among):
             recorded = tuner.record(batch, among, partial(tick, recording_cost / steps))
             kept.keep_recording(batch, recorded)
         else:
@@ -53,7 +53,7 @@ def try_policies(tuner: Tuner, kept: UnfinishedSearch, tick: Callable[[float], N
     found = []
     for candidate in runs:
         distances = kept.runs.get(candidate.name)
-        if distances is None:
+        if distances is None or len(distances) != images:
             tick_batch = partial(tick, candidate.evaluations * images / tuner.batches)
             distances = kept.keep_run(candidate.name, tuner.run(candidate, tick_batch))
         else:

@@ -88,7 +88,7 @@ class Tuner:
 
     def record(self, batch: int, among: Sequence[Candidate], tick: Callable[[], None]) -> BatchRecord:
         """Sample a batch of the prompts fully guided. `tick` is called after every step."""
-        replayed = [c for c in among if c.steps == self.sampling.steps and c.schedule.order is not None]
+        replayed = self._replayed(among)
         leave = {min(set(range(c.steps)) - c.schedule.guided_steps(c.steps), default=0) for c in among}
         steps: list[Step] = []
         for step in self._denoise(batch, TextSchedule.always(), self.sampling.steps):
@@ -97,6 +97,16 @@ class Tuner:
         self._forks[batch] = {step.index: step for step in steps if step.index in leave}
         images = np.stack([np.asarray(image) for image in decode(self.pipe, steps[-1].x_next)])
         return self.restore(batch, BatchRecord(images, _replay(steps, replayed, self.sampling.guidance_scale)))
+
+    def fits(self, batch: int, recording: BatchRecord, among: Sequence[Candidate]) -> bool:
+        """Whether a recording has what `record` would make of the batch: its images, and the candidates' scores."""
+        images = len(self.prompts[batch * self.batch_size :][: self.batch_size])
+        return len(recording.references) == images and recording.scores.keys() == {
+            c.name for c in self._replayed(among)
+        }
+
+    def _replayed(self, among: Sequence[Candidate]) -> list[Candidate]:
+        return [c for c in among if c.steps == self.sampling.steps and c.schedule.order is not None]
 
     def restore(self, batch: int, recording: BatchRecord) -> BatchRecord:
         """Take a batch's recording from an earlier run; what would go on from its trajectories runs from the noise."""
