@@ -98,7 +98,7 @@ def as_lines(items: Sequence[Prompt | Pair]) -> str:
 
 def is_data(text: str) -> bool:
     """Whether a text is what programs write for a list, an object or nothing at all: "['a', 'b']", "None", "nan"."""
-    return text.casefold() in _NOTHING or _LIST.fullmatch(text) is not None
+    return text.casefold() in _NOTHING or (text.startswith(("[", "{")) and _LIST.fullmatch(text) is not None)
 
 
 def read_text(source: Path | str, what: str) -> str:
