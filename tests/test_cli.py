@@ -267,6 +267,14 @@ def test_unknown_commands_and_options_are_named(words):
     assert words[-1] in one_sentence(shapefirst(*words))
 
 
+def test_without_a_command_there_is_help_and_the_exit_code_of_a_wrong_call():
+    result = shapefirst()
+    assert result.exit_code == 2
+    assert "Usage" in result.stdout
+    assert result.stderr == ""
+    assert "pocket, compbench, coco or text" in one_sentence(shapefirst("prompts"))
+
+
 @pytest.mark.parametrize("command", [["generate", "a cat"], ["demo"], ["train-pocket"]])
 def test_an_unwritable_output_folder_is_refused_before_any_work(command, tmp_path):
     (tmp_path / "file").write_text("")

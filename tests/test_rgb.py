@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import struct
 import warnings
@@ -296,6 +297,33 @@ def statistics_of(monkeypatch):
         model = "pocket"
 
     return lambda folder: reference.reference_from(folder, Scorers(), None, progress).statistics(Pocket)
+
+
+def test_no_picture_of_a_reference_folder_is_passed_over_in_silence(tmp_path, statistics_of):
+    for name in ("0.png", "1.PNG", "2.webp", "3.BMP", "4.gif", "5.tga", "within/6.TIFF"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (4, 4), (int(name.rpartition("/")[2][0]) * 20, 9, 9)).save(tmp_path / name)
+    for other in ("captions.txt", "array.npy", ".DS_Store"):
+        (tmp_path / other).write_text("")
+    (tmp_path / "folder.png").mkdir()
+    os.mkfifo(tmp_path / "pipe.png")
+    taken = reference.reference_from(tmp_path, Scorers(), None, None)
+    assert taken.title == f"the 7 images in {tmp_path} (3 other files left out)"
+    assert statistics_of(tmp_path).count == 7
+    (tmp_path / "7.heic").write_text("")
+    with pytest.raises(ShapefirstError, match=r"Images such as '.*7\.heic' are not read and would be missing"):
+        statistics_of(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["array.npy", "one.png", "pipe", "loop", "damaged.npz"])
+def test_what_is_no_reference_is_refused(tmp_path, name):
+    np.save(tmp_path / "array.npy", np.zeros(3))
+    Image.new("RGB", (4, 4)).save(tmp_path / "one.png")
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "damaged.npz").write_bytes(b"PK\3\4" + bytes(100))
+    with pytest.raises(ShapefirstError, match=name):
+        reference.reference_from(tmp_path / name, Scorers(), None, None)
 
 
 def test_a_reference_folder_may_hold_pictures_of_any_kind(tmp_path, statistics_of):

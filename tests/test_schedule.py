@@ -129,7 +129,8 @@ def test_a_fraction_lies_between_0_and_1(fraction):
     [
         (lambda: TextSchedule.until(), "either a step"),
         (lambda: TextSchedule.until(3, fraction=0.5), "either a step"),
-        (lambda: TextSchedule.until(3, keep="both"), 'must be "null", "text" or "neither"'),
+        (lambda: TextSchedule.until(3, keep="both"), 'must be "null" or "text", not'),
+        (lambda: TextSchedule.every(3, keep="both"), 'must be "null", "text" or "neither"'),
         (lambda: TextSchedule.window(5, 3), "ends before it starts"),
         (lambda: TextSchedule(windows=(3,)), "pair"),
         (lambda: TextSchedule(windows=((0, 3),), fraction=0.5), "not both"),

@@ -593,16 +593,18 @@ def test_sizes_below_one_are_refused(option, tmp_path):
 
 def test_a_sweep_alone_shows_its_help_and_no_empty_error():
     result = shapefirst("sweep")
+    assert result.exit_code == 2
     assert "Usage" in result.output
     assert "Error" not in result.output
 
 
-def test_words_that_pocket_never_saw_are_named_before_they_are_sampled(tmp_path):
-    (tmp_path / "prompts.txt").write_text("a red mushroom\na turquoise wombat\n")
+def test_words_that_pocket_never_saw_or_sees_are_named_before_they_are_sampled(tmp_path):
+    (tmp_path / "prompts.txt").write_text(f"a red mushroom\na turquoise wombat{' red' * 90}\n")
     tiny = ("--steps", 2, "--text-steps", 1, "--prompts", tmp_path / "prompts.txt", "--out", tmp_path / "sweep")
     result = shapefirst("sweep", "run", *tiny)
     assert result.exit_code == 0, result.output
     assert "pocket never saw 'turquoise', 'wombat'" in result.stderr
+    assert "1 of 2 prompts are too long for the text encoder" in result.stderr
 
 
 def test_a_run_with_given_up_shards_says_so(tmp_path, monkeypatch):

@@ -258,7 +258,7 @@ def test_an_interrupted_search_goes_on(folder, tmp_path, monkeypatch, stage):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--save-time", 1.5), "above 0 and below 0.95, not 1.5"),
+        (("--save-time", 1.5), "above 0 and up to 0.7, where the search ends, not 1.5"),
         (("--save-time", 0), "above 0"),
         (("--max-l1", 0.1), "not both"),
         (("--steps", 5), "--steps must be at least 10"),

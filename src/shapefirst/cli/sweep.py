@@ -124,6 +124,7 @@ app.command("report")(sweep_results.report_sweep)
 
 def _run(shards: Shards, store: Store, worker: Mapping[str, Any], cluster: Cluster | None) -> int:
     """Runs what is missing; returns how many shards were given up."""
+    from shapefirst.cli.loading import warn_of_cuts
     from shapefirst.drawing.notation import plural
     from shapefirst.sweep.run import missing_evaluations, run_here, run_on_ray
     from shapefirst.sweep.work import Worker
@@ -131,10 +132,10 @@ def _run(shards: Shards, store: Store, worker: Mapping[str, Any], cluster: Clust
     expected = missing_evaluations(shards, store)
     if kept := len(shards) - len(expected):
         terminal.note(f"{'going on: ' if expected else ''}{kept} of {len(shards)} shards done already.")
-    failed = 0
+    failed, texts = 0, {prompt.text for prompt in shards.prompts}
     with terminal.counting(plural(len(expected), "shard"), total=max(1, sum(expected.values()))) as tick:
         if cluster is None:
-            outcomes = run_here(shards, store, Worker(**worker), tick)
+            outcomes = run_here(shards, store, Worker(**worker, on_load=lambda pipe: warn_of_cuts(pipe, texts)), tick)
         else:
             outcomes = run_on_ray(shards, store, worker, cluster)
         try:

@@ -129,12 +129,13 @@ def report_sweep(
 def _keep(out: Path, finding: Finding, setting: StudySetting, text: str) -> tuple[Path, Path]:
     """Stores what was found; returns where the page and the tables to paste are."""
     from shapefirst.files import LOCK, locked, save_text
-    from shapefirst.findings.storage import load_stored, save
+    from shapefirst.findings.storage import load_all, save
     from shapefirst.report import write_report
     from shapefirst.sweep.report import QUESTION
 
     with locked(out / f".{QUESTION.name}{LOCK}", str(out)):
-        before = load_stored(out, QUESTION.name)
+        # All of them are read, of which the page is made: a damaged one is met before anything is written.
+        before = next((one for one in load_all(out) if one.name == QUESTION.name), None)
         save(out, QUESTION, finding, setting)
         if before is not None and before.setting.prompts != setting.prompts:
             terminal.note(f"the report in {str(out)!r} held another sweep, whose place this one takes.")

@@ -37,7 +37,11 @@ def tune(
     ] = None,
     save_time: Annotated[
         float | None,
-        typer.Option(metavar="SHARE", help="The closest policy that saves this share of the time.", show_default="0.4"),
+        typer.Option(
+            metavar="SHARE",
+            help="The closest policy that saves this share of the time, at most 0.7.",
+            show_default="0.4",
+        ),
     ] = None,
     max_l1: Annotated[
         float | None, typer.Option("--max-l1", metavar="L1", help="The fastest policy whose images stay this close.")
@@ -74,7 +78,7 @@ def tune(
             from shapefirst.checks import check_steps
             from shapefirst.images.jobs import Sampling
             from shapefirst.policies.file import write_policy
-            from shapefirst.tuning.candidates import check_choice, choose
+            from shapefirst.tuning.candidates import SAVINGS, check_choice, choose
             from shapefirst.tuning.kept import unfinished_search
             from shapefirst.tuning.runner import search_cost, try_policies, tuned_policy
             from shapefirst.tuning.search import Tuner, held_out
@@ -92,6 +96,8 @@ def tune(
             found = try_policies(tuner, kept, tick)
         chosen = choose(found, save_time, max_l1)
         _print_front(found, chosen)
+        if max_l1 is not None and chosen is max(found, key=lambda one: one.time_saved):
+            terminal.note(f"the search ends at {SAVINGS[-1]:.0%} of the evaluations: more may stay as close, too.")
         with terminal.progress(f"Checking the choice on {len(checked_on)} other prompts", total=1) as report:
             measured = held_out(pipe, chosen.candidate, tuner.sampling, checked_on, report)
         write_policy(tuned_policy(model, tuner, chosen.candidate, len(checked_on), *measured), out)

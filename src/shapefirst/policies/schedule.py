@@ -232,7 +232,8 @@ class TextSchedule:
 def check_kept(keep: object, order: object) -> None:
     """Raise ShapefirstError for an unknown branch or order, or if they leave steps without a prediction."""
     if keep not in ("null", "text", "neither"):
-        raise ShapefirstError(f'keep must be "null", "text" or "neither", not {keep!r}.')
+        branches = '"null" or "text"' if order is None else '"null", "text" or "neither"'
+        raise ShapefirstError(f"keep must be {branches}, not {said(keep)}.")
     if order is not None and (isinstance(order, bool) or order not in range(4)):
         raise ShapefirstError(f"order must be 0 (the last prediction again), 1, 2 or 3, or None, not {order!r}.")
     if keep == "neither" and order is None:

@@ -42,6 +42,7 @@ _LIST: Final = re.compile(r"""[\[{]\s*(?:['"\[{].*|[\d\s.,-]*)[\]}]""", re.DOTAL
 _LINE: Final = re.compile(r"\r\n|\r|\n")
 _MARK: Final = "\ufeff"  # of byte order
 _LARGEST: Final = 256 * 1024**2  # bytes; all captions of MS-COCO take 144 MB
+_PIECE: Final = 2**20  # bytes; room is made for as many as are asked for, whether they are there or not
 
 
 def read_prompts(source: Path | str) -> list[str]:
@@ -98,7 +99,7 @@ def as_lines(items: Sequence[Prompt | Pair]) -> str:
 
 def is_data(text: str) -> bool:
     """Whether a text is what programs write for a list, an object or nothing at all: "['a', 'b']", "None", "nan"."""
-    return text.casefold() in _NOTHING or _LIST.fullmatch(text) is not None
+    return text.casefold() in _NOTHING or (text.startswith(("[", "{")) and _LIST.fullmatch(text) is not None)
 
 
 def read_text(source: Path | str, what: str) -> str:
@@ -113,7 +114,9 @@ def read_text(source: Path | str, what: str) -> str:
         # As text, stdin may let pass what is no UTF-8, in a form that no tokenizer takes.
         stream = getattr(sys.stdin, "buffer", sys.stdin) if str(source) == "-" else io.FileIO(source, opener=_opened)
         with io.BufferedReader(stream) if isinstance(stream, io.FileIO) else nullcontext(stream) as opened:
-            raw = opened.read(_LARGEST + 1)
+            raw = opened.read(0)
+            while len(raw) <= _LARGEST and (piece := opened.read(max(_PIECE, len(raw)))):
+                raw += piece
         if len(raw) > _LARGEST:
             raise ValueError(f"it has more than {_LARGEST // 1024**2} MB, so take a part of it")
         return (raw if isinstance(raw, str) else raw.decode()).replace(_MARK, "")

@@ -76,6 +76,7 @@ class Worker:
         keep_images: "none", "sample" or "all".
         batch_size: Rows in one call of the denoiser; None for what suits the model.
         dtype: The number format of the models that make images; None for what suits the device.
+        on_load: Called with each pipeline once it is loaded.
     """
 
     device: str | None = None
@@ -83,6 +84,7 @@ class Worker:
     keep_images: str = "none"
     batch_size: int | None = None
     dtype: str | None = None
+    on_load: Callable[[Any], None] = field(default=lambda pipe: None, repr=False)
     _models: dict[str, Scored] = field(default_factory=dict, repr=False)
 
     def run(self, shard: Shard, on_evaluations: Callable[[int], None] = lambda count: None) -> Work:
@@ -140,6 +142,7 @@ class Worker:
         if name not in self._models:
             self._models.clear()  # one at a time: two large ones may not fit
             self._models[name] = Scored.loaded(name, self.device, self.dtype, self.scores)
+            self.on_load(self._models[name].pipe)
         return self._models[name]
 
     def rows(self, name: str) -> int:

@@ -121,8 +121,10 @@ def check_choice(save_time: float | None, max_l1: float | None) -> None:
     """Raise ShapefirstError unless what to choose by is given once and in range."""
     if save_time is not None and max_l1 is not None:
         raise ShapefirstError("Give the time to save or the largest L1, not both.")
-    if save_time is not None and not 0 < save_time < 0.95:
-        raise ShapefirstError(f"The time to save is a share above 0 and below 0.95, not {save_time:g}.")
+    if save_time is not None and not 0 < save_time <= SAVINGS[-1]:
+        raise ShapefirstError(
+            f"The time to save is a share above 0 and up to {SAVINGS[-1]:g}, where the search ends, not {save_time:g}."
+        )
     if max_l1 is not None and not 0 < max_l1 < 1:
         raise ShapefirstError(f"The largest L1 is a distance above 0 and below 1, such as 0.005, not {max_l1:g}.")
 
