@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from shapefirst.errors import ShapefirstError, first_line
 from shapefirst.files import on_disk
+from shapefirst.models.configurations import check_entries
 from shapefirst.models.quiet import quietly
 
 __all__ = [
@@ -189,12 +190,27 @@ def make_sampler(name: str, config: Any) -> Any:
                 f"This model was trained down to no signal at all (rescale_betas_zero_snr), which {name} cannot sample "
                 "from: take ddim, dpm-solver, euler or unipc."
             )
+        check_entries(scheduler, {**config, **options}, "This model's scheduler")
         try:
-            return scheduler.from_config(config, **options)
+            made = scheduler.from_config(config, **options)
+            _rehearse(copy.deepcopy(made))
+            return made
         except Exception as error:  # whatever a class of diffusers makes of another one's settings
             raise ShapefirstError(
                 f"The sampler {name} cannot be made from this model's scheduler: {first_line(error)}."
             ) from error
+
+
+def _rehearse(scheduler: Any) -> None:
+    """Take its first step: what no scheduler can work with is found before a model's weights are read."""
+    import torch
+
+    shift = {"mu": 1.0} if scheduler.config.get("use_dynamic_shifting") else {}
+    scheduler.set_timesteps(min(2, scheduler.config.num_train_timesteps), **shift)
+    latents = torch.ones(1, 1, 2, 2)
+    noisy = scheduler.step(latents, scheduler.timesteps[0], latents).prev_sample
+    if not noisy.isfinite().all():
+        raise ValueError("its steps give no finite numbers")
 
 
 def with_sampler(pipe: Any, name: str) -> Any:
