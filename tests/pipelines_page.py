@@ -14,7 +14,7 @@ from typing import Final
 import diffusers
 from tiny import PIPELINES
 
-from shapefirst.guidance.meeting import WAYS, WHOLE, Meeting, meeting_of
+from shapefirst.guidance.meeting import MODULAR, WAYS, WHOLE, Meeting, meeting_of
 from shapefirst.models.pipelines import pipeline_classes
 
 PAGE: Final = Path(__file__).parent.parent / "docs" / "pipelines.md"
@@ -111,7 +111,8 @@ def _said(others: Sequence[Meeting]) -> str:
     return (
         f"{len(others)} pipelines of diffusers {diffusers.__version__} are in no row. {len(others) - len(refused)} of "
         "them are met by whole calls, with the policies that keep no branch, as any class is that nobody has seen: "
-        f"untested; {guided} of these are modular and take a `shapefirst.Guider` with all policies. {len(refused)} are "
+        f"untested; {guided} of these are modular and take a `shapefirst.Guider` with all policies, {len(MODULAR)} "
+        f"of them tested with it and without: {', '.join(f'`{name}`' for name in MODULAR)}. {len(refused)} are "
         f"refused, since no part of theirs is given a timestep: {', '.join(refused)}."
     )
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 
 import diffusers
+import modular
 import pipelines_page
 import pytest
 from commands import one_sentence, shapefirst
+from layouts import LAYOUTS
 from tiny import PIPELINES
 
 from shapefirst.errors import UnsupportedPipelineError
 from shapefirst.families import FAMILIES, Family
 from shapefirst.families.layout import controls_of, denoisers_of
 from shapefirst.guidance.blocks import guide
-from shapefirst.guidance.meeting import WHOLE, meeting_of
+from shapefirst.guidance.meeting import MODULAR, WHOLE, meeting_of
+from shapefirst.models import MODELS
 from shapefirst.policies.words import EXAMPLES, POLICIES
 
 
@@ -76,7 +79,15 @@ def test_a_class_that_is_met_by_whole_calls():
 
 def test_a_modular_class_takes_a_guider_besides():
     assert said("StableDiffusionXLModularPipeline")["guider"].startswith('shapefirst.Guider("paper:25")')
+    assert said("StableDiffusionXLModularPipeline")["tested"] == "with a Guider and within guide()"
     assert "guider" not in said("FluxModularPipeline")
+    assert said("FluxModularPipeline")["tested"].startswith("no: ")
+
+
+def test_the_modular_classes_that_are_called_tested_are(make_pipe):
+    rows = (*modular.PIPELINES.values(), modular.wan_22, modular.helios)
+    run = {type(row(make_pipe).pipe.blocks).__name__ for row in rows}
+    assert run == {getattr(diffusers, name).default_blocks_name for name in MODULAR}
 
 
 def test_a_model_has_the_parts_that_its_index_names(folder):
@@ -96,13 +107,25 @@ def test_a_model_of_the_hub_is_known_by_its_index_in_the_cache(folder, tmp_path,
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    for name, source in (("sdxl", "stabilityai/stable-diffusion-xl-base-1.0"), ("some/model", "some/model")):
-        sentence = refusal(name)
-        assert sentence.startswith(f"The model_index.json of {name} is not in the cache {tmp_path}: ")
-        assert f"`hf download {source} model_index.json`" in sentence
+    sentence = refusal("some/model")
+    assert sentence.startswith(f"The model_index.json of some/model is not in the cache {tmp_path}: ")
+    assert "`hf download some/model model_index.json`" in sentence
     place = tmp_path / "models--some--model" / "snapshots" / "abc"
     folder("FluxPipeline", place, transformer=["diffusers", "FluxTransformer2DModel"])
     assert said("some/model")["skipped"] == "transformer"
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_with_a_name_is_known_without_a_download(empty_cache, name):
+    assert said(name)[""] == f"{name} is a {MODELS[name].pipeline}, which can be steered."
+
+
+def test_the_class_of_a_name_is_that_of_its_folder():
+    """As far as the tests have a copy of the model's own index."""
+    indices = {layout.repository: layout.index for layout in LAYOUTS.values()}
+    known = {info.source: info.pipeline for info in MODELS.values() if info.source in indices}
+    assert len(known) == len(MODELS) - 1
+    assert known == {source: indices[source]["_class_name"] for source in known}
 
 
 def test_what_cannot_be_steered_ends_in_a_sentence():

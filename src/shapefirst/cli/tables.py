@@ -130,7 +130,8 @@ def meeting(found: Meeting) -> None:
     if found.beside:
         _add(table, ["skipped with it", f"{', '.join(found.beside)}, counted apart (evaluations.control_rows)"])
     _add(table, ["not skipped", ", ".join(found.others) or "no other network"])
-    _add(table, ["tested", "in the matrix of docs/pipelines.md" if found.is_tested else "no: met as any other class"])
+    where = "with a Guider and within guide()" if found.has_guider else "in the matrix of docs/pipelines.md"
+    _add(table, ["tested", where if found.is_tested else "no: met as any other class"])
     terminal.results().print(table)
 
 

@@ -13,7 +13,7 @@ from shapefirst.policies.auto import Policy
 from shapefirst.policies.schedule import TextSchedule
 from shapefirst.policies.words import EXAMPLES, parse_policy
 
-__all__ = ["WAYS", "WHOLE", "Meeting", "follows", "meeting_of"]
+__all__ = ["MODULAR", "WAYS", "WHOLE", "Meeting", "follows", "meeting_of"]
 
 #: Way -> what it is, for people.
 WAYS: Final[Mapping[Way, str]] = {
@@ -21,6 +21,19 @@ WAYS: Final[Mapping[Way, str]] = {
     "two calls": "the denoiser is called once for each branch",
     "whole calls": "a call of the denoiser is evaluated as it is, or all that it would give is extrapolated",
 }
+
+
+#: Classes of Modular Diffusers whose blocks the tests run, with a `Guider` and within `guide`.
+MODULAR: Final = (
+    "StableDiffusionXLModularPipeline",
+    "StableDiffusion3ModularPipeline",
+    "Flux2KleinBaseModularPipeline",
+    "QwenImageModularPipeline",
+    "WanModularPipeline",
+    "Wan22ModularPipeline",
+    "HeliosModularPipeline",
+    "ZImageModularPipeline",
+)
 
 
 @dataclass(frozen=True)
@@ -36,7 +49,7 @@ class Meeting:
         beside: Those that are skipped with them, and counted apart.
         others: Those of all other networks, which run as ever.
         has_guider: Whether it is a modular pipeline that has a guider, in whose place `Guider` can stand.
-        is_tested: Whether the class is in the matrix of the tests.
+        is_tested: Whether the class is in the matrix of the tests, or among `MODULAR`.
         refused: Why no policy can be followed, in a sentence, if so.
     """
 
@@ -73,7 +86,7 @@ def meeting_of(pipeline_class: Any, networks: Mapping[str, type] | None = None) 
         beside=beside,
         others=tuple(part for part in networks if part not in (*denoisers, *beside)),
         has_guider=has_guider(pipeline_class),
-        is_tested=name in FAMILIES,
+        is_tested=name in FAMILIES or name in MODULAR,
         refused=refused if family.refused is None else f"{name} {family.refused}",
     )
 

@@ -26,7 +26,7 @@ from PIL import Image
 
 from shapefirst.measure.alignment import check_pairs
 from shapefirst.measure.rgb import to_rgb
-from shapefirst.models.scoring import load_model, load_part
+from shapefirst.models.scoring import load_model, load_part, rehearsed
 from shapefirst.prompts import Prompt
 
 if TYPE_CHECKING:
@@ -133,7 +133,9 @@ def load_clip(id_or_folder: str | Path, *, device: str | torch.device | None = N
         processor = load_part(folder, "AutoImageProcessor", "image processor")
     else:
         processor = _usual_processor(model.config.vision_config.image_size)
-    return Clip(called or str(id_or_folder), model, tokenizer, processor)
+    clip = Clip(called or str(id_or_folder), model, tokenizer, processor)
+    rehearsed(ClipScore(clip), folder)
+    return clip
 
 
 def _usual_processor(size: int) -> Any:

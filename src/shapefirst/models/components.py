@@ -137,8 +137,13 @@ def files_of(
     found = {}
     for component in components:
         here = {path.name for name in names if (path := PurePosixPath(name)).parent.as_posix() == component.name}
+        here = {name for name in here if not name.startswith(".")}  # what other systems leave, such as ._config.json
         if not here:
             raise ModelError(f"{where} is incomplete: {component.name} is missing.")
+        if f"{component.library}.py" in here:
+            raise ModelError(
+                f"{where}/{component.name}/{component.library}.py is code of the model's own, which is not run."
+            )
         small = [name for name in here if name.endswith(_SMALL) and ".index." not in name]
         weights = Weights(None, ())
         if component.is_network:

@@ -8,8 +8,9 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from shapefirst.errors import ModelError
+from shapefirst.errors import ModelError, shortened
 from shapefirst.models.components import Component, components_of, files_of
+from shapefirst.models.configurations import check_content
 
 __all__ = [
     "check_configurations",
@@ -25,6 +26,7 @@ __all__ = [
 
 
 _NUMBER: Final = re.compile(r"\d+")
+_LARGEST: Final = 10**8  # bytes of a JSON file; the longest vocabularies take a third of it
 _COUNTERS: Final = ("position_ids", "num_batches_tracked")  # buffers that count and are no weights
 
 
@@ -39,7 +41,10 @@ def read_index(folder: Path) -> dict[str, Any]:
         raise ModelError(f"{folder} is no diffusers pipeline: it has no model_index.json.")
     content = read_json(file)
     if isinstance(content, dict) and isinstance(content.get("_class_name"), str):
+        check_content(content, file)
         return content
+    if isinstance(content, dict) and isinstance(content.get("_class_name"), list):
+        raise ModelError(f"{file} names a pipeline of the model's own, whose code is not run: get one of diffusers.")
     raise ModelError(f"{file} is corrupt: it does not name a diffusers pipeline; get the file again.")
 
 
@@ -53,29 +58,39 @@ def file_names(folder: Path) -> list[str]:
     ]
 
 
-def checked(folder: Path, index: Mapping[str, Any], variants: tuple[str | None, ...]) -> dict[Component, str | None]:
-    """The components of a folder that are loaded, each with the variant of the weights that are to be read.
+def checked(
+    folder: Path, index: Mapping[str, Any], variants: tuple[str | None, ...]
+) -> dict[Component, tuple[list[Path], str | None]]:
+    """The components of a folder that are loaded, each with its files and the variant of the weights among them.
 
     Raises:
         ModelError: One is missing, or a file of it is corrupt.
     """
     components, _ = components_of(index)
     found = files_of(components, file_names(folder), variants, str(folder))
+    parts = {}
     for component in components:
-        files = [folder / name for name in found[component.name][0]]
+        names, variant = found[component.name]
+        files = [folder / name for name in names]
         check_configurations(files)
         check_shards(files)
         check_whole(file for file in files if file.suffix == ".safetensors")
         if component.is_network:
             check_numbers(file for file in files if file.suffix == ".safetensors")
-    return {component: found[component.name][1] for component in components}
+        parts[component] = files, variant
+    return parts
 
 
 def check_configurations(files: Iterable[Path]) -> None:
-    """Raise ModelError unless the JSON among these files is JSON, and the configurations objects."""
+    """Raise ModelError unless the JSON among these files is JSON, and the configurations objects without code."""
     for file in files:
-        if file.suffix == ".json" and not isinstance(read_json(file), dict) and file.name.endswith("config.json"):
-            raise ModelError(f"{file} is corrupt: get the file again.")
+        if file.suffix != ".json":
+            continue
+        content = read_json(file)
+        if file.name.endswith("config.json"):
+            if not isinstance(content, dict):
+                raise ModelError(f"{file} is corrupt: get the file again.")
+            check_content(content, file)
 
 
 def check_shards(files: Collection[Path]) -> None:
@@ -88,7 +103,7 @@ def check_shards(files: Collection[Path]) -> None:
         except (KeyError, TypeError, AttributeError) as error:
             raise ModelError(f"{file} is corrupt: it does not name the shards; get the file again.") from error
         beside = {other.name for other in files if other.suffix == ".safetensors" and other.is_file()}
-        if missing := sorted(str(name) for name in shards if name not in beside):
+        if missing := sorted(shortened(str(name)) for name in shards if name not in beside):
             raise ModelError(f"{file.parent} is incomplete: it lacks {missing[0]}, which {file.name} names.")
 
 
@@ -151,9 +166,13 @@ def check_keys(folder: Path, info: Mapping[str, Any], known: Iterable[str]) -> N
 
 
 def read_json(file: Path) -> Any:
-    """The content of a JSON file. Raises ModelError if it is none."""
+    """The content of a JSON file. Raises ModelError if it is none, or too large to be one of a model's."""
     try:
+        if file.stat().st_size > _LARGEST:
+            raise ModelError(f"{file} is no file of a model: it has {file.stat().st_size:,} bytes.")
         return json.loads(file.read_text(encoding="utf-8"))
+    except ModelError:
+        raise
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{file} is corrupt: get the file again.") from error
 

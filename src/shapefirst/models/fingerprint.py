@@ -23,7 +23,7 @@ def fingerprint(place: Path | None, also: Mapping[str, str | None], adapter: Pat
     seen = hashlib.sha256()
     files: list[tuple[Path, Path]] = []
     for whole in (one for one in (place, adapter) if one is not None):
-        inside = sorted(whole.rglob("*.safetensors")) if whole.is_dir() else [whole]
+        inside = sorted(file for file in whole.rglob("*.safetensors") if file.is_file()) if whole.is_dir() else [whole]
         files += [(file.relative_to(whole) if whole.is_dir() else Path(file.name), file) for file in inside]
     for name, file in files:
         size = file.stat().st_size

@@ -13,13 +13,14 @@ from shapefirst.errors import ModelError, PackageError, ShapefirstError, first_l
 from shapefirst.files import on_disk
 from shapefirst.models.catalogue import MODELS, POCKET, default_sampler, make_sampler, sampler_info
 from shapefirst.models.components import VARIANTS, Component, components_of, files_of
+from shapefirst.models.configurations import check_entries, no_more_weights
 from shapefirst.models.disk import check_keys, checked, file_names, read_index, read_json
+from shapefirst.models.fitting import check_size, fit_tokenizers
 from shapefirst.models.hub import cached, download, is_hub_id, wanted_files
 from shapefirst.models.machine import find_device
 from shapefirst.models.quiet import in_format, quietly
 from shapefirst.models.single_file import load_checkpoint, read_checkpoint
 from shapefirst.models.tasks import CONDITIONED, check_class, check_inputs, refuse_folder
-from shapefirst.prompts.tokens import ENDLESS
 
 if TYPE_CHECKING:
     import torch
@@ -86,7 +87,8 @@ def load(
         config = {**pipe.scheduler.config, **noise}
         config["_use_default_values"] = [one for one in config.get("_use_default_values", ()) if one not in noise]
         pipe.scheduler = make_sampler(sampler or default_sampler(config), config)
-        _limit_tokenizers(pipe)
+        fit_tokenizers(pipe, name)
+        check_size(pipe, name)
         place = find_device(device)
         pipe.to(place)
         if place.type == "cpu" and getattr(pipe, "unet", None) is not None:
@@ -240,7 +242,7 @@ def _from_folder(folder: Path, name: str, dtype: str, conditioned: bool) -> Any:
     with_picture = conditioned and index["_class_name"] in CONDITIONED
     if not with_picture:
         check_class(index, name)
-    variants = checked(folder, index, VARIANTS[dtype])
+    parts = checked(folder, index, VARIANTS[dtype])
     if not with_picture:
         check_inputs(index, folder, name)
 
@@ -253,9 +255,16 @@ def _from_folder(folder: Path, name: str, dtype: str, conditioned: bool) -> Any:
         options["requires_safety_checker"] = False
     shared: dict[str, Any] = {"use_safetensors": True, "local_files_only": True}
     try:
-        for component, variant in variants.items():
+        for component, (files, variant) in parts.items():
+            place, kind = folder / component.name, _class_of(folder, component)
+            for file in files:
+                if component.library == "diffusers" and file.name in ("config.json", "scheduler_config.json"):
+                    check_entries(kind, read_json(file), str(file))
             if component.is_network:
-                options[component.name] = _network(folder, component, getattr(torch, dtype), variant=variant, **shared)
+                with no_more_weights([file for file in files if file.suffix == ".safetensors"], place):
+                    options[component.name] = _network(
+                        place, component, kind, getattr(torch, dtype), variant=variant, **shared
+                    )
         options |= in_format(getattr(torch, dtype))
         return diffusers.DiffusionPipeline.from_pretrained(folder, **shared, **options)
     except ModelError:
@@ -267,34 +276,28 @@ def _from_folder(folder: Path, name: str, dtype: str, conditioned: bool) -> Any:
         raise ModelError(f"{folder} cannot be loaded: {said}.") from error
 
 
-def _network(folder: Path, component: Component, dtype: torch.dtype, **options: Any) -> Any:
-    """A pipeline's network with all of its weights: the pipeline's own loader makes up those that a file lacks."""
+def _class_of(folder: Path, component: Component) -> Any:
+    """The class of a component of diffusers' or transformers'; None for one of a pipeline's own."""
+    if component.library not in ("diffusers", "transformers"):
+        return None
     module = importlib.import_module(component.library)
-    base = module.ModelMixin if component.library == "diffusers" else module.PreTrainedModel
     kind = getattr(module, component.class_name, None)
-    if not inspect.isclass(kind) or not issubclass(kind, base):
+    base = module.ModelMixin if component.library == "diffusers" else module.PreTrainedModel
+    if not inspect.isclass(kind) or (component.is_network and not issubclass(kind, base)):
         raise ModelError(f"{folder} names {component.library}.{component.class_name}, which is no network there.")
+    return kind
+
+
+def _network(place: Path, component: Component, kind: Any, dtype: torch.dtype, **options: Any) -> Any:
+    """A pipeline's network with all of its weights: the pipeline's own loader makes up those that a file lacks."""
     if component.library == "diffusers":
         from diffusers.utils import is_accelerate_available
 
         options |= {"low_cpu_mem_usage": is_accelerate_available(), **in_format(dtype)}
     else:
         options["dtype"] = dtype
-    load_weights: Any = kind.from_pretrained  # type: ignore[attr-defined]
-    network, info = load_weights(folder / component.name, output_loading_info=True, **options)
-    check_keys(folder / component.name, info, network.state_dict())
+    network, info = kind.from_pretrained(place, output_loading_info=True, **options)
+    check_keys(place, info, network.state_dict())
     if component.library == "diffusers" and not getattr(network, "_keep_in_fp32_modules", None):
         network.to(dtype)  # without accelerate diffusers goes by the first of the weights alone
     return network
-
-
-def _limit_tokenizers(pipe: Any) -> None:
-    """CLIP's tokenizers get the room of their text encoders where their own files do not tell it.
-
-    Until transformers 5 a tokenizer of CLIP knew its 77 by itself, so that some models' files do without.
-    """
-    for which in ("", "_2"):
-        tokenizer, encoder = (getattr(pipe, part + which, None) for part in ("tokenizer", "text_encoder"))
-        places = getattr(getattr(encoder, "config", None), "max_position_embeddings", None)
-        if tokenizer is not None and places is not None and tokenizer.model_max_length > ENDLESS:
-            tokenizer.model_max_length = places

@@ -35,12 +35,14 @@ def pipeline_of(name: str) -> tuple[type, dict[str, type] | None]:
             model_index.json is in the cache.
 
     Raises:
-        ModelError: There is no such pipeline, or it is not on the disk.
+        ModelError: There is no such pipeline, or it has no name here and is not on the disk.
     """
     with quietly():
-        if name not in MODELS and (found := _class_called(name)) is not None:
+        place = _known(name) if name in MODELS else None
+        called = name if name not in MODELS else MODELS[name].pipeline
+        if place is None and (found := _class_called(called)) is not None:
             return found, None
-        index = read_index(_folder(name))
+        index = read_index(place or _folder(name))
         pipeline_class = _class_called(index["_class_name"])
         if pipeline_class is None:
             raise ModelError(absent_class(index["_class_name"], name))
@@ -65,12 +67,19 @@ def _class_called(name: str) -> type | None:
     return kind if inspect.isclass(kind) and issubclass(kind, bases) else None
 
 
+def _known(name: str) -> Path | None:
+    """Where the model_index.json of a model with a name here lies, if it is on this disk: else its class is known."""
+    source = MODELS[name].source
+    return POCKET if source is None else _in_cache(source)
+
+
+def _in_cache(source: str) -> Path | None:
+    return cached(source, lambda folder: (folder / _INDEX).is_file())
+
+
 def _folder(name: str) -> Path:
-    """Where the model_index.json of a model lies on this disk."""
-    source = MODELS[name].source if name in MODELS else name
-    if source is None:
-        return POCKET
-    place = None if name in MODELS else on_disk(name)
+    """Where the model_index.json of a model without a name here lies on this disk."""
+    place = on_disk(name)
     if place is not None and place.is_file():
         raise ModelError(
             f"{name} is a single file, which does not say what pipeline it is for: name the class, such as {_EXAMPLE}."
@@ -79,15 +88,15 @@ def _folder(name: str) -> Path:
         if not (place / _INDEX).is_file():
             refuse_folder(place)
         return place
-    if not is_hub_id(source):
+    if not is_hub_id(name):
         raise ModelError(_unknown(name))
-    place = cached(source, lambda folder: (folder / _INDEX).is_file())
+    place = _in_cache(name)
     if place is None:
         from huggingface_hub import constants
 
         raise ModelError(
             f"The {_INDEX} of {name} is not in the cache {constants.HF_HUB_CACHE}: say "
-            f"`hf download {source} {_INDEX}`, which is all that is needed of it, or name its class, such as "
+            f"`hf download {name} {_INDEX}`, which is all that is needed of it, or name its class, such as "
             f"{_EXAMPLE}."
         )
     return place

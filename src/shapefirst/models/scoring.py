@@ -8,20 +8,25 @@ from __future__ import annotations
 import json
 from collections.abc import Collection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from shapefirst.errors import ModelError, first_line
+from shapefirst.errors import ModelError, ShapefirstError, first_line, shortened
 from shapefirst.files import on_disk
 from shapefirst.models.components import PICKLED, Weights, check_vocabulary, weights_in
+from shapefirst.models.configurations import no_more_weights
 from shapefirst.models.disk import check_configurations, check_keys, check_shards, check_whole
 from shapefirst.models.hub import cached, download, is_hub_id
 from shapefirst.models.machine import find_device
 from shapefirst.models.quiet import quietly
+from shapefirst.prompts import Prompt
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["find_scorer", "load_model", "load_part"]
+__all__ = ["find_scorer", "load_model", "load_part", "rehearsed"]
+
+Scoring = TypeVar("Scoring", bound=Any)
+
 
 _SMALL = (".json", ".txt", ".jinja", ".model")
 
@@ -67,7 +72,7 @@ def load_model(
 
     place = find_device(device)
     folder = find_scorer(name)
-    _check_files(folder)
+    files = _check_files(folder)
     with quietly():
         import transformers
 
@@ -75,19 +80,22 @@ def load_model(
         config_class = getattr(wanted, "config_class", None)  # the Auto classes check the kind themselves
         model_type = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
         if config_class is not None and model_type != config_class.model_type:
-            what = f"a model of the type {model_type!r}" if model_type else "no transformers model"
+            what = f"a model of the type {shortened(repr(model_type))}" if model_type else "no transformers model"
             raise ModelError(
                 f"{name} is {what}, not {config_class.model_type!r} ({kind}): give the id or folder of one."
             )
         try:
-            model, info = wanted.from_pretrained(
-                folder,
-                dtype=dtype or torch.float32,
-                use_safetensors=True,
-                local_files_only=True,
-                output_loading_info=True,
-                trust_remote_code=False,
-            )
+            with no_more_weights(files, folder):
+                model, info = wanted.from_pretrained(
+                    folder,
+                    dtype=dtype or torch.float32,
+                    use_safetensors=True,
+                    local_files_only=True,
+                    output_loading_info=True,
+                    trust_remote_code=False,
+                )
+        except ModelError:
+            raise
         except Exception as error:  # whatever transformers makes of a broken folder
             raise ModelError(f"{name} in {folder} cannot be loaded as {kind}: {first_line(error)}.") from error
         check_keys(folder, info, model.state_dict())
@@ -112,7 +120,26 @@ def load_part(folder: Path, kind: str, what: str) -> Any:
             raise ModelError(f"The {what} in {folder} cannot be loaded: {first_line(error)}.") from error
 
 
-def _check_files(folder: Path) -> None:
+def rehearsed(score: Scoring, folder: Path) -> Scoring:
+    """A score that has scored a blank picture: what its model's files say of inputs is then known to fit the model.
+
+    Raises:
+        ModelError: It does not.
+    """
+    from PIL import Image
+
+    try:
+        with quietly():
+            score.score([Image.new("RGB", (16, 16))], [Prompt("a")])
+    except ShapefirstError:
+        raise
+    except Exception as error:  # whatever transformers makes of inputs that its own files have spoilt
+        raise ModelError(f"{folder} cannot score a picture: {first_line(error)}.") from error
+    return score
+
+
+def _check_files(folder: Path) -> list[Path]:
+    """The safetensors among a model's files, which are checked."""
     names = _names(folder)
     if "config.json" not in names:
         raise ModelError(f"{folder} is no transformers model: it has no config.json.")
@@ -127,11 +154,13 @@ def _check_files(folder: Path) -> None:
         raise ModelError(f"{folder} is incomplete: it lacks weights (model.safetensors).")
     files = [folder / name for name in weights.files]
     check_shards(files)
-    check_whole(file for file in files if file.suffix == ".safetensors")
+    safe = [file for file in files if file.suffix == ".safetensors"]
+    check_whole(safe)
+    return safe
 
 
 def _names(folder: Path) -> list[str]:
-    return sorted(file.name for file in folder.iterdir() if file.is_file())
+    return sorted(file.name for file in folder.iterdir() if file.is_file() and not file.name.startswith("."))
 
 
 def _weights(names: Collection[str]) -> Weights | None:
@@ -146,5 +175,9 @@ def _needed(names: Collection[str]) -> list[str] | None:
     weights = _weights(names)
     if weights is None:
         return None
-    small = [name for name in names if "/" not in name and name.endswith(_SMALL) and ".index." not in name]
+    small = [
+        name
+        for name in names
+        if "/" not in name and not name.startswith(".") and name.endswith(_SMALL) and ".index." not in name
+    ]
     return [*small, *weights.files]

@@ -157,6 +157,10 @@ def check_inputs(index: Mapping[str, Any], folder: Path, name: str) -> None:
 
 def refuse_folder(folder: Path) -> None:
     """Raise ModelError for a folder without a model_index.json, and say what it is."""
+    if not folder.is_dir():
+        raise ModelError(
+            f"{folder} is neither a folder nor a file: give a diffusers folder or a .safetensors checkpoint."
+        )
     names = {file.name for file in folder.iterdir()}
     if "adapter_config.json" in names or any("lora" in name.lower() for name in names if name.endswith(".safetensors")):
         raise ModelError(
