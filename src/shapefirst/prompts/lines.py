@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from shapefirst.checks import check_prompt
 from shapefirst.errors import ShapefirstError, shortened
@@ -114,7 +114,7 @@ def read_text(source: Path | str, what: str) -> str:
         # As text, stdin may let pass what is no UTF-8, in a form that no tokenizer takes.
         stream = getattr(sys.stdin, "buffer", sys.stdin) if str(source) == "-" else io.FileIO(source, opener=_opened)
         with io.BufferedReader(stream) if isinstance(stream, io.FileIO) else nullcontext(stream) as opened:
-            raw = opened.read(0)
+            raw: Any = opened.read(0)  # bytes, or the text of a stdin that has none
             while len(raw) <= _LARGEST and (piece := opened.read(max(_PIECE, len(raw)))):
                 raw += piece
         if len(raw) > _LARGEST:
