@@ -95,9 +95,7 @@ def tune(
         with terminal.counting(f"Trying policies on {len(chosen_by)} prompts", total=search_cost(tuner)) as tick:
             found = try_policies(tuner, kept, tick)
         chosen = choose(found, save_time, max_l1)
-        _print_front(found, chosen)
-        if max_l1 is not None and chosen is max(found, key=lambda one: one.time_saved):
-            terminal.note(f"the search ends at {SAVINGS[-1]:.0%} of the evaluations: more may stay as close, too.")
+        _print_front(found, chosen, ends=max_l1 is not None)
         with terminal.progress(f"Checking the choice on {len(checked_on)} other prompts", total=1) as report:
             measured = held_out(pipe, chosen.candidate, tuner.sampling, checked_on, report)
         write_policy(tuned_policy(model, tuner, chosen.candidate, len(checked_on), *measured), out)
@@ -141,8 +139,9 @@ def _halves(file: Path | None) -> tuple[list[str], list[str]]:
     return prompts[:half], prompts[half : 2 * half]
 
 
-def _print_front(found: Sequence[Found], chosen: Found) -> None:
-    """What ran, the slowest first; those that another one beats in both time and L1 are marked."""
+def _print_front(found: Sequence[Found], chosen: Found, *, ends: bool) -> None:
+    """What ran, the slowest first; those that another one beats in both time and L1 are marked. `ends` says whether a
+    limit of L1 was asked for, which the search may not have reached."""
     from shapefirst.policies.words import describe
 
     table = Table("", "policy")
@@ -165,6 +164,8 @@ def _print_front(found: Sequence[Found], chosen: Found) -> None:
         )
     terminal.results().print(table)
     terminal.line(f"→ {chosen.candidate.schedule.strip(chosen.candidate.steps)}")
+    if ends and chosen is max(found, key=lambda one: one.time_saved):
+        terminal.note(f"the search ends at {SAVINGS[-1]:.0%} of the evaluations: more may stay as close, too.")
 
 
 def _order(order: int | None) -> str:
