@@ -78,7 +78,7 @@ def tune(
             from shapefirst.checks import check_steps
             from shapefirst.images.jobs import Sampling
             from shapefirst.policies.file import write_policy
-            from shapefirst.tuning.candidates import SAVINGS, check_choice, choose
+            from shapefirst.tuning.candidates import check_choice, choose
             from shapefirst.tuning.kept import unfinished_search
             from shapefirst.tuning.runner import search_cost, try_policies, tuned_policy
             from shapefirst.tuning.search import Tuner, held_out
@@ -143,6 +143,7 @@ def _print_front(found: Sequence[Found], chosen: Found, *, ends: bool) -> None:
     """What ran, the slowest first; those that another one beats in both time and L1 are marked. `ends` says whether a
     limit of L1 was asked for, which the search may not have reached."""
     from shapefirst.policies.words import describe
+    from shapefirst.tuning.candidates import SAVINGS
 
     table = Table("", "policy")
     for name in ("evaluations", "time saved", "L1 (95% interval)"):
