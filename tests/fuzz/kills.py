@@ -39,8 +39,7 @@ def _small_tune() -> None:
     from shapefirst.tuning.search import Tuner
 
     tune.FEWEST = 2  # type: ignore[misc]
-    given = dict.fromkeys(Costs.__dataclass_fields__, 1.0)
-    Tuner.costs = lambda self, tick: Costs(**given)  # type: ignore[method-assign]
+    Tuner.costs = lambda self, tick: Costs(guided=1.0, one=0.5, none=0.0, rest=0.1)  # type: ignore[method-assign]
 
 
 def _stages_here() -> None:
@@ -71,20 +70,8 @@ STAGES = ("render", "teacher", "text", "autoencoder", "encode", "denoiser", "vis
 RUNS: dict[str, tuple[list[str], Callable[[], None]]] = {
     "sweep": (
         [
-            "sweep",
-            "run",
-            "--steps",
-            "4",
-            "--text-steps",
-            "50%",
-            "--count",
-            "6",
-            "--shard-size",
-            "1",
-            "--images",
-            "sample",
-            "--out",
-            "it",
+            *("sweep", "run", "--steps", "4", "--text-steps", "50%", "--count", "6", "--shard-size", "1"),
+            *("--images", "sample", "--out", "it"),
         ],
         lambda: None,
     ),

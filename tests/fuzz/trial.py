@@ -38,8 +38,7 @@ FAULTS = (
     "control characters",
     "foreign code",
 )
-SECONDS = 10  # of the processor: what else a machine has to do is no fault of ours
-PATIENCE = 40  # seconds, for what waits and does not compute
+SECONDS = 10  # of the processor: what else a machine has to do is no fault of ours; and as long for what only waits
 MEMORY = 2 * 1024**3  # above what the imports take
 LONGEST = 1000  # characters of a sentence, in which a value has 200 at most
 CONTROL = re.compile(rb"[\x00-\x08\x0b-\x1f\x7f]|\xc2[\x80-\x9f]")
@@ -166,6 +165,7 @@ class Trial:
         sys.stdout.flush()
         sys.stderr.flush()
         self._began = time.monotonic()
+        self._computed = -1.0, self._began
         self.process = os.fork()
         if self.process == 0:
             code = BROKEN
@@ -185,12 +185,19 @@ class Trial:
         self._peak = max(self._peak, _rss(self.process))
         if self._peak - self._imports > MEMORY:
             self._stop("memory")
-        elif _cpu(self.process) > self._seconds or seconds > PATIENCE * self._seconds / SECONDS:
+        elif _cpu(self.process) > self._seconds or self._waits():
             self._stop("hangs")
         elif self.case.interrupted is not None and not self._interrupted and seconds > self.case.interrupted:
             self._interrupted = True
             os.killpg(self.process, signal.SIGINT)
         return None
+
+    def _waits(self) -> bool:
+        """Whether it has computed nothing for long."""
+        computed, now = _cpu(self.process), time.monotonic()
+        if computed > self._computed[0]:
+            self._computed = computed, now
+        return now - self._computed[1] > SECONDS
 
     def _stop(self, fault: str) -> None:
         self._fault = fault
