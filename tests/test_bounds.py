@@ -33,6 +33,7 @@ ENDLESS = "9" * 5000
         ("generate", "a cat", "--keep", "x" * 100_000),
         ("generate", "a cat", "--" + "x" * 100_000),
         ("generate", "--prompts-file", "x " * 10_000),
+        ("report", "folder", "x " * 5000),
         ("demo", "--seed", 2**64),
         ("tune", "--batch-size", 10**12),
         ("tune", "--steps", 10**7),

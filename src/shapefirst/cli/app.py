@@ -12,11 +12,12 @@ from typer.core import TyperGroup
 
 from shapefirst import __version__
 from shapefirst.cli import check, generate, prompts, show, study, sweep, terminal, train, tune
-from shapefirst.errors import INTERRUPTED, ShapefirstError, sentence_of
+from shapefirst.errors import INTERRUPTED, ShapefirstError, sentence_of, shortened
 
 __all__ = ["app"]
 
 BAD_INPUT = 2
+LONGEST = 500  # characters of a sentence of Typer's, which has no quotes around what was typed
 
 
 class _Commands(TyperGroup):
@@ -54,7 +55,7 @@ def _one_sentence() -> Iterator[None]:
     except (ShapefirstError, typer.TyperException) as problem:
         said = _sentence(problem) if isinstance(problem, typer.TyperException) else str(problem)
         if said:
-            terminal.error(sentence_of(said))
+            terminal.error(shortened(sentence_of(said), LONGEST))
         raise typer.Exit(BAD_INPUT) from problem
     except KeyboardInterrupt as stop:
         terminal.error("interrupted.")
