@@ -125,7 +125,7 @@ def _entries(content: Any) -> Iterator[tuple[str, Any]]:
 
 def _wrong(value: Any, default: Any, hint: Any, most: float | None) -> str | None:
     """What a value should be that it is not; None if it may be so."""
-    kinds, choices = _declared(hint)
+    kinds = _declared(hint)
     if value is None and (default is None or default is False):
         return None
     if kinds and not isinstance(value, tuple(kinds | {int} if kinds & {float, bool} else kinds)):
@@ -133,8 +133,6 @@ def _wrong(value: Any, default: Any, hint: Any, most: float | None) -> str | Non
     limited = not (isinstance(default, float) and math.isinf(default))
     positive = isinstance(default, (int, float)) and default > 0 and default is not True
     for leaf in _leaves(value):
-        if choices and isinstance(leaf, str) and leaf not in choices:
-            return f"one of {', '.join(map(str, choices))}"
         if isinstance(leaf, bool) or not isinstance(leaf, (int, float)):
             continue
         if limited and not abs(leaf) <= (most or _LARGEST):
@@ -151,19 +149,19 @@ def _hints(kind: type) -> dict[str, Any]:
         return {}
 
 
-def _declared(hint: Any) -> tuple[set[type], tuple[Any, ...]]:
-    """The classes that an annotation allows, and the literals; no classes if it may be anything."""
+def _declared(hint: Any) -> set[type]:
+    """The classes that an annotation allows; none if it may be anything. Of words a class may take others, too, and
+    mends them itself."""
     origin = get_origin(hint)
     if origin is Literal:
-        return {type(choice) for choice in get_args(hint)}, get_args(hint)
+        return {type(choice) for choice in get_args(hint)}
     if origin in (Union, types.UnionType):
         inside = [_declared(one) for one in get_args(hint)]
-        kinds = set().union(*(kinds for kinds, _ in inside)) if all(kinds for kinds, _ in inside) else set()
-        return kinds, tuple(choice for _, choices in inside for choice in choices)
+        return set().union(*inside) if all(inside) else set()
     kind = origin or hint
     if kind in (list, tuple):  # JSON knows no difference
-        return {list, tuple}, ()
-    return ({kind} if isinstance(kind, type) else set()), ()
+        return {list, tuple}
+    return {kind} if isinstance(kind, type) else set()
 
 
 def _leaves(value: Any) -> Iterator[Any]:
