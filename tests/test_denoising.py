@@ -156,7 +156,7 @@ def test_bad_input_is_refused(make_pipe):
         value, text = message if isinstance(message, tuple) else (options, message)
         with pytest.raises(ShapefirstError, match=text):
             next(denoise(pipe, PROMPTS, **{options: value}, **OPTIONS))
-    with pytest.raises(ShapefirstError, match="is a TextSchedule or an Auto, not a str"):
+    with pytest.raises(ShapefirstError, match="a TextSchedule, a Auto or None, not 'paper:2'"):
         next(denoise(pipe, PROMPTS, schedule="paper:2", **OPTIONS))
     with pytest.raises(ShapefirstError, match="2 prompts but 1 negative"):
         next(denoise(pipe, PROMPTS, ["blue"], **OPTIONS))

@@ -120,7 +120,7 @@ def test_a_step_is_a_whole_number(step):
 
 @pytest.mark.parametrize("fraction", [-0.1, 1.1, math.nan, math.inf, "half", True])
 def test_a_fraction_lies_between_0_and_1(fraction):
-    with pytest.raises(ShapefirstError, match="fraction must lie between 0 and 1"):
+    with pytest.raises(ShapefirstError, match=r"fraction= of .* must be a finite number from 0 to 1 or None, not "):
         TextSchedule.until(fraction=fraction)
 
 
@@ -135,7 +135,7 @@ def test_a_fraction_lies_between_0_and_1(fraction):
         (lambda: TextSchedule(windows=(3,)), "pair"),
         (lambda: TextSchedule(windows=((0, 3),), fraction=0.5), "not both"),
         (lambda: TextSchedule.always().uses_text(5, 5), "has no step 5"),
-        (lambda: TextSchedule.always().evaluations(0), "at least one step"),
+        (lambda: TextSchedule.always().evaluations(0), "a whole number from 1 to 4000, not 0"),
     ],
 )
 def test_contradictions_are_refused(make, message):

@@ -349,8 +349,10 @@ def test_a_tokenizer_without_a_limit_is_refused(make_pipe, tmp_path):
 
 def test_room_for_less_than_an_empty_prompt_is_refused(by_bytes):
     assert positions(by_bytes, "a cat", 2) == Positions((0,), (), (1,), ())
-    for limit in (1, 0, -3):
-        with pytest.raises(ShapefirstError, match=f"takes 2 tokens, and there is room for {limit} only"):
+    with pytest.raises(ShapefirstError, match="takes 2 tokens, and there is room for 1 only"):
+        positions(by_bytes, "a cat", 1)
+    for limit in (0, -3):
+        with pytest.raises(ShapefirstError, match=f"a whole number from 1 to 100000 or None, not {limit}"):
             positions(by_bytes, "a cat", limit)
 
 

@@ -8,12 +8,14 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import fields
-from typing import Any, Final, TypeVar
+from typing import Annotated, Any, Final, TypeAlias, TypeVar
 
 from shapefirst.errors import ShapefirstError, said, shortened
+from shapefirst.signatures import From
 
 __all__ = [
     "BOUNDS",
+    "Steps",
     "Strict",
     "check_number",
     "check_prompt",
@@ -45,6 +47,9 @@ BOUNDS: Final[dict[str, tuple[float, float]]] = {
     "images of a sweep": (1, 10**9),  # of a policy in a setting
     "shards": (1, 100_000),
 }
+
+#: N, of a generation.
+Steps: TypeAlias = Annotated[int, From(*BOUNDS["steps"])]
 
 _SEEDS: Final = 2**63  # torch's are 64-bit; the sign is not worth the trouble
 _LONGEST: Final = 10_000  # characters of a prompt; text encoders take some hundred words, and tokenizers their time

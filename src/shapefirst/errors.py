@@ -87,10 +87,13 @@ def printable(text: str) -> str:
 
 def said(value: object) -> str:
     """What a sentence says of a value: at most 200 characters of it."""
+    shape, kind = getattr(value, "shape", None), type(value).__name__
+    if isinstance(shape, tuple):
+        return f"a {kind} of {getattr(value, 'dtype', None)}, {tuple(shape)}"
     try:
-        return shortened(repr(value), _MOST)
-    except (ValueError, RecursionError):  # an integer of more digits than Python writes, lists within lists
-        return f"a {type(value).__name__} beyond all measure"
+        return shortened(repr(value), _MOST) if "\n" not in repr(value) else f"a {kind}"
+    except Exception:  # an integer of more digits than Python writes, lists within lists, whatever a class of one's own
+        return f"a {kind} beyond all measure"
 
 
 def shortened(text: str, limit: int = 60) -> str:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 import torch
 
@@ -29,8 +29,12 @@ from shapefirst.guidance.hook import Reentrant
 from shapefirst.policies.schedule import Branch
 from shapefirst.prompts.edits import mask_of
 from shapefirst.prompts.tokens import Positions
+from shapefirst.signatures import Axes, From, Positive, guarded
 
 __all__ = ["Maps", "class_weights", "kl_divergence", "record", "substitute"]
+
+Position: TypeAlias = Annotated[int, From(0)]
+AnyMaps: TypeAlias = Annotated[torch.Tensor, Axes("B L h w")]
 
 
 @dataclass
@@ -55,8 +59,14 @@ class Maps:
             steps.clear()
 
 
+@guarded
 def record(
-    pipe: Any, *, size: int = 16, resolutions: Collection[int] | None = None, null: bool = False, full: bool = False
+    pipe: Any,
+    *,
+    size: Annotated[int, From(1, 4096)] = 16,
+    resolutions: Collection[Positive] | None = None,
+    null: bool = False,
+    full: bool = False,
 ) -> AbstractContextManager[Maps]:
     """Within the block, generations of `pipe` leave their cross-attention maps in the `Maps` that it yields.
 
@@ -83,9 +93,6 @@ def record(
         ShapefirstError: A size or resolution that is no positive number; after the first step, if no layer has one of
             the `resolutions`.
     """
-    for value in (size, *(() if resolutions is None else resolutions)):
-        if not isinstance(value, int) or value < 1:
-            raise ShapefirstError(f"A map's size is a whole number of pixels from 1 up, not {value!r}.")
     branches: tuple[Branch, ...] = ("text", "null") if null else ("text",)
     wanted = None if resolutions is None else frozenset(resolutions)
     denoiser = denoiser_of(pipe)
@@ -97,10 +104,11 @@ def record(
     return Reentrant(begin)
 
 
+@guarded
 def substitute(
     pipe: Any,
-    embeddings: torch.Tensor,
-    positions: Sequence[int] | Sequence[Sequence[int]],
+    embeddings: Annotated[torch.Tensor, Axes("B L D")],
+    positions: Sequence[Position] | Sequence[Sequence[Position]],
     *,
     keys: bool = True,
     values: bool = True,
@@ -128,7 +136,7 @@ def substitute(
         width = denoiser.config.caption_channels
     else:
         width = cross_attention_layers(denoiser)[0][1].cross_attention_dim
-    if embeddings.ndim != 3 or embeddings.shape[-1] != width:
+    if embeddings.shape[-1] != width:
         raise ShapefirstError(
             f"The embeddings are of shape {tuple(embeddings.shape)}; this denoiser takes (images, tokens, {width})."
         )
@@ -144,7 +152,8 @@ def substitute(
     return Reentrant(begin)
 
 
-def class_weights(maps: torch.Tensor, positions: Positions | Sequence[Positions]) -> dict[str, torch.Tensor]:
+@guarded
+def class_weights(maps: AnyMaps, positions: Positions | Sequence[Positions]) -> dict[str, torch.Tensor]:
     """The share of the attention that each class of tokens gets, averaged over pixels (Yi et al. 2024, F3).
 
     A class's weight is the sum over its tokens, so that the three add up to 1.
@@ -173,7 +182,8 @@ def class_weights(maps: torch.Tensor, positions: Positions | Sequence[Positions]
     return {name: torch.stack(share) for name, share in shares.items()}
 
 
-def kl_divergence(p: torch.Tensor, q: torch.Tensor, *, over: Literal["tokens", "pixels"] = "tokens") -> torch.Tensor:
+@guarded
+def kl_divergence(p: AnyMaps, q: AnyMaps, *, over: Literal["tokens", "pixels"] = "tokens") -> torch.Tensor:
     """KL(p || q) = sum p log(p / q) between attention maps, in nats (Yi et al. 2024, A5).
 
     The maps are normalised first, so `torch.ones_like(p)` is the uniform map. Which distributions the paper compares is

@@ -36,7 +36,7 @@ def denoisers_of(pipe: Any) -> dict[str, torch.nn.Module]:
     Raises:
         UnsupportedPipelineError: It has none.
     """
-    parts = {name: part for name, part in vars(pipe).items() if isinstance(part, torch.nn.Module)}
+    parts = {name: part for name, part in getattr(pipe, "__dict__", {}).items() if isinstance(part, torch.nn.Module)}
     takes = {name: parameters_of(unwrap_module(part)) for name, part in parts.items()}
     kinds = {name: type(unwrap_module(part)) for name, part in parts.items()}
     found = {name: parts[name] for name in denoisers_among(family_of(pipe), kinds, takes)}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from diffusers.schedulers import SchedulerMixin
@@ -17,20 +16,22 @@ from shapefirst.guidance.blocks import Handle
 from shapefirst.policies.auto import Auto, Policy
 from shapefirst.policies.schedule import TextSchedule
 from shapefirst.policies.words import policy_of
+from shapefirst.signatures import guarded
 
 __all__ = ["apply_to_module"]
 
 
+@guarded
 def apply_to_module(
     denoiser: torch.nn.Module,
     policy: Policy | str | Path | None = None,
     *,
-    scheduler: Any,
+    scheduler: SchedulerMixin,
     budget: float | None = None,
     tol: float | None = None,
     branches: Sequence[str] = (),
     calls: Sequence[str] = (),
-    rowed: Collection[str] = (),
+    rowed: str | Collection[str] = (),
     timestep: str | None = None,
     guidance_scale: float | None = None,
 ) -> Handle:
@@ -68,12 +69,6 @@ def apply_to_module(
         UnsupportedPipelineError: In the first step: the timestep is not in the list; a batch has other rows than those
             of the branches; an argument may have rows, and `rowed` does not say so.
     """
-    if not isinstance(denoiser, torch.nn.Module):
-        raise ShapefirstError(f"A denoiser is a torch.nn.Module, not a {type(denoiser).__name__}.")
-    if not isinstance(scheduler, SchedulerMixin):
-        raise ShapefirstError(
-            f"The scheduler must be one of diffusers, whose list tells the step, not a {type(scheduler).__name__}."
-        )
     if branches and calls:
         raise ShapefirstError("Give branches= if one call holds them all, or calls= if each has its own, and not both.")
     for name, said in (("branches", branches), ("calls", calls)):

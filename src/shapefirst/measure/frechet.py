@@ -19,6 +19,7 @@ import numpy as np
 
 from shapefirst.errors import ShapefirstError
 from shapefirst.measure.npz import read_npz
+from shapefirst.measure.rgb import numbers_of
 
 __all__ = ["Gaussian", "Moments", "frechet_distance", "read_gaussian"]
 
@@ -72,7 +73,7 @@ class Moments(_Normal):
         Raises:
             ShapefirstError: They are not (n, d), or not finite.
         """
-        x = np.asarray(features, dtype=np.float64)
+        x = numbers_of(features, "Features", np.float64)
         if x.ndim != 2:
             raise ShapefirstError(f"Features have the shape (n, d), not {x.shape}: one row for each image.")
         if not np.isfinite(x).all():

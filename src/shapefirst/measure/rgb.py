@@ -13,14 +13,14 @@ An orientation in EXIF and a colour profile are not followed, as FID programs do
 from __future__ import annotations
 
 from pathlib import Path
-from typing import IO, Final, TypeAlias
+from typing import IO, Any, Final, TypeAlias
 
 import numpy as np
 from PIL import Image
 
-from shapefirst.errors import ShapefirstError, first_line
+from shapefirst.errors import ShapefirstError, first_line, said
 
-__all__ = ["AnyPicture", "read_rgb", "to_rgb", "unit"]
+__all__ = ["AnyPicture", "numbers_of", "read_rgb", "to_rgb", "unit"]
 
 AnyPicture: TypeAlias = "Image.Image | np.ndarray"
 
@@ -86,10 +86,22 @@ def unit(picture: AnyPicture) -> np.ndarray:
         grey = _deep_grey(picture)
         values = np.asarray(to_rgb(picture)) / 255 if grey is None else grey
     else:
-        values = _unit_of_array(np.asarray(picture))
+        values = _unit_of_array(numbers_of(picture, "An image"))
     if values.ndim == 2:
         values = values[..., None]
     return np.broadcast_to(values, (*values.shape[:2], 3))
+
+
+def numbers_of(value: object, what: str, dtype: Any = None) -> np.ndarray:
+    """An array, a tensor on the CPU or nested lists, as an array.
+
+    Raises:
+        ShapefirstError: It is none of these.
+    """
+    try:
+        return np.asarray(value, dtype=dtype)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        raise ShapefirstError(f"{what} is an array of numbers, or a tensor on the CPU, not {said(value)}.") from None
 
 
 def _unit_of_array(values: np.ndarray) -> np.ndarray:

@@ -21,6 +21,7 @@ from shapefirst.models.machine import find_device
 from shapefirst.models.quiet import in_format, quietly
 from shapefirst.models.single_file import load_checkpoint, read_checkpoint
 from shapefirst.models.tasks import CONDITIONED, check_class, check_inputs, refuse_folder
+from shapefirst.signatures import Name, Place, guarded
 
 if TYPE_CHECKING:
     import torch
@@ -40,12 +41,13 @@ __all__ = [
 _INDEX: Final = "model_index.json"
 
 
+@guarded
 def load(
-    name_or_path: str | Path,
+    name_or_path: Place | Path,
     *,
-    device: str | torch.device | None = None,
-    dtype: str | torch.dtype | None = None,
-    sampler: str | None = None,
+    device: Name | torch.device | None = None,
+    dtype: Name | torch.dtype | None = None,
+    sampler: Name | None = None,
     conditioned: bool = False,
 ) -> Any:
     """A diffusers pipeline, ready to be called.

@@ -6,12 +6,15 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
 
+from shapefirst.checks import Steps
 from shapefirst.errors import ShapefirstError
 from shapefirst.policies.schedule import Kept, TextSchedule, check_kept
+from shapefirst.signatures import guarded
 
 __all__ = ["Auto", "Policy", "check_policy"]
 
 
+@guarded
 @dataclass(frozen=True)
 class Auto:
     """Each image decides for itself which steps evaluate both branches, by the error of the extrapolation.
@@ -71,7 +74,8 @@ class Auto:
 Policy: TypeAlias = TextSchedule | Auto
 
 
-def check_policy(policy: Policy, num_steps: int) -> None:
+@guarded
+def check_policy(policy: Policy, num_steps: Steps) -> None:
     """Raise ShapefirstError if it is no policy, or one that cannot be followed in a run of ``num_steps`` steps."""
     if isinstance(policy, TextSchedule):
         policy.check(num_steps)

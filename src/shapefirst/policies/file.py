@@ -19,6 +19,7 @@ from shapefirst.checks import Strict, check_number, fitted, json_of
 from shapefirst.errors import ShapefirstError, shortened
 from shapefirst.files import content_of, save_text
 from shapefirst.policies.schedule import Kept, TextSchedule
+from shapefirst.signatures import guarded
 
 __all__ = ["PolicyFile", "model_digest", "read_policy", "sampler_digest", "write_policy"]
 
@@ -123,6 +124,7 @@ def write_policy(policy: PolicyFile, path: Path) -> None:
     save_text(json.dumps({**content, "digest": _digest(content)}, indent=1) + "\n", path)
 
 
+@guarded
 def read_policy(path: Path) -> PolicyFile:
     """What `write_policy` wrote.
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from bisect import bisect_left
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 from shapefirst.errors import ShapefirstError
+from shapefirst.signatures import guarded
 
 __all__ = ["Budget", "Every", "Growing", "Placement"]
 
 
+@runtime_checkable
 class Placement(Protocol):
     """A rule that names the guided steps."""
 
@@ -24,6 +26,7 @@ class Placement(Protocol):
         ...
 
 
+@guarded
 @dataclass(frozen=True)
 class Every:
     """Every `gap`-th step, from the first on."""
@@ -38,6 +41,7 @@ class Every:
         return frozenset(range(0, num_steps, self.gap))
 
 
+@guarded
 @dataclass(frozen=True)
 class Growing:
     """The first `first` steps, and then after gaps that grow by `ratio` from one to the next."""
@@ -59,6 +63,7 @@ class Growing:
         return frozenset(found)
 
 
+@guarded
 @dataclass(frozen=True)
 class Budget:
     """As many guided steps as `share` of the evaluations of full guidance pays for.

@@ -24,11 +24,12 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Final, Literal, SupportsIndex, TypeAlias
+from typing import Annotated, Final, Literal, SupportsIndex, TypeAlias
 
-from shapefirst.checks import BOUNDS
+from shapefirst.checks import Steps
 from shapefirst.errors import ShapefirstError, said
 from shapefirst.policies.placement import Budget, Every, Growing, Placement
+from shapefirst.signatures import From, Positive, guarded
 
 __all__ = ["Branch", "Kept", "TextSchedule", "Window", "calls_in", "check_kept"]
 
@@ -39,6 +40,7 @@ Window: TypeAlias = tuple[int, int | None]
 ALL_STEPS: Final[tuple[Window, ...]] = ((0, None),)
 
 
+@guarded
 @dataclass(frozen=True)
 class TextSchedule:
     """The steps that evaluate both branches, and what the other steps do.
@@ -63,16 +65,16 @@ class TextSchedule:
 
     windows: tuple[Window, ...] = ALL_STEPS
     keep: Kept = "null"
-    fraction: float | None = None
+    fraction: Annotated[float, From(0, 1)] | None = None
     placement: Placement | None = None
     order: int | None = None
-    num_steps: int | None = None
+    num_steps: Steps | None = None
 
     def __post_init__(self) -> None:
         check_kept(self.keep, self.order)
         windows = _merged(self.windows)
         if self.fraction is not None:
-            object.__setattr__(self, "fraction", _share(self.fraction))
+            object.__setattr__(self, "fraction", float(self.fraction))
         if (windows != ALL_STEPS) + (self.fraction is not None) + (self.placement is not None) > 1:
             raise ShapefirstError(
                 "A schedule takes windows of steps or a fraction of the steps, or a placement of them, not both."
@@ -80,8 +82,13 @@ class TextSchedule:
         object.__setattr__(self, "windows", windows)
 
     @classmethod
+    @guarded
     def until(
-        cls, step: SupportsIndex | None = None, *, fraction: float | None = None, keep: Kept = "null"
+        cls,
+        step: SupportsIndex | None = None,
+        *,
+        fraction: Annotated[float, From(0, 1)] | None = None,
+        keep: Kept = "null",
     ) -> TextSchedule:
         """Text in the first `step` steps, or in the first `fraction` of them: exactly one of the two is given."""
         if (step is None) == (fraction is None):
@@ -91,51 +98,60 @@ class TextSchedule:
         return cls(windows=((0, _whole(step, "step")),), keep=keep)
 
     @classmethod
-    def starting_at(cls, step: SupportsIndex, *, keep: Kept = "null") -> TextSchedule:
+    @guarded
+    def starting_at(cls, step: SupportsIndex, *, keep: Branch = "null") -> TextSchedule:
         """Text from `step` to the end."""
         return cls(windows=((_whole(step, "step"), None),), keep=keep)
 
     @classmethod
-    def window(cls, start: SupportsIndex, stop: SupportsIndex | None, *, keep: Kept = "null") -> TextSchedule:
+    @guarded
+    def window(cls, start: SupportsIndex, stop: SupportsIndex | None, *, keep: Branch = "null") -> TextSchedule:
         """Text in the steps start, ..., stop - 1."""
         return cls(windows=((_whole(start, "start"), None if stop is None else _whole(stop, "stop")),), keep=keep)
 
     @classmethod
+    @guarded
     def always(cls) -> TextSchedule:
         """Text in every step: the stock pipeline."""
         return cls()
 
     @classmethod
-    def never(cls, *, keep: Kept = "null") -> TextSchedule:
+    @guarded
+    def never(cls, *, keep: Branch = "null") -> TextSchedule:
         """Text in no step."""
         return cls(windows=(), keep=keep)
 
     @classmethod
+    @guarded
     def every(cls, gap: int, *, keep: Kept = "neither", order: int | None = 1) -> TextSchedule:
         """Both branches in every `gap`-th step, extrapolated between them."""
         return cls(placement=Every(gap), keep=keep, order=order)
 
     @classmethod
+    @guarded
     def growing(cls, first: int, ratio: float, *, keep: Kept = "neither", order: int | None = 1) -> TextSchedule:
         """Both branches in the first `first` steps and then after gaps that grow by `ratio`, extrapolated between."""
         return cls(placement=Growing(first, ratio), keep=keep, order=order)
 
     @classmethod
+    @guarded
     def at(cls, steps: Iterable[SupportsIndex], *, keep: Kept = "neither", order: int | None = 1) -> TextSchedule:
         """Both branches in these steps, extrapolated between them."""
         guided = [_whole(step, "step") for step in steps]
         return cls(windows=tuple((step, step + 1) for step in guided), keep=keep, order=order)
 
     @classmethod
+    @guarded
     def within(cls, budget: float, *, keep: Kept = "neither", order: int | None = 1) -> TextSchedule:
         """As many guided steps as `budget`, a share of the evaluations of full guidance, pays for; well placed."""
         return cls(placement=Budget(budget), keep=keep, order=order)
 
-    def check(self, num_steps: int) -> None:
+    def check(self, num_steps: Steps) -> None:
         """Raise ShapefirstError if the schedule cannot be followed in a run of `num_steps` steps."""
         self.guided_steps(num_steps)
 
-    def guided_steps(self, num_steps: int) -> frozenset[int]:
+    @guarded
+    def guided_steps(self, num_steps: Steps) -> frozenset[int]:
         """The steps that evaluate both branches.
 
         Raises:
@@ -144,7 +160,8 @@ class TextSchedule:
         """
         return _guided_steps(self, num_steps)
 
-    def uses_text(self, step: int, num_steps: int) -> bool:
+    @guarded
+    def uses_text(self, step: int, num_steps: Steps) -> bool:
         """Whether step `step` of `num_steps` is a guided one.
 
         Raises:
@@ -155,11 +172,12 @@ class TextSchedule:
             raise ShapefirstError(f"A generation of {num_steps} steps has no step {step}.")
         return step in guided
 
-    def text_steps(self, num_steps: int) -> int:
+    def text_steps(self, num_steps: Steps) -> int:
         """The number of guided steps, in [0, num_steps]."""
         return len(self.guided_steps(num_steps))
 
-    def calls(self, num_steps: int, solver_order: int = 1) -> tuple[int, int]:
+    @guarded
+    def calls(self, num_steps: Steps, solver_order: Positive = 1) -> tuple[int, int]:
         """Calls of the denoiser in the guided steps, and in the others.
 
         Args:
@@ -171,7 +189,8 @@ class TextSchedule:
         of_guided = sum(each[step] for step in guided)
         return of_guided, sum(each) - of_guided
 
-    def evaluations(self, num_steps: int, solver_order: int = 1) -> int:
+    @guarded
+    def evaluations(self, num_steps: Steps, solver_order: Positive = 1) -> int:
         """Denoiser evaluations per image: 2 for a guided call, and 1 for any other, or none if it keeps neither branch.
 
         The arguments are those of `calls`.
@@ -210,11 +229,11 @@ class TextSchedule:
         """Evaluations in a step that is not guided: 0 or 1."""
         return int(self.keep != "neither")
 
-    def saved(self, num_steps: int, solver_order: int = 1) -> float:
+    def saved(self, num_steps: Steps, solver_order: Positive = 1) -> float:
         """The share of the evaluations of full guidance that is saved; (N - k) / (2 N) where one branch is kept."""
         return 1 - self.evaluations(num_steps, solver_order) / TextSchedule().evaluations(num_steps, solver_order)
 
-    def strip(self, num_steps: int) -> str:
+    def strip(self, num_steps: Steps) -> str:
         """One character a step: # both branches; n or t: the one that runs, N or T: the other extrapolated; . none."""
         other = "." if self.keep == "neither" else self.keep[0]
         guided = self.guided_steps(num_steps)
@@ -231,28 +250,25 @@ class TextSchedule:
 
 def check_kept(keep: object, order: object) -> None:
     """Raise ShapefirstError for an unknown branch or order, or if they leave steps without a prediction."""
-    if keep not in ("null", "text", "neither"):
+    if not isinstance(keep, str) or keep not in ("null", "text", "neither"):
         branches = '"null" or "text"' if order is None else '"null", "text" or "neither"'
         raise ShapefirstError(f"keep must be {branches}, not {said(keep)}.")
-    if order is not None and (isinstance(order, bool) or order not in range(4)):
-        raise ShapefirstError(f"order must be 0 (the last prediction again), 1, 2 or 3, or None, not {order!r}.")
+    if order is not None and (not isinstance(order, int) or isinstance(order, bool) or order not in range(4)):
+        raise ShapefirstError(f"order must be 0 (the last prediction again), 1, 2 or 3, or None, not {said(order)}.")
     if keep == "neither" and order is None:
         raise ShapefirstError(
             'Steps that keep neither branch need a prediction: give an order from 0 to 3 with "neither".'
         )
 
 
-def calls_in(step: int, num_steps: int, solver_order: int) -> int:
+@guarded
+def calls_in(step: int, num_steps: Steps, solver_order: Positive) -> int:
     """How often a solver calls the denoiser in a step: once, or with order 2 (Heun) twice in all but the last."""
     return solver_order if step < num_steps - 1 else 1
 
 
 @lru_cache(maxsize=256)
-def _guided_steps(schedule: TextSchedule, num_steps: int) -> frozenset[int]:
-    if num_steps < 1:
-        raise ShapefirstError(f"A generation needs at least one step, not {said(num_steps)}.")
-    if num_steps > BOUNDS["steps"][1]:
-        raise ShapefirstError(f"A generation has at most {BOUNDS['steps'][1]:,} steps, not {said(num_steps)}.")
+def _guided_steps(schedule: TextSchedule, num_steps: Steps) -> frozenset[int]:
     if schedule.num_steps not in (None, num_steps):
         raise ShapefirstError(
             f"This policy was made for {schedule.num_steps} steps, but this generation has {num_steps}: sample with "
@@ -306,17 +322,6 @@ def _whole(value: object, name: str) -> int:
         number = operator.index(value)  # type: ignore[arg-type]
     except TypeError:
         number = -1
-    if number < 0 or isinstance(value, bool):
+    if not 0 <= number < 2**63 or isinstance(value, bool):
         raise ShapefirstError(f"{name} must be a whole number of steps, 0 or more, not {said(value)}.")
-    return number
-
-
-def _share(value: object) -> float:
-    """`value` as a fraction in [0, 1]."""
-    try:
-        number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError, OverflowError):
-        number = math.nan
-    if not 0 <= number <= 1 or isinstance(value, bool):  # NaN fails too
-        raise ShapefirstError(f"fraction must lie between 0 and 1, not {said(value)}.")
     return number

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 
+from shapefirst.checks import Steps
 from shapefirst.policies.auto import Auto, Policy
 from shapefirst.policies.schedule import calls_in
+from shapefirst.signatures import Positive, guarded
 
 __all__ = ["evaluations_together"]
 
 
+@guarded
 def evaluations_together(
-    policies: Sequence[Policy], num_steps: int, guidance_scale: float, solver_order: int = 1
+    policies: Sequence[Policy], num_steps: Steps, guidance_scale: float, solver_order: Positive = 1
 ) -> int:
     """Denoiser evaluations per image of `sampling.together.denoise_together`.
 

@@ -21,12 +21,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from shapefirst.checks import BOUNDS
+from shapefirst.checks import BOUNDS, Steps
 from shapefirst.errors import ShapefirstError, said, shortened
 from shapefirst.files import on_disk
 from shapefirst.policies.auto import Auto, Policy
 from shapefirst.policies.file import PolicyFile, read_policy
 from shapefirst.policies.schedule import TextSchedule
+from shapefirst.signatures import guarded
 
 __all__ = ["EXAMPLES", "describe", "find_policy", "parse_policy", "policy_of"]
 
@@ -65,6 +66,7 @@ def policy_of(
     )
 
 
+@guarded
 def find_policy(words: str | Path) -> Policy | PolicyFile:
     """What `words` name, or the tuned policy where they are the path of one.
 
@@ -78,6 +80,7 @@ def find_policy(words: str | Path) -> Policy | PolicyFile:
     return parse_policy(words) if file is None else read_policy(file)
 
 
+@guarded
 def parse_policy(words: str) -> Policy:
     """The policy that `words` name; see the module.
 
@@ -100,7 +103,8 @@ def parse_policy(words: str) -> Policy:
     return POLICIES[name](value, **given)
 
 
-def describe(policy: Policy, num_steps: int) -> str:
+@guarded
+def describe(policy: Policy, num_steps: Steps) -> str:
     """The policy in words for people, such as "text in the first 25 of 50 steps".
 
     Raises:
@@ -140,7 +144,7 @@ def _number(value: object, name: str) -> float:
         if isinstance(value, bool):
             raise TypeError
         return float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError, OverflowError):
+    except (TypeError, ValueError, OverflowError, RuntimeError):
         raise ShapefirstError(f"In a policy, {name} must be a number, not {said(value)}.") from None
 
 

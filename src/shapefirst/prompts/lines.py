@@ -19,6 +19,7 @@ from shapefirst.checks import check_prompt
 from shapefirst.errors import ShapefirstError, shortened
 from shapefirst.prompts.pairs import Pair
 from shapefirst.prompts.prompt import Prompt, parse_phrases
+from shapefirst.signatures import Place, guarded
 
 __all__ = [
     "CAPTION_COLUMNS",
@@ -45,7 +46,8 @@ _LARGEST: Final = 256 * 1024**2  # bytes; all captions of MS-COCO take 144 MB
 _PIECE: Final = 2**20  # bytes; room is made for as many as are asked for, whether they are there or not
 
 
-def read_prompts(source: Path | str) -> list[str]:
+@guarded
+def read_prompts(source: Path | Place) -> list[str]:
     """The prompts of a UTF-8 text file, or of stdin where ``source`` is "-", in order.
 
     Raises:
@@ -64,6 +66,7 @@ def read_prompts(source: Path | str) -> list[str]:
     return prompts
 
 
+@guarded
 def parse_prompts(texts: Sequence[str]) -> list[Prompt]:
     """Prompts with what noun phrases can be read from them (see ``parse_phrases``)."""
     return [Prompt(text, parse_phrases(text)) for text in texts]

@@ -14,6 +14,7 @@ from itertools import islice
 from shapefirst.checks import check_number
 from shapefirst.errors import ShapefirstError
 from shapefirst.prompts.prompt import Prompt
+from shapefirst.signatures import guarded
 
 __all__ = ["Pair", "make_pairs"]
 
@@ -26,6 +27,7 @@ class Pair:
     target: Prompt
 
 
+@guarded
 def make_pairs(prompts: Sequence[Prompt], count: int | None = None, seed: int = 0) -> list[Pair]:
     """At most ``count`` different pairs, by default as many as there are prompts.
 

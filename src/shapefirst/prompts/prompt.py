@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
+from shapefirst.signatures import guarded
 from shapefirst.words import spans, words_in
 from shapefirst.world.vocabulary import COLOURS, RELATIONS, TEXTURES
 
@@ -32,6 +33,7 @@ _FUNCTION_WORDS = frozenset(
 )
 
 
+@guarded
 @dataclass(frozen=True)
 class Prompt:
     """One prompt.
@@ -63,6 +65,7 @@ class Prompt:
         return frozenset(word.removesuffix("s") for word in words_in(text) if word not in _FUNCTION_WORDS)
 
 
+@guarded
 def parse_phrases(text: str) -> tuple[Phrase, ...]:
     """The (attribute, noun) of each part of a prompt that consists of noun phrases alone, else ().
 

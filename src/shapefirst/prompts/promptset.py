@@ -12,11 +12,12 @@ import random
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final, TypeVar
+from typing import Annotated, Final, TypeVar
 
 from shapefirst.errors import ShapefirstError
 from shapefirst.prompts.lines import read_prompts
 from shapefirst.prompts.prompt import COLOUR_WORDS, TEXTURE_WORDS, Phrase, Prompt, parse_phrases
+from shapefirst.signatures import From, guarded
 from shapefirst.world.vocabulary import ATTRIBUTES, NOUNS, RELATIONS
 
 __all__ = ["PAPER_SIZES", "compbench", "every_phrase", "mixed", "sample"]
@@ -80,15 +81,14 @@ def compbench(
     return prompts + [Prompt(line, (), "complex") for line in sample(lines, sizes["complex"], seed)]
 
 
-def mixed(count: int, seed: int) -> list[str]:
+@guarded
+def mixed(count: Annotated[int, From(1, 10_000)], seed: int) -> list[str]:
     """Distinct prompts of pocket's world, two thirds of them with one object, while there are such; fewer are the first
     of more.
 
     Raises:
         ShapefirstError: ``count`` is not from 1 to 10,000.
     """
-    if not 1 <= count <= 10_000:
-        raise ShapefirstError(f"The number of prompts must be from 1 to 10000, not {count}.")
     dice = random.Random(seed)
 
     def phrase() -> str:
@@ -103,7 +103,8 @@ def mixed(count: int, seed: int) -> list[str]:
     return list(prompts)
 
 
-def sample(items: Iterable[T], size: int | None, seed: int) -> list[T]:
+@guarded
+def sample(items: Iterable[T], size: Annotated[int, From(0)] | None, seed: int) -> list[T]:
     """At most ``size`` of the items, in their own order; all for None. Smaller draws are part of larger ones."""
     everything = list(items)
     order = list(range(len(everything)))

@@ -10,16 +10,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Annotated, Any, Final, TypeAlias
 
 from shapefirst.checks import check_text
 from shapefirst.errors import ShapefirstError
+from shapefirst.signatures import From, Having, guarded
 from shapefirst.words import Span, find_words, folded, spans
 
 __all__ = ["ENDLESS", "Overflow", "Positions", "overflow", "phrase_positions", "positions", "room", "word_positions"]
 
 #: More tokens than any text encoder takes: transformers says 1e30 where a tokenizer's files do not name its limit.
 ENDLESS: Final = 10**9
+
+Tokenizer: TypeAlias = Annotated[Any, Having("a tokenizer of transformers", ("eos_token_id", "model_max_length"))]
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,12 @@ def room(tokenizer: Any) -> int:
     return limit
 
 
-def positions(tokenizer: Any, prompt: str, max_length: int | None = None) -> Positions:
+@guarded
+def positions(
+    tokenizer: Tokenizer,
+    prompt: str,
+    max_length: Annotated[int, From(1, 100_000)] | None = None,
+) -> Positions:
     """Where [SOS], words, [EOS] and padding stand once `prompt` is cut and padded to `max_length` tokens.
 
     They are told apart by where they stand, not by their ids: [EOS] may also be what the model pads with, or what it

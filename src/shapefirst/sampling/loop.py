@@ -14,16 +14,17 @@ of its scheduler.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Annotated, Any, Final, TypeAlias
 
 import numpy as np
 import torch
+from diffusers import DiffusionPipeline
 from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 
-from shapefirst.checks import check_steps
+from shapefirst.checks import Steps, check_prompt, check_steps, check_text
 from shapefirst.errors import ShapefirstError, UnsupportedPipelineError
 from shapefirst.families import Embeddings, family_of
 from shapefirst.families.layout import denoiser_of
@@ -38,8 +39,12 @@ from shapefirst.policies.auto import Policy, check_policy
 from shapefirst.policies.schedule import TextSchedule
 from shapefirst.prompts.tokens import room
 from shapefirst.sampling.step import Evaluated, Run, advance, follower_of, snapshot
+from shapefirst.signatures import Axes, From, guarded
 
 __all__ = ["Embeddings", "Step", "as_images", "decode", "denoise", "encode", "generators", "preprocessed"]
+
+Side: TypeAlias = Annotated[int, From(8, 65_536)]  # pixels
+Latents: TypeAlias = Annotated[torch.Tensor, Axes("B C H W")]
 
 LONGEST_PAST: Final = 8  # guided calls: what the highest order extrapolates from, where Heun has two at a place
 
@@ -87,18 +92,20 @@ class Step:
     prompts: Embeddings = field(repr=False)
 
 
-def generators(seeds: Sequence[int]) -> list[torch.Generator]:
+@guarded
+def generators(seeds: Collection[Annotated[int, From(0, 2**63 - 1)]]) -> list[torch.Generator]:
     """One generator per image, so that a seed gives the same image in any batch; the CPU's, so also on any device."""
     return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
+@guarded
 @torch.no_grad()
 def encode(
-    pipe: Any,
+    pipe: DiffusionPipeline,
     prompt: str | Sequence[str],
     negative_prompt: str | Sequence[str] | None = None,
     *,
-    num_images_per_prompt: int = 1,
+    num_images_per_prompt: Annotated[int, From(1, 10_000)] = 1,
 ) -> Embeddings:
     """The prompts' embeddings as the pipeline's own call makes them.
 
@@ -109,18 +116,24 @@ def encode(
     negatives = [negative_prompt] * len(prompts) if isinstance(negative_prompt, str) else negative_prompt
     if negatives is not None and len(negatives) != len(prompts):
         raise ShapefirstError(f"There are {len(prompts)} prompts but {len(negatives)} negative prompts.")
+    if not prompts:
+        raise ShapefirstError("There is no prompt to encode: give one or more.")
+    for text in (*prompts, *(negatives or ())):
+        check_prompt(text, "The prompt")
     family = family_of(pipe)
     if not family.masks_padding:
         room(pipe.tokenizer)
     return family.encode(pipe, prompts, negatives, num_images_per_prompt)
 
 
-def preprocessed(pipe: Any, prompt: str) -> str:
+@guarded
+def preprocessed(pipe: DiffusionPipeline, prompt: str) -> str:
     """The prompt as the pipeline's own call hands it to the tokenizer.
 
     PixArt's lowers its case and cleans it; Stable Diffusion's puts a token for each vector of a textual inversion, so
     that "<toy>" may become "<toy> <toy>_1 <toy>_2".
     """
+    check_text(prompt, "The prompt")
     if hasattr(pipe, "maybe_convert_prompt"):
         return str(pipe.maybe_convert_prompt(prompt, pipe.tokenizer))
     if hasattr(pipe, "_text_preprocessing"):
@@ -128,21 +141,22 @@ def preprocessed(pipe: Any, prompt: str) -> str:
     return prompt
 
 
+@guarded
 @torch.no_grad()
 def denoise(
-    pipe: Any,
+    pipe: DiffusionPipeline,
     prompt: str | Sequence[str] | Embeddings,
     negative_prompt: str | Sequence[str] | None = None,
     *,
     schedule: Policy | None = None,
-    num_inference_steps: int = 50,
+    num_inference_steps: Steps = 50,
     guidance_scale: float = 7.5,
-    num_images_per_prompt: int = 1,
+    num_images_per_prompt: Annotated[int, From(1, 10_000)] = 1,
     generator: torch.Generator | list[torch.Generator] | None = None,
-    latents: torch.Tensor | None = None,
+    latents: Latents | None = None,
     start: Step | None = None,
-    height: int | None = None,
-    width: int | None = None,
+    height: Side | None = None,
+    width: Side | None = None,
 ) -> Iterator[Step]:
     """Sample, one `Step` at a time; the last one's `x_next` is for `decode`.
 
@@ -234,14 +248,16 @@ def denoise(
         past = (*past, *(one for one in done if len(one.out) == 2))[-LONGEST_PAST:]
 
 
+@guarded
 @torch.no_grad()
-def decode(pipe: Any, latents: torch.Tensor) -> list[Image.Image]:
+def decode(pipe: DiffusionPipeline, latents: Latents) -> list[Image.Image]:
     """Clean latents (B, C, H, W), in the model's own scale, -> B images (see `as_images`)."""
     pixels = family_of(pipe).decode(pipe, latents)
     return as_images(pipe, pipe.image_processor.postprocess(pixels, output_type="np"))
 
 
-def as_images(pipe: Any, pixels: np.ndarray) -> list[Image.Image]:
+@guarded
+def as_images(pipe: DiffusionPipeline, pixels: Annotated[np.ndarray, Axes("B H W 3")]) -> list[Image.Image]:
     """Pixels (B, H, W, 3) in [0, 1], as a pipeline's ``output_type="np"``, -> B images.
 
     Raises:

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
+from diffusers import DiffusionPipeline
 
+from shapefirst.checks import Steps
 from shapefirst.errors import ShapefirstError
 from shapefirst.families import Embeddings
 from shapefirst.families.layout import denoiser_of
@@ -25,8 +26,9 @@ from shapefirst.guidance.follow import Call, Follower
 from shapefirst.guidance.stochastic import is_stochastic
 from shapefirst.guidance.timeline import calls_of, taking_step
 from shapefirst.policies.auto import Policy, check_policy
-from shapefirst.sampling.loop import begin, first_latents, step_options
+from shapefirst.sampling.loop import Latents, begin, first_latents, step_options
 from shapefirst.sampling.step import Run, advance, follower_of, snapshot
+from shapefirst.signatures import Positive, guarded
 
 __all__ = ["Ended", "denoise_together"]
 
@@ -46,16 +48,17 @@ class Ended:
     guided_steps: tuple[int, ...]
 
 
+@guarded
 def denoise_together(
-    pipe: Any,
+    pipe: DiffusionPipeline,
     prompts: Embeddings,
     schedules: Sequence[Policy],
     *,
-    num_inference_steps: int = 50,
+    num_inference_steps: Steps = 50,
     guidance_scale: float = 7.5,
     generator: list[torch.Generator] | None = None,
-    latents: torch.Tensor | None = None,
-    batch_size: int | None = None,
+    latents: Latents | None = None,
+    batch_size: Positive | None = None,
     on_step: Callable[[float], None] | None = None,
 ) -> list[Ended]:
     """How each schedule's run ends, with the latents of `denoise` to rounding.
