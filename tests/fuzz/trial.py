@@ -230,6 +230,7 @@ class Trial:
             open(number, mode, encoding="utf-8", errors=errors, closefd=False)  # noqa: SIM115
             for number, mode, errors in ((0, "r", "surrogateescape"), (1, "w", "strict"), (2, "w", "backslashreplace"))
         )
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has jobs in the background ignore it
         faulthandler.register(signal.SIGUSR1, file=sys.stderr)
         os.environ |= {"HOME": str(self._root / "home"), "TMPDIR": str(self._root / "tmp")}
