@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -33,6 +34,7 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--only", action="append", metavar="NAME", help="a case of an earlier run, or all of a source")
     asked = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # with all cases that run
     console, began = Console(stderr=True), time.monotonic()
     sources = [name for name in asked.only or SOURCES if name in SOURCES]
     names = [f"{sources[n % len(sources)]}:{asked.seed}:{n}" for n in range(asked.calls if sources else 0)]

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from random import Random
-from typing import Final
+from typing import Any, Final
 
-from fuzz import stored
+from fuzz import arguments, folders, stored
 from fuzz.cases import Case, Source
 from fuzz.files import file_case
 from fuzz.options import option_case
-from fuzz.stock import put_stock
+from fuzz.stock import put_stock, stock
 
 __all__ = ["SOURCES"]
 
@@ -24,6 +25,13 @@ OF_SWEEP: tuple[tuple[str, ...], ...] = (
     (*SWEEP, "--shard-size", "2", "--out", "it"),
 )
 OF_FINDING = (("report", "it"), ("sweep", "report", "sweep", "--out", "it"), ("study", "f3", "--quick", "--out", "it"))
+#: What loads a pipeline, and what loads a CLIP.
+OF_MODEL = (
+    ("generate", "a red car", "--steps", "2", "--model", "lying"),
+    ("sweep", "plan", "--steps", "2", "--count", "2", "--no-probe", "--model", "lying"),
+    ("check", "lying"),
+)
+OF_CLIP = (("study", "f3", "--quick", "--prompts", "2", "--clip", "lying"),)
 OF_POLICY = (
     ("generate", "a red car", "--policy", "it"),
     ("sweep", "plan", "--steps", "4", "--count", "2", "--policy", "it", "--no-probe"),
@@ -52,4 +60,46 @@ def _stored(random: Random) -> Case:
     return Case(what, command, prepare, interrupted=3.0 if command[0] in ("study", "demo") else None)
 
 
-SOURCES: Final[Mapping[str, Source]] = {"options": option_case, "files": file_case, "stored": _stored}
+def _folder(random: Random) -> Case:
+    """A model whose folder lies."""
+    part, commands = random.choice((("pocket", OF_MODEL), ("pocket", OF_MODEL), ("pocket/clip", OF_CLIP)))
+    command, seed = random.choice(commands), random.randrange(2**32)
+
+    def prepare(folder: Path) -> None:
+        list(folders.lying_folders(stock() / part, folder / "lying", count=1, seed=seed))
+
+    return Case(f"{part} lies, seed {seed}", command, prepare, interrupted=3.0 if command[0] == "study" else None)
+
+
+@cache
+def _functions() -> tuple[dict[str, Any], list[tuple[str, str, str]]]:
+    """The public functions with good arguments, and every (function, argument, hostile value)."""
+    from conftest import _stable_diffusion
+
+    (folder := stock() / "functions").mkdir()
+    pipe = _stable_diffusion(folder, "epsilon", False)
+    pipe.set_progress_bar_config(disable=True)
+    (folder / "prompts.txt").write_text("a cat\n")
+    found = arguments.targets(pipe, folder)
+    return found, list(arguments.cases(found))
+
+
+def _argument(random: Random) -> Case:
+    """A public function with an argument that is no such thing."""
+    found, cases = _functions()
+    function, argument, hostile = random.choice(cases)
+
+    def call() -> None:
+        if (fault := arguments.fault_of(*found[function], argument, hostile)) is not None:
+            raise AssertionError(fault)
+
+    return Case(f"{function}({argument}={hostile})", call=call)
+
+
+SOURCES: Final[Mapping[str, Source]] = {
+    "options": option_case,
+    "files": file_case,
+    "stored": _stored,
+    "folders": _folder,
+    "arguments": _argument,
+}

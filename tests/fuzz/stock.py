@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import math
 import os
@@ -21,9 +22,9 @@ PROMPTS = ("a red car", "a wooden house", "a fluffy rabbit", "a metallic rocket"
 @cache
 def stock() -> Path:
     """The folder of the good ones."""
-    folder = Path(tempfile.mkdtemp(prefix="fuzz-stock-"))
-    import atexit
+    from shapefirst.models.catalogue import POCKET
 
+    folder = Path(tempfile.mkdtemp(prefix="fuzz-stock-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     lines = "".join(f"{prompt}\n" for prompt in PROMPTS)
     (folder / "prompts.txt").write_text(lines)
@@ -38,6 +39,7 @@ def stock() -> Path:
     )
     _pictures(folder)
     _results(folder)
+    shutil.copytree(POCKET, folder / "pocket")
     return folder
 
 
@@ -72,8 +74,8 @@ def _results(folder: Path) -> None:
 
 
 def put_stock(folder: Path, *names: str) -> None:
-    """Copies of some, or of all."""
-    for name in names or [path.name for path in stock().iterdir()]:
+    """Copies of some, or of all but the model."""
+    for name in names or {path.name for path in stock().iterdir()} - {"pocket", "functions"}:
         source = stock() / name
         if source.is_dir():
             shutil.copytree(source, folder / name)

@@ -160,7 +160,7 @@ class Trial:
         for made in (self.place, self._root / "home", self._root / "tmp"):
             made.mkdir(exist_ok=True)
         (self._root / "stdin").write_bytes(case.stdin)
-        self._peak, self._fault, self._interrupted = 0, "", False
+        self._peak, self._fault, self._prepared, self._interrupted = 0, "", False, False
         self._imports = _rss(os.getpid())
         sys.stdout.flush()
         sys.stderr.flush()
@@ -181,6 +181,9 @@ class Trial:
             self._end()  # those that it has started
             peak = max(self._peak, used.ru_maxrss * 1024)
             return self._judged(os.waitstatus_to_exitcode(status), peak - self._imports)
+        if not self._prepared:
+            self._prepared = (self._root / "before").exists()
+            self._began = time.monotonic()
         seconds = time.monotonic() - self._began
         self._peak = max(self._peak, _rss(self.process))
         if self._peak - self._imports > MEMORY:
@@ -227,13 +230,15 @@ class Trial:
             open(number, mode, encoding="utf-8", errors=errors, closefd=False)  # noqa: SIM115
             for number, mode, errors in ((0, "r", "surrogateescape"), (1, "w", "strict"), (2, "w", "backslashreplace"))
         )
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has jobs in the background ignore it
         faulthandler.register(signal.SIGUSR1, file=sys.stderr)
         os.environ |= {"HOME": str(self._root / "home"), "TMPDIR": str(self._root / "tmp")}
         tempfile.tempdir = None
         os.chdir(self.place)
         self.case.prepare(self.place)
-        (self._root / "before").write_bytes(pickle.dumps(self._lying()))
+        (self._root / "lying").write_bytes(pickle.dumps(self._lying()))
+        (self._root / "lying").rename(self._root / "before")
         virtual = int(Path("/proc/self/statm").read_text().split()[0]) * PAGE
         resource.setrlimit(resource.RLIMIT_AS, (virtual + 2 * MEMORY,) * 2)
         before()
