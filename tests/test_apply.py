@@ -412,11 +412,11 @@ def test_a_timestep_of_another_list(toy):
         ({"policy": "paper:2", "branches": ("null", "text"), "calls": ("text", "null")}, "and not both"),
         ({"policy": "paper:2", "branches": ("uncond", "cond")}, r"branches= takes .* not \('uncond', 'cond'\)"),
         ({"policy": "paper:2", "calls": ("text",)}, r"calls= takes"),
-        ({"policy": "paper:2", "calls": "null text"}, r"calls= takes"),
+        ({"policy": "paper:2", "calls": "null text"}, r"calls= of"),
         ({"tol": 0.01, "branches": ("null", "text")}, r"say guidance_scale=7\.5"),
         ({"policy": "tol:0.01,keep=null", "calls": ("text", "null")}, r"say guidance_scale=7\.5"),
-        ({"budget": 0.6, "scheduler": None}, "must be one of diffusers, .* not a NoneType"),
-        ({"budget": 0.6, "denoiser": abs}, r"is a torch\.nn\.Module, not a builtin"),
+        ({"budget": 0.6, "scheduler": None}, "must be a SchedulerMixin, not None"),
+        ({"budget": 0.6, "denoiser": abs}, "must be a Module, not <built-in"),
     ],
 )
 def test_what_does_not_fit_is_refused_in_a_sentence_at_once(toy, given, sentence):

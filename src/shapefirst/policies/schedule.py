@@ -88,7 +88,7 @@ class TextSchedule:
         step: SupportsIndex | None = None,
         *,
         fraction: Annotated[float, From(0, 1)] | None = None,
-        keep: Kept = "null",
+        keep: Literal["null", "text"] = "null",
     ) -> TextSchedule:
         """Text in the first `step` steps, or in the first `fraction` of them: exactly one of the two is given."""
         if (step is None) == (fraction is None):
