@@ -9,7 +9,7 @@ import typer
 from commands import shapefirst
 from fuzz.commands import command_line, commands, put_files
 
-CALLS = 60
+CALLS = 24
 
 
 @pytest.fixture

@@ -218,7 +218,7 @@ def test_entries_are_what_their_class_declares(entries, wrong, data):
         check_entries(Declared, {**entries, wrong: data.draw(UNJUST[wrong])}, "file")
 
 
-@pytest.mark.parametrize(("name", "count"), [("dreamshaper", 8), ("sd35", 3), ("clip", 8), ("vilt", 4), ("llava", 4)])
+@pytest.mark.parametrize(("name", "count"), [("dreamshaper", 3), ("sd35", 1), ("clip", 3), ("vilt", 2), ("llava", 2)])
 def test_whatever_a_folder_says_it_works_or_is_refused(wholes, tmp_path, name, count):
     """`make fuzz` tries thousands of these."""
     said = []
