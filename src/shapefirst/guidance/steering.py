@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, Final
 from weakref import WeakKeyDictionary, WeakSet
 
 import torch
@@ -31,6 +31,8 @@ from shapefirst.policies.auto import Auto, Policy, check_policy
 from shapefirst.policies.schedule import TextSchedule
 
 __all__ = ["ControlHook", "SteeringHook"]
+
+_FULL: Final = TextSchedule.always()  # made once, and not in each call of a denoiser
 
 
 class SteeringHook(ModuleHook):
@@ -86,7 +88,7 @@ class SteeringHook(ModuleHook):
         if block is None:
             return None
         policy = block.policy
-        if policy == TextSchedule.always():
+        if policy == _FULL:
             return None
         own = self.pipe if isinstance(self.pipe, OwnLoop) else None  # says all itself, whoever calls
         caller = None if own else running(self.denoiser)
