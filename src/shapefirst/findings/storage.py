@@ -95,11 +95,8 @@ class StoredPicture:
 
 
 @dataclass(frozen=True)
-class Stored:
-    """A study with what it found, as read from its folder. Fields as in ``Study``, ``Finding`` and ``StudySetting``.
-
-    ``reason`` says why the study does not apply to the model; it is empty where there is a finding.
-    """
+class _Told:
+    """What is the same of a finding in its file and in memory."""
 
     name: str
     title: str
@@ -110,11 +107,20 @@ class Stored:
     reason: str = ""
     claims: tuple[Claim, ...] = ()
     summaries: tuple[Summary, ...] = ()
-    charts: tuple[Chart, ...] = ()
-    pictures: tuple[StoredPicture, ...] = ()
     method: str = ""
     evaluations: float = 0
     evaluations_apart: float = 0
+
+
+@dataclass(frozen=True)
+class Stored(_Told):
+    """A study with what it found, as read from its folder. Fields as in ``Study``, ``Finding`` and ``StudySetting``.
+
+    ``reason`` says why the study does not apply to the model; it is empty where there is a finding.
+    """
+
+    charts: tuple[Chart, ...] = ()
+    pictures: tuple[StoredPicture, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -131,30 +137,14 @@ class _PictureFacts(_ChartFacts):
     height: int
 
 
-@dataclass(frozen=True)
-class _Facts:
+@dataclass(frozen=True, kw_only=True)
+class _Facts(_Told):
     """What finding.json says."""
 
     format: int
-    name: str
-    title: str
-    question: str
-    paper: str
-    needs: Literal["prompts", "pairs"]
-    setting: StudySetting
     files: Mapping[str, str]
-    reason: str = ""
-    claims: tuple[Claim, ...] = ()
-    summaries: tuple[Summary, ...] = ()
     charts: tuple[_ChartFacts, ...] = ()
     pictures: tuple[_PictureFacts, ...] = ()
-    method: str = ""
-    evaluations: float = 0
-    evaluations_apart: float = 0
-
-
-#: What a finding is in its file as in memory.
-SAME: Final = tuple(one.name for one in fields(Stored) if one.name not in ("charts", "pictures"))
 
 
 def save(out: Path, question: Question, finding: Finding, setting: StudySetting) -> Path:
@@ -217,7 +207,7 @@ def load_stored(out: Path, name: str) -> Stored | None:
             raise ValueError(f"it is of the study {shortened(facts.name)!r}")
         files = {file: _contents(folder / Path(file).name, digest) for file, digest in facts.files.items()}
         return Stored(
-            **{key: getattr(facts, key) for key in SAME},
+            **{one.name: getattr(facts, one.name) for one in fields(_Told)},
             charts=tuple(Chart(c.name, files[c.file].decode(), c.caption, c.alt) for c in facts.charts),
             pictures=tuple(
                 StoredPicture(p.name, files[p.file], p.width, p.height, p.caption, p.alt) for p in facts.pictures
