@@ -21,7 +21,7 @@ from diffusers.utils.torch_utils import unwrap_module
 
 from shapefirst.errors import ShapefirstError, UnsupportedPipelineError
 from shapefirst.families import family_of
-from shapefirst.families.layout import controls_of, denoisers_of, scheduler_of
+from shapefirst.families.layout import controls_of, denoisers_of, has_guider, scheduler_of
 from shapefirst.guidance.counting import Block, Evaluations
 from shapefirst.guidance.hook import Reentrant, check_uncached
 from shapefirst.guidance.meeting import follows
@@ -172,6 +172,11 @@ def check_way(pipe: Any, policy: Policy) -> None:
             f"{name} has a Guider, which follows a policy of its own: take that or guide(), not both."
         )
     if not follows(family, policy):
+        if has_guider(type(pipe)):
+            raise UnsupportedPipelineError(
+                f"{name} asks its guider in each step which branches to evaluate, and guide() cannot drop one there: "
+                'give it the policy as that, as in pipe.update_components(guider=Guider("paper:25")).'
+            )
         raise UnsupportedPipelineError(
             f"Of {name} is not known which rows or calls are the branches of its guidance, so none can be dropped: "
             "take a policy that skips whole evaluations, such as budget=0.6, tol=0.006 or every:2."
