@@ -133,54 +133,68 @@ def _hints(function: Any) -> dict[str, Any]:
 
 
 def _checking(function: Any, hints: Callable[[], dict[str, Any]], name: str) -> Any:
-    signature = inspect.signature(function)
+    parameters = tuple(inspect.signature(function).parameters)
+    tests = cache(lambda: {argument: _test(hint) for argument, hint in hints().items() if hint is not Any})
 
     @wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
-        try:
-            given = signature.bind(*args, **kwargs).arguments
-        except TypeError:
-            return function(*args, **kwargs)  # Python says what is wrong
-        for argument, value in given.items():
-            hint = hints().get(argument, Any)
-            if not _fits(value, hint):
-                raise ShapefirstError(f"{argument}= of {name}() must be {_words(hint)}, not {said(value)}.")
+        for argument, value in (*zip(parameters, args, strict=False), *kwargs.items()):  # Python says what is too much
+            if argument in (known := tests()) and not known[argument](value):
+                raise ShapefirstError(
+                    f"{argument}= of {name}() must be {_words(hints()[argument])}, not {said(value)}."
+                )
         return function(*args, **kwargs)
 
     return call
 
 
-def _fits(value: object, hint: Any) -> bool:
+def _test(hint: Any) -> Callable[[Any], bool]:
+    """Whether a value is what an annotation says."""
     origin, parts = get_origin(hint), get_args(hint)
     if origin is Annotated:
-        return _fits(value, parts[0]) and all(one.admits(value) for one in _bounds(hint))
-    if origin in (Union, types.UnionType):
-        return any(_fits(value, part) for part in parts)
+        kind, bounds = _test(parts[0]), _bounds(hint)
+        return lambda value: kind(value) and all(one.admits(value) for one in bounds)
     if origin is Literal:
-        return any(type(value) is type(part) and value == part for part in parts)
+        return lambda value: any(type(value) is type(part) and value == part for part in parts)
     if hint in _KINDS:
-        kind, _ = _KINDS[hint]
-        if not isinstance(value, kind) or (hint in (int, float) and isinstance(value, bool)):
-            return False
-        if isinstance(value, numbers.Integral):
-            return -_WORD <= int(value) < _WORD
-        return hint is not float or -math.inf < value < math.inf  # type: ignore[operator]
-    if origin is tuple:
-        if not isinstance(value, (tuple, list)):
-            return False
-        if parts[-1:] == (...,):
-            return all(_fits(one, parts[0]) for one in value)
-        return len(value) == len(parts) and all(map(_fits, value, parts))
+        return partial(_is_of, hint, _KINDS[hint][0])
+    tests = [_test(part) for part in parts if part is not ... and not isinstance(part, list)]  # a function takes one
+    if origin in (Union, types.UnionType):
+        return lambda value: any(test(value) for test in tests)
+    if origin is tuple and ... not in parts:
+        return lambda value: (
+            isinstance(value, (tuple, list))
+            and len(value) == len(tests)
+            and all(test(one) for test, one in zip(tests, value, strict=True))
+        )
     if isinstance(origin, type) and issubclass(origin, Mapping):
-        return isinstance(value, Mapping) and all(_fits(k, parts[0]) and _fits(v, parts[1]) for k, v in value.items())
+        return lambda value: (
+            isinstance(value, Mapping) and all(tests[0](key) and tests[1](one) for key, one in value.items())
+        )
     if isinstance(origin, type) and issubclass(origin, Iterable):
-        flat = isinstance(value, (str, bytes)) or getattr(value, "ndim", 1) != 1
-        seen = value if isinstance(value, Collection) else ()  # an iterator would be used up
-        return isinstance(value, origin) and not flat and all(_fits(one, parts[0]) for one in seen)
-    if hint is SupportsIndex:  # of which it is known when it is asked
-        return True
+        kinds = (tuple, list) if origin is tuple else origin
+        return lambda value: isinstance(value, kinds) and _is_list(value) and all(map(tests[0], _seen(value)))
     kind = hint if origin is None else origin
-    return kind in (Any, object) or not isinstance(kind, type) or isinstance(value, kind)
+    if hint is SupportsIndex or kind in (Any, object) or not isinstance(kind, type):  # of which nothing can be told yet
+        return lambda value: True
+    return lambda value: isinstance(value, kind)
+
+
+def _is_of(hint: Any, kind: Any, value: Any) -> bool:
+    if not isinstance(value, kind) or (hint in (int, float) and isinstance(value, bool)):
+        return False
+    if isinstance(value, numbers.Integral):
+        return -_WORD <= int(value) < _WORD
+    return hint is not float or math.isfinite(value)
+
+
+def _is_list(value: Any) -> bool:
+    return not isinstance(value, (str, bytes)) and getattr(value, "ndim", 1) == 1
+
+
+def _seen(value: Any) -> Collection[Any]:
+    """An iterator would be used up."""
+    return value if isinstance(value, Collection) else ()
 
 
 def _bounds(hint: Any) -> list[Any]:

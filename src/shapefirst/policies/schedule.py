@@ -88,7 +88,7 @@ class TextSchedule:
         step: SupportsIndex | None = None,
         *,
         fraction: Annotated[float, From(0, 1)] | None = None,
-        keep: Literal["null", "text"] = "null",
+        keep: Branch = "null",
     ) -> TextSchedule:
         """Text in the first `step` steps, or in the first `fraction` of them: exactly one of the two is given."""
         if (step is None) == (fraction is None):
@@ -167,7 +167,7 @@ class TextSchedule:
         Raises:
             ShapefirstError: If `step` is not in [0, num_steps), or as `guided_steps`.
         """
-        guided = self.guided_steps(num_steps)
+        guided = _guided_steps(self, num_steps)
         if not 0 <= step < num_steps:
             raise ShapefirstError(f"A generation of {num_steps} steps has no step {step}.")
         return step in guided
