@@ -16,6 +16,7 @@ from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
 from diffusers.utils.torch_utils import unwrap_module
 
@@ -172,6 +173,11 @@ def check_way(pipe: Any, policy: Policy) -> None:
             f"{name} has a Guider, which follows a policy of its own: take that or guide(), not both."
         )
     if not follows(family, policy):
+        if isinstance(pipe, diffusers.ModularPipeline) and "guider" in pipe.components:
+            raise UnsupportedPipelineError(
+                f"{name} asks its guider in each step which branches to evaluate, and guide() cannot drop one there: "
+                'give it the policy as that, as in pipe.update_components(guider=Guider("paper:25")).'
+            )
         raise UnsupportedPipelineError(
             f"Of {name} is not known which rows or calls are the branches of its guidance, so none can be dropped: "
             "take a policy that skips whole evaluations, such as budget=0.6, tol=0.006 or every:2."

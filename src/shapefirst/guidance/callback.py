@@ -15,6 +15,7 @@ from diffusers.callbacks import PipelineCallback
 from diffusers.utils.torch_utils import unwrap_module
 
 from shapefirst.errors import ShapefirstError, UnsupportedPipelineError
+from shapefirst.guidance.counting import warn_unguided
 from shapefirst.guidance.introspection import running
 from shapefirst.guidance.timeline import steps_of
 from shapefirst.policies.schedule import Branch, TextSchedule
@@ -77,6 +78,7 @@ class _TextUntil(PipelineCallback):
         _check_adapter(pipe)
         super().__init__(cutoff_step_ratio=schedule.fraction, cutoff_step_index=step)
         self._cut = self._end = 0  # the calls of the denoiser after which there is no text, and no further one
+        self._has_warned = False
         self._scale: float | None = None  # w, while it is switched off
 
     @property
@@ -114,6 +116,9 @@ class _TextUntil(PipelineCallback):
         if pipeline.do_classifier_free_guidance:
             _check_adapter(pipeline)
             self._check_rows(pipeline, given)
+        elif self._cut < self._end and not self._has_warned:
+            self._has_warned = True
+            warn_unguided(type(pipeline).__name__, "guide(pipe, budget=0.6) skips whole evaluations")
 
     def _check_rows(self, pipeline: Any, given: dict[str, Any]) -> None:
         """Raise UnsupportedPipelineError unless what the loop takes back is all that has rows for both branches."""

@@ -11,7 +11,7 @@ import torch
 from shapefirst.guidance.introspection import share_memory
 from shapefirst.policies.auto import Policy
 
-__all__ = ["Block", "Evaluations"]
+__all__ = ["Block", "Evaluations", "warn_unguided"]
 
 
 @dataclass
@@ -62,8 +62,13 @@ class Block:
         """Say once that there is nothing to drop."""
         if not self._has_warned:
             self._has_warned = True
-            warnings.warn(
-                f"This call of {pipe} runs without classifier-free guidance, at least in some steps, so "
-                "there is no branch to drop in them: budget=0.6 and every:2 skip whole evaluations.",
-                stacklevel=2,
-            )
+            warn_unguided(pipe)
+
+
+def warn_unguided(pipe: str, instead: str = "budget=0.6 and every:2 skip whole evaluations") -> None:
+    """Say that there is nothing to drop, and what to do ``instead``."""
+    warnings.warn(
+        f"This call of {pipe} runs without classifier-free guidance, at least in some steps, so "
+        f"there is no branch to drop in them: {instead}.",
+        stacklevel=3,
+    )

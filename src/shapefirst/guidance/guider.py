@@ -23,7 +23,7 @@ from diffusers.guiders import BaseGuidance, ClassifierFreeGuidance
 from shapefirst.errors import ShapefirstError
 from shapefirst.families.noise import levels
 from shapefirst.guidance.conditions import Conditions
-from shapefirst.guidance.counting import Evaluations
+from shapefirst.guidance.counting import Evaluations, warn_unguided
 from shapefirst.guidance.follow import Call, Follower
 from shapefirst.guidance.introspection import callers, looped_in, place_in_memory
 from shapefirst.guidance.steering import SteeringHook
@@ -47,7 +47,7 @@ class Guider(BaseGuidance):
     Full guidance is diffusers' `ClassifierFreeGuidance`, bit for bit; only that guides no more than the first half of
     the calls with a solver that makes two a step, and this all. The images of a batch go together: with a tolerance,
     the error is the root mean square over all of them. Without guidance (disabled, or a scale of 1) there is one
-    branch: policies that keep neither extrapolate it, and the others change nothing.
+    branch: policies that keep neither extrapolate it, and the others change nothing, which a warning says.
 
     Each generation starts afresh, and so do conditions or a scale that change half-way. Steps and noise levels are
     those of the scheduler and the timesteps of the modular pipeline whose block asks. In a loop of your own each call
@@ -104,6 +104,7 @@ class Guider(BaseGuidance):
         self.use_original_formulation = use_original_formulation
         self.evaluations = Evaluations()
         self._run: _Run | None = None
+        self._has_warned = False
 
     @property
     def num_conditions(self) -> int:
@@ -165,7 +166,12 @@ class Guider(BaseGuidance):
         lasting = {name: value for name, value in conditions.items() if name not in _LATENTS}
         changed = run.conditions.change({**lasting, "": torch.empty(0)}, "", run.call.guidance_scale)
         if run.follower is None or changed or run.follower.branches != branches:
-            policy = self.policy if "null" in branches or self.policy.keep == "neither" else TextSchedule.always()
+            policy = self.policy
+            if "null" not in branches and policy.keep != "neither" and policy != TextSchedule.always():
+                policy = TextSchedule.always()
+                if not self._has_warned:
+                    self._has_warned = True
+                    warn_unguided("a guider")
             if policy.order and run.loop is not None and is_stochastic(run.loop.scheduler, policy):
                 policy = replace(policy, order=0)
             run.follower = Follower(policy, 1, branches, late=run.late or run.follower is not None)

@@ -95,7 +95,7 @@ class SteeringHook(ModuleHook):
         family = self._family if caller is None or caller.pipe is self.pipe else family_of(caller.pipe)
         run = self._run(asked, caller)
         scale = caller.guidance_scale if caller else own.guidance_scale if own else None
-        in_turn = isinstance(policy, Auto) or policy.placement is not None
+        in_turn = _is_in_turn(policy)
         policy = self._policy(block, run)
         call = run.call(1.0 if scale is None else scale, levelled=policy.order is not None, in_turn=in_turn)
         check_policy(policy, call.num_steps)
@@ -113,10 +113,29 @@ class SteeringHook(ModuleHook):
         """The block's policy as it holds in this run."""
         found = self._policies.setdefault(run, {})
         if block not in found:
-            policy = block.policy
-            calls = run.calls_in_turn()
-            found[block] = policy.held_in_calls(calls) if isinstance(policy, TextSchedule) else policy
+            self._check_turns(block.policy, run)
+            found[block] = _held(block.policy, run.calls_in_turn())
         return found[block]
+
+    def _check_turns(self, policy: Policy, run: Generation) -> None:
+        """Raise ShapefirstError before anything runs if a policy does not fit a denoiser's turn, its own or another's.
+
+        Where there is only one, or the policy is one of the whole generation's steps, each call says it.
+        """
+        if len(run.turn) == len(run.values) or not _is_in_turn(policy):
+            return
+        names = {unwrap_module(part): name for name, part in denoisers_of(self.pipe).items()}
+        own = names.pop(self.denoiser, "denoiser")
+        (other,) = names.values() if len(names) == 1 else ("other denoiser",)
+        for name, calls in ((own, run.calls_in_turn()), (other, run.calls_of_others())):
+            try:
+                if calls:
+                    check_policy(_held(policy, calls), len(calls))
+            except ShapefirstError as error:
+                raise ShapefirstError(
+                    f"The {name} of this {name_of(self.pipe)} has its turn in {len(calls)} of {run.num_steps} steps, "
+                    f"and there the policy cannot be followed: {error}"
+                ) from None
 
     def _run(self, asked: Asked, caller: Running | None) -> Generation:
         names = (self._family.timestep, *TIMES)
@@ -184,6 +203,16 @@ class SteeringHook(ModuleHook):
             if not self._guided[2]:
                 self._unguided.add(run)
         return self._guided[2]
+
+
+def _held(policy: Policy, calls: Sequence[int]) -> Policy:
+    """A policy as it holds where the steps have so many calls."""
+    return policy.held_in_calls(calls) if isinstance(policy, TextSchedule) else policy
+
+
+def _is_in_turn(policy: Policy) -> bool:
+    """Whether it holds for the steps of each denoiser's turn, and not for those of the generation."""
+    return isinstance(policy, Auto) or policy.placement is not None
 
 
 class ControlHook(ModuleHook):

@@ -102,6 +102,11 @@ class Generation:
         of_turn = self.steps[max(self.turn.start - self.first, 0) : self.turn.stop - self.first]
         return tuple(Counter(of_turn).values())
 
+    def calls_of_others(self) -> tuple[int, ...]:
+        """The same of the steps that are others' turn."""
+        others = (step for at, step in enumerate(self.steps, self.first) if at not in self.turn)
+        return tuple(Counter(others).values())
+
     @property
     def begins_step(self) -> bool:
         """Whether the latest call is the first one of its step."""
