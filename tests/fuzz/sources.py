@@ -8,14 +8,24 @@ from pathlib import Path
 from random import Random
 from typing import Any, Final
 
-from fuzz import arguments, folders, stored
+from fuzz import arguments, commands, folders, stored
 from fuzz.cases import Case, Source
 from fuzz.files import file_case
-from fuzz.options import option_case
 from fuzz.stock import put_stock, stock
 
 __all__ = ["SOURCES"]
 
+#: What keeps a command small where its options are good.
+SMALL: dict[tuple[str, ...], tuple[str, ...]] = {
+    ("generate",): ("--steps", "2"),
+    ("sweep", "plan"): ("--steps", "2", "--no-probe"),
+    ("sweep", "run"): ("--steps", "2"),
+    ("sweep", "latency"): ("--batch", "1", "--rounds", "2"),
+    ("study",): ("--quick",),
+    ("train-pocket",): ("--preset", "smoke"),
+}
+#: Commands that take more than seconds: their user is impatient.
+LONG = ("demo", "models", "study", "sweep", "train-pocket", "tune")
 SWEEP = ("sweep", "run", "--steps", "4", "--text-steps", "50%", "--policy", "steps:0+2", "--count", "4")
 #: What reads a sweep, findings or a policy.
 OF_SWEEP: tuple[tuple[str, ...], ...] = (
@@ -37,6 +47,20 @@ OF_POLICY = (
     ("sweep", "plan", "--steps", "4", "--count", "2", "--policy", "it", "--no-probe"),
     ("demo", "--policy", "it"),
 )
+
+
+def _command(random: Random) -> Case:
+    """An odd command line, beside odd files and whole results."""
+    line, seed = commands.command_line(random), random.random()
+    words = next(words for words in commands.commands() if tuple(line[: len(words)]) == words)
+    stdin = random.choice((b"", b"a red car\n", b"\xff\n", b"\0", b"y\n", b"a\x1b[31m\n"))
+
+    def prepare(folder: Path) -> None:
+        commands.put_files(Random(seed))
+        put_stock(folder, "sweep", "studies", "policy.json", "pictures", "statistics.npz", "array.npy")
+
+    arguments = (*words, *SMALL.get(words, ()), *line[len(words) :])
+    return Case("odd words", arguments, prepare, stdin, interrupted=3.0 if words[0] in LONG else None)
 
 
 def _stored(random: Random) -> Case:
@@ -97,7 +121,7 @@ def _argument(random: Random) -> Case:
 
 
 SOURCES: Final[Mapping[str, Source]] = {
-    "options": option_case,
+    "commands": _command,
     "files": file_case,
     "stored": _stored,
     "folders": _folder,
