@@ -591,6 +591,21 @@ def test_sizes_below_one_are_refused(option, tmp_path):
     assert not (tmp_path / "sweep").exists()
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--dtype", "null"),
+        ("--inception", "nowhere.pth"),
+        ("--clip", "nowhere/at-all"),
+        ("--images", "all", "--vqa", "x"),
+    ],
+)
+def test_what_no_shard_could_do_with_is_refused_and_nothing_stays(options, tmp_path, empty_cache):
+    out = tmp_path / "sweep"
+    one_sentence(shapefirst("sweep", "run", "--count", 2, "--steps", 2, "--out", out, *options))
+    assert not out.exists()
+
+
 def test_a_sweep_alone_shows_its_help_and_no_empty_error():
     result = shapefirst("sweep")
     assert result.exit_code == 2

@@ -158,8 +158,9 @@ def _content(file: Path) -> Any:
 
 
 def _timeless(content: Any) -> Any:
+    """Without seconds, and without digests of files that hold them."""
     if isinstance(content, dict):
-        return {k: _timeless(v) for k, v in content.items() if k not in ("seconds", "time saved", "digest")}
+        return {k: _timeless(v) for k, v in content.items() if k not in ("seconds", "time saved", "digest", "files")}
     return [_timeless(one) for one in content] if isinstance(content, list) else content
 
 
@@ -291,9 +292,6 @@ def main() -> int:
         warm(root)
         undisturbed = Undisturbed(sorted({name.partition(":")[0] for name in names}), root)
         task = partial(disturbed, undisturbed=undisturbed, root=root)
-        if not asked.only or "generations" in asked.only:
-            wrong["memory"] += bool(said := generations(root / "generations"))
-            print(said, end="")
         columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with get_context("fork").Pool(asked.workers) as pool, Progress(*columns, console=console) as bar:
             shown = bar.add_task("", total=len(names))
@@ -302,6 +300,9 @@ def main() -> int:
                 wrong[name.partition(":")[0]] += bool(said)
                 if said:
                     bar.console.print(f"{name} ({what}): {said}", markup=False, highlight=False, soft_wrap=True)
+        if not asked.only or "generations" in asked.only:
+            wrong["memory"] += bool(said := generations(root / "generations"))
+            print(said, end="")
     each = Counter(name.rpartition(":")[0].rpartition(":")[0] for name in names)
     print(
         f"{len(names)} runs disturbed ({', '.join(f'{count} {kind}' for kind, count in sorted(each.items()))}): "

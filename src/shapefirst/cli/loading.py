@@ -20,9 +20,10 @@ def obtained(model: str, dtype: str | None = None, device: str | None = None) ->
     from shapefirst.models.hub import gigabytes
     from shapefirst.models.loader import dtype_name
 
+    named = None if dtype is None else dtype_name(dtype)  # of what is here, too, before anything is made with it
     if (place := locate(model)) is not None:
         return place
-    kind = dtype_name(dtype, device)
+    kind = named or dtype_name(None, device)
     if model not in MODELS or MODELS[model].source is not None:
         files = download_of(model, kind)
         terminal.remark(f"Downloading {model}: {len(files)} files, {gigabytes(sum(files.values()))}.")

@@ -144,6 +144,9 @@ def _run(shards: Shards, store: Store, worker: Mapping[str, Any], cluster: Clust
                     failed += 1
                     terminal.warning(f"shard {outcome.name} was given up: {outcome.failed}.")
                 tick(expected[outcome.name] - (outcome.evaluations if cluster is None else 0))
+        except ShapefirstError:
+            store.withdraw()
+            raise
         except KeyboardInterrupt:
             terminal.note("finished shards are kept: the same command goes on.")
             raise

@@ -140,6 +140,12 @@ class Store:
         if self._read_if_there(PROMPTS) != prompts:
             self._write(PROMPTS, prompts)
 
+    def withdraw(self) -> None:
+        """Nothing of what `begin` wrote stays where no shard came of it."""
+        if not self.done() and not self._names("failed"):
+            for name in ("images", PROMPTS, MANIFEST):  # a folder without a manifest is nobody's
+                self._remove(name)
+
     def manifest(self) -> dict[str, Any]:
         """What `begin` wrote.
 
