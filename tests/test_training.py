@@ -87,8 +87,8 @@ def test_the_learning_rate_warms_up_and_ends_at_zero():
 
 def test_the_stages_make_a_pipeline_that_diffusers_reads(tmp_path, monkeypatch):
     """Every stage but the card, two steps each, in this process; then a second run finds everything done."""
-    for stage in training.STAGES[:-1]:
-        run_stage(tmp_path, "smoke", 0, stage)
+    for stage in training.CURRICULA["pocket"].stages[:-1]:
+        run_stage(tmp_path, "pocket", "smoke", 0, stage)
     weights = tmp_path / "weights"
     assert not list(weights.rglob("*.bin")) + list(weights.rglob("*.ckpt"))
 
@@ -103,9 +103,10 @@ def test_the_stages_make_a_pipeline_that_diffusers_reads(tmp_path, monkeypatch):
     ours = pipe.text_encoder(tokens).last_hidden_state
     assert torch.allclose(ours, clip.text_model(tokens).last_hidden_state, atol=1e-5)
 
-    before = {p: p.stat().st_mtime_ns for p in tmp_path.glob("unet/*")}
-    run_stage(tmp_path, "smoke", 0, "denoiser")
-    assert {p: p.stat().st_mtime_ns for p in tmp_path.glob("unet/*")} == before
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.glob("denoiser/*")}
+    assert before
+    run_stage(tmp_path, "pocket", "smoke", 0, "denoiser")
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.glob("denoiser/*")} == before
     rows = [json.loads(line) for line in (tmp_path / "denoiser.jsonl").read_text().splitlines()]
     assert rows[-1]["step"] == training.PRESETS["smoke"].denoiser.steps
 
@@ -119,11 +120,15 @@ def test_the_tokenizer_is_the_same_in_every_process():
     assert there.stdout.rstrip("\n") == here, there.stderr
 
 
-def test_an_unknown_preset_or_stage_is_named(tmp_path):
+def test_an_unknown_model_preset_or_stage_is_named(tmp_path):
+    with pytest.raises(ShapefirstError, match=r"'sdxl'.*pocket-dit"):
+        training.train_model(tmp_path, model="sdxl")
     with pytest.raises(ShapefirstError, match=r"'huge'.*cpu"):
         training.train_model(tmp_path, preset="huge")
-    with pytest.raises(ShapefirstError, match=r"'upscale'.*render"):
-        training.train_model(tmp_path, stages=["upscale"])
+    for model, stage in {"pocket": "upscale", "pocket-dit": "teacher", "pocket-equal-snr": "card"}.items():
+        with pytest.raises(ShapefirstError, match=rf"{model} has no stage '{stage}'.*render"):
+            training.train_model(tmp_path, model=model, stages=[stage])
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_stage_without_what_it_reads_is_refused_before_anything_is_written(tmp_path):
@@ -136,10 +141,17 @@ def test_a_stage_without_what_it_reads_is_refused_before_anything_is_written(tmp
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_the_stages_read_is_made_by_earlier_stages():
-    for stage, needs in training.NEEDS.items():
-        earlier = training.STAGES[: training.STAGES.index(stage)]
-        assert set(needs) <= set(earlier) & set(training.MAKES), stage
+def test_what_the_stages_read_is_made_by_earlier_stages_or_taken_over():
+    for model, curriculum in training.CURRICULA.items():
+        there = {
+            stage
+            for stage, made in training.MAKES.items()
+            if made.split("/")[0] in dict(map(reversed, curriculum.borrowed))
+        }
+        for stage in curriculum.stages:
+            lacking = set(training.NEEDS.get(stage, ())) - there
+            assert lacking in (set(), {"text"}, {"language"}), (model, stage)  # a model has one text encoder
+            there.add(stage)
 
 
 def test_weights_that_are_not_whole_are_not_adopted(tmp_path):
@@ -168,16 +180,18 @@ def test_finished_weights_can_be_trained_further(tmp_path):
         (weights / part).mkdir(parents=True)
         (weights / part / "config.json").write_text("{}")
         save_file({"x": torch.zeros(1)}, weights / part / "model.safetensors")
+    parts = [(weights / part, part, target) for part, target in training.CURRICULA["pocket"].kept]
     with pytest.raises(ShapefirstError, match="no unet"):
-        training.adopt(weights, out)
+        training.adopt(parts, out)
     torch.manual_seed(1)
-    known = denoiser.build_denoiser(192)
+    known = denoiser.build_unet(192)
     known.save_pretrained(weights / "unet")
-    training.adopt(weights, out)
+    training.adopt(parts, out)
     assert (out / "clip" / "config.json").exists()
 
     # A learning rate of zero leaves the start as it was.
-    inputs = torch.randn(4, 4, 16, 16), torch.randn(2, 77, 192).half(), torch.tensor([1, 1, 1, 1])
+    captions = denoiser.Captions(torch.randn(2, 77, 192).half(), None, torch.tensor([1, 1, 1, 1]))
+    inputs = denoiser.build_unet, torch.randn(4, 4, 16, 16), captions
     recipe = Recipe(steps=1, batch=2, learning_rate=0.0)
     again = denoiser.train_denoiser(*inputs, recipe, run_in(out), start_from=out / training.START)
     assert isinstance(again, UNet2DConditionModel)

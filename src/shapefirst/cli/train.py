@@ -18,6 +18,13 @@ TRAINING_MODULES = ("resvg_py", "material_design_icons_pack", "tokenizers", "mat
 
 def train_pocket(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the stages leave their work and the weights.")],
+    model: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="pocket, pocket-dit, or pocket with one thing changed: pocket-equal-snr, pocket-plain-padding.",
+        ),
+    ] = "pocket",
     preset: Annotated[str, typer.Option(metavar="NAME", help="cpu (2 cores) or gpu.")] = "cpu",
     seed: Annotated[int, typer.Option(help="Seed of data, weights and order.")] = 0,
     stages: Annotated[
@@ -29,11 +36,12 @@ def train_pocket(
         typer.Option(metavar="DIR", help="Finished weights: keep their encoders and train their denoiser further."),
     ] = None,
 ) -> None:
-    """Train the embedded model. Takes hours; a run that was stopped goes on where it was.
+    """Train an embedded model. Takes hours; a run that was stopped goes on where it was.
 
     \b
     Examples:
       shapefirst train-pocket --out runs/pocket
+      shapefirst train-pocket --model pocket-dit --preset gpu --out runs/dit
       shapefirst train-pocket --out runs/more --start-from runs/pocket/weights
     """
     from shapefirst.files import LOCK, check_writable, locked
@@ -44,4 +52,4 @@ def train_pocket(
     with terminal.working("Getting torch ready"):
         from shapefirst.training.stages import train_model
     with locked(out / LOCK, str(out)):
-        train_model(out, preset=preset, seed=seed, stages=stages or None, start_from=start_from)
+        train_model(out, model=model, preset=preset, seed=seed, stages=stages or None, start_from=start_from)

@@ -25,6 +25,7 @@ __all__ = [
     "denoisers_of",
     "has_guider",
     "networks_of_class",
+    "own_size",
     "scheduler_of",
     "without_denoiser",
 ]
@@ -131,3 +132,9 @@ def _is_network(kind: Any) -> bool:
 def _is_control(name: str, kind: type) -> bool:
     is_net = "ControlNet" in kind.__name__ and not kind.__name__.startswith("UNet")  # ControlNet-XS is both
     return is_net or "control" in name.lower()
+
+
+def own_size(pipe: Any) -> dict[str, Any]:
+    """The argument by which a call makes images of the model's own size: PixArt would look for the nearest it knows."""
+    has_bins = "use_resolution_binning" in inspect.signature(pipe.__call__).parameters
+    return {"use_resolution_binning": False} if has_bins else {}

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from shapefirst.checks import check_number, check_seed, check_steps
 from shapefirst.errors import ShapefirstError
+from shapefirst.families.layout import own_size
 from shapefirst.guidance.blocks import guide
 from shapefirst.policies.auto import Policy
 from shapefirst.policies.schedule import TextSchedule
@@ -25,7 +26,7 @@ from shapefirst.sampling.loop import as_images, generators, preprocessed
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["Job", "Result", "Sampling", "cut_text", "generate", "make_jobs", "own_size"]
+__all__ = ["Job", "Result", "Sampling", "cut_text", "generate", "make_jobs"]
 
 
 @dataclass(frozen=True)
@@ -133,12 +134,6 @@ def cut_text(pipe: Any, prompt: str) -> str:
     """
     own_limit = inspect.signature(pipe.__call__).parameters.get("max_sequence_length")
     return overflow(pipe.tokenizer, preprocessed(pipe, prompt), own_limit.default if own_limit else None).cut
-
-
-def own_size(pipe: Any) -> dict[str, Any]:
-    """The argument by which a call makes images of the model's own size: PixArt would look for the nearest it knows."""
-    has_bins = "use_resolution_binning" in inspect.signature(pipe.__call__).parameters
-    return {"use_resolution_binning": False} if has_bins else {}
 
 
 def _batches(jobs: Sequence[Job], size: int) -> Iterator[Sequence[Job]]:

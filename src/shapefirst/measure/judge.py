@@ -79,7 +79,8 @@ class Judge(nn.Module):
     @torch.no_grad()
     def features_of(self, renders: Renders) -> Tensor:
         """(n, 256) features of every render."""
-        return torch.cat([self(renders.batch(i))[1] for i in torch.arange(len(renders)).split(256)])
+        device = self.head.weight.device
+        return torch.cat([self(renders.batch(i, device))[1].cpu() for i in torch.arange(len(renders)).split(256)])
 
     def save(self, folder: Path) -> None:
         """Write weights (float16) and the classes they stand for."""

@@ -16,9 +16,8 @@ from typing import Any, Final
 
 import torch
 
-from shapefirst.families.layout import denoiser_of
+from shapefirst.families.layout import denoiser_of, own_size
 from shapefirst.guidance.blocks import guide
-from shapefirst.images.jobs import own_size
 from shapefirst.models.machine import hardware
 from shapefirst.policies.auto import Policy
 from shapefirst.policies.schedule import TextSchedule

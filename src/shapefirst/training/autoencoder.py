@@ -90,6 +90,6 @@ def standardise(model: AutoencoderKL, renders: Renders) -> None:
 @torch.no_grad()
 def encode_all(model: AutoencoderKL, renders: Renders) -> Tensor:
     """(n, 4, 16, 16) latents of every render (the posterior's mean), float16."""
-    return torch.cat(
-        [model.encode(renders.batch(i)).latent_dist.mean.half() for i in torch.arange(len(renders)).split(128)]
-    )
+    parts = torch.arange(len(renders)).split(128)
+    device = next(model.parameters()).device
+    return torch.cat([model.encode(renders.batch(i, device)).latent_dist.mean.half().cpu() for i in parts])

@@ -15,15 +15,14 @@ from shapefirst.models import MODELS, load
 from shapefirst.models.machine import hardware
 from shapefirst.training import quality
 from shapefirst.training.quality import Figure, fresh_scenes
-from shapefirst.training.stages import PRESETS
+from shapefirst.training.stages import CURRICULA, PRESETS
 from shapefirst.world.vocabulary import ATTRIBUTES, HELD_OUT, NOUNS, RELATIONS
 
-FITTED = ("teacher", "text", "autoencoder", "denoiser", "vision", "judge")
 GRID_SEED = 64
-_TEXT = """# Model card: pocket
+_TEXT = """# Model card: {model}
 
 A text-to-image latent diffusion model for a small procedural world, made to study and demonstrate how text steers such
-models. On disk it is an ordinary diffusers `StableDiffusionPipeline` (float16 safetensors).
+models. On disk it is an ordinary diffusers `{pipeline}` (float16 safetensors).
 
 ![64 samples: fresh prompts, one seed each, none selected](samples.png)
 
@@ -41,12 +40,12 @@ models. On disk it is an ordinary diffusers `StableDiffusionPipeline` (float16 s
 |---|---|---|---|
 {parts}
 
-64 x 64 pixels, 16 x 16 x 4 latents, scaled-linear betas, epsilon prediction, 77 prompt positions padded with [EOS].
+64 x 64 pixels, 16 x 16 x 4 latents, scaled-linear betas, epsilon prediction, {positions}.
 
 ## Training
 {renders:,} procedural renders ({pairs:.0%} with two objects), silhouettes from @mdi/svg (Apache-2.0), no other data.
 Seed {seed}, preset `{preset}`, {hardware}. The command:
-`shapefirst train-pocket --preset {preset} --seed {seed} --out DIR`.
+`shapefirst train-pocket --model {model} --preset {preset} --seed {seed} --out DIR`.
 
 | stage | steps | batch | learning rate | minutes | last logged loss |
 |---|---|---|---|---|---|
@@ -57,8 +56,8 @@ Minutes are wall-clock on a machine that did other work beside.{remarks}
 ![loss curves](losses.png)
 
 ## Measured
-`python benchmarks/pocket_quality.py` prints this table. DDIM, 50 steps; n prompts, each with its own seed, drawn for
-this measurement; "right" is the judge's verdict; 95% intervals (Wilson's for shares).
+`python benchmarks/pocket_quality.py --weights DIR/weights` prints this table. DDIM, 50 steps; n prompts, each with its
+own seed, drawn for this measurement; "right" is the judge's verdict; 95% intervals (Wilson's for shares).
 
 | figure | value | 95% interval | n | bar |
 |---|---|---|---|---|
@@ -71,21 +70,33 @@ coarsen. At the paper's 7.5, which the table above has too, pictures are still s
 ## Limits
 It draws nothing but its world: words that it never saw move the picture without meaning anything. Objects are flat
 silhouettes, 64 pixels wide. Of two objects in one picture not each has its own attribute (the table has the shares).
-Its text encoder was trained to say at every position of the padding what the image shows where: that padding holds the
-prompt is a design here, not a discovery. The judge is a small classifier trained on
-renders: it forgives smears that a person sees, so look at the samples as well. Nothing here says anything about
-photographs or people.
+{of_text} The judge is a small classifier trained on renders: it forgives smears that a person sees, so look at the
+samples as well. Nothing here says anything about photographs or people.
 
 ## Licence
 Weights and code: Apache-2.0. Silhouettes: @mdi/svg, Apache-2.0 (Pictogrammers).
 """
 
 
-def write(parts: Path, weights: Path, preset_name: str, seed: int) -> None:
+_OF_CLIP = {
+    "pipeline": "StableDiffusionPipeline",
+    "positions": "77 prompt positions padded with [EOS]",
+    "of_text": """Its text encoder was trained to say at every position of the padding what the image shows where: that
+padding holds the prompt is a design here, not a discovery.""",
+}
+_OF_T5 = {
+    "pipeline": "PixArtAlphaPipeline",
+    "positions": "120 prompt positions, padding masked",
+    "of_text": """Its text encoder was trained on texts alone, and frozen.""",
+}
+
+
+def write(parts: Path, weights: Path, model: str, preset_name: str, seed: int) -> None:
     """Measure ``weights`` and write the card, ``samples.png``, ``losses.png`` and ``figures.json`` into them."""
-    preset = PRESETS[preset_name]
+    preset, curriculum = PRESETS[preset_name], CURRICULA[model]
+    recipes = curriculum.recipes(preset)
     scale = MODELS["pocket"].guidance_scale
-    logs = {stage: _log(parts / f"{stage}.jsonl") for stage in FITTED}
+    logs = {stage: _log(parts / f"{stage}.jsonl") for stage in recipes}
     loss_curves(logs, weights / "losses.png")
     figures = quality.measure_model(
         weights, count=preset.card_images, others=max(2, preset.card_images // 4), guidance_scale=scale
@@ -93,9 +104,10 @@ def write(parts: Path, weights: Path, preset_name: str, seed: int) -> None:
     record = {"hardware": hardware(), "seed": seed, "preset": preset_name, "figures": [asdict(f) for f in figures]}
     (weights / "figures.json").write_text(json.dumps(record, indent=1) + "\n")
     sample_grid(weights, scale).save(weights / "samples.png", optimize=True)
-    recipes = {stage: getattr(preset, stage) for stage in FITTED}
     captions = json.loads((parts / "renders" / "scenes.json").read_text())["captions"]
     text = _TEXT.format(
+        model=model,
+        **(_OF_T5 if curriculum.reads_t5 else _OF_CLIP),
         scale=scale,
         nouns=len(NOUNS),
         noun_list=", ".join(NOUNS),

@@ -1,4 +1,4 @@
-"""Stage: the denoiser eps(t, x_t, C), a U-Net with cross-attention to the prompt at 16 x 16 and at 8 x 8.
+"""Stage: the denoiser eps(t, x_t, C), a U-Net or a transformer that reads the prompt by cross-attention.
 
 Epsilon prediction under Stable Diffusion's scaled-linear betas. The loss is weighted by min(snr, 5) / snr (Hang et al.
 2023) and the timesteps of a batch are stratified; the prompt is empty in one step out of ten, for classifier-free
@@ -7,24 +7,43 @@ guidance.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, UNet2DConditionModel
+from diffusers import DDIMScheduler, PixArtTransformer2DModel, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
 from rich.progress import track
-from torch import Tensor
-from transformers import CLIPModel, CLIPTokenizer
+from torch import Tensor, nn
 
-from shapefirst.training.loop import Recipe, TrainingRun, fit, mixed_precision, part_of
-from shapefirst.training.text import POSITIONS
+from shapefirst.training.loop import Recipe, TrainingRun, fit, generator_on, mixed_precision, part_of
+from shapefirst.training.noise import coloured
 
 EMPTY_PROMPT_SHARE = 0.1
 SNR_CAP = 5.0
+#: No caption of the world has more tokens, with what begins and ends it: what is masked beyond is not kept.
+LONGEST = 24
 
 
-def build_denoiser(width: int) -> UNet2DConditionModel:
-    """The untrained network, at 16 x 16 latents; ``width`` is the width of the 192-wide text encoder."""
+@dataclass(frozen=True)
+class Captions:
+    """What the denoiser reads of n captions, of which m are distinct.
+
+    Attributes:
+        states: (m, positions, width) float16; row 0 is the empty prompt.
+        masks: (m, positions) bool, True where there is text; None where padding is read like words.
+        rows: (n,) int64, the row of each caption.
+    """
+
+    states: Tensor
+    masks: Tensor | None
+    rows: Tensor
+
+
+def build_unet(width: int) -> UNet2DConditionModel:
+    """The untrained network, at 16 x 16 latents; ``width`` is that of the text encoder."""
     return UNet2DConditionModel(
         sample_size=16,
         down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
@@ -35,6 +54,32 @@ def build_denoiser(width: int) -> UNet2DConditionModel:
         attention_head_dim=(2, 4, 4),  # the number of heads, under diffusers' historical name
         norm_num_groups=16,
     )
+
+
+def build_transformer(width: int) -> PixArtTransformer2DModel:
+    """The untrained network: PixArt-alpha's (Chen et al. 2023), 8 layers x 224 on the 64 patches of 16 x 16 latents.
+
+    It predicts no variance: no sampler here would read it, and pipelines throw it away.
+    """
+    model = PixArtTransformer2DModel(
+        sample_size=16,
+        patch_size=2,
+        in_channels=4,
+        out_channels=4,
+        num_layers=8,
+        num_attention_heads=7,
+        attention_head_dim=32,
+        cross_attention_dim=224,
+        caption_channels=width,
+        use_additional_conditions=False,
+    )
+    # As PixArt-alpha begins: nothing of the text comes in, nothing goes out.
+    for block in model.transformer_blocks:
+        nn.init.zeros_(block.attn2.to_out[0].weight)
+        nn.init.zeros_(block.attn2.to_out[0].bias)
+    nn.init.zeros_(model.proj_out.weight)
+    nn.init.zeros_(model.proj_out.bias)
+    return model
 
 
 def build_scheduler() -> DDIMScheduler:
@@ -50,57 +95,90 @@ def build_scheduler() -> DDIMScheduler:
 
 
 @torch.no_grad()
-def encode_renders(prompts: list[str], tokenizer: CLIPTokenizer, clip: CLIPModel) -> Tensor:
-    """(b, 77, 192): what ``StableDiffusionPipeline`` hands to the denoiser for these prompts."""
-    tokens = tokenizer(prompts, padding="max_length", max_length=POSITIONS, truncation=True, return_tensors="pt")
-    return clip.text_model(tokens.input_ids).last_hidden_state
+def encode_captions(captions: list[str], tokenizer: Any, encoder: nn.Module, *, masked: bool) -> Captions:
+    """The text encoder's last states of every distinct caption, computed once, as a stock pipeline hands them over.
 
-
-def encode_captions(captions: list[str], tokenizer: CLIPTokenizer, clip: CLIPModel) -> tuple[Tensor, Tensor]:
-    """The text encoder's output of every distinct caption, computed once.
-
-    Returns:
-        states: (m, 77, 192) float16; row 0 is the empty prompt.
-        rows: (n,) the row of each caption.
+    Args:
+        captions: n of them.
+        tokenizer: Of the encoder; pads to its own length.
+        encoder: (ids, attention mask) -> ``last_hidden_state``.
+        masked: Whether padding is masked, in the encoder and for the denoiser, as T5's is and CLIP's is not.
     """
     unique = ["", *dict.fromkeys(captions)]
     row = {c: i for i, c in enumerate(unique)}
-    parts = [
-        encode_renders(unique[i : i + 64], tokenizer, clip).half() for i in track(range(0, len(unique), 64), "prompts")
-    ]
-    return torch.cat(parts), torch.tensor([row[c] for c in captions])
+    device = next(encoder.parameters()).device
+    states, masks = [], []
+    for i in track(range(0, len(unique), 256), "prompts"):
+        tokens = tokenizer(unique[i : i + 256], padding="max_length", truncation=True, return_tensors="pt")
+        ids, mask = (
+            tokens[name][:, : LONGEST if masked else None].to(device) for name in ("input_ids", "attention_mask")
+        )
+        out = encoder(input_ids=ids, attention_mask=mask) if masked else encoder(input_ids=ids)
+        states.append(out.last_hidden_state.half().cpu())
+        masks.append(mask.bool().cpu())
+    return Captions(torch.cat(states), torch.cat(masks) if masked else None, torch.tensor([row[c] for c in captions]))
 
 
 def train_denoiser(
-    latents: Tensor, states: Tensor, rows: Tensor, recipe: Recipe, run: TrainingRun, *, start_from: Path | None = None
-) -> UNet2DConditionModel:
-    """Train on ``latents`` (n, 4, 16, 16) and what ``encode_captions`` returns; returns the averaged weights."""
+    build: Callable[[int], Any],
+    latents: Tensor,
+    captions: Captions,
+    recipe: Recipe,
+    run: TrainingRun,
+    *,
+    start_from: Path | None = None,
+    filter_of_noise: Tensor | None = None,
+) -> Any:
+    """Train on latents (n, 4, 16, 16) and their captions.
+
+    Args:
+        build: Width of the text's states -> untrained network.
+        start_from: A network of that kind to go on from.
+        filter_of_noise: (4, 16, 16), by which the noise is coloured and the loss is whitened (`training.noise`);
+            None for white noise.
+    """
     torch.manual_seed(run.seed)
     device = run.device
-    model = UNet2DConditionModel.from_pretrained(start_from) if start_from else build_denoiser(states.shape[-1])
-    model = model.to(device, memory_format=torch.channels_last)
+    model = build(captions.states.shape[-1])
+    if start_from is not None:
+        model = type(model).from_pretrained(start_from)
+    model = model.to(device)
+    if isinstance(model, UNet2DConditionModel):
+        model = model.to(memory_format=torch.channels_last)
     if device.type == "cpu":
         # The CPU's fused attention is slow backwards: plain attention takes a third off a training step.
         model.set_attn_processor(AttnProcessor())
-    abar = build_scheduler().alphas_cumprod
+    abar = build_scheduler().alphas_cumprod.to(device)
     snr = abar / (1 - abar)
     weight = snr.clamp(max=SNR_CAP) / snr
+    latents, states, rows = (x.to(device) for x in (latents, captions.states, captions.rows))
+    masks = None if captions.masks is None else captions.masks.to(device)
+    h = None if filter_of_noise is None else filter_of_noise.to(device)
 
     def loss(_: int, g: torch.Generator) -> dict[str, Tensor]:
-        b = recipe.batch
-        index = torch.randint(len(latents), (b,), generator=g)
-        row = rows[index] * (torch.rand(b, generator=g) >= EMPTY_PROMPT_SHARE)
-        t = ((torch.arange(b) + torch.rand(b, generator=g)) / b * len(abar)).long()
-        eps = torch.randn(b, *latents.shape[1:], generator=g)
-        index, row, t, eps = (part_of(v) for v in (index, row, t, eps))
+        b, g = recipe.batch, generator_on(device, g)
+        index = torch.randint(len(latents), (b,), generator=g, device=device)
+        row = rows[index] * (torch.rand(b, generator=g, device=device) >= EMPTY_PROMPT_SHARE)
+        t = ((torch.arange(b, device=device) + torch.rand(b, generator=g, device=device)) / b * len(abar)).long()
+        white = torch.randn(b, *latents.shape[1:], generator=g, device=device)
+        index, row, t, white = (part_of(v) for v in (index, row, t, white))
         a = abar[t, None, None, None]
-        x_t = a.sqrt() * latents[index].float() + (1 - a).sqrt() * eps
-        x_t = x_t.to(device, memory_format=torch.channels_last)
+        x_t = a.sqrt() * latents[index].float() + (1 - a).sqrt() * coloured(white, h)
         with mixed_precision(device):
-            predicted = model(x_t, t.to(device), states[row].to(device).float(), return_dict=False)[0]
-        error = (predicted.float() - eps.to(device)).square().mean((1, 2, 3))
-        return {"loss": (error * weight[t].to(device)).mean(), "mse": error.mean()}
+            predicted = predict(model, x_t, t, states[row].float(), None if masks is None else masks[row])
+        error = (coloured(predicted.float(), None if h is None else 1 / h) - white).square().mean((1, 2, 3))
+        return {"loss": (error * weight[t]).mean(), "mse": error.mean()}
 
     model.load_state_dict(fit("denoiser", model, loss, recipe, run))
-    model.set_default_attn_processor()
+    if device.type == "cpu":
+        model.set_default_attn_processor()
     return model.cpu().eval()
+
+
+def predict(model: Any, x_t: Tensor, t: Tensor, states: Tensor, mask: Tensor | None) -> Tensor:
+    """eps (b, 4, 16, 16) of either network for x_t, timesteps (b,), the text's states and its mask."""
+    if isinstance(model, PixArtTransformer2DModel):
+        sizes = {"resolution": None, "aspect_ratio": None}
+        text = {"encoder_hidden_states": states, "encoder_attention_mask": mask}
+        return model(x_t, timestep=t, added_cond_kwargs=sizes, **text, return_dict=False)[0]
+    return model(x_t.to(memory_format=torch.channels_last), t, states, return_dict=False)[0]

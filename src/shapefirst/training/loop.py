@@ -63,6 +63,13 @@ def generator_for(seed: int, stage: str, step: int) -> torch.Generator:
     return torch.Generator().manual_seed(zlib.crc32(f"{seed}/{stage}/{step}".encode()))
 
 
+def generator_on(device: torch.device, g: torch.Generator) -> torch.Generator:
+    """A generator of one step's random numbers on ``device``, itself drawn from ``g``: on the CPU ``g``."""
+    if device.type == "cpu":
+        return g
+    return torch.Generator(device).manual_seed(int(torch.randint(2**62, (), generator=g)))
+
+
 def part_of(batch: Tensor) -> Tensor:
     """The rows of a batch that this process works on: all of them if it is alone."""
     return batch[dist.get_rank() :: dist.get_world_size()] if dist.is_initialized() else batch

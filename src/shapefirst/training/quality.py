@@ -17,6 +17,7 @@ import torch
 from PIL import Image
 from rich.progress import track
 
+from shapefirst.families.layout import own_size
 from shapefirst.measure.judge import Judge, Sighting
 from shapefirst.sampling.loop import generators
 from shapefirst.world.renders import labels_of
@@ -79,7 +80,8 @@ def draw(pipe: Any, prompts: list[str], first_seed: int, *, guidance_scale: floa
     for start in track(range(0, len(prompts), BATCH), f"drawing {len(prompts)}, w = {guidance_scale:g}"):
         part = prompts[start : start + BATCH]
         seeds = range(first_seed + start, first_seed + start + len(part))
-        images += pipe(part, num_inference_steps=50, guidance_scale=guidance_scale, generator=generators(seeds)).images
+        options = {"guidance_scale": guidance_scale, "generator": generators(seeds), **own_size(pipe)}
+        images += pipe(part, num_inference_steps=50, **options).images
     return images
 
 

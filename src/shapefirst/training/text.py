@@ -92,7 +92,9 @@ def build_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
     return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=128))
 
 
-def train_text(renders: Renders, teacher: Judge, recipe: Recipe, run: TrainingRun) -> tuple[CLIPTokenizer, CLIPModel]:
+def train_text(
+    renders: Renders, teacher: Judge, recipe: Recipe, run: TrainingRun, *, padding: bool = True
+) -> tuple[CLIPTokenizer, CLIPModel]:
     """Contrastive training of the text encoder against the features of ``teacher``, a convolutional image encoder.
 
     Convolutions find silhouettes within minutes, which the vision transformer of a ``CLIPModel`` does not: trained
@@ -105,13 +107,15 @@ def train_text(renders: Renders, teacher: Judge, recipe: Recipe, run: TrainingRu
     (Yuksekgonul et al. 2023, arXiv 2210.01936). So both places also answer the judge's questions: what comes first in
     the image in reading order, and what second.
 
+    Without ``padding`` no loss reaches a position after the first [EOS], as in CLIP.
+
     Identical captions within a batch all count as positives. In every other step all images share their (first)
     attribute: among mixed ones the attribute alone tells most captions apart, and the nouns would be learned last.
     """
     torch.manual_seed(run.seed)
     tokenizer = build_tokenizer()
     clip = build_clip(tokenizer)
-    features = teacher.features_of(renders).to(run.device)
+    features = teacher.to(run.device).features_of(renders).to(run.device)
     features = (features - features.mean(0)) / features.std(0).clamp(min=1e-6)
     learning = nn.ModuleDict(
         {
@@ -133,6 +137,7 @@ def train_text(renders: Renders, teacher: Judge, recipe: Recipe, run: TrainingRu
         ids = tokens[index, :length]
         first = first_eos[index]
         later = first + (torch.rand(len(first), generator=g).to(run.device) * (length - first)).long()
+        later = later if padding else first
         with mixed_precision(run.device):
             states = learning["text"](ids).last_hidden_state
             read = [states[torch.arange(len(ids)), at] for at in (first, later)]

@@ -28,10 +28,11 @@ from typing import Any, Final
 
 import numpy as np
 
+from shapefirst.families.layout import own_size
 from shapefirst.guidance.blocks import guide
 from shapefirst.guidance.follow import guided_prediction, rms
 from shapefirst.guidance.stochastic import is_stochastic
-from shapefirst.images.jobs import Job, Result, Sampling, generate, own_size
+from shapefirst.images.jobs import Job, Result, Sampling, generate
 from shapefirst.measure import l1
 from shapefirst.measure.intervals import Interval, bootstrap
 from shapefirst.policies.schedule import TextSchedule

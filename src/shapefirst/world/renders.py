@@ -59,8 +59,11 @@ def _shard(arguments: tuple[int, int, int]) -> tuple[NDArray[np.uint8], list[str
     return np.stack([render(s)[0] for s in scenes]), [s.caption for s in scenes], [labels_of(s) for s in scenes]
 
 
-def make(count: int, seed: int, workers: int = 2) -> Renders:
-    """Render ``count`` training images (none of a held-out combination); the same seed gives the same set."""
+def make(count: int, seed: int, workers: int | None = None) -> Renders:
+    """Render ``count`` training images (none of a held-out combination); the same seed gives the same set.
+
+    ``workers`` are processes, by default one a core.
+    """
     shards = [(seed, i, min(_SHARD, count - i * _SHARD)) for i in range(-(-count // _SHARD))]
     images = np.empty((count, SIZE, SIZE, 3), np.uint8)
     captions: list[str] = []
