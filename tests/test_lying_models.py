@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scorers
+from commands import shapefirst
 from fuzz.folders import lying_folders
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -279,3 +280,24 @@ def test_what_other_systems_leave_does_not_count(copy):
             (place / name).write_bytes(b"\0\5\x16\7")
     assert load(folder, device="cpu") is not None
     assert np.isfinite(load_clip(clip, device="cpu").of_texts(["a"]).numpy()).all()
+
+
+# --- what falls in the middle of a call ------------------------------------------------------------------------------
+
+
+def test_a_model_that_stops_its_own_pipeline_is_named(copy, tmp_path):
+    """An SD 3 without a shift, which diffusers adds unseen."""
+    folder = copy("sd35")
+    change(folder / "vae" / "config.json", shift_factor=None)
+    result = shapefirst("generate", "a red cat", "--steps", "2", "--model", folder, "--out", tmp_path / "out")
+    assert result.exit_code == 2
+    assert f"Error: {folder} was loaded, but cannot make pictures: diffusers stopped with TypeError: " in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_our_own_fault_stays_what_it_is(copy, monkeypatch):
+    pipe = load(copy("dreamshaper"), device="cpu")
+    pipe.set_progress_bar_config(disable=True)
+    monkeypatch.setattr("shapefirst.guidance.follow.Follower.wanted", lambda *_: len(None))
+    with pytest.raises(TypeError, match="has no len"):
+        generate(pipe, make_jobs(["a red cat"], 1, 0), {"": TextSchedule.until(1)}, Sampling(4.0, 2))

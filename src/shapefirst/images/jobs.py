@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from shapefirst.checks import check_number, check_seed, check_steps
 from shapefirst.errors import ShapefirstError
 from shapefirst.guidance.blocks import guide
+from shapefirst.models.faults import faults_of
 from shapefirst.policies.auto import Policy
 from shapefirst.policies.schedule import TextSchedule
 from shapefirst.prompts.tokens import overflow
@@ -108,6 +109,7 @@ def generate(
 
     Raises:
         UnsupportedPipelineError: The pipeline has no guidance of a known layout.
+        ModelError: The pipeline cannot be run, whatever it is asked for.
         ShapefirstError: More steps than the model was trained for, or predictions that overflow.
     """
     check_steps(sampling.steps, pipe.scheduler)
@@ -161,7 +163,7 @@ def _sample(
     if sampling.negative_prompt is not None:
         arguments["negative_prompt"] = [sampling.negative_prompt] * len(batch)
     start = time.perf_counter()
-    with guide(pipe, schedule) as spent:
+    with faults_of(pipe), guide(pipe, schedule) as spent:
         images = as_images(pipe, pipe(**arguments).images)
     seconds, n = time.perf_counter() - start, len(batch)
     return [
