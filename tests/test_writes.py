@@ -1,6 +1,7 @@
 """Files are whole or not there, and no image takes the name of another."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -89,6 +90,15 @@ def test_a_folder_without_permission_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("os.access", lambda path, mode: False)
     with pytest.raises(ShapefirstError, match="no permission"):
         check_writable(tmp_path)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
+@pytest.mark.parametrize("place", ["/proc", "/proc/new", "/sys/new"])
+def test_a_place_that_root_may_write_to_and_that_takes_no_file_is_refused(place):
+    with pytest.raises(ShapefirstError, match=f"Cannot write to '{place}'"):
+        check_writable(Path(place))
+    with pytest.raises(ShapefirstError, match="Cannot write to"):
+        check_file(Path(place, "policy.json"))
 
 
 def test_a_png_remembers_its_settings_in_any_script(tmp_path):
