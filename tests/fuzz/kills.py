@@ -62,7 +62,7 @@ def _stages_here() -> None:
         return 0
 
     renders.ProcessPoolExecutor = Here  # type: ignore[misc,assignment]
-    stages._run = run
+    stages.exit_code = run
 
 
 STAGES = ("render", "teacher", "text", "autoencoder", "encode", "denoiser", "vision", "judge", "export")

@@ -20,6 +20,7 @@ from transformers import CLIPModel, CLIPTokenizer
 from shapefirst.files import locked
 from shapefirst.measure.judge import Judge
 from shapefirst.training import autoencoder, card, denoiser, export, judge, text
+from shapefirst.training.ending import end_with_the_command
 from shapefirst.training.loop import Recipe, TrainingRun
 from shapefirst.training.stages import MAKES, PRESETS, STAGE_LOCK, START, Preset
 from shapefirst.world import renders
@@ -97,6 +98,7 @@ def _keep(target: Path, *saves: Callable[[Path], Any]) -> None:
 
 
 if __name__ == "__main__":
+    end_with_the_command()
     folder, leads = Path(sys.argv[1]), os.environ.get("RANK", "0") == "0"
     with locked(folder / STAGE_LOCK, str(folder)) if leads else nullcontext():
         run_stage(folder, sys.argv[2], int(sys.argv[3]), sys.argv[4])
