@@ -70,6 +70,7 @@ class Store:
 
     def __init__(self, url: str) -> None:
         from fsspec.core import split_protocol, url_to_fs
+        from fsspec.registry import known_implementations
 
         self.url = url
         kind, _ = split_protocol(url)
@@ -80,8 +81,14 @@ class Store:
             )
         try:
             self._fs, self._root = url_to_fs(url)
-        except (ValueError, ImportError) as error:
-            raise ShapefirstError(f"Cannot use {url!r} for results: {error}.") from error
+        except ImportError as error:
+            package = known_implementations[kind]["class"].partition(".")[0]
+            raise ShapefirstError(
+                f"Cannot use {url!r} for results: {kind}:// is reached through {package}, which cannot be imported "
+                f"({first_line(error)}): pip install {package}."
+            ) from error
+        except ValueError as error:
+            raise ShapefirstError(f"Cannot use {url!r} for results: {first_line(error)}.") from error
         self._is_local = kind not in WHOLE
 
     def locked(self) -> AbstractContextManager[None]:
