@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scorers
-from commands import shapefirst
+from commands import one_sentence, shapefirst
 from fuzz.folders import lying_folders
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -301,3 +301,12 @@ def test_what_is_our_own_fault_stays_what_it_is(copy, monkeypatch):
     monkeypatch.setattr("shapefirst.guidance.follow.Follower.wanted", lambda *_: len(None))
     with pytest.raises(TypeError, match="has no len"):
         generate(pipe, make_jobs(["a red cat"], 1, 0), {"": TextSchedule.until(1)}, Sampling(4.0, 2))
+
+
+@pytest.mark.parametrize("content", ["1", "[]", "null", '"x"'])
+def test_a_configuration_that_is_no_object_is_refused_before_a_model_is_loaded(copy, content):
+    folder = copy("dreamshaper")
+    (folder / "scheduler" / "scheduler_config.json").unlink()
+    (folder / "scheduler" / "scheduler_config.json").write_text(content)
+    for command in (("generate", "a cat"), ("sweep", "plan", "--no-probe", "--count", "2")):
+        assert "scheduler_config.json is corrupt" in one_sentence(shapefirst(*command, "--model", folder))
