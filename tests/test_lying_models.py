@@ -15,10 +15,9 @@ import numpy as np
 import pytest
 import scorers
 from commands import one_sentence, shapefirst
-from fuzz.folders import lying_folders
+from fuzz.folders import LAID_OUT, laid_out, lying_folders
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from layouts import JUNK, LAYOUTS
 from test_models import refusal
 
 from shapefirst.errors import ModelError, ShapefirstError
@@ -40,10 +39,7 @@ LOADERS = {"clip": load_clip, "vilt": load_vqa, "llava": load_vlm}
 def wholes(tmp_path_factory):
     """Name -> a folder that holds what is read of it and nothing else."""
     place = tmp_path_factory.mktemp("wholes")
-    found = {name: LAYOUTS[name].write(place / name) for name in ("dreamshaper", "sd35")}
-    for file in [file for folder in found.values() for file in folder.rglob("*") if file.is_file()]:
-        if file.read_bytes() == JUNK or ".fp16." in file.name:
-            file.unlink()
+    found = {name: laid_out(name, place / name) for name in LAID_OUT}
     for name in LOADERS:
         (place / name).mkdir()
         found[name] = getattr(scorers, f"{name}_folder")(place / name)
