@@ -22,6 +22,7 @@ from shapefirst.policies.auto import Policy
 from shapefirst.policies.schedule import TextSchedule
 from shapefirst.prompts.tokens import overflow
 from shapefirst.sampling.loop import as_images, generators, preprocessed
+from shapefirst.signatures import Pipeline, Positive, guarded
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["Job", "Result", "Sampling", "cut_text", "generate", "make_jobs", "own_size"]
 
 
+@guarded
 @dataclass(frozen=True)
 class Sampling:
     """What the pipeline is told besides prompt, seed and schedule.
@@ -46,6 +48,7 @@ class Sampling:
         check_number(self.guidance_scale, "guidance scale", "The guidance scale")
 
 
+@guarded
 @dataclass(frozen=True)
 class Job:
     """One image to make."""
@@ -66,6 +69,7 @@ class Result:
     seconds: float  #: wall clock of its batch's whole pipeline call, divided by the batch size
 
 
+@guarded
 def make_jobs(prompts: Sequence[str], num_images: int, seed: int) -> list[Job]:
     """``num_images`` of each prompt. Every prompt gets the same seeds: ``seed``, ``seed + 1``, ...
 
@@ -84,13 +88,14 @@ def make_jobs(prompts: Sequence[str], num_images: int, seed: int) -> list[Job]:
     return [Job(prompt, seed + i) for prompt in prompts for i in range(num_images)]
 
 
+@guarded
 def generate(
-    pipe: Any,
+    pipe: Pipeline,
     jobs: Sequence[Job],
     schedules: Mapping[str, Policy],
     sampling: Sampling,
     *,
-    batch_size: int = 4,
+    batch_size: Positive = 4,
     on_progress: Callable[[float], None] | None = None,
 ) -> dict[str, list[Result]]:
     """Makes every job's image under every schedule.
@@ -128,7 +133,8 @@ def generate(
     return results
 
 
-def cut_text(pipe: Any, prompt: str) -> str:
+@guarded
+def cut_text(pipe: Pipeline, prompt: str) -> str:
     """The end of ``prompt`` that does not fit into the text encoder's positions (77 for CLIP); "" where all does.
 
     It is spelled as the pipeline gives it to the tokenizer (see `preprocessed`).

@@ -17,12 +17,14 @@ from shapefirst.errors import ShapefirstError
 from shapefirst.files import save_text
 from shapefirst.findings.order import STUDIES
 from shapefirst.findings.storage import Stored, load_all, mismatch
+from shapefirst.signatures import guarded
 
 __all__ = ["render_report", "write_report"]
 
 HEAD: Final = 4096  # characters of an SVG that hold its size
 
 
+@guarded
 def render_report(stored: Sequence[Stored], title: str = "") -> str:
     """The page for ``stored``, in that order.
 
@@ -50,6 +52,7 @@ def render_report(stored: Sequence[Stored], title: str = "") -> str:
     )
 
 
+@guarded
 def write_report(out: Path) -> Path:
     """Rebuilds ``out``/report.html from what is stored under ``out``; the same results give the same page.
 
