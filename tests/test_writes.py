@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from shapefirst.errors import DeviceError, ShapefirstError
-from shapefirst.files import Names, atomic, check_file, check_writable, save_png, save_text, slug
+from shapefirst.files import Names, atomic, check_file, check_writable, cleared, save_png, save_text, slug
 from shapefirst.models.machine import find_device
 
 
@@ -59,6 +59,16 @@ def test_what_is_no_file_stays_in_its_place(tmp_path):
         check_writable(tmp_path / "loop" / "below")
     assert sorted(tmp_path.iterdir()) == before
     assert (tmp_path / "pipe").is_fifo()
+
+
+def test_what_killed_writers_of_a_file_have_left_is_taken_away_and_nothing_else(tmp_path):
+    mine, others = ".report-169fe082.part", (".report-2-169fe082.part", ".table-169fe082.part", ".report-x.part")
+    for name in (mine, *others, "report.html"):
+        (tmp_path / name).write_text("")
+    (tmp_path / "link").symlink_to("report.html")
+    assert cleared(tmp_path / "link") == tmp_path / "link"
+    assert {path.name for path in tmp_path.iterdir()} == {*others, "report.html", "link"}
+    assert cleared(tmp_path / "nowhere" / "report.html").name == "report.html"
 
 
 def test_a_link_goes_on_to_lead_to_what_was_written(tmp_path):

@@ -30,6 +30,7 @@ __all__ = [
     "atomic",
     "check_file",
     "check_writable",
+    "cleared",
     "content_of",
     "is_part",
     "locked",
@@ -95,6 +96,17 @@ def atomic(path: Path) -> Iterator[Path]:
     finally:
         if part is not None:
             part.unlink(missing_ok=True)
+
+
+def cleared(path: Path) -> Path:
+    """``path``, beside which nothing is left of processes that were killed while they wrote it with `atomic`. A lock
+    has to keep others out."""
+    place = Path(os.path.realpath(path))
+    part = re.compile(rf"\.{re.escape(place.stem[:40])}-[0-9a-f]{{8}}\.part")
+    for beside in place.parent.iterdir() if place.parent.is_dir() else ():
+        if part.fullmatch(beside.name):
+            beside.unlink(missing_ok=True)
+    return path
 
 
 def is_part(path: str) -> bool:
