@@ -5,11 +5,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from contextlib import ExitStack
+from functools import partial
+from itertools import compress
 from typing import Any
 
 import accelerate.hooks
 import pytest
-from diffusers.hooks import HookRegistry, ModelHook
+import torch
+from diffusers import PyramidAttentionBroadcastConfig
+from diffusers.hooks import HookRegistry, ModelHook, apply_pyramid_attention_broadcast
 from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -17,7 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from test_guidance import generate
 
 from shapefirst.attention.recording import record, substitute
-from shapefirst.errors import ShapefirstError
+from shapefirst.errors import ShapefirstError, UnsupportedPipelineError
 from shapefirst.guidance.blocks import apply, guide, is_steered, text_until
 from shapefirst.guidance.callback import text_until_callback
 from shapefirst.sampling.loop import encode
@@ -30,6 +34,7 @@ OTHERS: dict[str, Callable[[Any], Callable[[], Any]]] = {
     "a hook of torch after": lambda m: m.register_forward_hook(lambda module, args, out: None).remove,
 }
 #: Those that put a forward of their own in the place of the one that they find, and so go as they came.
+CACHE = "pyramid_attention_broadcast"
 WRAPPERS = ("diffusers", "accelerate")
 
 
@@ -73,20 +78,26 @@ class AnyOrder(RuleBasedStateMachine):
             for m in self.pipe.unet.modules()
         ]
 
-    def begin(self, kind: str, what: Any, block: Any) -> None:
+    def begin(self, kind: str, what: Any, make: Callable[[], Any]) -> None:
+        if kind == "guide" and what not in ("full", "every:2") and self.hooked(CACHE):
+            with pytest.raises(UnsupportedPipelineError, match="A cache of diffusers"):
+                make()
+            return
+        block = make()
         value = block.__enter__()
         self.entered += 1
         self.blocks[self.entered] = kind, what, value, lambda: block.__exit__(None, None, None)
 
     @rule(policy=st.sampled_from(POLICIES))
     def enter_guide(self, policy: str) -> None:
-        self.begin("guide", policy, guide(self.pipe, policy))
+        self.begin("guide", policy, lambda: guide(self.pipe, policy))
 
     @rule(step=st.integers(1, 2))
     def enter_text_until(self, step: int) -> None:
-        self.begin("guide", f"paper:{step}", text_until(self.pipe, step))
+        self.begin("guide", f"paper:{step}", lambda: text_until(self.pipe, step))
 
     @rule(policy=st.sampled_from(POLICIES))
+    @precondition(lambda self: not self.hooked(CACHE))
     def put_on(self, policy: str) -> None:
         handle = apply(self.pipe, policy)
         self.entered += 1
@@ -94,11 +105,11 @@ class AnyOrder(RuleBasedStateMachine):
 
     @rule()
     def enter_record(self) -> None:
-        self.begin("record", None, record(self.pipe, size=4))
+        self.begin("record", None, lambda: record(self.pipe, size=4))
 
     @rule(which=st.integers(0, 1), keys=st.booleans())
     def enter_substitute(self, which: int, keys: bool) -> None:
-        block = substitute(self.pipe, self.others[which], [which, 2], keys=keys)
+        block = partial(substitute, self.pipe, self.others[which], [which, 2], keys=keys)
         self.begin("substitute", (which, keys), block)
 
     @precondition(lambda self: self.blocks)
@@ -127,6 +138,39 @@ class AnyOrder(RuleBasedStateMachine):
     def unwrap(self) -> None:
         self.wrappers.pop()()
 
+    @precondition(lambda self: not self.hooked("layerwise_casting"))
+    @rule()
+    def cast_layer_by_layer(self) -> None:
+        """Which cannot be taken back."""
+        self.pipe.unet.enable_layerwise_casting(torch.float16, torch.float32)
+
+    @precondition(lambda self: not self.hooked(CACHE))
+    @rule()
+    def switch_a_cache_on(self) -> None:
+        apply_pyramid_attention_broadcast(self.pipe.unet, self.cache())
+
+    @precondition(lambda self: self.hooked(CACHE))
+    @rule()
+    def switch_the_cache_off(self) -> None:
+        self.unhook()
+
+    def cache(self) -> PyramidAttentionBroadcastConfig:
+        """It is asked in each step, and never has its turn."""
+        return PyramidAttentionBroadcastConfig(
+            spatial_attention_block_skip_range=2,
+            spatial_attention_timestep_skip_range=(-2, -1),
+            current_timestep_callback=lambda: 0,
+        )
+
+    def hooked(self, name: str) -> list[HookRegistry]:
+        """Where a library's hook is."""
+        registries = [getattr(m, "_diffusers_hook", None) for m in self.pipe.unet.modules()]
+        return [one for one in registries if one is not None and one.get_hook(name) is not None]
+
+    def unhook(self) -> None:
+        for registry in self.hooked(CACHE):
+            registry.remove_hook(CACHE, recurse=False)
+
     @rule(kind=st.sampled_from([AttnProcessor, AttnProcessor2_0]))
     def set_a_processor(self, kind: type) -> None:
         self.layer.set_processor(kind())
@@ -140,6 +184,10 @@ class AnyOrder(RuleBasedStateMachine):
         if cut is not None and policy not in ("full", "paper:1", "paper:2"):
             return
         more = {} if cut is None else {"callback_on_step_end": text_until_callback(self.pipe, cut)}
+        if policy not in ("full", "every:2") and self.hooked(CACHE):
+            with pytest.raises(UnsupportedPipelineError, match="A cache of diffusers"):
+                generate(self.pipe, num_inference_steps=STEPS, **more)
+            return
         made = generate(self.pipe, num_inference_steps=STEPS, **more)
         if cut is not None:
             policy = f"paper:{min(cut, int(policy[-1]))}" if policy != "full" else f"paper:{cut}"
@@ -164,10 +212,12 @@ class AnyOrder(RuleBasedStateMachine):
     def teardown(self) -> None:
         for *_, end in self.blocks.values():
             end()
-        for end in (*self.foreign.values(), *self.wrappers[::-1]):
+        for end in (*self.foreign.values(), *self.wrappers[::-1], self.unhook):
             end()
         if self.before is not None:
-            assert self.traces() == self.before
+            cast = self.hooked("layerwise_casting")
+            bare = [getattr(m, "_diffusers_hook", None) not in cast for m in self.pipe.unet.modules()]
+            assert [*compress(self.traces(), bare)] == [*compress(self.before, bare)]
         made = generate(self.pipe, num_inference_steps=STEPS)
         assert (made - self.known["full", ()][0]).abs().max() < 1e-4
         assert not any(
@@ -196,6 +246,8 @@ class References(dict[Any, Any]):
 
 def test_in_any_order(make_pipe):
     pipe = make_pipe()
+    pipe.unet = copy.deepcopy(pipe.unet)
+    pipe.unet.half().float()  # weights that layerwise casting does not change
     others = [encode(pipe, [prompt]).text for prompt in ("a blue house", "one bird")]
     machine = type("Machine", (AnyOrder,), {"stock": pipe, "others": others, "known": References(pipe, others)})
     run_state_machine_as_test(machine, settings=settings(max_examples=8, stateful_step_count=25, deadline=None))

@@ -9,8 +9,10 @@ import pytest
 import torch
 from laws import K, own
 from test_matrix import _small_layers, counted, denoisers, error  # noqa: F401
+from test_threads import in_a_thread
 from tiny import Tiny
 
+from shapefirst.errors import ShapefirstError
 from shapefirst.guidance.blocks import apply, guide, text_until
 
 SD, SD3, WAN = "StableDiffusionPipeline", "StableDiffusion3Pipeline", "WanPipeline"
@@ -103,3 +105,20 @@ def test_a_denoiser_that_is_compiled_while_a_policy_is_on_it(graphs, compiles):
         assert error(row(), expected) < 1e-6
     assert evaluations.rows == 18
     assert len(graphs) == 2
+
+
+def test_two_threads_on_one_compiled_pipeline_are_refused(graphs):
+    row = small(SD3)
+    in_place(row, backend=graphs)
+    refused = []
+
+    def meanwhile(pipe: Any, step: int, t: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        if step == 1:
+            with pytest.raises(ShapefirstError, match="Two threads run this"):
+                in_a_thread(row)
+            refused.append(step)
+        return tensors
+
+    with text_until(row.pipe, K):
+        row(callback_on_step_end=meanwhile)
+    assert refused == [1]

@@ -23,7 +23,7 @@ def no_work(monkeypatch):
         "shapefirst.models.load",
         "shapefirst.sweep.work.Scored.loaded",
         "shapefirst.sweep.run.run_here",
-        "shapefirst.training.stages._run",
+        "shapefirst.training.stages.exit_code",
     ):
         monkeypatch.setattr(place, begin)
 

@@ -39,7 +39,7 @@ def test_a_plan_of_nothing_is_refused(arguments, sentence):
 
 @pytest.mark.parametrize("scale", [-1, math.nan, math.inf])
 def test_a_guidance_scale_is_finite_and_not_negative(scale):
-    with pytest.raises(ShapefirstError, match="guidance scale"):
+    with pytest.raises(ShapefirstError, match=r"guidance.scale"):
         Sampling(scale)
 
 

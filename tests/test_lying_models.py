@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scorers
-from fuzz.folders import lying_folders
+from commands import one_sentence, shapefirst
+from fuzz.folders import LAID_OUT, laid_out, lying_folders
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from layouts import JUNK, LAYOUTS
 from test_models import refusal
 
 from shapefirst.errors import ModelError, ShapefirstError
@@ -39,10 +39,7 @@ LOADERS = {"clip": load_clip, "vilt": load_vqa, "llava": load_vlm}
 def wholes(tmp_path_factory):
     """Name -> a folder that holds what is read of it and nothing else."""
     place = tmp_path_factory.mktemp("wholes")
-    found = {name: LAYOUTS[name].write(place / name) for name in ("dreamshaper", "sd35")}
-    for file in [file for folder in found.values() for file in folder.rglob("*") if file.is_file()]:
-        if file.read_bytes() == JUNK or ".fp16." in file.name:
-            file.unlink()
+    found = {name: laid_out(name, place / name) for name in LAID_OUT}
     for name in LOADERS:
         (place / name).mkdir()
         found[name] = getattr(scorers, f"{name}_folder")(place / name)
@@ -279,3 +276,33 @@ def test_what_other_systems_leave_does_not_count(copy):
             (place / name).write_bytes(b"\0\5\x16\7")
     assert load(folder, device="cpu") is not None
     assert np.isfinite(load_clip(clip, device="cpu").of_texts(["a"]).numpy()).all()
+
+
+# --- what falls in the middle of a call ------------------------------------------------------------------------------
+
+
+def test_a_model_that_stops_its_own_pipeline_is_named(copy, tmp_path):
+    """An SD 3 without a shift, which diffusers adds unseen."""
+    folder = copy("sd35")
+    change(folder / "vae" / "config.json", shift_factor=None)
+    result = shapefirst("generate", "a red cat", "--steps", "2", "--model", folder, "--out", tmp_path / "out")
+    assert result.exit_code == 2
+    assert f"Error: {folder} was loaded, but cannot make pictures: diffusers stopped with TypeError: " in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_is_our_own_fault_stays_what_it_is(copy, monkeypatch):
+    pipe = load(copy("dreamshaper"), device="cpu")
+    pipe.set_progress_bar_config(disable=True)
+    monkeypatch.setattr("shapefirst.guidance.follow.Follower.wanted", lambda *_: len(None))
+    with pytest.raises(TypeError, match="has no len"):
+        generate(pipe, make_jobs(["a red cat"], 1, 0), {"": TextSchedule.until(1)}, Sampling(4.0, 2))
+
+
+@pytest.mark.parametrize("content", ["1", "[]", "null", '"x"'])
+def test_a_configuration_that_is_no_object_is_refused_before_a_model_is_loaded(copy, content):
+    folder = copy("dreamshaper")
+    (folder / "scheduler" / "scheduler_config.json").unlink()
+    (folder / "scheduler" / "scheduler_config.json").write_text(content)
+    for command in (("generate", "a cat"), ("sweep", "plan", "--no-probe", "--count", "2")):
+        assert "scheduler_config.json is corrupt" in one_sentence(shapefirst(*command, "--model", folder))

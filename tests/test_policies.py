@@ -25,7 +25,7 @@ from shapefirst.policies.auto import Auto
 from shapefirst.policies.file import PolicyFile, model_digest, read_policy, sampler_digest, write_policy
 from shapefirst.policies.placement import Budget, spread
 from shapefirst.policies.schedule import TextSchedule
-from shapefirst.policies.words import find_policy, parse_policy
+from shapefirst.policies.words import describe, find_policy, parse_policy
 
 STEPS = st.integers(1, 80)
 KEEP = st.sampled_from(["null", "text", "neither"])
@@ -263,12 +263,18 @@ def test_guide_takes_one_of_the_three(make_pipe):
     assert (by_words.rows, by_budget.rows) == (2 * 2 * 2 + 2 * (N - 2), 2 * 2 * N)
 
 
+def test_one_step_is_no_steps():
+    assert describe(TextSchedule.always(), 1) == "full guidance, 1 step"
+    with pytest.raises(ShapefirstError, match="A generation of 1 has too few steps"):
+        TextSchedule.within(0.4).check(1)
+
+
 @pytest.mark.parametrize(
     ("policy", "message"),
     [
         ("steps:1+2", "needs a guided step to begin with"),
         ("steps:0+9", "guides step 9, counted from 0, but the last step of this generation of 4 is 3"),
-        ("budget:0.4", "generation of 4 steps has too few to extrapolate from within a budget: take every:2"),
+        ("budget:0.4", "generation of 4 has too few steps to extrapolate from within a budget: take every:2"),
     ],
 )
 def test_a_policy_that_does_not_fit_the_steps_is_refused(make_pipe, policy, message):

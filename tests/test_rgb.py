@@ -350,3 +350,11 @@ def test_a_reference_picture_that_cannot_be_used_is_named(tmp_path, statistics_o
     (tmp_path / "1.png").write_bytes((tmp_path / "1.png").read_bytes()[:100])
     with pytest.raises(ShapefirstError, match=r"1\.png' \(.*\): mend it, or take it away"):
         statistics_of(tmp_path)
+
+
+def test_a_file_larger_than_any_picture_is_not_read(tmp_path):
+    """Some decoders would read it as a whole."""
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.webp")
+    os.truncate(tmp_path / "a.webp", 3 * 1024**3)
+    with pytest.raises(ShapefirstError, match="it has 3,221,225,472 bytes"):
+        read_rgb(tmp_path / "a.webp")

@@ -709,3 +709,12 @@ def test_a_wide_table_is_printed_in_parts_that_fit(monkeypatch, capsys):
     assert all(text.count(cell) == 1 for row in rows for cell in row[1:])
     assert all(text.count(name) == 1 for name in names)
     assert text.count("paper:5") == text.count("policy") == 3
+
+
+@pytest.mark.parametrize(("kind", "package"), [("s3", "s3fs"), ("gs", "gcsfs"), ("az", "adlfs")])
+def test_a_store_without_its_package_says_what_to_install_and_why(monkeypatch, kind, package):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(
+        ShapefirstError, match=f"{kind}:// is reached through {package}, which .* pip install {package}"
+    ):
+        Store(f"{kind}://bucket/sweep")

@@ -17,6 +17,7 @@ from shapefirst.errors import ShapefirstError
 from shapefirst.files import LOCK
 from shapefirst.training import loop
 from shapefirst.training import stages as training
+from shapefirst.training.ending import exit_code
 from shapefirst.training.loop import Recipe, TrainingRun, fit, learning_rate
 from shapefirst.training.stage import run_stage
 from shapefirst.training.text import build_tokenizer
@@ -233,7 +234,31 @@ def test_an_interrupted_command_ends_its_stage_and_what_that_has_started(tmp_pat
     signal.setitimer(signal.ITIMER_REAL, 0.05)
     try:
         with pytest.raises(KeyboardInterrupt):
-            training._run(stage, os.environ)
+            exit_code(stage, os.environ)
     finally:
         signal.signal(signal.SIGALRM, before)
     assert time.monotonic() - began < 30
+
+
+HELD = """
+import os, subprocess, sys, time
+from shapefirst.training.ending import end_with_the_command, exit_code
+if sys.argv[1] == "command":
+    exit_code([sys.executable, __file__, "launcher"], os.environ)
+elif sys.argv[1] == "launcher":  # as torch's, which begins each worker in a session of its own
+    sys.exit(subprocess.Popen([sys.executable, __file__, "worker"], start_new_session=True).wait())
+end_with_the_command()
+print(subprocess.Popen(["sleep", "60"]).pid, flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_killed_command_ends_its_stage_and_what_that_has_started(tmp_path):
+    (tmp_path / "it.py").write_text(HELD)
+    words = [sys.executable, tmp_path / "it.py", "command"]
+    command = subprocess.Popen(words, stdout=subprocess.PIPE, start_new_session=True)
+    assert command.stdout.readline().strip().isdigit()
+    command.kill()
+    began = time.monotonic()
+    assert command.stdout.read() == b""  # once nobody is left who could write
+    assert time.monotonic() - began < 10

@@ -1,6 +1,7 @@
 """Files are whole or not there, and no image takes the name of another."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from shapefirst.errors import DeviceError, ShapefirstError
-from shapefirst.files import Names, atomic, check_file, check_writable, save_png, save_text, slug
+from shapefirst.files import Names, atomic, check_file, check_writable, cleared, save_png, save_text, slug
 from shapefirst.models.machine import find_device
 
 
@@ -60,6 +61,16 @@ def test_what_is_no_file_stays_in_its_place(tmp_path):
     assert (tmp_path / "pipe").is_fifo()
 
 
+def test_what_killed_writers_of_a_file_have_left_is_taken_away_and_nothing_else(tmp_path):
+    mine, others = ".report-169fe082.part", (".report-2-169fe082.part", ".table-169fe082.part", ".report-x.part")
+    for name in (mine, *others, "report.html"):
+        (tmp_path / name).write_text("")
+    (tmp_path / "link").symlink_to("report.html")
+    assert cleared(tmp_path / "link") == tmp_path / "link"
+    assert {path.name for path in tmp_path.iterdir()} == {*others, "report.html", "link"}
+    assert cleared(tmp_path / "nowhere" / "report.html").name == "report.html"
+
+
 def test_a_link_goes_on_to_lead_to_what_was_written(tmp_path):
     (tmp_path / "link").symlink_to("file")
     save_text("new", tmp_path / "link")
@@ -89,6 +100,15 @@ def test_a_folder_without_permission_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("os.access", lambda path, mode: False)
     with pytest.raises(ShapefirstError, match="no permission"):
         check_writable(tmp_path)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
+@pytest.mark.parametrize("place", ["/proc", "/proc/new", "/sys/new"])
+def test_a_place_that_root_may_write_to_and_that_takes_no_file_is_refused(place):
+    with pytest.raises(ShapefirstError, match=f"Cannot write to '{place}'"):
+        check_writable(Path(place))
+    with pytest.raises(ShapefirstError, match="Cannot write to"):
+        check_file(Path(place, "policy.json"))
 
 
 def test_a_png_remembers_its_settings_in_any_script(tmp_path):

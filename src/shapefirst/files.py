@@ -9,6 +9,7 @@ import re
 import socket
 import stat
 import sys
+import tempfile
 import time
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping
@@ -29,6 +30,7 @@ __all__ = [
     "atomic",
     "check_file",
     "check_writable",
+    "cleared",
     "content_of",
     "is_part",
     "locked",
@@ -94,6 +96,17 @@ def atomic(path: Path) -> Iterator[Path]:
     finally:
         if part is not None:
             part.unlink(missing_ok=True)
+
+
+def cleared(path: Path) -> Path:
+    """``path``, beside which nothing is left of processes that were killed while they wrote it with `atomic`. A lock
+    has to keep others out."""
+    place = Path(os.path.realpath(path))
+    part = re.compile(rf"\.{re.escape(place.stem[:40])}-[0-9a-f]{{8}}\.part")
+    for beside in place.parent.iterdir() if place.parent.is_dir() else ():
+        if part.fullmatch(beside.name):
+            beside.unlink(missing_ok=True)
+    return path
 
 
 def is_part(path: str) -> bool:
@@ -164,10 +177,10 @@ def _holder(file: Path) -> str:
 
 
 def check_writable(folder: Path) -> None:
-    """Makes sure, without touching the disk, that files can later be written to ``folder``, which need not exist yet.
+    """Makes sure, leaving nothing on the disk, that files can later be written to ``folder``, which need not exist yet.
 
     Raises:
-        ShapefirstError: It is a file, or it or the nearest folder above it does not allow writing.
+        ShapefirstError: It is a file, or it or the nearest folder above it takes no file.
     """
     if _URL.match(str(folder)):
         raise ShapefirstError(f"Cannot write to {str(folder)!r}: a URL is a place for `shapefirst sweep run` alone.")
@@ -181,10 +194,17 @@ def check_writable(folder: Path) -> None:
         raise ShapefirstError(f"Cannot write to {str(folder)!r}: {str(place)!r} is not a folder.")
     if not os.access(place, os.W_OK | os.X_OK):
         raise ShapefirstError(f"Cannot write to {str(folder)!r}: no permission to write in {str(place)!r}.")
+    try:
+        with tempfile.TemporaryFile(dir=place):  # root may write to /proc and /sys, which take none
+            pass
+    except OSError as error:
+        raise ShapefirstError(
+            f"Cannot write to {str(folder)!r}: {str(place)!r} takes no file ({error.strerror or error})."
+        ) from error
 
 
 def check_file(path: Path) -> None:
-    """Makes sure, without touching the disk, that the file ``path`` can later be written.
+    """Makes sure, leaving nothing on the disk, that the file ``path`` can later be written.
 
     Raises:
         ShapefirstError: It is a folder or a device, or its folder cannot be written to.

@@ -34,7 +34,7 @@ from typing import (
 
 from shapefirst.errors import ShapefirstError, said
 
-__all__ = ["Axes", "From", "Having", "Name", "Place", "Positive", "guarded"]
+__all__ = ["Axes", "From", "Having", "Name", "Pipeline", "Place", "Positive", "guarded"]
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -95,6 +95,8 @@ class Axes:
         return f" of floats, ({', '.join(self.names.split())})"
 
 
+#: With weights or without, whatever its family.
+Pipeline: TypeAlias = Annotated[Any, Having("a pipeline of diffusers", ("scheduler", "components"))]
 Positive: TypeAlias = Annotated[int, From(1)]
 Name: TypeAlias = Annotated[str, Longest(200)]
 Place: TypeAlias = Annotated[str, Longest(4096)]  # of a file, or a name on a hub
@@ -117,7 +119,7 @@ def guarded(function: Function) -> Function:
     """
     hints = cache(partial(_hints, function))
     if not isinstance(function, type):
-        return _checking(function, hints, function.__qualname__)
+        return _checking(function, hints, function.__qualname__.removesuffix(".__init__"))
     function.__init__ = _checking(function.__init__, hints, function.__name__)  # type: ignore[misc]
     return function
 
@@ -151,6 +153,8 @@ def _checking(function: Any, hints: Callable[[], dict[str, Any]], name: str) -> 
 def _test(hint: Any) -> Callable[[Any], bool]:
     """Whether a value is what an annotation says."""
     origin, parts = get_origin(hint), get_args(hint)
+    if hasattr(origin, "dtype"):  # numpy's arrays, of whatever their numbers are
+        hint, origin = origin, None
     if origin is Annotated:
         kind, bounds = _test(parts[0]), _bounds(hint)
         return lambda value: kind(value) and all(one.admits(value) for one in bounds)
@@ -211,6 +215,8 @@ def _words(hint: Any) -> str:
         return _either(f'"{part}"' if isinstance(part, str) else repr(part) for part in parts)
     if hint in _KINDS:
         return _KINDS[hint][1]
+    if hasattr(origin, "dtype"):
+        return "an array"
     if origin is tuple and parts[-1:] != (...,):
         return f"a pair ({', '.join(map(_words, parts))})" if len(parts) == 2 else "a tuple"
     if parts and isinstance(origin, type) and issubclass(origin, Mapping):

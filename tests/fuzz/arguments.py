@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from fuzz.rooms import rooms
 from shapefirst.errors import ShapefirstError
 
 __all__ = ["cases", "fault_of", "targets"]
@@ -70,6 +71,10 @@ HOSTILE: dict[str, Callable[[], Any]] = {
     "array of texts": lambda: np.array(["a"]),
     "picture": lambda: Image.new("RGB", (4, 4)),
 }
+
+
+#: Arguments that are called.
+CALLED = ("on_step", "on_progress", "statistic")
 
 
 def targets(pipe: Any, folder: Path) -> dict[str, tuple[Callable[..., Any], dict[str, Any]]]:
@@ -193,6 +198,7 @@ def targets(pipe: Any, folder: Path) -> dict[str, tuple[Callable[..., Any], dict
         "chosen": (studies.chosen, {"names": ["f1"]}),
         "study_named": (studies.study_named, {"name": "f1"}),
     }
+    found |= rooms(pipe, folder)
     made = {
         "until": {"step": 2},
         "starting_at": {"step": 2},
@@ -216,7 +222,7 @@ def cases(found: dict[str, tuple[Callable[..., Any], dict[str, Any]]]) -> Iterat
     for name, (function, _) in found.items():
         for argument in inspect.signature(function).parameters:
             for hostile in HOSTILE:
-                if (argument, hostile) == ("on_step", "module"):  # can be called, and falls by itself
+                if argument in CALLED and hostile in ("module", "function", "class"):  # which fall by themselves
                     continue
                 yield name, argument, hostile
 

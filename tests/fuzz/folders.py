@@ -10,8 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-__all__ = ["HOSTILE", "lying_folders", "places"]
+from layouts import JUNK, LAYOUTS
 
+__all__ = ["HOSTILE", "LAID_OUT", "laid_out", "lying_folders", "places"]
+
+#: Repositories of the hub.
+LAID_OUT: Final = ("dreamshaper", "sd35")
 GONE: Final = object()
 #: What an entry is changed to.
 HOSTILE: Final[tuple[Any, ...]] = (
@@ -20,6 +24,15 @@ HOSTILE: Final[tuple[Any, ...]] = (
     [{"__class__": "os.system"}],
     {"auto_map": {"AutoModel": "evil.Model"}},
 )
+
+
+def laid_out(name: str, place: Path) -> Path:
+    """A repository of the hub as a folder that holds what is read of it and nothing else."""
+    LAYOUTS[name].write(place)
+    for file in [file for file in place.rglob("*") if file.is_file()]:
+        if file.read_bytes() == JUNK or ".fp16." in file.name:
+            file.unlink()
+    return place
 
 
 def lying_folders(whole: Path, place: Path, *, count: int, seed: int = 0) -> Iterator[tuple[str, Path]]:

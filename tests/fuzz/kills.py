@@ -62,7 +62,7 @@ def _stages_here() -> None:
         return 0
 
     renders.ProcessPoolExecutor = Here  # type: ignore[misc,assignment]
-    stages._run = run
+    stages.exit_code = run
 
 
 STAGES = ("render", "teacher", "text", "autoencoder", "encode", "denoiser", "vision", "judge", "export")
@@ -278,14 +278,13 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", default="0")
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--only", action="append", metavar="NAME", help="of an earlier run, or a command")
+    parser.add_argument("--only", action="append", metavar="NAME", help="of an earlier run, a command, or generations")
     asked = parser.parse_args()
     console, started = Console(stderr=True), time.monotonic()
     runs = [run for run in asked.only or RUNS if run in RUNS]
-    names = [f"{runs[n % len(runs)]}:{HOWS[n // len(runs) % len(HOWS)]}:{asked.seed}:{n}" for n in range(asked.kills)]
-    names = [name for name in asked.only or () if ":" in name] or names
-    if asked.only and "generations" in asked.only:
-        names = []
+    numbers = range(asked.kills if runs else 0)
+    names = [f"{runs[n % len(runs)]}:{HOWS[n // len(runs) % len(HOWS)]}:{asked.seed}:{n}" for n in numbers]
+    names += [name for name in asked.only or () if ":" in name]
     wrong: Counter[str] = Counter()
     with tempfile.TemporaryDirectory(prefix="kills-") as place:
         root = Path(place)

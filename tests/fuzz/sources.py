@@ -84,13 +84,19 @@ def _stored(random: Random) -> Case:
     return Case(what, command, prepare, interrupted=3.0 if command[0] in ("study", "demo") else None)
 
 
+@cache
+def _whole(part: str) -> Path:
+    return folders.laid_out(part, stock() / part) if part in folders.LAID_OUT else stock() / part
+
+
 def _folder(random: Random) -> Case:
     """A model whose folder lies."""
-    part, commands = random.choice((("pocket", OF_MODEL), ("pocket", OF_MODEL), ("pocket/clip", OF_CLIP)))
-    command, seed = random.choice(commands), random.randrange(2**32)
+    part = random.choice(("pocket", "pocket", *folders.LAID_OUT, "pocket/clip"))
+    commands = OF_CLIP if part == "pocket/clip" else OF_MODEL
+    command, seed, whole = random.choice(commands), random.randrange(2**32), _whole(part)
 
     def prepare(folder: Path) -> None:
-        list(folders.lying_folders(stock() / part, folder / "lying", count=1, seed=seed))
+        list(folders.lying_folders(whole, folder / "lying", count=1, seed=seed))
 
     return Case(f"{part} lies, seed {seed}", command, prepare, interrupted=3.0 if command[0] == "study" else None)
 

@@ -14,6 +14,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from fuzz.folders import LAID_OUT
+
 __all__ = ["DAMAGES", "damaged", "put_stock", "stock"]
 
 PROMPTS = ("a red car", "a wooden house", "a fluffy rabbit", "a metallic rocket")
@@ -75,7 +77,7 @@ def _results(folder: Path) -> None:
 
 def put_stock(folder: Path, *names: str) -> None:
     """Copies of some, or of all but the model."""
-    for name in names or {path.name for path in stock().iterdir()} - {"pocket", "functions"}:
+    for name in names or {path.name for path in stock().iterdir()} - {"pocket", "functions", *LAID_OUT}:
         source = stock() / name
         if source.is_dir():
             shutil.copytree(source, folder / name)

@@ -186,7 +186,7 @@ def study(
       shapefirst study all --model sd15 --prompts-file prompts.txt --out out/sd15
       shapefirst study a6 --model instruct-pix2pix/ --image portrait.png --image street.png --out out/a6
     """
-    from shapefirst.files import LOCK, locked
+    from shapefirst.files import LOCK, cleared, locked
     from shapefirst.models import locate
     from shapefirst.studies import chosen
     from shapefirst.studies.selection import source
@@ -205,7 +205,7 @@ def study(
             from shapefirst.findings.storage import load_stored
             from shapefirst.measure.judging import can_judge
             from shapefirst.measure.scores import check_scores
-            from shapefirst.report import write_report
+            from shapefirst.report import PAGE, write_report
             from shapefirst.studies import study_named as find
             from shapefirst.studies.runner import make_plan, make_tasks
 
@@ -219,6 +219,7 @@ def study(
         _remark(tasks, plan, given, asked, unjudged)
         if plan.tasks:
             _run(plan, asked, given, judge=unjudged is None)
+        cleared(asked.out / PAGE)
         page = write_report(asked.out)
         _results([found for name in wanted if (found := load_stored(asked.out, name)) is not None])
     terminal.line(f"Report: {page}")

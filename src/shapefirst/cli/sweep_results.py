@@ -128,9 +128,9 @@ def report_sweep(
 
 def _keep(out: Path, finding: Finding, setting: StudySetting, text: str) -> tuple[Path, Path]:
     """Stores what was found; returns where the page and the tables to paste are."""
-    from shapefirst.files import LOCK, locked, save_text
+    from shapefirst.files import LOCK, cleared, locked, save_text
     from shapefirst.findings.storage import load_all, save
-    from shapefirst.report import write_report
+    from shapefirst.report import PAGE, write_report
     from shapefirst.sweep.report import QUESTION
 
     with locked(out / f".{QUESTION.name}{LOCK}", str(out)):
@@ -139,8 +139,9 @@ def _keep(out: Path, finding: Finding, setting: StudySetting, text: str) -> tupl
         save(out, QUESTION, finding, setting)
         if before is not None and before.setting.prompts != setting.prompts:
             terminal.note(f"the report in {str(out)!r} held another sweep, whose place this one takes.")
+        cleared(out / PAGE)
         page, table = write_report(out), out / "table.md"
-        save_text(text, table)
+        save_text(text, cleared(table))
     return page, table
 
 

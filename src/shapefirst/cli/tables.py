@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from shapefirst.images.comparison import Comparison
     from shapefirst.images.outputs import Written
     from shapefirst.models import ModelInfo
-    from shapefirst.sweep.cost import Pace
+    from shapefirst.sweep.cost import KeepImages, Pace
     from shapefirst.sweep.grid import Shards
 
 __all__ = ["comparisons", "costs", "meeting", "model_table", "models_table", "summaries", "vocabulary", "written"]
@@ -135,7 +135,7 @@ def meeting(found: Meeting) -> None:
     terminal.results().print(table)
 
 
-def costs(shards: Shards, paces: Mapping[tuple[str, str], Pace], *, disk_of: str, inception: bool) -> None:
+def costs(shards: Shards, paces: Mapping[tuple[str, str], Pace], *, disk_of: KeepImages, inception: bool) -> None:
     """A row for each setting, and the whole. ``paces`` are those of models and samplers, or none."""
     from shapefirst.drawing.notation import duration
     from shapefirst.findings.finding import Summary

@@ -66,7 +66,7 @@ def tune(
       shapefirst tune --max-l1 0.002 --sampler dpm-solver --out dpm.json
       shapefirst tune --model sd15 --prompts prompts.txt --out sd15.json
     """
-    from shapefirst.files import LOCK, check_file, locked
+    from shapefirst.files import LOCK, check_file, cleared, locked
     from shapefirst.models import default_guidance_scale, usual_sampler
 
     scale = default_guidance_scale(model) if guidance_scale is None else guidance_scale
@@ -98,7 +98,7 @@ def tune(
         _print_front(found, chosen, ends=max_l1 is not None)
         with terminal.progress(f"Checking the choice on {len(checked_on)} other prompts", total=1) as report:
             measured = held_out(pipe, chosen.candidate, tuner.sampling, checked_on, report)
-        write_policy(tuned_policy(model, tuner, chosen.candidate, len(checked_on), *measured), out)
+        write_policy(tuned_policy(model, tuner, chosen.candidate, len(checked_on), *measured), cleared(out))
         kept.forget()
     fewer = "" if chosen.candidate.steps == steps else f" --steps {chosen.candidate.steps}"
     terminal.line(

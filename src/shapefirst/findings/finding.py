@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from shapefirst.errors import ShapefirstError
 from shapefirst.measure.intervals import Interval, Rule, Verdict
+from shapefirst.signatures import guarded
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -56,12 +57,14 @@ class Claim:
     hypothesis: str = ""
 
 
+@guarded
 def claim(statement: str, *, paper: str, quantity: str, found: Interval, rule: Rule, if_not: str = "") -> Claim:
     """The claim with its verdict. ``if_not`` becomes its hypothesis unless it replicates."""
     verdict = rule.verdict(found)
     return Claim(statement, paper, quantity, found, rule, verdict, "" if verdict == "replicates" else if_not)
 
 
+@guarded
 def subject_to(control: Claim, found: Claim, why: str) -> Claim:
     """The claim ``found``; inconclusive, for the reason ``why``, unless its control replicates."""
     if control.verdict == "replicates":

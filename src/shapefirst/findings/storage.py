@@ -26,6 +26,7 @@ from shapefirst.files import Names, content_of, slug
 from shapefirst.findings.finding import Chart, Claim, Finding, Question, Summary
 from shapefirst.findings.folder import placed, recover, replacing
 from shapefirst.findings.order import STUDIES
+from shapefirst.signatures import Name, guarded
 
 __all__ = [
     "Stored",
@@ -187,7 +188,8 @@ def save_inapplicable(out: Path, question: Question, reason: str, setting: Study
     return _write(out, question, setting, {"reason": reason or "It does not apply to this model."}, {})
 
 
-def load_stored(out: Path, name: str) -> Stored | None:
+@guarded
+def load_stored(out: Path, name: Name) -> Stored | None:
     """What is stored of the study ``name`` under ``out``, or None where nothing is.
 
     Raises:
@@ -215,6 +217,7 @@ def load_stored(out: Path, name: str) -> Stored | None:
         )
 
 
+@guarded
 def recover_all(out: Path) -> None:
     """Puts in place what killed studies had stored under ``out`` and not yet named. A lock has to keep others out."""
     try:
@@ -224,6 +227,7 @@ def recover_all(out: Path) -> None:
         raise ShapefirstError(f"Cannot write to {str(out)!r}: {error.strerror or error}.") from error
 
 
+@guarded
 def load_all(out: Path) -> list[Stored]:
     """What is stored under ``out``, in the order of ``STUDIES``; other files and folders are ignored.
 
@@ -234,6 +238,7 @@ def load_all(out: Path) -> list[Stored]:
     return [stored for name in names if (stored := load_stored(out, name)) is not None]
 
 
+@guarded
 def mismatch(stored: StudySetting, wanted: StudySetting) -> str:
     """In which respects a stored result is not one of the wanted run, in words; "" where it is.
 

@@ -18,10 +18,12 @@ from shapefirst.checks import check_number, check_seed, check_steps
 from shapefirst.errors import ShapefirstError
 from shapefirst.families.layout import own_size
 from shapefirst.guidance.blocks import guide
+from shapefirst.models.faults import faults_of
 from shapefirst.policies.auto import Policy
 from shapefirst.policies.schedule import TextSchedule
 from shapefirst.prompts.tokens import overflow
 from shapefirst.sampling.loop import as_images, generators, preprocessed
+from shapefirst.signatures import Pipeline, Positive, guarded
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["Job", "Result", "Sampling", "cut_text", "generate", "make_jobs"]
 
 
+@guarded
 @dataclass(frozen=True)
 class Sampling:
     """What the pipeline is told besides prompt, seed and schedule.
@@ -46,6 +49,7 @@ class Sampling:
         check_number(self.guidance_scale, "guidance scale", "The guidance scale")
 
 
+@guarded
 @dataclass(frozen=True)
 class Job:
     """One image to make."""
@@ -66,6 +70,7 @@ class Result:
     seconds: float  #: wall clock of its batch's whole pipeline call, divided by the batch size
 
 
+@guarded
 def make_jobs(prompts: Sequence[str], num_images: int, seed: int) -> list[Job]:
     """``num_images`` of each prompt. Every prompt gets the same seeds: ``seed``, ``seed + 1``, ...
 
@@ -84,13 +89,14 @@ def make_jobs(prompts: Sequence[str], num_images: int, seed: int) -> list[Job]:
     return [Job(prompt, seed + i) for prompt in prompts for i in range(num_images)]
 
 
+@guarded
 def generate(
-    pipe: Any,
+    pipe: Pipeline,
     jobs: Sequence[Job],
     schedules: Mapping[str, Policy],
     sampling: Sampling,
     *,
-    batch_size: int = 4,
+    batch_size: Positive = 4,
     on_progress: Callable[[float], None] | None = None,
 ) -> dict[str, list[Result]]:
     """Makes every job's image under every schedule.
@@ -109,6 +115,7 @@ def generate(
 
     Raises:
         UnsupportedPipelineError: The pipeline has no guidance of a known layout.
+        ModelError: The pipeline cannot be run, whatever it is asked for.
         ShapefirstError: More steps than the model was trained for, or predictions that overflow.
     """
     check_steps(sampling.steps, pipe.scheduler)
@@ -127,7 +134,8 @@ def generate(
     return results
 
 
-def cut_text(pipe: Any, prompt: str) -> str:
+@guarded
+def cut_text(pipe: Pipeline, prompt: str) -> str:
     """The end of ``prompt`` that does not fit into the text encoder's positions (77 for CLIP); "" where all does.
 
     It is spelled as the pipeline gives it to the tokenizer (see `preprocessed`).
@@ -156,7 +164,7 @@ def _sample(
     if sampling.negative_prompt is not None:
         arguments["negative_prompt"] = [sampling.negative_prompt] * len(batch)
     start = time.perf_counter()
-    with guide(pipe, schedule) as spent:
+    with faults_of(pipe), guide(pipe, schedule) as spent:
         images = as_images(pipe, pipe(**arguments).images)
     seconds, n = time.perf_counter() - start, len(batch)
     return [

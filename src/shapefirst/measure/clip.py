@@ -28,6 +28,7 @@ from shapefirst.measure.alignment import check_pairs
 from shapefirst.measure.rgb import to_rgb
 from shapefirst.models.scoring import load_model, load_part, rehearsed
 from shapefirst.prompts import Prompt
+from shapefirst.signatures import guarded
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -116,6 +117,7 @@ class ClipSimilarity:
         return F.cosine_similarity(x.double(), y.double()).numpy()
 
 
+@guarded
 def load_clip(id_or_folder: str | Path, *, device: str | torch.device | None = None, called: str | None = None) -> Clip:
     """A CLIP in float32.
 

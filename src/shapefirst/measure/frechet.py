@@ -20,6 +20,7 @@ import numpy as np
 from shapefirst.errors import ShapefirstError
 from shapefirst.measure.npz import read_npz
 from shapefirst.measure.rgb import numbers_of
+from shapefirst.signatures import Place, guarded
 
 __all__ = ["Gaussian", "Moments", "frechet_distance", "read_gaussian"]
 
@@ -127,7 +128,8 @@ def frechet_distance(first: Any, second: Any) -> float:
     return max(0.0, float(squared))
 
 
-def read_gaussian(path: Path | str) -> Gaussian:
+@guarded
+def read_gaussian(path: Path | Place) -> Gaussian:
     """The statistics of a reference set from an .npz with ``mu`` and ``sigma``, as FID programs keep them.
 
     Raises:

@@ -25,6 +25,7 @@ from shapefirst.errors import ModelError, first_line
 from shapefirst.files import on_disk
 from shapefirst.measure.rgb import to_rgb
 from shapefirst.models.machine import find_device
+from shapefirst.signatures import guarded
 
 __all__ = ["Inception", "load_inception"]
 
@@ -193,6 +194,7 @@ class Inception(nn.Module):
         return np.concatenate(found)
 
 
+@guarded
 def load_inception(file: str | Path, *, device: str | torch.device | None = None) -> Inception:
     """The network with its weights.
 

@@ -17,12 +17,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from statistics import NormalDist
-from typing import Final, Literal, TypeAlias
+from typing import Annotated, Any, Final, Literal, TypeAlias
 
 import numpy as np
-from numpy.typing import ArrayLike
 
-from shapefirst.errors import ShapefirstError, imported
+from shapefirst.errors import ShapefirstError, imported, said
+from shapefirst.measure.rgb import numbers_of
+from shapefirst.signatures import From, guarded
 
 __all__ = [
     "Interval",
@@ -38,9 +39,11 @@ __all__ = [
 ]
 
 RESAMPLES: Final = 2000
+LARGEST: Final = 10**7  # number of a prompt
 MANY: Final = 4096  # values whose mean needs no resampling
 LEVEL: Final = 0.95
 
+Level: TypeAlias = Annotated[float, From(0.001, 0.999999)]
 Verdict: TypeAlias = Literal["replicates", "does not replicate", "inconclusive", "does not apply"]
 
 
@@ -60,6 +63,7 @@ class Interval:
         return f"{self.estimate:{form}} ({self.low:{form}} to {self.high:{form}})"
 
 
+@guarded
 @dataclass(frozen=True)
 class Rule:
     """When a claim replicates: the whole 95% interval lies on the claim's side of ``threshold``.
@@ -88,16 +92,18 @@ def settled(values: np.ndarray, level: float) -> np.ndarray:
     return np.where(below.any(1), steps - np.argmax(below[:, ::-1], axis=1), 0)
 
 
-def measured(values: ArrayLike) -> np.ndarray:
+@guarded
+def measured(values: Any) -> np.ndarray:
     """The rows of (n, ...) values that have no nan, as float64."""
-    x = np.asarray(values, dtype=np.float64)
+    x = np.atleast_1d(numbers_of(values, "What was measured", np.float64))
     return x[~np.isnan(x).reshape(len(x), -1).any(axis=1)] if x.size else x
 
 
+@guarded
 def bootstrap(
-    values: ArrayLike,
+    values: Any,
     statistic: Callable[[np.ndarray], float] | None = None,
-    level: float = LEVEL,
+    level: Level = LEVEL,
 ) -> Interval:
     """The statistic of ``values`` with its bootstrap interval; see the module.
 
@@ -129,7 +135,8 @@ def bootstrap(
     return Interval(estimate, float(low), float(high), n)
 
 
-def of_prompts(values: ArrayLike, prompts: ArrayLike) -> np.ndarray:
+@guarded
+def of_prompts(values: Any, prompts: Any) -> np.ndarray:
     """The mean of each prompt's images, for an interval over prompts: images of one prompt are no measurements apart.
 
     Args:
@@ -139,13 +146,16 @@ def of_prompts(values: ArrayLike, prompts: ArrayLike) -> np.ndarray:
     Returns:
         (m,), in the order of the prompts, of those that have a value.
     """
-    x, which = np.asarray(values, dtype=np.float64), np.asarray(prompts)
+    x, which = numbers_of(values, "What was measured", np.float64), numbers_of(prompts, "A list of prompts", np.int64)
+    if x.ndim != 1 or which.shape != x.shape or (which < 0).any() or (which > LARGEST).any():
+        raise ShapefirstError(f"Each of {x.shape} measurements is of one prompt, numbered from 0; not {said(prompts)}.")
     known = np.isfinite(x)
     counts = np.bincount(which[known])
     return np.bincount(which[known], weights=x[known])[counts > 0] / counts[counts > 0]
 
 
-def jackknife(estimate: float, without: Sequence[float], n: int, level: float = LEVEL) -> Interval:
+@guarded
+def jackknife(estimate: float, without: Sequence[float], n: int, level: Level = LEVEL) -> Interval:
     """An estimate of n measurements with its interval from what it is without each of g groups of them, of about equal
     size: the delete-a-group jackknife (Efron & Tibshirani 1993, section 11.5), for what takes too long to bootstrap.
 
@@ -171,7 +181,8 @@ def student(n: int, level: float) -> float:
     return float(imported("scipy.special", "Intervals are computed").stdtrit(n - 1, (1 + level) / 2))
 
 
-def hardest(parts: Sequence[ArrayLike], rule: Rule, statistic: Callable[[np.ndarray], float] | None = None) -> Interval:
+@guarded
+def hardest(parts: Sequence[Any], rule: Rule, statistic: Callable[[np.ndarray], float] | None = None) -> Interval:
     """Of several conditions that all have to satisfy the rule, the one that is furthest from it, with an interval
     to decide by: it replicates if each condition's 95% interval is on the claim's side (an intersection-union test),
     and does not if some condition's is on the other, at a level that allows for their number (Bonferroni).
@@ -183,6 +194,8 @@ def hardest(parts: Sequence[ArrayLike], rule: Rule, statistic: Callable[[np.ndar
         rule: Which end matters.
         statistic: As for `bootstrap`.
     """
+    if not parts:
+        raise ShapefirstError("There is no condition to be the hardest of: give at least one.")
     found = [bootstrap(part, statistic) for part in parts]
     strict = [bootstrap(part, statistic, level=1 - (1 - LEVEL) / len(parts)) for part in parts]
     pick = min if rule.side == "above" else max

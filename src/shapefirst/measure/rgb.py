@@ -24,6 +24,7 @@ __all__ = ["AnyPicture", "numbers_of", "read_rgb", "to_rgb", "unit"]
 
 AnyPicture: TypeAlias = "Image.Image | np.ndarray"
 
+_LARGEST: Final = 2**28  # bytes of a picture file, which some decoders read as a whole
 _SIXTEEN: Final = ("I;16", "I;16L", "I;16B", "I;16N")
 _CONVERTED: Final = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "HSV")
 _BITS, _PHOTOMETRIC = 258, 262  # of TIFF's tags
@@ -60,6 +61,8 @@ def read_rgb(source: Path | IO[bytes], name: str = "") -> Image.Image:
         ShapefirstError: It cannot be read, holds several pictures, or is none that `to_rgb` takes.
     """
     try:
+        if isinstance(source, Path) and (size := source.stat().st_size) > _LARGEST:
+            raise ValueError(f"it has {size:,} bytes, and at most {_LARGEST:,} are read")
         with Image.open(source) as image:
             frames = getattr(image, "n_frames", 1)
             if frames > 1 and image.format != "MPO":  # a photograph, with previews behind it

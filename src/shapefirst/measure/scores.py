@@ -27,6 +27,7 @@ from shapefirst.measure.judging import JudgeScore, load_judge
 from shapefirst.measure.vlm import load_vlm
 from shapefirst.measure.vqa import load_vqa
 from shapefirst.models import is_pocket, locate
+from shapefirst.signatures import guarded
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -56,6 +57,7 @@ JUDGE_NOUN: Final = "judge-noun"
 JUDGE_ATTRIBUTE: Final = "judge-attribute"
 
 
+@guarded
 def alignments_for(
     model_name: str,
     *,
@@ -87,12 +89,14 @@ def alignments_for(
     return scores | {name: load(wanted[name], device=device) for name, load in SCORES.items() if name in wanted}
 
 
+@guarded
 def check_scores(names: Iterable[str]) -> None:
     """Raise ShapefirstError for a name that is none of ``SCORES``."""
     if unknown := next((name for name in names if name not in SCORES), None):
         raise ShapefirstError(f"There is no score {unknown!r}: say one of {', '.join(SCORES)}, and its model.")
 
 
+@guarded
 def similarity_for(
     model_name: str, clip: str | None = None, device: str | torch.device | None = None
 ) -> ClipSimilarity:
@@ -100,6 +104,7 @@ def similarity_for(
     return ClipSimilarity(_clip_for(model_name, clip, device))
 
 
+@guarded
 def features_for(
     model_name: str, clip: str | None = None, device: str | torch.device | None = None
 ) -> tuple[str, Callable[[Sequence[Image.Image]], np.ndarray]]:

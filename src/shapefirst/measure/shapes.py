@@ -9,25 +9,30 @@ IEEE Trans. SMC 9(1), 62-66): no scale to be set, as attention maps have none.
 
 from __future__ import annotations
 
+from typing import Annotated, TypeAlias
+
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from shapefirst.errors import ShapefirstError, imported
-from shapefirst.measure.rgb import AnyPicture, unit
+from shapefirst.measure.rgb import AnyPicture, numbers_of, unit
+from shapefirst.signatures import From, guarded
 
 __all__ = ["binarise", "f1", "iou", "otsu", "resize", "silhouette_of"]
 
 Mask = NDArray[np.bool_]
 Map = NDArray[np.floating]
+Side: TypeAlias = Annotated[int, From(1, 16_384)]  # pixels
 
 
+@guarded
 def otsu(values: np.ndarray) -> float:
     """The threshold that maximises w_0 w_1 (m_0 - m_1)^2, of all there are: classes of share w and mean m.
 
     It lies half-way between two neighbouring values. For values that are all the same it is that value. Needs skimage.
     """
-    levels, counts = np.unique(np.asarray(values, np.float64), return_counts=True)
+    levels, counts = np.unique(numbers_of(values, "Values", np.float64), return_counts=True)
     if len(levels) == 1:
         return float(levels[0])
     # Every value is a bin of its own: those of equal width, which it makes by itself, would blur a peaked map.
@@ -35,6 +40,7 @@ def otsu(values: np.ndarray) -> float:
     return float((below + levels[np.searchsorted(levels, below) + 1]) / 2)
 
 
+@guarded
 def binarise(maps: Map, threshold: float | None = None) -> Mask:
     """Where a map exceeds a threshold, by default each map's own by Otsu. A constant map has no shape: all false.
 
@@ -52,6 +58,7 @@ def binarise(maps: Map, threshold: float | None = None) -> Mask:
     return np.stack([one > otsu(one) for one in flat]).reshape(maps.shape)
 
 
+@guarded
 def f1(mask: Mask, reference: Mask) -> NDArray[np.float64]:
     """The F1-score of each of (...) masks, 1 for two empty ones.
 
@@ -66,15 +73,17 @@ def f1(mask: Mask, reference: Mask) -> NDArray[np.float64]:
     return np.where(total == 0, 1.0, 2 * both / np.maximum(total, 1))
 
 
+@guarded
 def iou(mask: Mask, reference: Mask) -> NDArray[np.float64]:
     """The intersection over the union of each of (...) masks, 1 for two empty ones. Arguments as of :func:`f1`."""
     both, total = _counts(mask, reference)
     return np.where(total == 0, 1.0, both / np.maximum(total - both, 1))
 
 
-def resize(maps: Map, size: tuple[int, int]) -> NDArray[np.float32]:
+@guarded
+def resize(maps: Map, size: tuple[Side, Side]) -> NDArray[np.float32]:
     """Maps (..., h, w) at ``size`` = (height, width), bilinear: no new extremes, averaged where they get smaller."""
-    maps = np.asarray(maps, np.float32)
+    maps = numbers_of(maps, "A map", np.float32)
     height, width = size
     flat = maps.reshape(-1, *maps.shape[-2:])
     resized = [np.asarray(Image.fromarray(m).resize((width, height), Image.Resampling.BILINEAR)) for m in flat]

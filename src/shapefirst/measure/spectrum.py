@@ -13,6 +13,7 @@ highest along a side is 8, and 0 is the mean.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated, TypeAlias
 
 import numpy as np
 import torch
@@ -20,22 +21,28 @@ from PIL import Image
 
 from shapefirst.errors import ShapefirstError
 from shapefirst.measure.rgb import to_rgb
+from shapefirst.signatures import From, guarded
 
 __all__ = ["energies", "low_high_bands", "modes", "pixels", "radial_bands", "radius", "snr", "split"]
 
+Modes: TypeAlias = Annotated[int, From(1, 4096)]  # of a side
 
-def radius(height: int, width: int) -> torch.Tensor:
+
+@guarded
+def radius(height: Modes, width: Modes) -> torch.Tensor:
     """(height, width) float64: the frequency |k| of every mode, in the order of ``torch.fft.fft2``."""
     fy, fx = (torch.fft.fftfreq(n, dtype=torch.float64) for n in (height, width))
     return min(height, width) * torch.hypot(fy[:, None], fx[None, :])
 
 
-def radial_bands(height: int, width: int) -> torch.Tensor:
+@guarded
+def radial_bands(height: Modes, width: Modes) -> torch.Tensor:
     """(height, width) int64: the band of every mode, which is its frequency to the nearest whole number."""
     return (radius(height, width) + 0.5).floor().long()
 
 
-def low_high_bands(height: int, width: int, cutoff: float) -> torch.Tensor:
+@guarded
+def low_high_bands(height: Modes, width: Modes, cutoff: float) -> torch.Tensor:
     """(height, width) int64: 0 for modes up to ``cutoff``, 1 for those above.
 
     Raises:
@@ -73,6 +80,7 @@ def energies(x: torch.Tensor, bands: torch.Tensor) -> torch.Tensor:
     return empty.index_add(-1, index, power)
 
 
+@guarded
 def split(x: torch.Tensor, cutoff: float) -> tuple[torch.Tensor, torch.Tensor]:
     """The parts of ``x`` below and above a frequency; they sum to ``x`` and are orthogonal.
 
@@ -87,6 +95,8 @@ def split(x: torch.Tensor, cutoff: float) -> tuple[torch.Tensor, torch.Tensor]:
     Raises:
         ShapefirstError: A cut-off below 0.
     """
+    if x.ndim < 2 or not x.numel():
+        raise ShapefirstError(f"Planes of frequencies are (..., H, W), not {tuple(x.shape)}.")
     height, width = x.shape[-2:]
     is_low = low_high_bands(height, width, cutoff).to(x.device) == 0
     low = torch.fft.ifft2(torch.fft.fft2(_full(x)) * is_low).real.to(x.dtype)
@@ -105,6 +115,7 @@ def snr(abar: torch.Tensor, energy: torch.Tensor, count: torch.Tensor) -> torch.
     return abar * energy / ((1 - abar) * count.to(energy.device))
 
 
+@guarded
 def pixels(images: Sequence[Image.Image]) -> torch.Tensor:
     """(B, 3, H, W) in [-1, 1], the scale in which diffusion models see images.
 

@@ -29,6 +29,7 @@ from shapefirst.measure.rgb import to_rgb
 from shapefirst.models.machine import find_device
 from shapefirst.models.scoring import load_model, load_part, rehearsed
 from shapefirst.prompts import Prompt
+from shapefirst.signatures import guarded
 
 __all__ = ["Reply", "VlmScore", "load_vlm"]
 
@@ -129,6 +130,7 @@ def _said(role: str, text: str, *, image: bool = False) -> dict[str, Any]:
     return {"role": role, "content": [*content, {"type": "text", "text": text}]}
 
 
+@guarded
 def load_vlm(id_or_folder: str | Path, *, device: str | torch.device | None = None) -> VlmScore:
     """The score of a hub id or a transformers folder: in bfloat16 on CUDA, in float32 elsewhere.
 

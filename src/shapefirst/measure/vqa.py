@@ -29,6 +29,7 @@ from shapefirst.measure.alignment import check_pairs
 from shapefirst.measure.rgb import to_rgb
 from shapefirst.models.scoring import load_model, load_part, rehearsed
 from shapefirst.prompts import Prompt
+from shapefirst.signatures import guarded
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["VqaScore", "load_vqa", "questions"]
 
 
+@guarded
 def questions(prompt: Prompt) -> list[str]:
     """What is asked about a prompt: "green bench?" of each phrase, or the whole text where no phrase is known."""
     if prompt.phrases:
@@ -142,6 +144,7 @@ class VqaScore:
         return [labels["yes"], labels["no"]]
 
 
+@guarded
 def load_vqa(id_or_folder: str | Path, *, device: str | torch.device | None = None) -> VqaScore:
     """The score of a hub id or a transformers folder, in float32.
 

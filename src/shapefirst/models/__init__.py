@@ -12,6 +12,7 @@ disk            folders: read, and checked before anything is built
 hub             found in the cache of the Hugging Face hub, or downloaded
 tasks           what a folder or file is that is no text-to-image pipeline
 single_file     a whole model in one .safetensors file
+faults          what a pipeline raises when it runs, as a sentence
 fitting         whether tokenizers, text encoders and sizes of a pipeline fit together
 loader          all of these put together
 scoring         transformers models that score images

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from inspect import signature
 from pathlib import Path
@@ -12,6 +13,7 @@ from shapefirst.errors import ShapefirstError, first_line
 from shapefirst.files import on_disk
 from shapefirst.models.configurations import check_entries
 from shapefirst.models.quiet import quietly
+from shapefirst.signatures import Pipeline, guarded
 
 __all__ = [
     "MODELS",
@@ -147,12 +149,14 @@ SAMPLERS: Final[dict[str, SamplerInfo]] = {
 }
 
 
+@guarded
 def is_pocket(name: str) -> bool:
     """Whether this is the embedded model, or a folder that `train-pocket` made: the judge of its world lies in it."""
     place = None if name in MODELS else on_disk(name)
     return name == "pocket" or (place is not None and (place / "judge" / "config.json").is_file())
 
 
+@guarded
 def default_guidance_scale(name: str) -> float:
     """The w that suits a model: its own if `MODELS` names it, else the paper's."""
     if is_pocket(name):
@@ -160,6 +164,7 @@ def default_guidance_scale(name: str) -> float:
     return MODELS[name].guidance_scale if name in MODELS else _PAPERS_SCALE
 
 
+@guarded
 def sampler_info(name: str) -> SamplerInfo:
     """The sampler called `name`. Raises ShapefirstError if there is none."""
     if name not in SAMPLERS:
@@ -180,7 +185,8 @@ def default_sampler(config: Any) -> str:
     return "euler" if is_flow(config) else "ddim"
 
 
-def make_sampler(name: str, config: Any) -> Any:
+@guarded
+def make_sampler(name: str, config: Mapping[str, Any]) -> Any:
     """The scheduler called `name` in `SAMPLERS`, for a model with the scheduler configuration `config`.
 
     Raises:
@@ -235,7 +241,8 @@ def _rehearse(scheduler: Any) -> None:
         raise ValueError("its steps give no finite numbers")
 
 
-def with_sampler(pipe: Any, name: str) -> Any:
+@guarded
+def with_sampler(pipe: Pipeline, name: str) -> Any:
     """The same weights with another solver; the pipeline's own is left alone."""
     other = copy.copy(pipe)
     other.scheduler = make_sampler(name, pipe.scheduler.config)

@@ -88,8 +88,6 @@ def check_configurations(files: Iterable[Path]) -> None:
             continue
         content = read_json(file)
         if file.name.endswith("config.json"):
-            if not isinstance(content, dict):
-                raise ModelError(f"{file} is corrupt: get the file again.")
             check_content(content, file)
 
 
@@ -166,11 +164,15 @@ def check_keys(folder: Path, info: Mapping[str, Any], known: Iterable[str]) -> N
 
 
 def read_json(file: Path) -> Any:
-    """The content of a JSON file. Raises ModelError if it is none, or too large to be one of a model's."""
+    """The content of a JSON file, an object if it is a configuration. Raises ModelError if it is none, or too large to
+    be one of a model's."""
     try:
         if file.stat().st_size > _LARGEST:
             raise ModelError(f"{file} is no file of a model: it has {file.stat().st_size:,} bytes.")
-        return json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if file.name.endswith("config.json") and not isinstance(content, dict):
+            raise ValueError("a configuration is an object")
+        return content
     except ModelError:
         raise
     except (OSError, ValueError, RecursionError) as error:

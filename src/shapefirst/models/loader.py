@@ -113,6 +113,7 @@ def dtype_name(dtype: str | torch.dtype | None, device: str | torch.device | Non
     return kind
 
 
+@guarded
 def find(name: str, dtype: str = "float32") -> Path:
     """Where a model lies on this disk; it is downloaded if it is a hub model that does not.
 
@@ -136,6 +137,7 @@ def find(name: str, dtype: str = "float32") -> Path:
     return download(repository, name, partial(_files_for, repository, name, dtype), first=_INDEX)
 
 
+@guarded
 def locate(name: str) -> Path | None:
     """The folder or file where a model's weights lie on this disk, found without network; None if they do not.
 
@@ -148,6 +150,7 @@ def locate(name: str) -> Path | None:
     return place or cached(_hub_id(name), _is_complete)
 
 
+@guarded
 def usual_sampler(place: Path) -> str:
     """The name of the sampler that `load` takes by default for the model that lies in a folder or file.
 
@@ -157,6 +160,7 @@ def usual_sampler(place: Path) -> str:
     return default_sampler(_scheduler_config(place))
 
 
+@guarded
 def check_samplers(place: Path, names: Iterable[str]) -> None:
     """Raise ShapefirstError unless the model that lies in a folder or file can be sampled by all of these samplers."""
     for name in names:
@@ -166,6 +170,7 @@ def check_samplers(place: Path, names: Iterable[str]) -> None:
             raise ShapefirstError(f"{place} cannot be sampled by {name}: {error}") from error
 
 
+@guarded
 def download_of(name: str, dtype: str = "float32") -> dict[str, int]:
     """What `find` would download of a hub model: file -> its size in bytes. Asks the hub.
 
@@ -177,6 +182,7 @@ def download_of(name: str, dtype: str = "float32") -> dict[str, int]:
     return sizes
 
 
+@guarded
 def files_of_model(place: Path) -> dict[str, int]:
     """The files of a model on this disk that `load` reads in full precision, as far as there is a choice, and their
     sizes in bytes."""

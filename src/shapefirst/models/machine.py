@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shapefirst.errors import DeviceError
+from shapefirst.signatures import guarded
 
 if TYPE_CHECKING:
     import torch
@@ -19,6 +20,7 @@ __all__ = ["find_device", "hardware", "versions"]
 _PACKAGES = ("torch", "diffusers", "transformers", "numpy", "pillow")
 
 
+@guarded
 def find_device(device: str | torch.device | None = None) -> torch.device:
     """The device that is meant, with its index; by default CUDA, else Apple's MPS, else the CPU.
 
@@ -42,6 +44,7 @@ def find_device(device: str | torch.device | None = None) -> torch.device:
         ) from error
 
 
+@guarded
 def hardware(device: str | torch.device | None = None) -> str:
     """The name of the device (by default that of ``find_device``) or the CPU, its cores; the version of torch."""
     import torch

@@ -20,6 +20,7 @@ from shapefirst.models.disk import read_index
 from shapefirst.models.hub import cached, is_hub_id
 from shapefirst.models.quiet import quietly
 from shapefirst.models.tasks import absent_class, refuse_folder
+from shapefirst.signatures import guarded
 
 __all__ = ["pipeline_classes", "pipeline_of"]
 
@@ -27,6 +28,7 @@ _INDEX: Final = "model_index.json"
 _EXAMPLE: Final = "StableDiffusionXLPipeline"
 
 
+@guarded
 def pipeline_of(name: str) -> tuple[type, dict[str, type] | None]:
     """The class of a pipeline, and its networks, name -> class, where one model was named: else None.
 

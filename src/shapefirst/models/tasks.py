@@ -168,11 +168,7 @@ def refuse_folder(folder: Path) -> None:
             f"pipe.load_lora_weights({str(folder)!r}) on it."
         )
     config = read_json(folder / "config.json") if (folder / "config.json").is_file() else {}
-    said = (
-        [config.get("_class_name"), config.get("architectures"), config.get("model_type")]
-        if isinstance(config, dict)
-        else []
-    )
+    said = [config.get("_class_name"), config.get("architectures"), config.get("model_type")]
     said = [one[0] if isinstance(one, list) and one else one for one in said]
     kind = next((shortened(" ".join(one.split())) for one in said if isinstance(one, str)), None)
     if kind and "ControlNet" in str(kind):

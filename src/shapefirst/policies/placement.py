@@ -88,7 +88,7 @@ class Budget:
         if guided < least:
             if least == num_steps:
                 raise ShapefirstError(
-                    f"A generation of {num_steps} steps has too few to extrapolate from within a budget: take every:2, "
+                    f"A generation of {num_steps} has too few steps to extrapolate from within a budget: take every:2, "
                     "or text_until(fraction=0.5)."
                 )
             smallest = (2 * least + others * (num_steps - least)) / (2 * num_steps)

@@ -169,7 +169,7 @@ class TextSchedule:
         """
         guided = _guided_steps(self, num_steps)
         if not 0 <= step < num_steps:
-            raise ShapefirstError(f"A generation of {num_steps} steps has no step {step}.")
+            raise ShapefirstError(f"A generation of {num_steps} has no step {step}.")
         return step in guided
 
     def text_steps(self, num_steps: Steps) -> int:

@@ -112,14 +112,14 @@ def describe(policy: Policy, num_steps: Steps) -> str:
     """
     if isinstance(policy, Auto):
         return f"tolerance {policy.tol:g}, each image decides"
-    k = policy.text_steps(num_steps)
+    k, steps = policy.text_steps(num_steps), "step" if num_steps == 1 else "steps"
     if k == num_steps:
-        return f"full guidance, {num_steps} steps"
+        return f"full guidance, {num_steps} {steps}"
     if policy.order is None and policy.guided_steps(num_steps) == set(range(k)):
-        return f"text in the first {k} of {num_steps} steps" + (", text branch kept" if policy.keep == "text" else "")
+        return f"text in the first {k} of {num_steps} {steps}" + (", text branch kept" if policy.keep == "text" else "")
     others = {"null": "the null branch in the others", "text": "the text branch in the others"}.get(policy.keep, "")
     how = "" if policy.order is None else "the last prediction reused" if policy.order == 0 else "extrapolated between"
-    return ", ".join(filter(None, (f"{k} of {num_steps} steps guided", others, how)))
+    return ", ".join(filter(None, (f"{k} of {num_steps} {steps} guided", others, how)))
 
 
 def _further() -> str:

@@ -17,12 +17,15 @@ from shapefirst.errors import ShapefirstError
 from shapefirst.files import save_text
 from shapefirst.findings.order import STUDIES
 from shapefirst.findings.storage import Stored, load_all, mismatch
+from shapefirst.signatures import guarded
 
-__all__ = ["render_report", "write_report"]
+__all__ = ["PAGE", "render_report", "write_report"]
 
+PAGE: Final = "report.html"
 HEAD: Final = 4096  # characters of an SVG that hold its size
 
 
+@guarded
 def render_report(stored: Sequence[Stored], title: str = "") -> str:
     """The page for ``stored``, in that order.
 
@@ -50,6 +53,7 @@ def render_report(stored: Sequence[Stored], title: str = "") -> str:
     )
 
 
+@guarded
 def write_report(out: Path) -> Path:
     """Rebuilds ``out``/report.html from what is stored under ``out``; the same results give the same page.
 
@@ -64,7 +68,7 @@ def write_report(out: Path) -> Path:
         raise ShapefirstError(
             f"There are no stored findings in {str(out)!r}: run `shapefirst study all --out {out}` first."
         )
-    path = out / "report.html"
+    path = out / PAGE
     save_text(render_report(stored), path)
     return path
 

@@ -35,6 +35,7 @@ from shapefirst.guidance.follow import Follower
 from shapefirst.guidance.stochastic import is_stochastic
 from shapefirst.guidance.timeline import calls_of, taking_step
 from shapefirst.models.catalogue import is_flow
+from shapefirst.models.faults import faults_of
 from shapefirst.policies.auto import Policy, check_policy
 from shapefirst.policies.schedule import TextSchedule
 from shapefirst.prompts.tokens import room
@@ -123,7 +124,8 @@ def encode(
     family = family_of(pipe)
     if not family.masks_padding:
         room(pipe.tokenizer)
-    return family.encode(pipe, prompts, negatives, num_images_per_prompt)
+    with faults_of(pipe):
+        return family.encode(pipe, prompts, negatives, num_images_per_prompt)
 
 
 @guarded
@@ -252,8 +254,9 @@ def denoise(
 @torch.no_grad()
 def decode(pipe: DiffusionPipeline, latents: Latents) -> list[Image.Image]:
     """Clean latents (B, C, H, W), in the model's own scale, -> B images (see `as_images`)."""
-    pixels = family_of(pipe).decode(pipe, latents)
-    return as_images(pipe, pipe.image_processor.postprocess(pixels, output_type="np"))
+    with faults_of(pipe):
+        pixels = family_of(pipe).decode(pipe, latents)
+        return as_images(pipe, pipe.image_processor.postprocess(pixels, output_type="np"))
 
 
 @guarded
@@ -284,7 +287,8 @@ def begin(pipe: Any, num_inference_steps: int) -> Any:
             "our own does not: use guide() on the pipeline, or another sampler."
         )
     solver = copy.deepcopy(pipe.scheduler)
-    solver.set_timesteps(num_inference_steps, device=pipe._execution_device)
+    with faults_of(pipe):
+        solver.set_timesteps(num_inference_steps, device=pipe._execution_device)
     if hasattr(solver, "set_begin_index"):
         solver.set_begin_index(0)
     return solver

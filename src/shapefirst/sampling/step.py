@@ -18,6 +18,7 @@ import torch
 from shapefirst.families import Embeddings, family_of
 from shapefirst.guidance.branches import evaluating, evaluating_some
 from shapefirst.guidance.follow import BOTH, Call, Follower, guided_prediction
+from shapefirst.models.faults import faults_of
 from shapefirst.policies.auto import Policy
 from shapefirst.policies.schedule import Branch, TextSchedule
 
@@ -117,13 +118,14 @@ def advance(
         whole = batch_size is None or batch_size >= sum(len(images) for *_, images in wanted)
         even = len(runs) == 1 and all(len(images) == len(prompts.text) for *_, images in wanted)
         ran = tuple(branch for _, branch, _ in wanted)
-        with evaluating(*ran) if even and whole else evaluating_some():
+        with faults_of(pipe), evaluating(*ran) if even and whole else evaluating_some():
             parts = _predict(pipe, denoiser, [(x_in[i], *of) for i, *of in wanted], t, prompts, batch_size)
         for i, run in enumerate(runs):
             seen = {branch: y for (j, branch, _), y in zip(wanted, parts, strict=True) if j == i}
             completed, *_ = [follower.complete(call, seen, x_in[i]) for follower in run.followers]
             guided = guided_prediction(completed, call.guidance_scale)
-            run.x = run.solver.step(guided, t, run.x, **extra, return_dict=False)[0]
+            with faults_of(pipe):
+                run.x = run.solver.step(guided, t, run.x, **extra, return_dict=False)[0]
             out = {branch: y for branch, y in seen.items() if len(y) == len(x_in[i])}
             done[i].append(Evaluated(call, t, x_in[i], out, guided, sum(map(len, seen.values()))))
     return done

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal, TypeAlias
 
 from shapefirst.models import is_pocket
+from shapefirst.signatures import guarded
 from shapefirst.sweep.grid import Setting, Shards
 
-__all__ = ["SAMPLES", "Cost", "Pace", "cost_of", "disk_bytes"]
+__all__ = ["SAMPLES", "Cost", "KeepImages", "Pace", "cost_of", "disk_bytes"]
 
 #: Of a row without its features, compressed, as measured on pocket.
 ROW_BYTES: Final = 120
 FEATURE_BYTES: Final = 3.4
 POCKET_WIDTH, CLIP_WIDTH, INCEPTION_WIDTH = 256, 512, 2048  # numbers in an image's features
 POCKET_PNG_BYTES, PNG_BYTES = 5_000, 400_000  # 64 x 64 and 512 x 512 pixels
+KeepImages: TypeAlias = Literal["none", "sample", "all"]
 SAMPLES: Final = 4  # images of a shard that "sample" keeps, of each policy
 
 
@@ -51,6 +53,7 @@ class Cost:
         return self.shared * pace.evaluation + self.images * pace.image
 
 
+@guarded
 def cost_of(shards: Shards) -> list[Cost]:
     """The cost of each setting."""
     found = []
@@ -61,7 +64,8 @@ def cost_of(shards: Shards) -> list[Cost]:
     return found
 
 
-def disk_bytes(shards: Shards, *, inception: bool = False, keep_images: str = "none") -> float:
+@guarded
+def disk_bytes(shards: Shards, *, inception: bool = False, keep_images: KeepImages = "none") -> float:
     """About what the results take: the tables, and the pictures that are kept."""
     total = 0.0
     for cost in cost_of(shards):

@@ -40,6 +40,7 @@ from shapefirst.policies.sharing import evaluations_together
 from shapefirst.policies.words import parse_policy
 from shapefirst.prompts import Prompt, mixed, parse_prompts, read_captions, read_prompts, sample
 from shapefirst.prompts.lines import TABLES, read_text
+from shapefirst.signatures import guarded
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -60,6 +61,7 @@ Many: TypeAlias = Annotated[
 ]
 
 
+@guarded
 @dataclass(frozen=True)
 class Grid:
     """The module's fields; every combination of models, samplers, steps and guidance scales is a setting.
@@ -200,6 +202,7 @@ class Shard:
 class Shards(Sequence[Shard]):
     """All shards of a grid, made when they are asked for: a plan takes no more memory than its prompts."""
 
+    @guarded
     def __init__(self, grid: Grid, prompts: Sequence[Prompt]) -> None:
         self.grid, self.prompts = grid, prompts
         self.settings = grid.settings
@@ -246,6 +249,7 @@ class Shards(Sequence[Shard]):
         return seen.hexdigest()[:16]
 
 
+@guarded
 def read_grid(file: Path | None, given: Mapping[str, Any]) -> Grid:
     """The grid of a TOML file, and what takes the place of its entries.
 
@@ -265,6 +269,7 @@ def read_grid(file: Path | None, given: Mapping[str, Any]) -> Grid:
     return fitted(Grid, entries | {name: value for name, value in given.items() if value is not None}, place)
 
 
+@guarded
 def prompts_of(grid: Grid) -> list[Prompt]:
     """The grid's prompts: of a table or JSON of captions, of a text file, or in pocket's vocabulary.
 

@@ -18,6 +18,7 @@ import torch
 
 from shapefirst.families.layout import denoiser_of, own_size
 from shapefirst.guidance.blocks import guide
+from shapefirst.models.faults import faults_of
 from shapefirst.models.machine import hardware
 from shapefirst.policies.auto import Policy
 from shapefirst.policies.schedule import TextSchedule
@@ -58,14 +59,19 @@ def whole_call(
 ) -> Callable[[], object]:
     """A call of the pipeline for ``batch`` images, the prompts repeated as needed; the same images each time."""
     texts = [prompts[i % len(prompts)] for i in range(batch)]
-    return lambda: pipe(
-        texts,
-        num_inference_steps=steps,
-        guidance_scale=guidance_scale,
-        generator=generators(range(batch)),
-        output_type="np",
-        **own_size(pipe),
-    )
+
+    def call() -> object:
+        with faults_of(pipe):
+            return pipe(
+                texts,
+                num_inference_steps=steps,
+                guidance_scale=guidance_scale,
+                generator=generators(range(batch)),
+                output_type="np",
+                **own_size(pipe),
+            )
+
+    return call
 
 
 def time_policies(

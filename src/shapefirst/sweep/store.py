@@ -33,6 +33,7 @@ from shapefirst.errors import ShapefirstError, first_line, shortened
 from shapefirst.files import LOCK, atomic, check_writable, content_of, is_part, locked
 from shapefirst.models.machine import versions
 from shapefirst.prompts import as_lines, parse_prompts
+from shapefirst.signatures import Place, guarded
 from shapefirst.sweep.grid import Shard, Shards, read_grid
 from shapefirst.sweep.manifest import Manifest, differences
 from shapefirst.sweep.rows import Made, check_rows, made, parquet_of
@@ -48,7 +49,6 @@ MANIFEST: Final = "manifest.json"
 PROMPTS: Final = "prompts.txt"
 LOCAL: Final = ("file", "local")
 WHOLE: Final = ("s3", "s3a", "gs", "gcs", "az", "abfs", "memory")  # S3, Google Cloud Storage, Azure's blobs
-
 
 _SHARD: Final = re.compile(r"\d{6,}\.parquet")
 _DAMAGED: Final = (OSError, ValueError)
@@ -68,8 +68,10 @@ class Store:
         ShapefirstError: The URL is of another kind, or needs a package that is not installed.
     """
 
-    def __init__(self, url: str) -> None:
+    @guarded
+    def __init__(self, url: Place) -> None:
         from fsspec.core import split_protocol, url_to_fs
+        from fsspec.registry import known_implementations
 
         self.url = url
         kind, _ = split_protocol(url)
@@ -80,8 +82,14 @@ class Store:
             )
         try:
             self._fs, self._root = url_to_fs(url)
-        except (ValueError, ImportError) as error:
-            raise ShapefirstError(f"Cannot use {url!r} for results: {error}.") from error
+        except ImportError as error:
+            package = known_implementations[kind]["class"].partition(".")[0]
+            raise ShapefirstError(
+                f"Cannot use {url!r} for results: {kind}:// is reached through {package}, which cannot be imported "
+                f"({first_line(error)}): pip install {package}."
+            ) from error
+        except ValueError as error:
+            raise ShapefirstError(f"Cannot use {url!r} for results: {first_line(error)}.") from error
         self._is_local = kind not in WHOLE
 
     def locked(self) -> AbstractContextManager[None]:

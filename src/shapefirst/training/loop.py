@@ -25,7 +25,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from shapefirst.files import save_text
+from shapefirst.files import cleared, save_text
 
 SECONDS_BETWEEN_CHECKPOINTS = 120.0
 LOG_EVERY = 20
@@ -157,7 +157,7 @@ def _go_on(log: Path, start: int) -> None:
     """Without the rows of steps that come again, and without one that a killed run has left half-written."""
     if log.exists():
         rows = [line for line in log.read_text().splitlines(keepends=True) if line.endswith("}\n")]
-        save_text("".join(row for row in rows if json.loads(row)["step"] <= start), log)
+        save_text("".join(row for row in rows if json.loads(row)["step"] <= start), cleared(log))
 
 
 def _save(path: Path, names, parameters, average, optimizer, step: int, seconds: float) -> None:

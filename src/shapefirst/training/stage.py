@@ -20,6 +20,7 @@ from transformers import CLIPModel, CLIPTokenizer, T5EncoderModel, T5Tokenizer
 from shapefirst.files import locked
 from shapefirst.measure.judge import Judge
 from shapefirst.training import autoencoder, card, denoiser, export, judge, language, noise, text
+from shapefirst.training.ending import end_with_the_command
 from shapefirst.training.loop import TrainingRun
 from shapefirst.training.stages import CURRICULA, MAKES, PRESETS, STAGE_LOCK, START, Curriculum, Preset
 from shapefirst.world import renders
@@ -118,6 +119,7 @@ def _keep(target: Path, *saves: Callable[[Path], Any]) -> None:
 
 
 if __name__ == "__main__":
+    end_with_the_command()
     folder, leads = Path(sys.argv[1]), os.environ.get("RANK", "0") == "0"
     with locked(folder / STAGE_LOCK, str(folder)) if leads else nullcontext():
         run_stage(folder, *sys.argv[2:4], int(sys.argv[4]), sys.argv[5])

@@ -11,10 +11,8 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
-import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -26,6 +24,7 @@ from shapefirst.errors import ShapefirstError
 from shapefirst.files import locked
 from shapefirst.models.catalogue import POCKET
 from shapefirst.models.disk import check_configurations, check_whole
+from shapefirst.training.ending import exit_code
 from shapefirst.training.loop import Recipe
 
 
@@ -220,24 +219,11 @@ def train_model(
         command = [*launcher, "shapefirst.training.stage", str(out), model, preset, str(seed), stage]
         with locked(out / STAGE_LOCK, str(out)):
             pass
-        if code := _run(command, environment):
+        if code := exit_code(command, environment):
             raise ShapefirstError(
                 f"The stage {stage!r} stopped with exit code {code}: what it had reached is kept, the same command "
                 "goes on from there."
             )
-
-
-def _run(command: Sequence[str], environment: Mapping[str, str]) -> int:
-    """The exit code of a stage. It is no part of what Ctrl-C on a terminal reaches, as it would answer with a
-    traceback; when this process is interrupted, it ends with all that it has started."""
-    with subprocess.Popen(command, env=environment, start_new_session=True) as stage:
-        try:
-            return stage.wait()
-        except BaseException:
-            if hasattr(os, "killpg"):
-                os.killpg(stage.pid, signal.SIGKILL)
-            stage.kill()
-            raise
 
 
 def adopt(parts: Sequence[tuple[Path, str, str]], out: Path) -> None:

@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from shapefirst.checks import Steps
 from shapefirst.errors import ShapefirstError
 from shapefirst.measure.intervals import Interval, bootstrap
 from shapefirst.policies.placement import Budget, spread
 from shapefirst.policies.schedule import Kept, TextSchedule
+from shapefirst.signatures import Positive, guarded
 
 __all__ = ["Candidate", "Costs", "Found", "candidates", "check_choice", "choose", "shortlist"]
 
@@ -87,7 +89,8 @@ class Found:
         return bootstrap(self.l1)
 
 
-def candidates(steps: int, solver_order: int = 1) -> list[Candidate]:
+@guarded
+def candidates(steps: Steps, solver_order: Positive = 1) -> list[Candidate]:
     """All that are scored or run: placements, branches and orders at N steps, fewer steps, and both together."""
     found: dict[str, Candidate] = {}
 
@@ -117,6 +120,7 @@ def candidates(steps: int, solver_order: int = 1) -> list[Candidate]:
     return list(found.values())
 
 
+@guarded
 def check_choice(save_time: float | None, max_l1: float | None) -> None:
     """Raise ShapefirstError unless what to choose by is given once and in range."""
     if save_time is not None and max_l1 is not None:
@@ -129,6 +133,7 @@ def check_choice(save_time: float | None, max_l1: float | None) -> None:
         raise ShapefirstError(f"The largest L1 is a distance above 0 and below 1, such as 0.005, not {max_l1:g}.")
 
 
+@guarded
 def choose(found: Sequence[Found], save_time: float | None = None, max_l1: float | None = None) -> Found:
     """The closest of those that save as much time, or the fastest of those whose L1's interval stays below.
 
@@ -136,6 +141,8 @@ def choose(found: Sequence[Found], save_time: float | None = None, max_l1: float
         ShapefirstError: None does.
     """
     check_choice(save_time, max_l1)
+    if not found:
+        raise ShapefirstError("There is no policy to choose from: run some first.")
     if max_l1 is not None:
         fit = [f for f in found if f.distance.high <= max_l1]
         if not fit:
@@ -155,6 +162,7 @@ def choose(found: Sequence[Found], save_time: float | None = None, max_l1: float
     return min(fit, key=lambda f: f.distance.estimate)
 
 
+@guarded
 def shortlist(among: Sequence[Candidate], scores: Mapping[str, float]) -> list[Candidate]:
     """Those that run: of each kind the best by score, and all that have none."""
     best: dict[str, Candidate] = {}

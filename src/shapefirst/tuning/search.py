@@ -35,6 +35,7 @@ from shapefirst.guidance.stochastic import is_stochastic
 from shapefirst.images.jobs import Job, Result, Sampling, generate
 from shapefirst.measure import l1
 from shapefirst.measure.intervals import Interval, bootstrap
+from shapefirst.models.faults import faults_of
 from shapefirst.policies.schedule import TextSchedule
 from shapefirst.sampling.loop import Step, decode, denoise, encode, generators
 from shapefirst.sampling.step import follower_of
@@ -162,7 +163,7 @@ class Tuner:
 
     def _call(self, policy: TextSchedule, steps: int) -> None:
         prompts = (self.prompts * self.batch_size)[: self.batch_size]
-        with guide(self.pipe, policy):
+        with faults_of(self.pipe), guide(self.pipe, policy):
             self.pipe(
                 prompts,
                 num_inference_steps=steps,

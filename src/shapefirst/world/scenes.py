@@ -12,10 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
 
+from shapefirst.errors import ShapefirstError, said
+from shapefirst.signatures import From, guarded
 from shapefirst.world.paint import BACKGROUNDS, SUPERSAMPLE, background, sprite
 from shapefirst.world.vocabulary import ATTRIBUTES, HELD_OUT, NOUNS, RELATIONS
 
@@ -61,8 +64,13 @@ def _draw_pair(rng: np.random.Generator, allowed: Callable[[str, str], bool]) ->
             return attribute, noun
 
 
+@guarded
 def place(phrases: list[tuple[str, str]], relation: str | None, rng: np.random.Generator, size: int = SIZE) -> Scene:
     """A scene with these (attribute, noun) phrases; position, extent and background are drawn from ``rng``."""
+    if len(phrases) not in _JITTER or relation not in (None, *RELATIONS):
+        raise ShapefirstError(
+            f"A scene has one or two objects and a relation of {list(RELATIONS)}, not {said(relation)}."
+        )
     jitter = _JITTER[len(phrases)]
     sizes = _SINGLE_SIZES if len(phrases) == 1 else _PAIR_SIZES
     objects = []
@@ -77,6 +85,7 @@ def place(phrases: list[tuple[str, str]], relation: str | None, rng: np.random.G
     return Scene(tuple(objects), relation, names[rng.integers(len(names))], bool(rng.integers(2)))
 
 
+@guarded
 def sample_scene(
     rng: np.random.Generator, pair_probability: float = 0.5, held_out: bool = False, pair: bool | None = None
 ) -> Scene:
@@ -95,7 +104,8 @@ def sample_scene(
     return place([first, second], relations[rng.integers(len(relations))], rng)
 
 
-def render(scene: Scene, size: int = SIZE) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+@guarded
+def render(scene: Scene, size: Annotated[int, From(1, 1024)] = SIZE) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Image (size, size, 3) and masks (objects, size, size), uint8, antialiased."""
     side = size * SUPERSAMPLE
     canvas = np.repeat(np.repeat(background(scene.background, scene.floor, size), SUPERSAMPLE, 0), SUPERSAMPLE, 1)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from shapefirst.signatures import guarded
 from shapefirst.words import folded, spans
 
 NOUNS: Final = tuple(
@@ -80,6 +81,7 @@ _KNOWN_WORDS = frozenset(
 )
 
 
+@guarded
 def unknown_words(prompt: str) -> list[str]:
     """The words of ``prompt`` that pocket never saw in training, in order, each once."""
     words = dict.fromkeys(prompt[start:end].lower() for start, end in spans(prompt))
