@@ -120,14 +120,17 @@ class SteeringHook(ModuleHook):
     def _check_turns(self, policy: Policy, run: Generation) -> None:
         """Raise ShapefirstError before anything runs if a policy does not fit a denoiser's turn, its own or another's.
 
-        Where there is only one, or the policy is one of the whole generation's steps, each call says it.
+        Where it has all steps, or the policy is one of the whole generation's steps, each call says it. Steps that no
+        denoiser has (Wuerstchen's last timestep) are no turn.
         """
         if len(run.turn) == len(run.values) or not _is_in_turn(policy):
             return
         names = {unwrap_module(part): name for name, part in denoisers_of(self.pipe).items()}
         own = names.pop(self.denoiser, "denoiser")
-        (other,) = names.values() if len(names) == 1 else ("other denoiser",)
-        for name, calls in ((own, run.calls_in_turn()), (other, run.calls_of_others())):
+        turns = {own: run.calls_in_turn()}
+        if names:
+            turns[next(iter(names.values())) if len(names) == 1 else "other denoiser"] = run.calls_of_others()
+        for name, calls in turns.items():
             try:
                 if calls:
                     check_policy(_held(policy, calls), len(calls))
