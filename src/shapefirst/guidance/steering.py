@@ -98,9 +98,10 @@ class SteeringHook(ModuleHook):
         in_turn = _is_in_turn(policy)
         policy = self._policy(block, run)
         call = run.call(1.0 if scale is None else scale, levelled=policy.order is not None, in_turn=in_turn)
-        check_policy(policy, call.num_steps)
-        asked = replace(asked, scale=scale, place=self._place(run, count=by is None))
         ways = self._ways.setdefault(run, {}).setdefault(block, {})
+        if not ways:
+            check_policy(policy, call.num_steps)
+        asked = replace(asked, scale=scale, place=self._place(run, count=by is None))
         further = asked.place > 0 and "one batch" in ways
         name = "one batch" if further else self._way(block, family, run, caller, asked)
         if name is None:
