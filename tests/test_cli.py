@@ -391,3 +391,12 @@ def test_weights_that_train_pocket_made_are_known_as_pocket(folder, out):
     result = shapefirst("generate", "a red unicorn", "--model", folder, "--out", out, "--steps", 1)
     assert "'unicorn'" in result.stderr
     assert Image.open(next(out.iterdir())).text["guidance_scale"] == "4"
+
+
+def test_stdin_is_read_once_and_a_score_has_a_name_and_a_model(out):
+    for call in (("generate", "-", "-"), ("generate", "-", "--prompts-file", "-")):
+        assert "give '-' once" in one_sentence(shapefirst(*call, "--out", out, text="a red car\n"))
+    for value in ("=", "=x", "brisque=", ""):
+        said = one_sentence(shapefirst("study", "f4", "--quick", "--score", value, "--out", out))
+        assert "does not say which score by which model" in said
+    assert not out.exists()

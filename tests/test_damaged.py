@@ -20,6 +20,7 @@ from shapefirst.findings.finding import Finding, Summary
 from shapefirst.findings.storage import load_stored, recover_all
 from shapefirst.policies.file import read_policy
 from shapefirst.report import write_report
+from shapefirst.sweep import rows
 from shapefirst.sweep.latency import read_latencies
 from shapefirst.sweep.pictures import pictures_of
 from shapefirst.sweep.report import markdown
@@ -254,10 +255,10 @@ def test_damaged_sweeps_are_refused_or_left_out_by_name(swept, tmp_path):
     [
         ("000000 (1).parquet", r"'000000 \(1\).parquet' among its shards is none of them"),
         ("000000.sync-conflict-20260101-120000-ABCDEFG.parquet", "among its shards is none of them"),
-        ("cut", "shard 000001 of .*: delete its file"),
-        ("empty", "shard 000001 of .*: delete its file"),
-        ("bit", "shard 000001 of .*: delete its file"),
-        ("pipe", "shard 000001 of .*it is no ordinary file.*: delete its file"),
+        ("cut", "shard 000001 of .*: run the sweep again"),
+        ("empty", "shard 000001 of .*: run the sweep again"),
+        ("bit", "shard 000001 of .*: run the sweep again"),
+        ("pipe", "shard 000001 of .*it is no ordinary file.*: run the sweep again"),
         ("first", "the column 'image' is not as the sweep has it"),
         ("metadata", "its metadata are lost"),
         ("rows", "it has 0 rows, and should have 6"),
@@ -267,6 +268,8 @@ def test_damaged_sweeps_are_refused_or_left_out_by_name(swept, tmp_path):
         ("features", "the column 'features' should be lists of numbers"),
         ("nan", "the column 'features' holds numbers that cannot be"),
         ("text_steps", "the column 'text_steps' holds numbers that cannot be"),
+        ("edited", "its rows are not those that were written"),
+        ("undefined", "its rows are not those that were written"),
         ("new", "has other columns or features than those before it"),
     ],
 )
@@ -279,6 +282,10 @@ def test_a_shard_that_is_no_longer_itself_is_left_out_and_said(swept, tmp_path, 
     def with_column(name, values):
         return table.set_column(table.column_names.index(name), name, pyarrow.array(values))
 
+    def with_digest(changed):
+        about = {**changed.schema.metadata, rows._DIGEST.encode(): rows._digest(changed)}
+        return changed.replace_schema_metadata(about)
+
     n = len(table)
     nan = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array([float("nan")] * 3 * n, pyarrow.float32()), 3)
     tables = {
@@ -290,7 +297,9 @@ def test_a_shard_that_is_no_longer_itself_is_left_out_and_said(swept, tmp_path, 
         "features": lambda: with_column("features", [[1.0]] * n),
         "nan": lambda: table.set_column(table.column_names.index("features"), "features", nan),
         "text_steps": lambda: with_column("text_steps", [5] * n),
-        "new": lambda: table.append_column("new", pyarrow.array([0.5] * n)),
+        "edited": lambda: with_column("l1", [0.9] * n),
+        "undefined": lambda: with_column("l1", [float("nan")] * n),
+        "new": lambda: with_digest(table.append_column("new", pyarrow.array([0.5] * n))),
     }
     content = bytearray(file.read_bytes())
     if what in tables:
@@ -303,7 +312,7 @@ def test_a_shard_that_is_no_longer_itself_is_left_out_and_said(swept, tmp_path, 
     elif what.endswith(".parquet"):
         shutil.copy(first, folder / "shards" / what)
     else:
-        content[len(content) // 3] ^= 4
+        content[len(content) // 4] ^= 4
         file.write_bytes({"cut": content[: len(content) // 2], "empty": b"", "bit": content}[what])
     found = read(folder)
     (said,) = found.left_out
@@ -316,7 +325,7 @@ def test_a_sweep_of_nothing_whole_is_refused(swept, tmp_path):
     shutil.copytree(swept, tmp_path / "sweep")
     for file in (tmp_path / "sweep" / "shards").iterdir():
         file.write_bytes(b"PAR1")
-    with pytest.raises(ShapefirstError, match=r"Cannot read the shard 000001.*delete its file and run the sweep again"):
+    with pytest.raises(ShapefirstError, match=r"Cannot read the shard 000001.*run the sweep again"):
         read(tmp_path / "sweep")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import subprocess
 import sys
@@ -155,3 +156,8 @@ def test_public_names_come_on_demand():
     assert {name for name in shapefirst.__all__ if getattr(shapefirst, name) is None} == set()
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         shapefirst.nothing  # noqa: B018
+
+
+def test_steps_without_end_are_refused():
+    with pytest.raises(ShapefirstError, match="at most 4,000 guided steps"):
+        TextSchedule.at(itertools.count())

@@ -202,6 +202,8 @@ def _all_prompts(prompts: list[str], prompts_file: Path | None) -> list[str]:
     """The prompts of the command line, of stdin where it says "-", and of the file."""
     from shapefirst.prompts import read_prompts
 
+    if prompts.count("-") + (str(prompts_file) == "-") > 1:
+        raise ShapefirstError("Prompts can be read from stdin once: give '-' once.")
     texts = [text for prompt in prompts for text in (read_prompts("-") if prompt == "-" else [prompt])]
     if prompts_file is not None:
         texts += read_prompts(prompts_file)

@@ -69,8 +69,12 @@ Scores: TypeAlias = Annotated[
 def named_models(scores: Sequence[str] | None) -> dict[str, str]:
     """Score -> model, of ``--score``."""
     pairs = [word.partition("=") for word in scores or ()]
-    if bare := next((name for name, _, model in pairs if not model), None):
-        raise ShapefirstError(f"--score {bare} does not say by which model: say {bare}=ID, a hub id or a folder.")
+    for name, _, model in pairs:
+        if not (name and model):
+            raise ShapefirstError(
+                f"--score {name or repr(model)} does not say which score by which model: say {name or 'NAME'}=ID, a "
+                "hub id or a folder."
+            )
     return {name: model for name, _, model in pairs}
 
 

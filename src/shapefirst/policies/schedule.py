@@ -24,9 +24,10 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import islice
 from typing import Annotated, Final, Literal, SupportsIndex, TypeAlias
 
-from shapefirst.checks import Steps
+from shapefirst.checks import BOUNDS, Steps
 from shapefirst.errors import ShapefirstError, said
 from shapefirst.policies.placement import Budget, Every, Growing, Placement
 from shapefirst.signatures import From, Positive, guarded
@@ -37,6 +38,7 @@ Branch: TypeAlias = Literal["null", "text"]
 Kept: TypeAlias = Literal["null", "text", "neither"]
 Window: TypeAlias = tuple[int, int | None]
 
+_MOST: Final = int(BOUNDS["steps"][1])
 ALL_STEPS: Final[tuple[Window, ...]] = ((0, None),)
 
 
@@ -137,7 +139,11 @@ class TextSchedule:
     @guarded
     def at(cls, steps: Iterable[SupportsIndex], *, keep: Kept = "neither", order: int | None = 1) -> TextSchedule:
         """Both branches in these steps, extrapolated between them."""
-        guided = [_whole(step, "step") for step in steps]
+        guided = [_whole(step, "step") for step in islice(steps, _MOST + 1)]
+        if len(guided) > _MOST:
+            raise ShapefirstError(
+                f"A policy has at most {_MOST:,} guided steps, as many as a generation: at() was given more."
+            )
         return cls(windows=tuple((step, step + 1) for step in guided), keep=keep, order=order)
 
     @classmethod

@@ -11,6 +11,7 @@ How the shard was made, its seconds included, is in the table's metadata: two ta
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -32,6 +33,7 @@ __all__ = [
     "Made",
     "arrays_of",
     "check_rows",
+    "check_values",
     "made",
     "parquet_of",
     "picture_name",
@@ -56,6 +58,7 @@ NOT_MEASURED: Final = (
     FEATURES,
 )
 _METADATA: Final = "shapefirst"
+_DIGEST: Final = "sha256"
 _TEXT, _WHOLE, _NUMBERS, _LISTS = "text", "whole numbers", "numbers", "lists of numbers, all of one length"
 _KINDS: Final = {
     **dict.fromkeys(("model", "sampler", "policy", "keep", "prompt", "sha256"), _TEXT),
@@ -94,7 +97,18 @@ def table_of(columns: Mapping[str, Sequence[Any]], made: Mapping[str, Any]) -> p
             arrays[name] = pyarrow.array(values, pyarrow.float64())
         else:
             arrays[name] = pyarrow.array(values)
-    return pyarrow.table(arrays).replace_schema_metadata({_METADATA: json.dumps(made)})
+    table = pyarrow.table(arrays)
+    return table.replace_schema_metadata({_METADATA: json.dumps(made), _DIGEST: _digest(table)})
+
+
+def _digest(table: pyarrow.Table) -> str:
+    """Of all its values: figures that somebody has changed by hand are not reported as measured."""
+    found = hashlib.sha256()
+    for name in sorted(table.column_names):
+        column = table[name]
+        values = _matrix(column.combine_chunks()).tobytes() if name == FEATURES else repr(column.to_pylist()).encode()
+        found.update(name.encode() + b"\0" + values)
+    return found.hexdigest()
 
 
 def parquet_of(table: pyarrow.Table) -> bytes:
@@ -152,6 +166,12 @@ def check_rows(table: pyarrow.Table, shard: Shard) -> None:
         numbers = arrays_of(table.select([name]))[name]
         if not np.isfinite(numbers).all() or (name != FEATURES and (numbers.min() < 0 or numbers.max() > most)):
             raise ValueError(f"the column {name!r} holds numbers that cannot be")
+
+
+def check_values(table: pyarrow.Table) -> None:
+    """Raise ValueError if the table's values are not those that it was written with."""
+    if (table.schema.metadata or {}).get(_DIGEST.encode(), b"").decode(errors="replace") != _digest(table):
+        raise ValueError("its rows are not those that were written")
 
 
 def _is_of(kind: Any, wanted: str) -> bool:

@@ -43,9 +43,9 @@ class Outcome:
 
 
 def missing(shards: Shards, store: Store) -> Iterator[Shard]:
-    """The shards that are not done yet, in order."""
+    """The shards that are not done yet, in order; one whose file is damaged is done again."""
     done = store.done()
-    return (shard for shard in shards if shard.name not in done)
+    return (shard for shard in shards if shard.name not in done or not store.holds(shard))
 
 
 def missing_evaluations(shards: Shards, store: Store) -> dict[str, int]:

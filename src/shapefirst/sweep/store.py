@@ -36,7 +36,7 @@ from shapefirst.prompts import as_lines, parse_prompts
 from shapefirst.signatures import Place, guarded
 from shapefirst.sweep.grid import Shard, Shards, read_grid
 from shapefirst.sweep.manifest import Manifest, differences
-from shapefirst.sweep.rows import Made, check_rows, made, parquet_of
+from shapefirst.sweep.rows import Made, check_rows, check_values, made, parquet_of
 
 if TYPE_CHECKING:
     import pyarrow
@@ -245,12 +245,22 @@ class Store:
                 table = file.read()
             table.validate(full=True)
             check_rows(table, shard)
-            return table, made(table)
+            how = made(table)
+            check_values(table)
+            return table, how
         except (*_DAMAGED, pyarrow.ArrowException) as error:
             raise ShapefirstError(
-                f"Cannot read the shard {shard.name} of {self.url!r} ({_reason(error)}): delete its file and run the "
-                "sweep again."
+                f"Cannot read the shard {shard.name} of {self.url!r} ({_reason(error)}): run the sweep again, which "
+                "makes it anew."
             ) from error
+
+    def holds(self, shard: Shard) -> bool:
+        """Whether a shard's file can be read, and is its own."""
+        try:
+            self.read(shard)
+        except ShapefirstError:
+            return False
+        return True
 
     def picture(self, name: str, file: str) -> bytes | None:
         """An image that a finished shard has kept, or None where it has not."""
