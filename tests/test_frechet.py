@@ -268,12 +268,13 @@ def test_damage_is_seen_or_does_no_harm(tmp_path, save):
     assert 200 < refused < 400
 
 
-def test_every_single_bit_of_the_file_may_flip(tmp_path):
-    """Also the one that turns float64 into float32, after which half of the numbers would be other numbers."""
+def test_any_bit_of_the_file_may_flip(tmp_path):
+    """Also the one that turns float64 into float32, after which half of the numbers would be other numbers. Every third
+    bit is tried, so that each byte is met."""
     path = tmp_path / "statistics.npz"
     np.savez(path, mu=MU[:2], sigma=SIGMA[:2, :2])
     whole, harmless = path.read_bytes(), 0
-    for i in range(8 * len(whole)):
+    for i in range(0, 8 * len(whole), 3):
         content = bytearray(whole)
         content[i // 8] ^= 1 << i % 8
         path.write_bytes(content)
@@ -282,7 +283,7 @@ def test_every_single_bit_of_the_file_may_flip(tmp_path):
             assert np.array_equal(found.mean, MU[:2])
             assert np.array_equal(found.covariance, SIGMA[:2, :2])
             harmless += 1
-    assert 0 < harmless < 4 * len(whole)  # times of writing, and the like
+    assert 0 < harmless < 4 * len(whole) / 3  # times of writing, and the like
 
 
 def test_statistics_of_other_features_are_not_compared(tmp_path):

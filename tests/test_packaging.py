@@ -118,17 +118,18 @@ def test_every_template_is_packed_and_escapes():
         assert not re.search(r"\bsafe\b|autoescape", file.read_text(encoding="utf-8")), file
 
 
-@pytest.mark.parametrize(
-    ("skipping", "said"),
-    [
-        ("def test_it():\n    pytest.skip('no such package')", "1 failed"),
-        ("@pytest.mark.skipif(True, reason='no such package')\ndef test_it(): pass", "1 error"),
-        ("pytest.importorskip('no_such_package')", "1 error"),
-        ("def test_it():\n    pytest.skip('needs a GPU')", "1 skipped"),
-    ],
-)
-def test_a_test_that_skips_fails_unless_it_needs_a_gpu(tmp_path, skipping, said):
-    (tmp_path / "test_one.py").write_text(f"import pytest\n{skipping}\n")
-    words = [sys.executable, "-m", "pytest", "-q", "-p", "skips", "--rootdir", tmp_path, "-c", "/dev/null", tmp_path]
+def test_a_test_that_skips_fails_unless_it_needs_a_gpu(tmp_path):
+    files = {
+        "by_call": ("def test_it():\n    pytest.skip('no such package')", "FAILED"),
+        "by_mark": ("@pytest.mark.skipif(True, reason='no such package')\ndef test_it(): pass", "ERROR"),
+        "by_import": ("pytest.importorskip('no_such_package')", "ERROR"),
+        "without_gpu": ("def test_it():\n    pytest.skip('needs a GPU')", "SKIPPED"),
+    }
+    for name, (skipping, _) in files.items():
+        (tmp_path / f"test_{name}.py").write_text(f"import pytest\n{skipping}\n")
+    words = [sys.executable, "-m", "pytest", "-q", "-rsfE", "-p", "skips", "--continue-on-collection-errors"]
+    words += ["--rootdir", tmp_path, "-c", "/dev/null", tmp_path]
     done = subprocess.run(words, capture_output=True, text=True, cwd=ROOT / "tests", check=False)
-    assert said in done.stdout.splitlines()[-1]
+    for name, (_, ends) in files.items():
+        assert re.search(rf"^{ends} .*test_{name}\.py", done.stdout, re.MULTILINE), done.stdout
+    assert "1 failed, 1 skipped, 2 errors" in done.stdout

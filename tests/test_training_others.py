@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 
 import hypothesis.strategies as st
 import numpy as np
@@ -26,13 +27,26 @@ def tokenizer():
     return language.build_t5_tokenizer()
 
 
-def begin(model, folder):
-    """What `train_model` takes over before its first stage."""
-    adopt([(POCKET / part, part, target) for part, target in CURRICULA[model].borrowed], folder)
+@pytest.fixture(scope="module")
+def rendered(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("rendered")
+    run_stage(folder, "pocket", "smoke", 0, "render")
+    return folder / "renders"
 
 
-def test_pocket_dit_ends_in_a_stock_pixart_pipeline_that_reads_what_it_was_trained_on(tmp_path):
-    begin("pocket-dit", tmp_path)
+@pytest.fixture
+def begin(rendered, tmp_path):
+    """What lies in the folder before a model's second stage."""
+
+    def taken_over(model):
+        adopt([(POCKET / part, part, target) for part, target in CURRICULA[model].borrowed], tmp_path)
+        shutil.copytree(rendered, tmp_path / "renders")
+
+    return taken_over
+
+
+def test_pocket_dit_ends_in_a_stock_pixart_pipeline_that_reads_what_it_was_trained_on(begin, tmp_path):
+    begin("pocket-dit")
     for stage in CURRICULA["pocket-dit"].stages[:-1]:
         run_stage(tmp_path, "pocket-dit", "smoke", 0, stage)
     from diffusers import PixArtAlphaPipeline
@@ -55,8 +69,8 @@ def test_pocket_dit_ends_in_a_stock_pixart_pipeline_that_reads_what_it_was_train
         assert torch.allclose(states[mask], encoded["states"][row, mask].float(), atol=2e-2)
 
 
-def test_the_noise_of_an_equal_snr_model_lies_beside_it_and_is_the_latents_spectrum(tmp_path):
-    begin("pocket-equal-snr", tmp_path)
+def test_the_noise_of_an_equal_snr_model_lies_beside_it_and_is_the_latents_spectrum(begin, tmp_path):
+    begin("pocket-equal-snr")
     for stage in CURRICULA["pocket-equal-snr"].stages:
         run_stage(tmp_path, "pocket-equal-snr", "smoke", 0, stage)
     kept = load_file(tmp_path / "weights" / FILTER)["filter"]
@@ -124,12 +138,11 @@ def test_texts_say_only_what_is_so_and_hold_no_combination_that_is_held_out(toke
                 assert set(zip(attributes, nouns, strict=True)) <= own - HELD_OUT
 
 
-def test_without_padding_no_loss_reaches_a_position_after_the_first_eos(tmp_path, monkeypatch):
+def test_without_padding_no_loss_reaches_a_position_after_the_first_eos(begin, tmp_path, monkeypatch):
     from shapefirst.training import text
     from shapefirst.training.loop import Recipe, TrainingRun
 
-    begin("pocket-plain-padding", tmp_path)
-    run_stage(tmp_path, "pocket-plain-padding", "smoke", 0, "render")
+    begin("pocket-plain-padding")
     run_stage(tmp_path, "pocket-plain-padding", "smoke", 0, "teacher")
     from shapefirst.measure.judge import Judge
     from shapefirst.world import renders
