@@ -400,3 +400,17 @@ def test_stdin_is_read_once_and_a_score_has_a_name_and_a_model(out):
         said = one_sentence(shapefirst("study", "f4", "--quick", "--score", value, "--out", out))
         assert "does not say which score by which model" in said
     assert not out.exists()
+
+
+def test_an_argument_is_named_as_it_is_typed_and_an_empty_place_is_refused(out, monkeypatch):
+    said = one_sentence(shapefirst("tune", "--save-time", "nan", "--out", out))
+    assert said == "Error: save time must be a finite number, not nan.\n"
+    said = one_sentence(shapefirst("generate", "a red car", "--policy", "budget:nan", "--out", out))
+    assert said.startswith("Error: budget must be a finite number")
+    for call in (("generate", "a red car", "--out", ""), ("sweep", "run", "--out="), ("study", "f4", "--out", "")):
+        assert "--out is given an empty value" in one_sentence(shapefirst(*call))
+    monkeypatch.setattr(
+        "shapefirst.cli.terminal.Console.print", lambda *_, **__: (_ for _ in ()).throw(OSError(28, "No space"))
+    )
+    assert shapefirst("generate", "a red car", "--steps", "x", "--out", out).exit_code == 2
+    assert not out.exists()

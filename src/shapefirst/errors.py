@@ -91,7 +91,7 @@ def said(value: object) -> str:
     if isinstance(shape, tuple):
         return f"a {kind} of {getattr(value, 'dtype', None)}, {tuple(shape)}"
     if isinstance(value, str):  # which keeps the quotes that it ends with
-        return repr(shortened(value, _MOST - 2))
+        return repr(shortened(str.__str__(value), _MOST - 2))
     try:
         return shortened(repr(value), _MOST) if "\n" not in repr(value) else f"a {kind}"
     except Exception:  # an integer of more digits than Python writes, lists within lists, whatever a class of one's own

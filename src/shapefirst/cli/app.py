@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Annotated, Any
 
 import typer
@@ -17,6 +19,8 @@ from shapefirst.errors import INTERRUPTED, ShapefirstError, sentence_of, shorten
 __all__ = ["app"]
 
 BAD_INPUT = 2
+#: What `signatures.guarded` says: those who type commands know no functions.
+_ARGUMENT = re.compile(r"^(\w+)= of [\w.]+\(\) must be (.*?), not ", re.DOTALL)
 LONGEST = 500  # characters of a sentence of Typer's, which has no quotes around what was typed
 
 
@@ -28,6 +32,9 @@ class _Commands(TyperGroup):
         if not args:  # the help is shown by way of an exception
             return super().parse_args(ctx, args)
         with _one_sentence():
+            for option, value in (*pairwise(args), *(word.split("=", 1) for word in args if word.endswith("="))):
+                if not value and option in _places(self):  # as "$OUT" is where there is no OUT
+                    raise ShapefirstError(f"{option} is given an empty value: give it a place, or leave it out.")
             return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
@@ -36,6 +43,18 @@ class _Commands(TyperGroup):
             if sys.stdout is not None:  # closed from the start
                 sys.stdout.flush()
             return result
+
+
+def _places(group: TyperGroup) -> set[str]:
+    """The options of a group's commands, and of the groups in it, that take a file or folder."""
+    found: set[str] = set()
+    for command in group.commands.values():
+        found |= _places(command) if isinstance(command, TyperGroup) else set()
+        takers = (
+            one for one in command.params if str(getattr(one, "metavar", "")).startswith(("DIR", "FILE", "PATH"))
+        )
+        found |= {name for one in takers for name in one.opts}
+    return found
 
 
 @contextmanager
@@ -53,13 +72,17 @@ def _one_sentence() -> Iterator[None]:
         terminal.error(f"Cannot write {near!a} in {problem.encoding}: give names in UTF-8, on a system that has it.")
         raise typer.Exit(BAD_INPUT) from problem
     except (ShapefirstError, typer.TyperException) as problem:
-        said = _sentence(problem) if isinstance(problem, typer.TyperException) else str(problem)
+        said = _sentence(problem) if isinstance(problem, typer.TyperException) else _ARGUMENT.sub(_option, str(problem))
         if said:
             terminal.error(shortened(sentence_of(said), LONGEST))
         raise typer.Exit(BAD_INPUT) from problem
     except KeyboardInterrupt as stop:
         terminal.error("interrupted.")
         raise typer.Exit(INTERRUPTED) from stop
+
+
+def _option(found: re.Match[str]) -> str:
+    return f"{found[1].replace('_', ' ')} must be {found[2].removesuffix(' or None')}, not "
 
 
 def _sentence(problem: typer.TyperException) -> str:

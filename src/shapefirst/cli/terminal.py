@@ -6,7 +6,7 @@ import io
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Final
 
@@ -137,7 +137,8 @@ def _logged(what: str, total: float) -> Callable[[float], None]:
 
 
 def _say(kind: str, style: str, sentence: str) -> None:
-    _stderr().print(Text.assemble((f"{kind}: ", style), printable(sentence)), soft_wrap=True)
+    with suppress(OSError):  # a stderr that takes nothing: the exit code says it all the same
+        _stderr().print(Text.assemble((f"{kind}: ", style), printable(sentence)), soft_wrap=True)
 
 
 def _stderr() -> Console:
