@@ -21,9 +21,10 @@ lint: $(VENV)/.installed ## format check, lint, type check, floors of the house
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Two processes of one thread: the tensors of the tests are tiny, and more threads would only wait for one another.
+# Processes of one thread: the tensors of the tests are tiny, and more threads would only wait for one another. Three on
+# two cores, as a fifth of the time one waits for a command or a cluster that it has started.
 unit: $(VENV)/.installed ## the tests alone
-	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -q -n 3 --dist worksteal
 
 # Odd calls, each in a process of its own; a failure has a name, and `make fuzz ONLY=NAME` is that one again.
 CALLS ?= 5000

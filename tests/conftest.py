@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import json
 import os
 from pathlib import Path
@@ -16,6 +17,8 @@ import pytest
 import torch
 from skips import pytest_make_collect_report, pytest_runtest_makereport  # noqa: F401
 
+gc.freeze()  # what is imported stays; to look through it again and again takes a tenth of the time
+gc.set_threshold(20_000, 20, 20)
 torch.set_num_threads(1)  # on models this small more threads only wait for each other
 
 KINDS = ("sd-epsilon", "sd-v", "pixart")

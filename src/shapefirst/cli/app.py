@@ -34,7 +34,7 @@ class _Commands(TyperGroup):
         with _one_sentence():
             for option, value in (*pairwise(args), *(word.split("=", 1) for word in args if word.endswith("="))):
                 if not value and option in _places(self):  # as "$OUT" is where there is no OUT
-                    raise ShapefirstError(f"{option} is given an empty value: give it a place, or leave it out.")
+                    raise ShapefirstError(f"{option} is given an empty value: name a folder or file, or leave it out.")
             return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
@@ -50,9 +50,7 @@ def _places(group: TyperGroup) -> set[str]:
     found: set[str] = set()
     for command in group.commands.values():
         found |= _places(command) if isinstance(command, TyperGroup) else set()
-        takers = (
-            one for one in command.params if str(getattr(one, "metavar", "")).startswith(("DIR", "FILE", "PATH"))
-        )
+        takers = (one for one in command.params if str(getattr(one, "metavar", "")).startswith(("DIR", "FILE", "PATH")))
         found |= {name for one in takers for name in one.opts}
     return found
 

@@ -15,7 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from shapefirst.errors import DeviceError, ModelError, PackageError, UnsupportedPipelineError, first_line
+from shapefirst.errors import (
+    DeviceError,
+    ModelError,
+    PackageError,
+    ShapefirstError,
+    UnsupportedPipelineError,
+    first_line,
+)
 from shapefirst.sweep.cluster import Cluster, TaskFailed
 from shapefirst.sweep.grid import Shard, Shards
 from shapefirst.sweep.store import CannotWrite, Store
@@ -45,7 +52,15 @@ class Outcome:
 def missing(shards: Shards, store: Store) -> Iterator[Shard]:
     """The shards that are not done yet, in order; one whose file is damaged is done again."""
     done = store.done()
-    return (shard for shard in shards if shard.name not in done or not store.holds(shard))
+    return (shard for shard in shards if shard.name not in done or not _is_whole(shard, store))
+
+
+def _is_whole(shard: Shard, store: Store) -> bool:
+    try:
+        store.read(shard)
+    except ShapefirstError:
+        return False
+    return True
 
 
 def missing_evaluations(shards: Shards, store: Store) -> dict[str, int]:

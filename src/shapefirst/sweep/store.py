@@ -245,22 +245,11 @@ class Store:
                 table = file.read()
             table.validate(full=True)
             check_rows(table, shard)
-            how = made(table)
             check_values(table)
-            return table, how
+            return table, made(table)
         except (*_DAMAGED, pyarrow.ArrowException) as error:
-            raise ShapefirstError(
-                f"Cannot read the shard {shard.name} of {self.url!r} ({_reason(error)}): run the sweep again, which "
-                "makes it anew."
-            ) from error
-
-    def holds(self, shard: Shard) -> bool:
-        """Whether a shard's file can be read, and is its own."""
-        try:
-            self.read(shard)
-        except ShapefirstError:
-            return False
-        return True
+            what = f"Cannot read the shard {shard.name} of {self.url!r} ({_reason(error)})"
+            raise ShapefirstError(f"{what}: run the sweep again, which makes it anew.") from error
 
     def picture(self, name: str, file: str) -> bytes | None:
         """An image that a finished shard has kept, or None where it has not."""
