@@ -132,12 +132,13 @@ def _run(shards: Shards, store: Store, worker: Mapping[str, Any], cluster: Clust
     expected = missing_evaluations(shards, store)
     if kept := len(shards) - len(expected):
         terminal.note(f"{'going on: ' if expected else ''}{kept} of {len(shards)} shards done already.")
+    todo = [shard for shard in shards if shard.name in expected]  # the others have just been read whole
     failed, texts = 0, {prompt.text for prompt in shards.prompts}
     with terminal.counting(plural(len(expected), "shard"), total=max(1, sum(expected.values()))) as tick:
         if cluster is None:
-            outcomes = run_here(shards, store, Worker(**worker, on_load=lambda pipe: warn_of_cuts(pipe, texts)), tick)
+            outcomes = run_here(todo, store, Worker(**worker, on_load=lambda pipe: warn_of_cuts(pipe, texts)), tick)
         else:
-            outcomes = run_on_ray(shards, store, worker, cluster)
+            outcomes = run_on_ray(todo, store, worker, cluster)
         try:
             for outcome in outcomes:
                 if outcome.failed:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import platform
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -49,7 +49,7 @@ class Outcome:
     failed: str = ""
 
 
-def missing(shards: Shards, store: Store) -> Iterator[Shard]:
+def missing(shards: Iterable[Shard], store: Store) -> Iterator[Shard]:
     """The shards that are not done yet, in order; one whose file is damaged is done again."""
     done = store.done()
     return (shard for shard in shards if shard.name not in done or not _is_whole(shard, store))
@@ -70,7 +70,7 @@ def missing_evaluations(shards: Shards, store: Store) -> dict[str, int]:
 
 
 def run_here(
-    shards: Shards, store: Store, worker: Worker, on_evaluations: Callable[[int], None] = lambda count: None
+    shards: Iterable[Shard], store: Store, worker: Worker, on_evaluations: Callable[[int], None] = lambda count: None
 ) -> Iterator[Outcome]:
     """The missing shards, one after the other.
 
@@ -84,11 +84,11 @@ def run_here(
         yield _do(shard, store, worker, on_evaluations)
 
 
-def run_on_ray(shards: Shards, store: Store, worker: Mapping[str, Any], cluster: Cluster) -> Iterator[Outcome]:
+def run_on_ray(shards: Iterable[Shard], store: Store, worker: Mapping[str, Any], cluster: Cluster) -> Iterator[Outcome]:
     """The missing shards as Ray tasks; Ray itself repeats those whose worker or node has died.
 
     Args:
-        shards: The plan.
+        shards: The plan, or a part of it.
         store: On a folder that all nodes share, or behind a URL.
         worker: What `worker_for` takes. Each worker process loads a model once.
         cluster: Connected.
