@@ -13,9 +13,10 @@ from shapefirst.checks import check_number, check_prompt
 from shapefirst.cli import terminal
 from shapefirst.cli.loading import load_quietly, obtained, warn_of_cuts
 from shapefirst.cli.options import Device, Dtype, GuidanceScale, Model, Sampler
-from shapefirst.errors import ShapefirstError, imported
+from shapefirst.errors import ShapefirstError, imported, shortened
 
 if TYPE_CHECKING:
+    from shapefirst.measure.intervals import Interval
     from shapefirst.tuning.candidates import Found
 
 __all__ = ["tune"]
@@ -46,6 +47,17 @@ def tune(
     max_l1: Annotated[
         float | None, typer.Option("--max-l1", metavar="L1", help="The fastest policy whose images stay this close.")
     ] = None,
+    goal: Annotated[
+        str,
+        typer.Option(
+            metavar="GOAL",
+            help="keep: the picture of your sampler's run of --steps, sooner; best: the picture that the model "
+            "converges to, by any sampler.",
+        ),
+    ] = "keep",
+    evaluations: Annotated[
+        int | None, typer.Option(metavar="N", help="The closest picture for so many denoiser evaluations an image.")
+    ] = None,
     sampler: Sampler = None,
     steps: Annotated[int, typer.Option(metavar="N", help="Denoising steps of full guidance.")] = 50,
     guidance_scale: GuidanceScale = None,
@@ -55,7 +67,7 @@ def tune(
     batch_size: Annotated[int, typer.Option(metavar="N", help="Images at a time.")] = 8,
     out: Annotated[Path, typer.Option(metavar="FILE", help="Where the policy goes.")] = Path("policy.json"),
 ) -> None:
-    """Find the policy that keeps the picture best for the time you want to save, on your model and sampler.
+    """Find the policy that keeps the picture, or comes closest to the best one, for the time you want to save.
 
     Runs candidates on some prompts, measures the choice on others, and writes a small JSON for `generate --policy` and
     `guide(pipe, "policy.json")`. What is done is kept: after an interruption the same command goes on.
@@ -63,14 +75,15 @@ def tune(
     \b
     Examples:
       shapefirst tune --save-time 0.4
-      shapefirst tune --max-l1 0.002 --sampler dpm-solver --out dpm.json
+      shapefirst tune --max-l1 0.002 --sampler dpm-solver --steps 25 --out dpm.json
+      shapefirst tune --goal best --evaluations 30 --out best.json
       shapefirst tune --model sd15 --prompts prompts.txt --out sd15.json
     """
     from shapefirst.files import LOCK, check_file, cleared, locked
     from shapefirst.models import default_guidance_scale, usual_sampler
 
     scale = default_guidance_scale(model) if guidance_scale is None else guidance_scale
-    _check(sampler, steps, batch_size, negative_prompt, scale)
+    _check(goal, sampler, steps, batch_size, negative_prompt, scale)
     chosen_by, checked_on = _halves(prompts)
     check_file(out)
     with locked(out.with_name(f".{out.name}{LOCK}"), str(out)):
@@ -82,35 +95,34 @@ def tune(
             from shapefirst.tuning.kept import unfinished_search
             from shapefirst.tuning.runner import search_cost, try_policies, tuned_policy
             from shapefirst.tuning.search import Tuner, held_out
-        save_time = 0.4 if save_time is None and max_l1 is None else save_time
-        check_choice(save_time, max_l1)
+        save_time = 0.4 if save_time is max_l1 is evaluations is None else save_time
+        check_choice(save_time, max_l1, evaluations)
         sampler = sampler or usual_sampler(obtained(model, dtype, device))
         pipe = load_quietly(model, sampler, device, dtype)
         check_steps(steps, pipe.scheduler)
         warn_of_cuts(pipe, {*chosen_by, *checked_on})
-        tuner = Tuner(pipe, Sampling(scale, steps, negative_prompt), chosen_by, batch_size)
+        tuner = Tuner(pipe, Sampling(scale, steps, negative_prompt), chosen_by, batch_size, goal)
         kept = unfinished_search(out, tuner, dtype)
         if kept.goes_on:
             terminal.note(f"going on where it was interrupted, with {len(kept.runs)} policies already tried.")
         with terminal.counting(f"Trying policies on {len(chosen_by)} prompts", total=search_cost(tuner)) as tick:
             found = try_policies(tuner, kept, tick)
-        chosen = choose(found, save_time, max_l1)
+        chosen = choose(found, save_time, max_l1, evaluations)
         _print_front(found, chosen, ends=max_l1 is not None)
         with terminal.progress(f"Checking the choice on {len(checked_on)} other prompts", total=1) as report:
-            measured = held_out(pipe, chosen.candidate, tuner.sampling, checked_on, report)
+            measured = held_out(tuner, chosen.candidate, checked_on, report)
         write_policy(tuned_policy(model, tuner, chosen.candidate, len(checked_on), *measured), cleared(out))
         kept.forget()
-    fewer = "" if chosen.candidate.steps == steps else f" --steps {chosen.candidate.steps}"
-    terminal.line(
-        f"On {len(checked_on)} other prompts: L1 {measured[0]:.4f}, time saved {measured[1]:.0%} "
-        f"(expected: {chosen.distance.estimate:.4f}, {chosen.time_saved:.0%}).\n"
-        f'Policy: {out}\nUse it: shapefirst generate "..." --model {model} --sampler {sampler}{fewer} --policy {out}'
-    )
+    _print_choice(chosen, measured, checked_on, out, f"--model {model} --sampler {sampler}")
 
 
-def _check(sampler: str | None, steps: int, batch_size: int, negative_prompt: str | None, scale: float) -> None:
+def _check(
+    goal: str, sampler: str | None, steps: int, batch_size: int, negative_prompt: str | None, scale: float
+) -> None:
     from shapefirst.models import sampler_info
 
+    if goal not in ("keep", "best"):
+        raise ShapefirstError(f"--goal is keep or best, not {shortened(goal)!r}.")
     if sampler is not None:
         sampler_info(sampler)
     check_number(steps, "steps", "--steps", least=FEWEST_STEPS, why="there is nothing to choose among")
@@ -167,6 +179,19 @@ def _print_front(found: Sequence[Found], chosen: Found, *, ends: bool) -> None:
     terminal.line(f"→ {chosen.candidate.schedule.strip(chosen.candidate.steps)}")
     if ends and chosen is max(found, key=lambda one: one.time_saved):
         terminal.note(f"the search ends at {SAVINGS[-1]:.0%} of the evaluations: more may stay as close, too.")
+
+
+def _print_choice(
+    chosen: Found, measured: tuple[Interval, Interval], checked_on: Sequence[str], out: Path, made_with: str
+) -> None:
+    """What was found on the other prompts, and how to use it."""
+    l1, saved = measured
+    terminal.line(
+        f"On {len(checked_on)} other prompts: L1 {l1:.4f}, time saved {saved:.0%} (expected: "
+        f"{chosen.distance.estimate:.4f}, {chosen.time_saved:.0%}).\nPolicy: {out}, {chosen.candidate.steps} steps\n"
+        f'Use it: shapefirst generate "..." {made_with} --policy {out}\n'
+        f'or, in Python: with guide(pipe, "{out}"): pipe(prompt)'
+    )
 
 
 def _order(order: int | None) -> str:

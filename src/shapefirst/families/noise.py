@@ -29,7 +29,7 @@ import torch
 
 from shapefirst.errors import UnsupportedPipelineError
 
-__all__ = ["adds_noise", "clean", "levels", "noise_to_signal", "renews_noise", "scales"]
+__all__ = ["adds_noise", "clean", "levels", "noise_to_signal", "renews_noise", "scales", "scales_along"]
 
 #: diffusers' floor of alpha_T in the schedulers that divide by it (Euler's and DPM-Solver's rescale_betas_zero_snr).
 LEAST_ALPHA: Final = 2.0**-12
@@ -95,6 +95,11 @@ def scales(scheduler: Any, t: float) -> tuple[float, float]:
             "call set_timesteps() of the pipeline's own scheduler."
         )
     return known[0]
+
+
+def scales_along(scheduler: Any, timesteps: Sequence[float]) -> list[tuple[float, float]]:
+    """alpha and sigma at each timestep of a run, as `levels`. Raises UnsupportedPipelineError as `scales`."""
+    return _along(scheduler, timesteps) or [scales(scheduler, t) for t in timesteps]
 
 
 def noise_to_signal(scheduler: Any, t: float) -> float:

@@ -26,6 +26,7 @@ from shapefirst.families.layout import controls_of, denoisers_of, scheduler_of
 from shapefirst.guidance.counting import Block, Evaluations
 from shapefirst.guidance.hook import Reentrant, check_uncached
 from shapefirst.guidance.meeting import follows
+from shapefirst.guidance.solving import SolverBlock, check_solver
 from shapefirst.guidance.steering import ControlHook, SteeringHook
 from shapefirst.policies.auto import Auto, Policy
 from shapefirst.policies.schedule import Branch, TextSchedule
@@ -142,6 +143,8 @@ class Handle:
                 stack.callback(SteeringHook.enter(pipe, denoiser, block).leave, block)
             for control in controls_of(pipe):
                 stack.callback(ControlHook.enter(pipe, control, block).leave, block)
+            if isinstance(policy, TextSchedule) and policy.solver is not None and policy.num_steps is not None:
+                stack.callback(SolverBlock(pipe, policy.solver, policy.num_steps).leave)
             self._hooks = stack.pop_all()
 
     def remove(self) -> None:
@@ -184,6 +187,8 @@ def check_way(pipe: Any, policy: Policy) -> None:
         )
     denoisers = denoisers_of(pipe)
     scheduler_of(pipe)
+    if isinstance(policy, TextSchedule) and policy.solver is not None:
+        check_solver(pipe)
     drops_rows = policy.keep != "neither" or (isinstance(policy, Auto) and family.way == "one batch")
     if drops_rows and policy != TextSchedule.always():
         for denoiser in denoisers.values():

@@ -13,17 +13,18 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Final, TypeAlias
+from typing import Annotated, Any, ClassVar, Final, Literal, TypeAlias
 
 from shapefirst.checks import Strict, check_number, fitted, json_of
 from shapefirst.errors import ShapefirstError, shortened
 from shapefirst.files import content_of, save_text
 from shapefirst.policies.schedule import Kept, TextSchedule
+from shapefirst.policies.solver import Solver
 from shapefirst.signatures import guarded
 
 __all__ = ["PolicyFile", "model_digest", "read_policy", "sampler_digest", "write_policy"]
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 VALUES: Final = 64  # of each weight that enters a model's digest
 Whole: TypeAlias = Annotated[int, Strict()]
 
@@ -42,6 +43,8 @@ class PolicyFile:
         guided: The guided steps.
         keep: As in `TextSchedule`.
         order: As in `TextSchedule`.
+        goal: What the policy was chosen for: to "keep" the picture of a run of the sampler, or for the "best" one.
+        solver: As in `TextSchedule`.
         versions: Of shapefirst, diffusers and torch.
         measured: What `tune` measured on prompts that it did not choose by.
 
@@ -60,6 +63,8 @@ class PolicyFile:
     guided: tuple[Whole, ...]
     keep: Kept
     order: Whole | None
+    goal: Literal["keep", "best"] = "keep"
+    solver: Solver | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
     measured: Mapping[str, Any] = field(default_factory=dict)
 
@@ -77,7 +82,10 @@ class PolicyFile:
     @property
     def schedule(self) -> TextSchedule:
         """The policy, for runs of `steps` steps only."""
-        return replace(TextSchedule.at(self.guided, keep=self.keep, order=self.order), num_steps=self.steps)
+        if self.solver is not None and len(self.guided) == self.steps:
+            return TextSchedule.solved(self.solver, self.steps)
+        placed = TextSchedule.at(self.guided, keep=self.keep, order=self.order)
+        return replace(placed, num_steps=self.steps, solver=self.solver)
 
     def policy_for(self, pipe: Any) -> TextSchedule:
         """The policy.
@@ -88,6 +96,8 @@ class PolicyFile:
         again = "run `shapefirst tune` for this one."
         if model_digest(pipe) != self.model_digest:
             raise ShapefirstError(f"The policy was tuned on another model, {shortened(self.model)!r}: {again}")
+        if self.goal == "best":  # whatever it samples with
+            return self.schedule
         name = type(pipe.scheduler).__name__
         if name != self.sampler:
             raise ShapefirstError(f"The policy was tuned with the sampler {self.sampler}, not {name}: {again}")

@@ -30,6 +30,7 @@ from typing import Annotated, Final, Literal, SupportsIndex, TypeAlias
 from shapefirst.checks import BOUNDS, Steps
 from shapefirst.errors import ShapefirstError, said
 from shapefirst.policies.placement import Budget, Every, Growing, Placement
+from shapefirst.policies.solver import Solver
 from shapefirst.signatures import From, Positive, guarded
 
 __all__ = ["Branch", "Kept", "TextSchedule", "Window", "calls_in", "check_kept"]
@@ -59,6 +60,7 @@ class TextSchedule:
             this degree through the last order + 1 guided steps (see `guidance.extrapolation`). Where one branch runs,
             that is done with the difference of the two, where neither does, with both. "neither" needs an order.
         num_steps: If given, the N that the schedule was made for: another is refused.
+        solver: If given, what `guide` and `denoise` sample with in the place of the pipeline's scheduler.
 
     Raises:
         ShapefirstError: A bound that is no whole number or is negative, a window that ends before it starts, a
@@ -71,6 +73,7 @@ class TextSchedule:
     placement: Placement | None = None
     order: int | None = None
     num_steps: Steps | None = None
+    solver: Solver | None = None
 
     def __post_init__(self) -> None:
         check_kept(self.keep, self.order)
@@ -81,6 +84,8 @@ class TextSchedule:
             raise ShapefirstError(
                 "A schedule takes windows of steps or a fraction of the steps, or a placement of them, not both."
             )
+        if self.solver is not None and self.num_steps is None:
+            raise ShapefirstError("A policy with a solver of its own says how many steps that takes: give num_steps.")
         object.__setattr__(self, "windows", windows)
 
     @classmethod
@@ -151,6 +156,12 @@ class TextSchedule:
     def within(cls, budget: float, *, keep: Kept = "neither", order: int | None = 1) -> TextSchedule:
         """As many guided steps as `budget`, a share of the evaluations of full guidance, pays for; well placed."""
         return cls(placement=Budget(budget), keep=keep, order=order)
+
+    @classmethod
+    @guarded
+    def solved(cls, solver: Solver, num_steps: Steps) -> TextSchedule:
+        """Every step whole, sampled with a solver of its own in so many steps."""
+        return cls(keep="neither", order=0, num_steps=num_steps, solver=solver)
 
     def check(self, num_steps: Steps) -> None:
         """Raise ShapefirstError if the schedule cannot be followed in a run of `num_steps` steps."""

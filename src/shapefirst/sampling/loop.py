@@ -13,7 +13,6 @@ of its scheduler.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Final, TypeAlias
@@ -32,6 +31,7 @@ from shapefirst.families.noise import scales
 from shapefirst.families.pixart import cleans_captions
 from shapefirst.guidance.blocks import is_steered
 from shapefirst.guidance.follow import Follower
+from shapefirst.guidance.solving import solver_of
 from shapefirst.guidance.stochastic import is_stochastic
 from shapefirst.guidance.timeline import calls_of, taking_step
 from shapefirst.models.catalogue import is_flow
@@ -39,7 +39,7 @@ from shapefirst.models.faults import faults_of
 from shapefirst.policies.auto import Policy, check_policy
 from shapefirst.policies.schedule import TextSchedule
 from shapefirst.prompts.tokens import room
-from shapefirst.sampling.step import Evaluated, Run, advance, follower_of, snapshot
+from shapefirst.sampling.step import Evaluated, Run, advance, follower_of, snapshot, step_options
 from shapefirst.signatures import Axes, From, guarded
 
 __all__ = ["Embeddings", "Step", "as_images", "decode", "denoise", "encode", "generators", "preprocessed"]
@@ -201,14 +201,14 @@ def denoise(
     )
 
     if start is None:
-        solver = begin(pipe, num_inference_steps)
+        solver = begin(pipe, num_inference_steps, schedule)
         x = first_latents(pipe, solver, embeddings, generator, latents, height, width)
     else:
         solver, x = snapshot(start.solver), start.x_t
     calls = list(zip(calls_of(solver, guidance_scale), solver.timesteps, strict=True))
     num_steps = calls[-1][0].num_steps
     check_policy(schedule, num_steps)
-    extra = step_options(pipe, generator)
+    extra = step_options(pipe, solver, generator)
 
     trunk = start if start is not None and embeddings.equals(start.prompts) else None
     past = trunk.past if trunk else ()
@@ -274,8 +274,8 @@ def as_images(pipe: DiffusionPipeline, pixels: Annotated[np.ndarray, Axes("B H W
     return pipe.image_processor.numpy_to_pil(pixels)
 
 
-def begin(pipe: Any, num_inference_steps: int) -> Any:
-    """A copy of the pipeline's scheduler, at the start of a run.
+def begin(pipe: Any, num_inference_steps: int, schedule: Policy) -> Any:
+    """What the run samples with (`guidance.solving.solver_of`), at its start.
 
     Raises:
         ShapefirstError: More steps than the model was trained for.
@@ -286,18 +286,12 @@ def begin(pipe: Any, num_inference_steps: int) -> Any:
             "The sampler of this model shifts its noise by the picture's size (use_dynamic_shifting), which a loop of "
             "our own does not: use guide() on the pipeline, or another sampler."
         )
-    solver = copy.deepcopy(pipe.scheduler)
+    solver = solver_of(pipe, schedule)
     with faults_of(pipe):
         solver.set_timesteps(num_inference_steps, device=pipe._execution_device)
     if hasattr(solver, "set_begin_index"):
         solver.set_begin_index(0)
     return solver
-
-
-def step_options(pipe: Any, generator: Any = None) -> dict[str, Any]:
-    """What the pipeline's own call gives to its scheduler's steps, with eta = 0."""
-    prepare = getattr(pipe, "prepare_extra_step_kwargs", None)
-    return {} if prepare is None else dict(prepare(generator, 0.0))
 
 
 def first_latents(

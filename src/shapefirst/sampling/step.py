@@ -9,6 +9,7 @@ x_t      = solver(eps_hat, t, x_t)
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +23,7 @@ from shapefirst.models.faults import faults_of
 from shapefirst.policies.auto import Policy
 from shapefirst.policies.schedule import Branch, TextSchedule
 
-__all__ = ["Evaluated", "Run", "advance", "follower_of", "snapshot"]
+__all__ = ["Evaluated", "Run", "advance", "follower_of", "snapshot", "step_options"]
 
 
 @dataclass
@@ -79,6 +80,13 @@ def snapshot(solver: Any) -> Any:
         elif isinstance(value, torch.Tensor) and value.ndim > 1:  # PNDM adds up what it is given, in place
             setattr(other, name, value.clone())
     return other
+
+
+def step_options(pipe: Any, solver: Any, generator: Any = None) -> dict[str, Any]:
+    """What the pipeline's own call gives to its scheduler's steps, with eta = 0, as far as the solver takes it."""
+    prepare, takes = getattr(pipe, "prepare_extra_step_kwargs", None), inspect.signature(solver.step).parameters
+    given = {} if prepare is None else prepare(generator, 0.0)
+    return {name: value for name, value in given.items() if name in takes}
 
 
 @torch.no_grad()

@@ -26,8 +26,9 @@ from shapefirst.guidance.follow import Call, Follower
 from shapefirst.guidance.stochastic import is_stochastic
 from shapefirst.guidance.timeline import calls_of, taking_step
 from shapefirst.policies.auto import Policy, check_policy
-from shapefirst.sampling.loop import Latents, begin, first_latents, step_options
-from shapefirst.sampling.step import Run, advance, follower_of, snapshot
+from shapefirst.policies.schedule import TextSchedule
+from shapefirst.sampling.loop import Latents, begin, first_latents
+from shapefirst.sampling.step import Run, advance, follower_of, snapshot, step_options
 from shapefirst.signatures import Positive, guarded
 
 __all__ = ["Ended", "denoise_together"]
@@ -82,13 +83,15 @@ def denoise_together(
     denoiser = denoiser_of(pipe)
     if is_steered(denoiser):
         raise ShapefirstError("denoise_together() follows schedules of its own: call it outside of guide().")
-    solver = begin(pipe, num_inference_steps)
+    if any(getattr(schedule, "solver", None) is not None for schedule in schedules):
+        raise ShapefirstError("Policies with solvers of their own have no steps in common: sample each by denoise().")
+    solver = begin(pipe, num_inference_steps, TextSchedule.always())
     calls = list(zip(calls_of(solver, guidance_scale), solver.timesteps, strict=True))
     num_steps = calls[-1][0].num_steps
     for schedule in schedules:
         check_policy(schedule, num_steps)
     x = first_latents(pipe, solver, prompts, generator, latents)
-    extra, whole = step_options(pipe), object()
+    extra, whole = step_options(pipe, solver), object()
 
     followers = [
         follower_of(schedule, len(x), guidance_scale, stochastic=is_stochastic(solver, schedule, extra.get("eta")))

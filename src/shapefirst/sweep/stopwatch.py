@@ -146,7 +146,7 @@ def parts_of(pipe: Any, prompts: Sequence[str], *, batch: int, rounds: int = 5) 
 
     texts = [prompts[i % len(prompts)] for i in range(batch)]
     embeddings = encode(pipe, texts)
-    solver = begin(pipe, 4)
+    solver = begin(pipe, 4, TextSchedule.always())
     x = first_latents(pipe, solver, embeddings, generators(range(batch)))
     denoiser, first = denoiser_of(pipe), (calls_of(solver, 7.5)[0], solver.timesteps[0])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -9,7 +10,7 @@ from typing import Final
 from shapefirst.checks import Steps
 from shapefirst.errors import ShapefirstError
 from shapefirst.measure.intervals import Interval, bootstrap
-from shapefirst.policies.placement import Budget, spread
+from shapefirst.policies.placement import Budget, early, spread
 from shapefirst.policies.schedule import Kept, TextSchedule
 from shapefirst.signatures import Positive, guarded
 
@@ -17,10 +18,10 @@ __all__ = ["Candidate", "Costs", "Found", "candidates", "check_choice", "choose"
 
 SAVINGS: Final = (0.25, 0.33, 0.4, 0.5, 0.6, 0.7)  # of the evaluations: where the front is looked for
 PAPERS: Final = (0.25, 0.4)  # the same for the paper's rule, which is there to compare with
-POWERS: Final = (1.0, 1.25, 1.5, 1.8)
+POWERS: Final = (1.25, 1.5, 1.8)
 ORDERS: Final = (0, 1, 2)
 FEWER: Final = (0.75, 0.5)  # of N: numbers of steps that are tried, with and without extrapolation
-FIRST, LAST = Budget.FIRST, Budget.LAST
+FIRST, LAST = 3, 2  # guided in any case, where the others lie by a power
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ class Candidate:
     @property
     def name(self) -> str:
         """Tells it from all others."""
+        if (solver := self.schedule.solver) is not None:
+            return f"{solver.class_name} {self.steps} {hashlib.sha256(solver.configuration.encode()).hexdigest()[:12]}"
         order = "" if self.schedule.order is None else f" order {self.schedule.order}"
         return f"{self.schedule.strip(self.steps)}{order}"
 
@@ -104,10 +107,11 @@ def candidates(steps: Steps, solver_order: Positive = 1) -> list[Candidate]:
         for keep in keeps:
             guided = round(spent / 2) if keep == "neither" else round(spent - steps)
             if FIRST + LAST <= guided < steps:
+                kind = "no branch" if keep == "neither" else "one branch"
+                placements = [spread(steps, guided, FIRST, LAST, power) for power in POWERS]
+                placements += [early(steps, guided, first) for first in (0.5, Budget.FIRST)]
                 for order in ORDERS:
-                    for power in POWERS:
-                        placed = spread(steps, guided, FIRST, LAST, power)
-                        kind = "no branch" if keep == "neither" else "one branch"
+                    for placed in placements:
                         add(steps, TextSchedule.at(placed, keep=keep, order=order), f"{kind} {saving:g}")
     for saving in PAPERS:
         add(steps, TextSchedule.until(round(steps * (1 - 2 * saving))), f"the paper {saving:g}")
@@ -121,10 +125,12 @@ def candidates(steps: Steps, solver_order: Positive = 1) -> list[Candidate]:
 
 
 @guarded
-def check_choice(save_time: float | None, max_l1: float | None) -> None:
-    """Raise ShapefirstError unless what to choose by is given once and in range."""
-    if save_time is not None and max_l1 is not None:
-        raise ShapefirstError("Give the time to save or the largest L1, not both.")
+def check_choice(save_time: float | None, max_l1: float | None, evaluations: int | None = None) -> None:
+    """Raise ShapefirstError unless what to choose by is given at most once and in range."""
+    if sum(one is not None for one in (save_time, max_l1, evaluations)) > 1:
+        raise ShapefirstError("Give one of the time to save, the largest L1 and the evaluations, not both.")
+    if evaluations is not None and evaluations < 2:
+        raise ShapefirstError(f"A picture takes 2 evaluations or more, not {evaluations}.")
     if save_time is not None and not 0 < save_time <= SAVINGS[-1]:
         raise ShapefirstError(
             f"The time to save is a share above 0 and up to {SAVINGS[-1]:g}, where the search ends, not {save_time:g}."
@@ -134,13 +140,16 @@ def check_choice(save_time: float | None, max_l1: float | None) -> None:
 
 
 @guarded
-def choose(found: Sequence[Found], save_time: float | None = None, max_l1: float | None = None) -> Found:
-    """The closest of those that save as much time, or the fastest of those whose L1's interval stays below.
+def choose(
+    found: Sequence[Found], save_time: float | None = None, max_l1: float | None = None, evaluations: int | None = None
+) -> Found:
+    """The closest of those that save as much time or take as few evaluations, or the fastest of those whose L1's
+    interval stays below.
 
     Raises:
         ShapefirstError: None does.
     """
-    check_choice(save_time, max_l1)
+    check_choice(save_time, max_l1, evaluations)
     if not found:
         raise ShapefirstError("There is no policy to choose from: run some first.")
     if max_l1 is not None:
@@ -152,6 +161,12 @@ def choose(found: Sequence[Found], save_time: float | None = None, max_l1: float
                 f"{closest.distance.high:.4f}) and saves {closest.time_saved:.0%} of the time."
             )
         return max(fit, key=lambda f: f.time_saved)
+    if evaluations is not None:
+        fit = [f for f in found if f.candidate.evaluations <= evaluations]
+        if not fit:
+            fewest = min(f.candidate.evaluations for f in found)
+            raise ShapefirstError(f"No policy takes {evaluations} evaluations: the fewest are {fewest}.")
+        return min(fit, key=lambda f: f.distance.estimate)
     fit = [f for f in found if f.time_saved >= (save_time or 0)]
     if not fit:
         fastest = max(found, key=lambda f: f.time_saved)

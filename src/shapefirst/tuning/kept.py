@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,14 +15,17 @@ import numpy as np
 from shapefirst.checks import fitted, json_of
 from shapefirst.errors import ShapefirstError
 from shapefirst.files import atomic, content_of, save_text
+from shapefirst.guidance.fitted import FittedScheduler
 from shapefirst.measure.npz import read_npz
 from shapefirst.policies.file import model_digest, sampler_digest
-from shapefirst.tuning.candidates import Costs
+from shapefirst.policies.schedule import TextSchedule
+from shapefirst.policies.solver import Solver
+from shapefirst.tuning.candidates import Candidate, Costs
 from shapefirst.tuning.search import BatchRecord, Tuner
 
 __all__ = ["UnfinishedSearch", "unfinished_search"]
 
-FORMAT: Final = 1  # raised when what an older shapefirst has left is no part of a new search
+FORMAT: Final = 2  # raised when what an older shapefirst has left is no part of a new search
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class _State:
     digest: str
     costs: Costs | None
     runs: dict[str, list[float]]
+    solvers: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         costs = self.costs
@@ -54,6 +58,7 @@ class UnfinishedSearch:
         self.goes_on = False
         self.costs: Costs | None = None
         self.runs: dict[str, list[float]] = {}
+        self._solvers: dict[str, str] = {}  # "fitted M" -> configuration, beside its run of that name
         try:
             state = fitted(_State, json_of(content_of(self._folder / "state.json")), "")
         except (OSError, ValueError):  # there is none, or one that cannot be used
@@ -62,6 +67,7 @@ class UnfinishedSearch:
             self.forget()
             return
         self.goes_on, self.costs, self.runs = True, state.costs, dict(state.runs)
+        self._solvers = dict(state.solvers)
 
     def recording(self, batch: int) -> BatchRecord | None:
         """What an earlier run recorded of a batch, or None."""
@@ -91,12 +97,25 @@ class UnfinishedSearch:
         self._write()
         return distances
 
+    def fitted(self, steps: int, images: int) -> tuple[Candidate, list[float]] | None:
+        """A solver of so many steps that was fitted, and the L1 of every image under it, or None."""
+        name = f"fitted {steps}"
+        if name not in self._solvers or len(self.runs.get(name, ())) != images:
+            return None
+        solver = Solver(FittedScheduler.__name__, self._solvers[name])
+        return Candidate(steps, TextSchedule.solved(solver, steps), "fitted"), self.runs[name]
+
+    def keep_fitted(self, steps: int, candidate: Candidate, distances: list[float]) -> tuple[Candidate, list[float]]:
+        assert candidate.schedule.solver is not None
+        self._solvers[f"fitted {steps}"] = candidate.schedule.solver.configuration
+        return candidate, self.keep_run(f"fitted {steps}", distances)
+
     def forget(self) -> None:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _write(self) -> None:
         costs = asdict(self.costs) if self.costs else None
-        content = json.dumps({"digest": self._digest, "costs": costs, "runs": self.runs})
+        content = json.dumps({"digest": self._digest, "costs": costs, "runs": self.runs, "solvers": self._solvers})
         save_text(content, self._folder / "state.json")
 
 
@@ -104,5 +123,5 @@ def unfinished_search(out: Path, tuner: Tuner, dtype: str | None) -> UnfinishedS
     """What an earlier search of the same model, prompts, sampling, batches, kind of device and number format left."""
     pipe = tuner.pipe
     digests = model_digest(pipe), sampler_digest(pipe.scheduler)
-    same = [asdict(tuner.sampling), tuner.prompts, tuner.batch_size, pipe.device.type, dtype]
+    same = [tuner.goal, asdict(tuner.sampling), tuner.prompts, tuner.batch_size, pipe.device.type, dtype]
     return UnfinishedSearch(out, [*digests, *same])

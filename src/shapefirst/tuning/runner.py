@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Final
 
@@ -13,8 +13,8 @@ import torch
 from shapefirst import __version__
 from shapefirst.measure.intervals import Interval
 from shapefirst.policies.file import PolicyFile, model_digest, sampler_digest
-from shapefirst.policies.schedule import TextSchedule
 from shapefirst.tuning.candidates import Candidate, Found, candidates, shortlist
+from shapefirst.tuning.goals import solvers, steps_to_fit
 from shapefirst.tuning.kept import UnfinishedSearch
 from shapefirst.tuning.search import Tuner
 
@@ -26,12 +26,12 @@ PROBE_CALLS: Final = 16
 
 def search_cost(tuner: Tuner) -> float:
     """About how many denoiser evaluations `try_policies` takes, over all images."""
-    ran = sum(c.evaluations for c in shortlist(candidates(tuner.sampling.steps, tuner.solver_order), {}))
-    return len(tuner.prompts) * (_fully(tuner) + ran) + PROBE * tuner.batch_size
+    ran = sum(c.evaluations for c in shortlist(_among(tuner), {})) + sum(2 * steps for steps in _fits(tuner))
+    return len(tuner.prompts) * (_recorded(tuner) + ran) + PROBE * tuner.batch_size
 
 
 def try_policies(tuner: Tuner, kept: UnfinishedSearch, tick: Callable[[float], None]) -> list[Found]:
-    """Records, scores and runs candidates.
+    """Records, scores and runs candidates, and fits solvers.
 
     Args:
         tuner: On the calibration prompts.
@@ -39,11 +39,11 @@ def try_policies(tuner: Tuner, kept: UnfinishedSearch, tick: Callable[[float], N
         tick: Told as it goes, in denoiser evaluations (see `search_cost`).
     """
     steps, images = tuner.sampling.steps, len(tuner.prompts)
-    among, recording_cost = candidates(steps, tuner.solver_order), images * _fully(tuner) / tuner.batches
+    among, recording_cost = _among(tuner), images * _recorded(tuner) / tuner.batches
     for batch in range(tuner.batches):
         recording = kept.recording(batch)
         if recording is None or not tuner.fits(batch, recording, among):
-            recorded = tuner.record(batch, among, partial(tick, recording_cost / steps))
+            recorded = tuner.record(batch, among, partial(tick, recording_cost / tuner.reference_steps))
             kept.keep_recording(batch, recorded)
         else:
             tuner.restore(batch, recording)
@@ -59,12 +59,33 @@ def try_policies(tuner: Tuner, kept: UnfinishedSearch, tick: Callable[[float], N
         else:
             tick(candidate.evaluations * images)
         found.append(Found(candidate, costs.saved(candidate, steps), tuple(distances)))
+    for number in _fits(tuner):
+        fitted = kept.fitted(number, images)
+        if fitted is None:
+            fitted = kept.keep_fitted(number, *tuner.fit(number, partial(tick, 2 * images)))
+        else:
+            tick(2 * number * images)
+        found.append(Found(fitted[0], costs.saved(fitted[0], steps), tuple(fitted[1])))
     return found
 
 
-def _fully(tuner: Tuner) -> int:
-    """Evaluations of an image under full guidance."""
-    return TextSchedule.always().evaluations(tuner.sampling.steps, tuner.solver_order)
+def _among(tuner: Tuner) -> list[Candidate]:
+    """All that are scored or run, besides solvers that are fitted."""
+    steps = tuner.sampling.steps
+    if tuner.goal == "keep":
+        return candidates(steps, tuner.solver_order)
+    stock = solvers([*steps_to_fit(steps), steps], tuner.pipe.scheduler.config)
+    found = [Candidate(number, schedule, "") for number, schedule in stock]
+    return [replace(one, kind=one.name) for one in found]
+
+
+def _fits(tuner: Tuner) -> list[int]:
+    return steps_to_fit(tuner.sampling.steps) if tuner.can_fit else []
+
+
+def _recorded(tuner: Tuner) -> int:
+    """Evaluations of an image of the pictures that all are held against."""
+    return tuner.reference.evaluations(tuner.reference_steps, 1 if tuner.goal == "best" else tuner.solver_order)
 
 
 def tuned_policy(
@@ -82,6 +103,8 @@ def tuned_policy(
         guided=tuple(sorted(schedule.guided_steps(choice.steps))),
         keep=schedule.keep,
         order=schedule.order,
+        goal="best" if tuner.goal == "best" else "keep",
+        solver=schedule.solver,
         versions={"shapefirst": __version__, "diffusers": diffusers.__version__, "torch": torch.__version__},
         measured={
             "full guidance at steps": tuner.sampling.steps,

@@ -27,8 +27,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import numpy as np
+import torch
 
 from shapefirst.families.layout import own_size
+from shapefirst.families.noise import adds_noise
 from shapefirst.guidance.blocks import guide
 from shapefirst.guidance.follow import guided_prediction, rms
 from shapefirst.guidance.stochastic import is_stochastic
@@ -37,9 +39,12 @@ from shapefirst.measure import l1
 from shapefirst.measure.intervals import Interval, bootstrap
 from shapefirst.models.faults import faults_of
 from shapefirst.policies.schedule import TextSchedule
+from shapefirst.policies.solver import Solver
 from shapefirst.sampling.loop import Step, decode, denoise, encode, generators
 from shapefirst.sampling.step import follower_of
 from shapefirst.tuning.candidates import Candidate, Costs
+from shapefirst.tuning.fitting import FollowedRuns, fitted_solver, followed_runs, times_to_try
+from shapefirst.tuning.goals import reference
 
 __all__ = ["BatchRecord", "Tuner", "held_out"]
 
@@ -71,11 +76,20 @@ class Tuner:
         sampling: w, N and the negative prompt.
         prompts: Calibration prompts.
         batch_size: Images at a time.
+        goal: What the pictures are held against.
+
+    Attributes:
+        reference: The policy of the pictures that all others are held against.
+        reference_steps: And their number of steps.
     """
 
-    def __init__(self, pipe: Any, sampling: Sampling, prompts: Sequence[str], batch_size: int = 8) -> None:
-        self.pipe, self.sampling, self.batch_size = pipe, sampling, batch_size
+    def __init__(
+        self, pipe: Any, sampling: Sampling, prompts: Sequence[str], batch_size: int = 8, goal: str = "keep"
+    ) -> None:
+        self.pipe, self.sampling, self.batch_size, self.goal = pipe, sampling, batch_size, goal
         self.prompts = list(prompts)
+        self.reference, self.reference_steps = reference(goal, sampling.steps, pipe.scheduler.config)
+        self._trajectories: dict[int, FollowedRuns] = {}
         self._recordings: dict[int, BatchRecord] = {}
         self._forks: dict[int, dict[int, Step]] = {}
 
@@ -88,14 +102,21 @@ class Tuner:
         """Calls of the denoiser in a step."""
         return int(getattr(self.pipe.scheduler, "order", 1))
 
+    @property
+    def can_fit(self) -> bool:
+        """Whether a solver can be fitted: where what is followed has one call a step, and adds no noise."""
+        return self.goal == "best" or (self.solver_order == 1 and not adds_noise(self.pipe.scheduler, 0.0))
+
     def record(self, batch: int, among: Sequence[Candidate], tick: Callable[[], None]) -> BatchRecord:
         """Sample a batch of the prompts fully guided. `tick` is called after every step."""
         replayed = self._replayed(among)
         leave = {min(set(range(c.steps)) - c.schedule.guided_steps(c.steps), default=0) for c in among}
         steps: list[Step] = []
-        for step in self._denoise(batch, TextSchedule.always(), self.sampling.steps):
+        for step in self._denoise(batch, self.reference, self.reference_steps):
             steps.append(step)
             tick()
+        if self.can_fit:
+            self._trajectories[batch] = followed_runs(steps, self.sampling.guidance_scale)
         self._forks[batch] = {step.index: step for step in steps if step.index in leave}
         images = np.stack([np.asarray(image) for image in decode(self.pipe, steps[-1].x_next)])
         return self.restore(batch, BatchRecord(images, _replay(steps, replayed, self.sampling.guidance_scale)))
@@ -108,6 +129,8 @@ class Tuner:
         }
 
     def _replayed(self, among: Sequence[Candidate]) -> list[Candidate]:
+        if self.goal == "best":
+            return []
         return [c for c in among if c.steps == self.sampling.steps and c.schedule.order is not None]
 
     def restore(self, batch: int, recording: BatchRecord) -> BatchRecord:
@@ -117,8 +140,10 @@ class Tuner:
 
     def scores(self) -> dict[str, float]:
         """Of each candidate of N steps, by name: the mean over the recorded batches."""
-        found = list(self._recordings.values())
-        return {name: statistics.fmean(one.scores[name] for one in found) for name in found[0].scores}
+        found = [one for one in self._recordings.values() if one.scores]
+        return (
+            {} if not found else {name: statistics.fmean(one.scores[name] for one in found) for name in found[0].scores}
+        )
 
     def run(self, candidate: Candidate, tick: Callable[[], None]) -> list[float]:
         """L1 of every image under a candidate; `tick` is called after every batch."""
@@ -126,13 +151,37 @@ class Tuner:
         guided = candidate.schedule.guided_steps(candidate.steps)
         leaves = min(set(range(candidate.steps)) - guided, default=0)
         for batch in range(self.batches):
-            start = self._forks.get(batch, {}).get(leaves) if candidate.steps == self.sampling.steps else None
+            goes_on = self.goal == "keep" and candidate.steps == self.sampling.steps
+            start = self._forks.get(batch, {}).get(leaves) if goes_on and not candidate.schedule.solver else None
             (last,) = list(self._denoise(batch, candidate.schedule, candidate.steps, start))[-1:]
-            images = decode(self.pipe, last.x_next)
-            references = self._recordings[batch].references
-            distances += [l1(np.asarray(a), b) for a, b in zip(images, references, strict=True)]
+            distances += self._distances(batch, last.x_next)
             tick()
         return distances
+
+    def fit(self, steps: int, tick: Callable[[], None]) -> tuple[Candidate, list[float]]:
+        """A solver of so many steps, fitted to the recorded trajectories, and the L1 of every image under it.
+
+        Of the times that are tried those with the least L1 are taken. `tick` is called after every step.
+        """
+        for batch in range(self.batches):
+            if batch not in self._trajectories:  # its recording is an earlier run's
+                followed = list(self._denoise(batch, self.reference, self.reference_steps))
+                self._trajectories[batch] = followed_runs(followed, self.sampling.guidance_scale)
+        recorded = FollowedRuns.joined([self._trajectories[batch] for batch in range(self.batches)])
+        best: tuple[float, list[float], Any] | None = None
+        for times in times_to_try(recorded, steps, keep=self.goal == "keep"):
+            scheduler, x = fitted_solver(self.pipe, recorded, times, batch_size=self.batch_size, tick=tick)
+            batches = x.to(self.pipe.device, recorded.prompts.text.dtype).split(self.batch_size)
+            distances = [one for batch, latents in enumerate(batches) for one in self._distances(batch, latents)]
+            if best is None or statistics.fmean(distances) < best[0]:
+                best = statistics.fmean(distances), distances, scheduler
+        assert best is not None, "dynamic programming always finds a path"
+        solver = Solver.like(best[2])
+        return Candidate(steps, TextSchedule.solved(solver, steps), "fitted"), best[1]
+
+    def _distances(self, batch: int, latents: torch.Tensor) -> list[float]:
+        references = self._recordings[batch].references
+        return [l1(np.asarray(a), b) for a, b in zip(decode(self.pipe, latents), references, strict=True)]
 
     def costs(self, tick: Callable[[], None]) -> Costs:
         """Seconds of each kind of step, medians over short runs in turn."""
@@ -188,34 +237,40 @@ class Tuner:
 
 
 def held_out(
-    pipe: Any, candidate: Candidate, sampling: Sampling, prompts: Sequence[str], report: Callable[[float], None]
+    tuner: Tuner, candidate: Candidate, prompts: Sequence[str], report: Callable[[float], None]
 ) -> tuple[Interval, Interval]:
     """L1, and the share of the time saved, on prompts that had no say: whole calls, in turn with full guidance.
 
-    Time is compared batch by batch, and its interval is over the batches. `report` is called with the share done.
+    L1 is to the pictures of the search's goal, time saved is of the pipeline's own N steps. It is compared batch by
+    batch, and its interval is over the batches.
 
     Args:
-        pipe: The pipeline.
+        tuner: The search, as it was calibrated.
         candidate: The choice.
-        sampling: As in the calibration.
         prompts: At least `HELD_OUT_BATCHES` of them.
         report: Takes the share that is done.
     """
+    pipe, sampling = tuner.pipe, tuner.sampling
     size = -(-len(prompts) // HELD_OUT_BATCHES)
     jobs = [Job(prompt, HELD_OUT_SEED + i) for i, prompt in enumerate(prompts)]
     fully = Candidate(sampling.steps, TextSchedule.always(), "")
     batches = [jobs[start : start + size] for start in range(0, len(jobs), size)]
+    target = Candidate(tuner.reference_steps, tuner.reference, "") if tuner.goal == "best" else None
+
+    def made(one: Candidate, batch: Sequence[Job]) -> list[Result]:
+        return generate(pipe, batch, {"": one.schedule}, replace(sampling, steps=one.steps), batch_size=size)[""]
+
     for one in (fully, candidate):  # neither pays for what only the first call does
-        generate(pipe, batches[0], {"": one.schedule}, replace(sampling, steps=one.steps), batch_size=size)
+        made(one, batches[0])
     distances: list[float] = []
     saved: list[float] = []
     for n, batch in enumerate(batches):
         results: dict[str, list[Result]] = {}
         for one in (fully, candidate) if n % 2 else (candidate, fully):
-            made = generate(pipe, batch, {"": one.schedule}, replace(sampling, steps=one.steps), batch_size=size)[""]
-            results["full" if one is fully else "mine"] = made
+            results["full" if one is fully else "mine"] = made(one, batch)
         pairs = list(zip(results["mine"], results["full"], strict=True))
-        distances += [l1(mine.image, full.image) for mine, full in pairs]
+        wanted = results["full"] if target is None else made(target, batch)
+        distances += [l1(mine.image, it.image) for mine, it in zip(results["mine"], wanted, strict=True)]
         saved.append(1 - sum(mine.seconds for mine, _ in pairs) / sum(full.seconds for _, full in pairs))
         report((n + 1) / len(batches))
     return bootstrap(distances), bootstrap(saved)

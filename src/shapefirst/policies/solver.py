@@ -1,0 +1,62 @@
+"""A solver that a policy brings along, as plain data: a class of scheduler and its configuration."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from shapefirst.errors import ShapefirstError, said
+from shapefirst.signatures import guarded
+
+__all__ = ["Solver"]
+
+
+@guarded
+@dataclass(frozen=True)
+class Solver:
+    """What a pipeline samples with within `guide`, in the place of its own scheduler.
+
+    Attributes:
+        class_name: Of diffusers, or ``FittedScheduler`` (`shapefirst.guidance.fitted`).
+        configuration: Its entries, as JSON.
+
+    Raises:
+        ShapefirstError: That is no name of a scheduler, or no JSON object.
+    """
+
+    class_name: str
+    configuration: str
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[A-Za-z]\w{0,80}Scheduler", self.class_name):
+            raise ShapefirstError(f"A solver is a class of schedulers, not {said(self.class_name)}.")
+        try:
+            entries = json.loads(self.configuration)
+        except ValueError:
+            entries = None
+        if not isinstance(entries, dict):
+            raise ShapefirstError(f"The configuration of a solver is a JSON object, not {said(self.configuration)}.")
+
+    @classmethod
+    def like(cls, scheduler: Any) -> Solver:
+        """That of a scheduler of diffusers."""
+        return cls.of(type(scheduler).__name__, scheduler.config)
+
+    @classmethod
+    def of(cls, class_name: str, entries: Mapping[str, Any]) -> Solver:
+        """With these entries, of which private ones are left out."""
+        public = {name: value for name, value in entries.items() if not name.startswith("_")}
+        return cls(class_name, json.dumps(public, sort_keys=True))
+
+    @property
+    def entries(self) -> dict[str, Any]:
+        return dict(json.loads(self.configuration))
+
+    @property
+    def label(self) -> str:
+        """For people, such as "DPMSolverMultistep, Karras' spacing"."""
+        name = self.class_name.removesuffix("Scheduler").removesuffix("Discrete")
+        return name + (", Karras' spacing" if self.entries.get("use_karras_sigmas") else "")

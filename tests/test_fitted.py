@@ -1,0 +1,214 @@
+"""Solvers that are fitted to a model: their steps, how their times and weights are found, and `guide` with one."""
+
+from __future__ import annotations
+
+import copy
+import json
+from itertools import combinations
+from types import SimpleNamespace
+
+import diffusers
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_guidance import PROMPTS
+
+from shapefirst import TextSchedule, apply, guide
+from shapefirst.errors import ShapefirstError, UnsupportedPipelineError
+from shapefirst.families.layout import own_size
+from shapefirst.guidance.fitted import FittedScheduler
+from shapefirst.guidance.solving import check_solver, scheduler_for
+from shapefirst.policies.solver import Solver
+from shapefirst.sampling.loop import decode, denoise, generators
+from shapefirst.tuning.fitting import FollowedRuns, _local_errors, best_times, fitted_solver, followed_runs
+
+W = 3.0
+
+
+def ddim_weights(alphas: list[float], sigmas: list[float]) -> tuple[list[float], list[list[float]]]:
+    """DDIM (Song et al. 2021, eq. 12): x' = a' D + s' (x - a D) / s, and D in the end."""
+    after = [*zip(alphas[1:], sigmas[1:], strict=True), (1.0, 0.0)]
+    steps = list(zip(alphas, sigmas, after, strict=True))
+    return [s_next / s for _, s, (_, s_next) in steps], [[a_next - s_next * a / s] for a, s, (a_next, s_next) in steps]
+
+
+@given(st.lists(st.floats(0.05, 10), min_size=2, max_size=6, unique=True))
+@settings(max_examples=25, deadline=None)
+def test_with_the_weights_of_ddim_it_is_ddim(ratios):
+    """Against the steps written out, for a model that predicts the noise of a point at 0.7."""
+    ratios = sorted(ratios, reverse=True)
+    alphas = [1 / (1 + r * r) ** 0.5 for r in ratios]
+    sigmas = [r * a for r, a in zip(ratios, alphas, strict=True)]
+    latents, weights = ddim_weights(alphas, sigmas)
+    clean = [(1 / a, -s / a) for a, s in zip(alphas, sigmas, strict=True)]
+    scheduler = FittedScheduler(list(range(len(ratios), 0, -1)), ratios, clean, latents, weights)
+    scheduler.set_timesteps(len(ratios))
+    x = torch.full((1, 1, 1, 1), 1.3)
+    for t, a, s in zip(scheduler.timesteps, alphas, sigmas, strict=True):
+        x = scheduler.step((x - a * 0.7) / s, t, x).prev_sample
+    assert x.item() == pytest.approx(0.7, abs=1e-4)
+    with pytest.raises(ShapefirstError, match="has ended"):
+        scheduler.step(x, t, x)
+
+
+def test_a_step_is_the_sum_that_the_equation_says():
+    """x_2 of the second step from the latents and both clean latents, by hand."""
+    clean = [(1.5, -0.5), (1.2, -0.2)]
+    scheduler = FittedScheduler([9, 4], [2.0, 1.0], clean, [0.9, 0.3], [[0.2], [0.6, -0.1]])
+    scheduler.set_timesteps(2)
+    x0, y0, y1 = torch.randn(3, 1, 4, 2, 2, generator=torch.Generator().manual_seed(0))
+    x1 = scheduler.step(y0, 9, x0).prev_sample
+    x2 = scheduler.step(y1, 4, x1).prev_sample
+    d0, d1 = 1.5 * x0 - 0.5 * y0, 1.2 * x1 - 0.2 * y1
+    torch.testing.assert_close(x1, 0.9 * x0 + 0.2 * d0)
+    torch.testing.assert_close(x2, 0.3 * x1 + 0.6 * d1 - 0.1 * d0)
+
+
+def recorded(pipe, steps: int, images: int = 2) -> FollowedRuns:
+    run = denoise(
+        pipe,
+        PROMPTS[:images],
+        num_inference_steps=steps,
+        guidance_scale=W,
+        generator=generators(range(images)),
+    )
+    return followed_runs(list(run), W)
+
+
+@pytest.mark.parametrize(
+    ("kind", "sampler"),
+    [
+        ("sd-epsilon", "ddim"),
+        ("sd-v", "dpm-solver"),
+        ("sd-epsilon", "euler"),
+        ("pixart", "ddim"),
+        ("sdxl", "dpm-solver"),
+    ],
+)
+def test_fitted_to_every_step_of_a_solver_it_is_that_solver(make_pipe, kind, sampler):
+    """One that needs no more than three clean latents: pictures of a seed that had no say are its own."""
+    pipe = make_pipe(kind, sampler)
+    runs = recorded(pipe, 6)
+    solver, last = fitted_solver(pipe, runs, range(6), batch_size=2)
+    torch.testing.assert_close(last, runs.latents[-1], atol=2e-3, rtol=0)
+    policy = TextSchedule.solved(Solver.like(solver), 6)
+
+    def pictures(call, **more):
+        return call(
+            PROMPTS[:1], guidance_scale=W, generator=generators([7]), output_type="np", **own_size(pipe), **more
+        ).images
+
+    theirs = pictures(pipe, num_inference_steps=6)
+    with guide(pipe, policy) as spent:
+        mine = pictures(pipe)
+    assert np.abs(mine - theirs).max() < 5e-3
+    assert spent.rows == 12
+    *_, step = denoise(
+        pipe, PROMPTS[:1], schedule=policy, num_inference_steps=6, guidance_scale=W, generator=generators([7])
+    )
+    own_loop = np.asarray(decode(pipe, step.x_next)[0], dtype=float) / 255
+    assert np.abs(own_loop - mine[0]).max() < 5e-3
+
+
+def test_half_of_the_steps_come_nearer_than_half_as_many(make_pipe):
+    """The reason for fitting, on prompts that the fit has seen."""
+    pipe = make_pipe("sd-epsilon", "ddim")
+    runs = recorded(pipe, 12)
+    _, fitted = fitted_solver(pipe, runs, best_times(runs, 6), batch_size=1)
+    fewer = recorded(pipe, 6).latents[-1]
+    goal = runs.latents[-1]
+    assert (fitted - goal).abs().mean() < 0.7 * (fewer - goal).abs().mean()
+
+
+def test_times_are_the_best_path_among_all(make_pipe):
+    """Against all subsets, by the sum of local errors."""
+    runs = recorded(make_pipe("sd-epsilon", "ddim"), 7)
+    local = _local_errors(runs)
+
+    def cost(times):
+        path = [*times, 7]
+        return local[0, 0, path[1]] + sum(local[k, i, j] for k, i, j in zip(path, path[1:], path[2:], strict=False))
+
+    for steps in (2, 3, 5):
+        found = best_times(runs, steps)
+        assert len(found) == steps
+        assert found[0] == 0
+        least = min(cost((0, *rest)) for rest in combinations(range(1, 7), steps - 1))
+        assert cost(found) == pytest.approx(least, rel=1e-5)
+
+
+# --- on a pipeline ----------------------------------------------------------------------------------------------------
+
+KARRAS = Solver.of("DPMSolverMultistepScheduler", {"use_karras_sigmas": True, "num_train_timesteps": 1000})
+
+
+def karras(steps: int) -> TextSchedule:
+    return TextSchedule.solved(KARRAS, steps)
+
+
+def test_a_block_samples_with_the_solver_and_its_steps_and_gives_the_own_one_back(make_pipe):
+    pipe = make_pipe("sd-epsilon", "ddim")
+    other = copy.copy(pipe)
+    other.scheduler = scheduler_for(KARRAS)
+    wanted = {"guidance_scale": W, "output_type": "np"}
+    theirs = other(PROMPTS[:1], num_inference_steps=4, generator=generators([3]), **wanted).images
+    own, kind, config = pipe.scheduler, type(pipe), dict(pipe.config)
+    with guide(pipe, karras(4)):
+        assert type(pipe).__name__ == kind.__name__
+        mine = pipe(PROMPTS[:1], generator=generators([3]), **wanted).images
+        same = pipe(PROMPTS[:1], num_inference_steps=4, generator=generators([3]), **wanted).images
+        with guide(pipe, karras(2)) as inner:
+            pipe(PROMPTS[:1], **wanted)
+        with pytest.raises(ShapefirstError, match="samples in 4 steps, not 9: give num_inference_steps=4, or leave"):
+            pipe(PROMPTS[:1], num_inference_steps=9, **wanted)
+        with pytest.raises(ShapefirstError, match="leave out timesteps="):
+            pipe(PROMPTS[:1], timesteps=[3, 2, 1], **wanted)
+    np.testing.assert_array_equal(mine, theirs)
+    np.testing.assert_array_equal(same, theirs)
+    assert inner.rows == 4
+    assert (pipe.scheduler, type(pipe), dict(pipe.config)) == (own, kind, config)
+
+
+def test_blocks_may_end_in_any_order(make_pipe):
+    pipe = make_pipe("sd-epsilon", "ddim")
+    own, kind = pipe.scheduler, type(pipe)
+    outer, inner = apply(pipe, karras(4)), apply(pipe, karras(3))
+    outer.remove()
+    assert pipe.scheduler.config.use_karras_sigmas
+    inner.remove()
+    assert (pipe.scheduler, type(pipe)) == (own, kind)
+
+
+def test_a_scheduler_that_was_put_in_meanwhile_stays(make_pipe):
+    pipe = make_pipe("sd-epsilon", "ddim")
+    handle = apply(pipe, karras(4))
+    mine = pipe.scheduler = diffusers.EulerDiscreteScheduler()
+    with pytest.raises(ShapefirstError, match="was replaced while a policy sampled with its own"):
+        handle.remove()
+    assert pipe.scheduler is mine
+
+
+def test_what_cannot_be_is_refused():
+
+    with pytest.raises(ShapefirstError, match="as many sigmas"):
+        FittedScheduler([3, 2], [1.0], [(1, 1)], [1.0], [[1.0]])
+    with pytest.raises(ShapefirstError, match="up to it"):
+        FittedScheduler([3], [1.0], [(1, 1)], [1.0], [[1.0, 2.0]])
+    with pytest.raises(ShapefirstError, match="fitted for 1 steps, not 5"):
+        FittedScheduler([3], [1.0], [(1, 1)], [1.0], [[1.0]]).set_timesteps(5)
+    with pytest.raises(ShapefirstError, match="begins at the noise"):
+        FittedScheduler([3], [1.0], [(1, 1)], [1.0], [[1.0]]).add_noise(None, None, None)
+    with pytest.raises(ShapefirstError, match="a class of schedulers"):
+        Solver("os.system", "{}")
+    with pytest.raises(ShapefirstError, match="JSON object"):
+        Solver("DDIMScheduler", "[1]")
+    with pytest.raises(ShapefirstError, match="does not have"):
+        scheduler_for(Solver("NoSuchScheduler", "{}"))
+    with pytest.raises(ShapefirstError, match="cannot be made"):
+        scheduler_for(Solver("DDIMScheduler", json.dumps({"beta_schedule": "odd"})))
+    with pytest.raises(ShapefirstError, match="how many steps"):
+        TextSchedule(solver=KARRAS)
+    with pytest.raises(UnsupportedPipelineError, match="brings a solver of its own"):
+        check_solver(SimpleNamespace())
