@@ -7,6 +7,7 @@ from inspect import unwrap
 from itertools import combinations
 from pathlib import Path
 
+import diffusers
 import numpy as np
 import pytest
 import torch
@@ -17,6 +18,7 @@ from shapefirst.sampling.loop import encode, generators
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
 import peers
+from peers import settings
 from peers.forecasts import chebyshev
 from peers.loop import Jump, Now, lagrange
 
@@ -252,3 +254,43 @@ def test_numbers_that_come_closest_to_the_solver(make_pipe):
 
     full = draw(pipe, output_type="latent")
     assert error({11: gains[11]}) < error({11: 0.0})
+
+
+PACKAGES = {"DeepCache", "T-GATE", "ToMe"}
+
+
+@pytest.mark.parametrize("family", sorted(set(settings.RIVALS) - PACKAGES))
+def test_each_has_its_authors_settings_and_a_ladder(make_pipe, monkeypatch, tmp_path, family):
+    monkeypatch.setattr(settings, "FOUND", tmp_path)
+    monkeypatch.setattr(settings.fitting, "search_budcache", lambda pipe, prompts, **given: range(given["budget"]))
+    ladder = settings.RIVALS[family]
+    assert len({words for words, _ in ladder}) == len(ladder)
+    assert len(ladder) >= 3 or family == "LinearAG"
+    pipe = make_pipe("sd-epsilon", "dpm-solver")
+    assert evaluations(pipe, ladder[0][1](10), 10) <= 20
+    found = list(tmp_path.iterdir())
+    assert evaluations(pipe, ladder[0][1](10), 10) <= 20, "with what was found before"
+    assert list(tmp_path.iterdir()) == found
+
+
+def test_stock_samplers_run(make_pipe):
+    config = make_pipe().scheduler.config
+    for name, (class_name, options) in settings.STOCK.items():
+        scheduler = getattr(diffusers, class_name).from_config(config, **options)
+        assert {key: scheduler.config[key] for key in options} == options, name
+        scheduler.set_timesteps(3)
+        x = torch.zeros(1, 1, 1, 1) + scheduler.init_noise_sigma
+        for t in scheduler.timesteps:
+            x = scheduler.step(0.1 * scheduler.scale_model_input(x, t), t, x, return_dict=False)[0]
+        assert x.isfinite().all(), name
+
+
+def test_steps_that_are_aligned(make_pipe):
+    pipe = make_pipe("sd-epsilon", "dpm-solver")
+    pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, beta_end=0.012)  # Stable Diffusion's
+    assert settings.ays_timesteps(pipe, 10)[:2] == [999, 850]
+    assert evaluations(pipe, settings.ays(8), 8) == 2 * 8
+    for steps in (8, 20, 50):
+        timesteps = settings.ays_timesteps(pipe, steps)
+        assert len(timesteps) == steps
+        assert timesteps == sorted(set(timesteps), reverse=True)

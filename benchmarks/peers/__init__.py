@@ -7,9 +7,10 @@
     branches            skip one
     parts               skip parts of an evaluation
     fitting             what some of them find out beforehand
+    settings            what each is measured with; and diffusers' own samplers with their flags
 
 They are written anew from papers and code, which their docstrings name, except where a package could be had. One more
-is a rule (see `loop`).
+is a rule (see `loop`) and an entry in `settings.RIVALS`.
 """
 
 from .branches import (
