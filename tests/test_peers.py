@@ -106,6 +106,13 @@ def test_what_is_skipped(make_pipe, name):
     assert evaluations(make_pipe("sd-epsilon", "dpm-solver"), block) == expected
 
 
+def test_each_runs_where_a_step_has_two_calls(make_pipe):
+    pipe = make_pipe("sd-epsilon", "heun")
+    for block, _ in SKIPPED.values():
+        assert evaluations(pipe, block, 5) <= 2 * 9
+    assert all(peers.fit_tortoise_and_hare(pipe, PROMPTS, steps=3, guidance_scale=4.0))
+
+
 def test_what_is_skipped_between_two_timesteps(make_pipe):
     pipe = make_pipe("sd-epsilon", "dpm-solver")
     pipe.scheduler.set_timesteps(N)

@@ -171,7 +171,8 @@ def tortoise_and_hare(macro: Sequence[int], end: float = 0.76, boost: float = 1.
             return text
         grown = boost ** (now.step - anchor)
         behind, ahead = now.noise - since, now.next_noise - since
-        factor = (grown * ahead - (grown / boost) * behind) / (ahead - behind)
+        # Heun's second call is where the next step's first one is.
+        factor = grown / boost if ahead == behind else (grown * ahead - grown / boost * behind) / (ahead - behind)
         return text + (now.scale - 1) * factor * difference
 
     return output

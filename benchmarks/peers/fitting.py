@@ -180,7 +180,7 @@ def fit_tortoise_and_hare(
         apart = text - null if not now.predicts_v else now.alpha * (text - null)
         apart_half = (text_half - null_half) * (a if now.predicts_v else 1)
         changes = [float((p - q).flatten(1).norm(dim=1).mean()) for p, q in ((here, there), (apart, apart_half))]
-        ratios.append(changes[0] / ((now.scale - 1) * changes[1]))
+        ratios.append(changes[0] / ((now.scale - 1) * changes[1]) if changes[1] else 1.0)
         return out
 
     solver = copy.deepcopy(pipe.scheduler)

@@ -150,8 +150,12 @@ class _Past:
 
     def x0(self, now: Now, points: int) -> Tensor:
         last = self.real[-points:]
-        nodes = [noise for noise, _ in last] if self.sigma_aware else list(range(-len(last), 0))
-        value = mixed(lagrange(nodes, now.noise if self.sigma_aware else 0), [value for _, value in last])
+        nodes: list[float] = [noise for noise, _ in last]
+        if self.sigma_aware and len(set(nodes)) == len(nodes):
+            weights = lagrange(nodes, now.noise)
+        else:
+            weights = lagrange(range(-len(last), 0), 0)
+        value = mixed(weights, [value for _, value in last])
         return value if self.denoised else now.x / now.alpha + value
 
 

@@ -128,7 +128,7 @@ RIVALS: Final[dict[str, list[tuple[str, Factory]]]] = {
     ],
     "EasyCache": [
         *_ladder(reuse.easycache, "threshold", (0.2, 0.03, 0.05, 0.1, 0.5)),
-        ("threshold 0.5, all along", _always(reuse.easycache, 0.5, 0.0, 1.0)),
+        ("threshold 0.2, all along", _always(reuse.easycache, 0.2, 0.0, 1.0)),
     ],
     "LazyCache": [
         *_ladder(reuse.lazycache, "threshold", (0.2, 0.05, 0.1, 0.4)),
@@ -167,7 +167,7 @@ RIVALS: Final[dict[str, list[tuple[str, Factory]]]] = {
     # branches of guidance
     "Step AG": [(f"share {p:g}", _always(branches.step_ag, p)) for p in (0.5, 0.7, 0.6, 0.4, 0.2)],
     "CFG gating": [(f"gate at {p:g}", _share(branches.cfg_gating, p)) for p in (0.5, 0.7, 0.6, 0.3, 0.2)],
-    "Adaptive Guidance": _ladder(branches.adaptive_guidance, "threshold", (0.991, 0.9985, 0.999, 0.9992, 0.9994)),
+    "Adaptive Guidance": _ladder(branches.adaptive_guidance, "threshold", (0.991, 0.9985, 0.9988, 0.999, 0.9991)),
     "LinearAG": [("its own", _fitted(_linear_ag))],
     "Tortoise and Hare": [
         ("its own", _fitted(_tortoise_and_hare, 1.1, 0.76, 1.2)),
