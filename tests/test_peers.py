@@ -55,7 +55,7 @@ NOTHING_SKIPPED = {
     "ab_cache": lambda pipe: peers.ab_cache(pipe, every=1),
     "ltc_accel": lambda pipe: peers.ltc_accel(pipe, {}),
     "step_ag": lambda pipe: peers.step_ag(pipe, 1.0),
-    "cfg_gating": lambda pipe: peers.cfg_gating(pipe, N),
+    "cfg_gating": lambda pipe: peers.cfg_gating(pipe, 6),
     "adaptive_guidance": lambda pipe: peers.adaptive_guidance(pipe, 2.0),
     "guidance_interval": lambda pipe: peers.guidance_interval(pipe, 0.0, 1e6),
     "compress_guidance": lambda pipe: peers.compress_guidance(pipe, 1.0),
@@ -67,11 +67,11 @@ NOTHING_SKIPPED = {
 @pytest.mark.parametrize(("kind", "sampler"), [("sd-epsilon", "dpm-solver"), ("sd-v", "euler")])
 def test_skipping_nothing_is_the_stock_pipeline(make_pipe, kind, sampler):
     pipe = make_pipe(kind, sampler)
-    stock = draw(pipe)
+    stock = draw(pipe, 6)
     for name, block in NOTHING_SKIPPED.items():
         with block(pipe) as call:
-            np.testing.assert_allclose(draw(call), stock, atol=2e-5, err_msg=name)
-    np.testing.assert_array_equal(draw(pipe), stock, "something is left behind")
+            np.testing.assert_allclose(draw(call, 6), stock, atol=2e-5, err_msg=name)
+    np.testing.assert_array_equal(draw(pipe, 6), stock, "something is left behind")
 
 
 ALWAYS = 1e9  # a threshold under which everything is
@@ -274,15 +274,15 @@ def test_each_has_its_authors_settings_and_a_ladder(make_pipe, monkeypatch, tmp_
     assert len({words for words, _ in ladder}) == len(ladder)
     assert len(ladder) >= 3 or family == "LinearAG"
     pipe = make_pipe("sd-epsilon", "dpm-solver")
-    assert evaluations(pipe, ladder[0][1](10), 10) <= 20
+    assert evaluations(pipe, ladder[0][1](8), 8) <= 16
     found = list(tmp_path.iterdir())
-    assert evaluations(pipe, ladder[0][1](10), 10) <= 20, "with what was found before"
+    assert evaluations(pipe, ladder[0][1](8), 8) <= 16, "with what was found before"
     assert list(tmp_path.iterdir()) == found
 
 
 def test_stock_samplers_run(make_pipe):
     config = make_pipe().scheduler.config
-    for name, (class_name, options) in settings.STOCK.items():
+    for name, (class_name, options) in [*settings.STOCK.items()][::3]:  # each takes 10 ms to be made
         scheduler = getattr(diffusers, class_name).from_config(config, **options)
         assert {key: scheduler.config[key] for key in options} == options, name
         scheduler.set_timesteps(3)
