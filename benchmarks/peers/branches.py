@@ -43,8 +43,8 @@ def step_ag(pipe: Any, share: float = 0.5) -> Iterator[Call]:
     """Step AG, "How Much To Guide" (Zhang et al. 2025, arXiv 2506.08351), and Selective Guidance (Golnari et al. 2023,
     arXiv 2305.09847): the first ``share`` of the steps is guided, then the text branch runs alone.
 
-    The first paper finds 0.4 to 0.6 enough, from which comes its saving of 20 to 30%; the second leaves the last 20 to
-    50% of the steps unguided.
+    The first paper saves 20 to 30% of the time, which is a share of 0.6 to 0.4; the second leaves the last 20 to 50% of
+    the steps unguided.
     """
     with guide(pipe, TextSchedule.until(fraction=share, keep="text")):
         yield pipe
@@ -126,8 +126,8 @@ def compress_guidance(share: float = 0.6, power: float = 1.0, *, compressed: boo
 
     Few steps are guided, each with the guidance of all steps up to the next one; the text branch is alone in between.
     Of N steps the i-th guided one of G is floor(N (i / G)^power), so a larger power puts more of them early. The share
-    of 0.6 is the abstract's "nearly 40%" fewer. The paper writes the sum out for a classifier's gradient; for two
-    branches it is (w - 1) (text - null) times the number of steps here, and ``compressed=False`` counts it once.
+    of 0.6 is the abstract's "nearly 40%" fewer. The paper writes the sum out for a classifier's gradient; read for
+    two branches, it is (w - 1) (text - null) times the number of steps here, and ``compressed=False`` counts it once.
     """
 
     def output(now: Now) -> Tensor:

@@ -169,12 +169,12 @@ def fsampler(
     sigma_aware: bool = True,
     denoised: bool = True,
 ) -> Rule:
-    """FSampler, "Training-Free Acceleration of Diffusion Sampling via Epsilon Extrapolation" (arXiv 2511.09180), the
-    ComfyUI node: h2, h3 and h4, with the defaults of the simple node.
+    """FSampler, "Training Free Acceleration of Diffusion Sampling via Epsilon Extrapolation" (Vladimir 2025, arXiv
+    2511.09180), the ComfyUI node: h2, h3 and h4, with the defaults of the simple node.
 
     After ``calls`` real calls (as many as the order) one is skipped: the polynomial through the last ``order`` real
     ones, in sigma, stands in. ``sigma_aware=False, denoised=False`` is the advanced node's default, in the index. Its
-    "learning" factor stays within 0.3% of 1 with the default of 0.9999 and is left out, and the solver is the
+    "learning" factor hardly leaves 1 with the simple node's memory of 0.9999 and is left out, and the solver is the
     pipeline's, not the node's own of the same name.
     """
     past, calls = _Past(sigma_aware=sigma_aware, denoised=denoised), order if calls is None else calls
