@@ -1,91 +1,101 @@
-"""What each way to sample faster saves, and how far it moves the picture: ours, the paper's, and everybody else's.
+"""What each way to sample faster costs in the picture: ours, and everybody else's, in the settings that people use.
 
-    python benchmarks/pareto.py sample [--sampler ddim] [--prompts 256] [--out out/pareto]      (hours; resumes)
-    python benchmarks/pareto.py time   [--rounds 7]                                             (on an idle machine)
-    python benchmarks/pareto.py report                                                          (tables and the plot)
+    python benchmarks/pareto.py sample dpm-karras-25 [--prompts 64] [--only REGEX]     (an hour or more; resumes)
+    python benchmarks/pareto.py time   dpm-karras-25 [--rounds 5]                      (on an idle machine)
+    python benchmarks/pareto.py report dpm-karras-25
 
-``sample`` draws the same prompts and seeds with every method and keeps the images; ``time`` takes whole calls of 8
-images with all methods in turn, the stock pipeline between every few of them; ``report`` compares, and writes to
-``benchmarks/results``. Prompts are fresh scenes of pocket's world, none of them among those that policies are tuned
-on. Peers need ``pip install '.[bench]'``; one that fails is listed with its error.
+**keep** (settings with a number of steps): distances are to the fully guided run of that setting. Rivals are fewer
+steps of the same sampler, which begin at the same timestep, and every method of `peers.RIVALS` with its authors' and
+with other settings. **best** (the setting of that name): distances are to the converged picture, DPM-Solver++ in 250
+steps, which UniPC in 250 has to confirm. Rivals are all of `peers.settings.STOCK` and AYS.
+
+The same prompts and seeds throughout: fresh scenes of pocket's world, none of them among those that policies and
+solvers are tuned on. Images are kept in ``--out``; ``report`` writes to ``benchmarks/results``. Peers need ``pip
+install '.[bench]'``; one that fails is listed with its error.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import math
-import os
-import platform
 import random
 import re
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+import diffusers
 import numpy as np
-import peers
+from peers.settings import RIVALS, STOCK, ays
 from rich.progress import track
 
 from shapefirst import TextSchedule, guide, load
 from shapefirst.cli.tune import CALIBRATION_SEED
 from shapefirst.errors import first_line
 from shapefirst.files import atomic, save_text
-from shapefirst.measure import l1, psnr, ssim
+from shapefirst.images.jobs import Sampling
+from shapefirst.measure import l1, psnr
 from shapefirst.measure.clip import ClipSimilarity, load_clip
 from shapefirst.measure.intervals import Interval, bootstrap
 from shapefirst.measure.judge import Judge
 from shapefirst.models import default_guidance_scale, locate
+from shapefirst.policies.solver import Solver
 from shapefirst.prompts import mixed
 from shapefirst.sampling.loop import generators
 from shapefirst.training.quality import fresh_scenes
+from shapefirst.tuning.search import Tuner
 from shapefirst.world.scenes import Scene
 
-STEPS = 50
-BATCH = 8
-FIRST_SEED = 70_000
-REFERENCE = "full guidance"
-FINE_PROMPTS = 64  # of a reference without the 50 steps' own error
-# diffusers' DPM-Solver++ spaces N "leading" timesteps by floor(1000 / (N + 1)): 200 steps begin at t = 801, 199 at 996.
-FINE_STEPS = {"ddim": 200, "dpm-solver": 199}
-
-BETWEEN = 4  # methods between two calls of the stock pipeline that they are compared with
-SAVINGS = (0.25, 0.33, 0.4, 0.5, 0.6)  # of the time, to compare at
-SLACK = 0.01  # of the time: what counts as getting there
-OURS = {
-    "ours": "black",
-    "ours, by tolerance": "dimgray",
-    "ours, text branch kept": "gray",
-    "ours with fewer steps": "navy",
+#: Setting -> the sampler, of `STOCK`, and its number of steps.
+SETTINGS: Final = {
+    "dpm-karras-25": ("DPM++ 2M, Karras", 25),
+    "euler-25": ("Euler, trailing", 25),
+    "ddim-50": ("DDIM, trailing", 50),
+    "dpm-20": ("DPM++ 2M, trailing", 20),
+    "unipc-20": ("UniPC 2, trailing", 20),
+    "deis-30": ("DEIS 2, trailing", 30),
+    "euler-leading-25": ("Euler, leading", 25),
+    "best": ("DPM++ 2M, trailing", 250),
 }
-SAME = 99.0  # dB, in the place of the infinity of identical images
+CONFIRMING: Final = "UniPC 2, trailing"
+BEST_STEPS: Final = (10, 15, 20)
+FEWER: Final = (0.88, 0.76, 0.68, 0.6, 0.5, 0.4)
+SHARES: Final = (0.76, 0.6, 0.5)  # of the evaluations, of ours
+SAVINGS: Final = (0.25, 0.4, 0.5)  # of the evaluations, to compare at
+SLACK: Final = 0.02  # what counts as getting there
+FIRST_SEED: Final = 70_000
+BATCH: Final = 16
+CALIBRATION: Final = 24  # prompts
+SCALE: Final = default_guidance_scale("pocket")
+REFERENCE: Final = "reference"
+OURS: Final = "ours"
+SAME: Final = 99.0  # dB, in the place of the infinity of identical images
+RESULTS: Final = Path(__file__).parent / "results"
 
 Block = Callable[[Any], AbstractContextManager[Callable[..., Any]]]
 
 
 @dataclass(frozen=True)
 class Method:
-    """One point of the plot: a way to sample, at one setting."""
+    """A way to sample, at one setting: its steps are those of the pipeline's call, None if it says them itself."""
 
     family: str
     setting: str
-    steps: int
+    sampler: str
+    steps: int | None
     block: Block
-    prompts: int | None = None
 
     @property
     def name(self) -> str:
-        return named(f"{self.family} {self.setting}")
-
-
-def named(words: str) -> str:
-    """For files."""
-    return re.sub(r"[^a-z0-9.]+", "-", words.lower()).strip("-")
+        """For files."""
+        return re.sub(r"[^a-z0-9.]+", "-", f"{self.family} {self.setting}".lower()).strip("-")
 
 
 @contextmanager
@@ -99,57 +109,60 @@ def guided(pipe: Any, what: Any = None, **how: Any) -> Iterator[Callable[..., An
         yield pipe
 
 
-def fine(sampler: str) -> Method:
-    """The reference of many steps."""
-    steps = FINE_STEPS[sampler]
-    return Method(REFERENCE, f"in {steps} steps", steps, stock, FINE_PROMPTS)
-
-
-def methods(sampler: str) -> list[Method]:
-    """All of them, the reference first and the one of many steps last."""
-
-    def at(schedule: TextSchedule) -> Block:
-        return partial(guided, what=schedule)
-
-    found = [Method(REFERENCE, "", STEPS, stock)]
-    found += [Method("fewer steps", f"{n} steps", n, stock) for n in (48, 38, 33, 30, 25, 20, 15)]
-    found += [Method("the paper", f"text in {k}", STEPS, at(TextSchedule.until(k))) for k in (40, 25, 17, 10, 5)]
-    found += [
-        Method("text branch kept", f"text in {k}", STEPS, at(TextSchedule.until(k, keep="text"))) for k in (25, 17, 10)
-    ]
-    found += [Method("diffusers' callback", "from step 25", STEPS, partial(peers.cutoff_callback, step=25))]
-    found += [Method("DeepCache", f"interval {n}", STEPS, partial(peers.deepcache, interval=n)) for n in (2, 3, 5)]
-    found += [Method("T-GATE", f"gate {k}", STEPS, partial(peers.tgate, gate=k)) for k in (25, 15, 10)]
-    found += [Method("T-GATE", "gate 25, self-attention every 5th", STEPS, partial(peers.tgate, gate=25, every=5))]
-    found += [
-        Method("Adaptive Guidance", f"cosine {c:g}", STEPS, partial(peers.adaptive_guidance, threshold=c))
-        for c in (0.991, 0.9985, 0.999)
-    ]
-    found += [Method("LinearAG", "", STEPS, fitted_linear_ag)]
-    found += [
-        Method("ours", f"budget {b:g}", STEPS, at(TextSchedule.within(b))) for b in (0.75, 0.67, 0.6, 0.5, 0.4, 0.3)
-    ]
-    found += [
-        Method("ours, by tolerance", f"tol {t:g}", STEPS, partial(guided, tol=t)) for t in (0.003, 0.006, 0.01, 0.02)
-    ]
-    found += [
-        Method("ours, text branch kept", f"budget {b:g}", STEPS, at(TextSchedule.within(b, keep="text")))
-        for b in (0.75, 0.6)
-    ]
-    found += [
-        Method("ours with fewer steps", f"{n} steps, budget {b:g}", n, at(TextSchedule.within(b)))
-        for n, b in ((38, 0.66), (33, 0.6), (25, 0.6))
-    ]
-    return [*found, fine(sampler)]
-
-
 @contextmanager
-def fitted_linear_ag(pipe: Any) -> Iterator[Callable[..., Any]]:
-    if not hasattr(pipe, "_linear_ag"):
-        prompts = mixed(24, CALIBRATION_SEED)
-        pipe._linear_ag = peers.fit_linear_ag(pipe, prompts, guidance_scale=default_guidance_scale("pocket"))
-    with peers.linear_ag(pipe, pipe._linear_ag) as call:
-        yield call
+def fitted(pipe: Any, goal: str, num_steps: int, steps: int, out: Path) -> Iterator[Callable[..., Any]]:
+    """The solver that `shapefirst tune` fits to so many steps, on its calibration prompts; kept in ``out``."""
+    file = out / f"solver-{steps}.json"
+    if not file.is_file():
+        tuner = Tuner(pipe, Sampling(SCALE, num_steps), mixed(CALIBRATION, CALIBRATION_SEED), BATCH, goal)
+        for batch in range(tuner.batches):
+            tuner.record(batch, [], lambda: None)
+        for number in fits(num_steps) if goal == "keep" else BEST_STEPS:
+            schedule = tuner.fit(number, lambda: None)[0].schedule
+            assert schedule.solver is not None
+            save_text(schedule.solver.configuration, out / f"solver-{number}.json")
+    with guide(pipe, TextSchedule.solved(Solver("FittedScheduler", file.read_text()), steps)):
+        yield pipe
+
+
+def fits(num_steps: int) -> list[int]:
+    return [round(share * num_steps) for share in SHARES]
+
+
+def methods(setting: str, out: Path) -> list[Method]:
+    """All of them, the reference first."""
+    sampler, n = SETTINGS[setting]
+    found = [Method(REFERENCE, "", sampler, n, stock)]
+    if setting == "best":
+        found.append(Method("another solver", "250 steps", CONFIRMING, n, stock))
+        for steps in BEST_STEPS:
+            found.append(
+                Method(f"{OURS}, fitted", f"{steps} steps", sampler, None, partial(fitted_best, steps=steps, out=out))
+            )
+            found += [Method(name, f"{steps} steps", name, steps, stock) for name in STOCK]
+            found.append(Method("AYS, DPM++ 2M", f"{steps} steps", "DPM++ 2M, leading", steps, ays(steps)))
+        return found
+    found += [
+        Method(f"{OURS}, budget", f"{share:g}", sampler, n, partial(guided, budget=share + 1e-6)) for share in SHARES
+    ]
+    found += [Method(f"{OURS}, tol", f"{tol:g}", sampler, n, partial(guided, tol=tol)) for tol in (0.003, 0.006, 0.012)]
+    found += [
+        Method(f"{OURS}, fitted", f"{steps} steps", sampler, None, partial(fitted_keep, n=n, steps=steps, out=out))
+        for steps in fits(n)
+    ]
+    found += [Method("fewer steps", f"{round(s * n)} steps", sampler, round(s * n), stock) for s in FEWER]
+    found += [
+        Method(family, words, sampler, n, factory(n)) for family, ladder in RIVALS.items() for words, factory in ladder
+    ]
+    return found
+
+
+def fitted_keep(pipe: Any, n: int, steps: int, out: Path) -> AbstractContextManager[Callable[..., Any]]:
+    return fitted(pipe, "keep", n, steps, out)
+
+
+def fitted_best(pipe: Any, steps: int, out: Path) -> AbstractContextManager[Callable[..., Any]]:
+    return fitted(pipe, "best", 25, steps, out)
 
 
 def scenes(count: int) -> list[Scene]:
@@ -170,12 +183,12 @@ def counting(pipe: Any) -> Iterator[list[int]]:
         handle.remove()
 
 
-def draw(call: Callable[..., Any], prompts: Sequence[str], first: int, steps: int) -> np.ndarray:
+def draw(call: Callable[..., Any], prompts: Sequence[str], first: int, steps: int | None) -> np.ndarray:
     """(B, H, W, 3) uint8; image i has seed ``FIRST_SEED + first + i``."""
     images = call(
         list(prompts),
-        num_inference_steps=steps,
-        guidance_scale=default_guidance_scale("pocket"),
+        **({} if steps is None else {"num_inference_steps": steps}),
+        guidance_scale=SCALE,
         generator=generators(range(FIRST_SEED + first, FIRST_SEED + first + len(prompts))),
         output_type="np",
     ).images
@@ -184,94 +197,89 @@ def draw(call: Callable[..., Any], prompts: Sequence[str], first: int, steps: in
 
 def sample(given: argparse.Namespace) -> None:
     """Images of every method that has none yet."""
-    pipe = load("pocket", sampler=given.sampler)
-    pipe.set_progress_bar_config(disable=True)
+    model = load("pocket")
     captions = [scene.caption for scene in scenes(given.prompts)]
-    folder = given.out / given.sampler
-    for method in methods(given.sampler):
-        if given.only and not re.search(given.only, method.name):
-            continue
+    folder = given.out / given.setting
+    folder.mkdir(parents=True, exist_ok=True)
+    for method in methods(given.setting, folder):
         file = folder / f"{method.name}.npz"
-        if file.is_file() or (folder / f"{method.name}.error").is_file():
+        if not re.search(given.only, method.name) or file.is_file() or file.with_suffix(".error").is_file():
             continue
-        part = captions[: method.prompts]
         images, evaluations = [], 0
         try:
+            pipe = pipeline(model, method)
             with method.block(pipe) as call, counting(pipe) as rows:
-                for first in track(range(0, len(part), 16), f"{given.sampler}: {method.name}"):
-                    images.append(draw(call, part[first : first + 16], first, method.steps))
+                for first in track(range(0, len(captions), BATCH), f"{given.setting}: {method.name}"):
+                    images.append(draw(call, captions[first : first + BATCH], first, method.steps))
                 evaluations = sum(rows)
         except Exception as error:
-            save_text(f"{type(error).__name__}: {first_line(error)}\n", folder / f"{method.name}.error")
+            save_text(f"{type(error).__name__}: {first_line(error)}\n", file.with_suffix(".error"))
             continue
         with atomic(file) as temporary, temporary.open("wb") as stream:
-            np.savez(stream, images=np.concatenate(images), evaluations=evaluations / len(part))
+            np.savez(stream, images=np.concatenate(images), evaluations=evaluations / len(captions))
 
 
 def take_times(given: argparse.Namespace) -> None:
-    """Seconds of one call of every method, round by round; the stock pipeline between every `BETWEEN` of them."""
-    pipe = load("pocket", sampler=given.sampler)
-    pipe.set_progress_bar_config(disable=True)
-    captions = [scene.caption for scene in scenes(given.prompts)][:BATCH]
-    folder = given.out / given.sampler
+    """Seconds of a call of every method that has images, each beside the reference's; the order differs by round."""
+    folder = given.out / given.setting
     file = folder / "seconds.json"
-    rounds = json.loads(file.read_text()) if file.is_file() else []
-    names = {method.name: method for method in methods(given.sampler)[:-1]}
-    names = {name: method for name, method in names.items() if (folder / f"{name}.npz").is_file()}
-    with stock(pipe) as call:
-        draw(call, captions, 0, STEPS)
+    rounds: list[dict[str, float]] = json.loads(file.read_text()) if file.is_file() else []
+    captions = [scene.caption for scene in scenes(given.prompts)][:BATCH]
+    first, *others = [m for m in methods(given.setting, folder) if (folder / f"{m.name}.npz").is_file()]
+    model = load("pocket")
+
+    def seconds(method: Method) -> float:
+        pipe = pipeline(model, method)
+        with method.block(pipe) as call:
+            start = time.perf_counter()
+            draw(call, captions, 0, method.steps)
+            return time.perf_counter() - start
+
+    seconds(first)
     for n in range(len(rounds), given.rounds):
-        order = random.Random(n).sample(sorted(names), len(names))
-        seconds: dict[str, float] = {}
-        for place, name in enumerate(track(order, f"{given.sampler}: round {n + 1} of {given.rounds}")):
-            if place % BETWEEN == 0:
-                seconds[f"stock {place}"] = timed(pipe, stock, captions, STEPS)
-            seconds[name] = timed(pipe, names[name].block, captions, names[name].steps)
-        seconds["stock at the end"] = timed(pipe, stock, captions, STEPS)
-        rounds.append(seconds)
+        shares: dict[str, float] = {}
+        for method in track(random.Random(n).sample(others, len(others)), f"round {n + 1} of {given.rounds}"):
+            shares[method.name] = seconds(method) / seconds(first)
+        rounds.append(shares)
         save_text(json.dumps(rounds, indent=1), file)
 
 
-def savings(seconds: Mapping[str, float]) -> dict[str, float]:
-    """The share of the time that each method saved in a round, against the stock calls before and after it."""
-    names = list(seconds)
-    stocks = [place for place, name in enumerate(names) if name.startswith("stock ")]
-    found = {}
-    for place, name in enumerate(names):
-        if place not in stocks:
-            around = [max(s for s in stocks if s < place), *(s for s in stocks if s > place)][:2]
-            found[name] = 1 - seconds[name] / statistics.fmean(seconds[names[s]] for s in around)
-    return found
-
-
-def timed(pipe: Any, block: Block, captions: Sequence[str], steps: int) -> float:
-    with block(pipe) as call:
-        start = time.perf_counter()
-        draw(call, captions, 0, steps)
-        return time.perf_counter() - start
+def pipeline(model: Any, method: Method) -> Any:
+    """The model's weights with the method's sampler."""
+    pipe = copy.copy(model)
+    pipe.set_progress_bar_config(disable=True)
+    kind, options = STOCK[method.sampler]
+    pipe.scheduler = getattr(diffusers, kind).from_config(pipe.scheduler.config, **options)
+    return pipe
 
 
 @dataclass(frozen=True)
 class Row:
-    """What was measured of a method."""
+    """What was measured of a method; ``l1s`` of each image."""
 
     method: Method
     evaluations: float
-    l1: Interval
+    l1s: list[float]
     psnr: Interval
-    ssim: Interval
     clip: Interval
-    judged: Interval
-    fine: Interval | None
-    time_saved: list[float] | None  # lower quartile, median, upper quartile over the rounds
+    right: Interval
+    changed: Interval
+    time_saved: float | None  # median over the rounds
 
     @property
-    def evaluations_saved(self) -> float:
-        return 1 - self.evaluations / (2 * STEPS)
+    def mean(self) -> Interval:
+        return bootstrap(self.l1s)
+
+    @property
+    def is_ours(self) -> bool:
+        return self.method.family.startswith(OURS)
+
+    def percentile(self, at: float) -> float:
+        return float(np.quantile(self.l1s, at))
 
 
-def rows_of(folder: Path, count: int) -> list[Row]:
-    """Every method's figures, from the images and seconds in a folder."""
+def rows_of(setting: str, folder: Path, count: int) -> list[Row]:
+    """Every method's figures, from its images."""
     import torch
     from PIL import Image
 
@@ -279,179 +287,142 @@ def rows_of(folder: Path, count: int) -> list[Row]:
     assert pocket is not None, "it is part of the package"
     judge = Judge.load(pocket / "judge")
     similarity = ClipSimilarity(load_clip(pocket / "clip", called="pocket's own"))
-    known = scenes(count)
-    meant = [{(o.attribute, o.noun) for o in scene.objects} for scene in known]
+    meant = [{(o.attribute, o.noun) for o in scene.objects} for scene in scenes(count)]
+
+    def read(method: Method) -> tuple[np.ndarray, float, list[set[tuple[str, str]]]]:
+        with np.load(folder / f"{method.name}.npz") as stored:
+            images, evaluations = stored["images"][:count], float(stored["evaluations"])
+        with torch.no_grad():
+            seen = [set(v.objects) for v in judge.look([Image.fromarray(image) for image in images])]
+        return images, evaluations, seen
+
     seconds = folder / "seconds.json"
-    rounds = [savings(one) for one in json.loads(seconds.read_text())] if seconds.is_file() else []
-
-    def images_of(name: str) -> Any:
-        with np.load(folder / f"{name}.npz") as stored:
-            return stored["images"], float(stored["evaluations"])
-
-    reference, _ = images_of(named(REFERENCE))
-    finer = fine(folder.name).name
-    many = images_of(finer)[0] if (folder / f"{finer}.npz").is_file() else None
+    rounds = json.loads(seconds.read_text()) if seconds.is_file() else []
+    first, *others = methods(setting, folder)
+    reference, _, shown = read(first)
     found = []
-    for method in track(methods(folder.name), f"comparing {folder.name}"):
+    for method in track(others, f"comparing {setting}"):
         if not (folder / f"{method.name}.npz").is_file():
             continue
-        images, evaluations = images_of(method.name)
-        n = len(images)
-        pictures = [Image.fromarray(image) for image in images]
-        with torch.no_grad():
-            right = [set(v.objects) == m for v, m in zip(judge.look(pictures), meant[:n], strict=True)]
-        psnrs = [min(psnr(a, b), SAME) for a, b in zip(images, reference[:n], strict=True)]
-        ratios = [one[method.name] for one in rounds if method.name in one]
+        images, evaluations, seen = read(method)
+        pictures, theirs = ([Image.fromarray(image) for image in those] for those in (images, reference))
         found.append(
             Row(
                 method,
                 evaluations,
-                bootstrap([l1(a, b) for a, b in zip(images, reference[:n], strict=True)]),
-                bootstrap(psnrs),
-                bootstrap([ssim(a, b) for a, b in zip(images, reference[:n], strict=True)]),
-                bootstrap(similarity.score(pictures, [Image.fromarray(b) for b in reference[:n]])),
-                bootstrap([float(hit) for hit in right]),
-                None if many is None else bootstrap([l1(a, b) for a, b in zip(images, many, strict=False)]),
-                statistics.quantiles(ratios, n=4) if len(ratios) > 1 else None,
+                [l1(a, b) for a, b in zip(images, reference, strict=True)],
+                bootstrap([min(psnr(a, b), SAME) for a, b in zip(images, reference, strict=True)]),
+                bootstrap(similarity.score(pictures, theirs)),
+                bootstrap([float(a == b) for a, b in zip(seen, meant, strict=True)]),
+                bootstrap([float(a != b) for a, b in zip(seen, shown, strict=True)]),
+                1 - statistics.median(one[method.name] for one in rounds) if rounds else None,
             )
         )
     return found
 
 
 def report(given: argparse.Namespace) -> None:
-    """The table, the bars and the plot."""
-    folder = given.out / given.sampler
-    rows = rows_of(folder, given.prompts)
+    """The comparison at equal evaluations, and all rows; written to ``benchmarks/results``."""
+    folder = given.out / given.setting
+    rows = rows_of(given.setting, folder, given.prompts)
+    sampler, steps = SETTINGS[given.setting]
     failed = [
-        (method.family, file.read_text().strip())
-        for method in methods(given.sampler)
+        f"{method.family}, {method.setting}: `{file.read_text().strip()}`"
+        for method in methods(given.setting, folder)
         if (file := folder / f"{method.name}.error").is_file()
     ]
-    results = Path(__file__).parent / "results"
-    n, w = rows[0].l1.n, default_guidance_scale("pocket")
     lines = [
-        f"pocket, {given.sampler}, {STEPS} steps, w = {w:g}, n = {n} prompts, image i of seed {FIRST_SEED} + i.",
-        "Distances are to the fully guided image of the same seed, with 95% bootstrap intervals over prompts. Time",
-        f"saved: median and middle half of {rounds_in(folder)} rounds, whole calls of {BATCH} images, float32,",
-        f"{os.cpu_count()} shared cores of {platform.machine()}. DeepCache skips parts of evaluations, which count as",
-        "whole ones here.",
-        *(
-            [f"L1 to many steps: to {FINE_STEPS[given.sampler]} fully guided ones, n = {FINE_PROMPTS}."]
-            if rows[0].fine
-            else []
-        ),
+        f"pocket, w = {SCALE:g}, n = {len(rows[0].l1s)} prompts, image i of seed {FIRST_SEED} + i, float32.",
+        f"Distances in [0, 1] are to {steps} steps of {sampler}, with 95% bootstrap intervals over prompts.",
+        "Changed: images in which the judge sees other objects or attributes than in the reference. LPIPS is not given,",
+        "as its weights are not to be had here.",
         "",
-        "L1 at equal time saved, along each method's line (linear in log L1 between its rows; a dash where it does not",
-        "get there):",
+        *(at_equal_steps(rows) if given.setting == "best" else at_equal_evaluations(rows, 2 * steps)),
         "",
-        *at_equal_time(rows),
+        *table(rows, 2 * steps if given.setting != "best" else None),
         "",
-        *table(rows),
-        "",
-        *(f"{family} failed at batch 16: `{error}`." for family, error in failed),
+        *(f"Failed: {line}." for line in failed),
     ]
-    save_text("\n".join(lines) + "\n", results / f"pareto-{given.sampler}.md")
+    save_text("\n".join(lines).rstrip() + "\n", RESULTS / f"pareto-{given.setting}.md")
     print("\n".join(lines))
-    plot(rows, results / f"pareto-{given.sampler}.png", given.sampler)
 
 
-def rounds_in(folder: Path) -> int:
-    file = folder / "seconds.json"
-    return len(json.loads(file.read_text())) if file.is_file() else 0
-
-
-def at_equal_time(rows: Sequence[Row]) -> list[str]:
-    """L1 of every method at some savings of time."""
+def at_equal_evaluations(rows: Sequence[Row], full: int) -> list[str]:
+    """Mean and 95th percentile of L1 at some savings, along each method's line (linear in the log between its rows)."""
     families: dict[str, list[Row]] = {}
     for row in rows:
-        if row.l1.estimate > 0 and row.method.family != REFERENCE:
-            families.setdefault(row.method.family, []).append(row)
+        families.setdefault(row.method.family, []).append(row)
     lines = [
+        "Mean L1 / its 95th percentile by evaluations saved, along each method's rows (a dash: none saves it):",
+        "",
         f"| method | {' | '.join(f'{s:.0%}' for s in SAVINGS)} |",
         f"|{'---|' * (len(SAVINGS) + 1)}",
     ]
     for family, members in families.items():
-        members.sort(key=saved)
-        x = [saved(row) for row in members]
         cells = []
-        for at in SAVINGS:
-            ends = [[getattr(row.l1, end) for row in members] for end in ("estimate", "low", "high")]
-            found = [math.exp(np.interp(at, x, np.log(values))) for values in ends]
-            cells.append("—" if at > x[-1] + SLACK else "{:.4f} ({:.4f} to {:.4f})".format(*found))
+        for saving in SAVINGS:
+            values = [at(members, full, saving, lambda row: row.mean.estimate), at(members, full, saving, high)]
+            cells.append("—" if values[0] is None else " / ".join(f"{value:.4f}" for value in values))
         lines.append(f"| {family} | {' | '.join(cells)} |")
     return lines
 
 
-def table(rows: Sequence[Row]) -> list[str]:
-    names = ("method", "setting", "evaluations saved", "time saved", "L1", "PSNR, dB", "SSIM", "CLIP similarity")
-    lines = [f"| {' | '.join((*names, 'judge: all right', 'L1 to many steps'))} |", f"|{'---|' * (len(names) + 2)}"]
-    for row in rows:
-        cells = [row.method.family, row.method.setting, f"{row.evaluations_saved:.0%}"]
-        cells += [
-            f"{row.time_saved[1]:.0%} ({row.time_saved[0]:.0%} to {row.time_saved[2]:.0%})" if row.time_saved else ""
-        ]
-        cells += [f"{row.l1:.5f}", f"{row.psnr:.1f}", f"{row.ssim:.4f}", f"{row.clip:.4f}", f"{row.judged:.1%}"]
-        cells += [f"{row.fine:.5f}" if row.fine else ""]
-        lines.append(f"| {' | '.join(cells)} |")
+def high(row: Row) -> float:
+    return row.percentile(0.95)
+
+
+def at(members: Sequence[Row], full: int, saving: float, value: Callable[[Row], float]) -> float | None:
+    """A figure of a method where it saves so much: of its best rows, those that no other one beats in both."""
+    points = sorted((1 - row.evaluations / full, max(value(row), 1e-6)) for row in members)
+    front = [(x, y) for x, y in points if not any(a >= x and b < y for a, b in points)]
+    if not front or front[-1][0] < saving - SLACK:
+        return None
+    return math.exp(np.interp(saving, [x for x, _ in front], [math.log(y) for _, y in front]))
+
+
+def at_equal_steps(rows: Sequence[Row]) -> list[str]:
+    """At each number of evaluations: ours, and the best five of the others."""
+    lines = ["| evaluations | method | mean L1 | 95th percentile | changed |", "|---|---|---|---|---|"]
+    for steps in BEST_STEPS:
+        those = [row for row in rows if row.evaluations <= 2 * steps and row.evaluations > 2 * steps - 5]
+        others = sorted((row for row in those if not row.is_ours), key=lambda row: row.mean.estimate)[:5]
+        for row in [*(row for row in those if row.is_ours), *others]:
+            lines.append(
+                f"| {row.evaluations:g} | {row.method.family} | {row.mean:.5f} | {high(row):.4f} | {row.changed:.1%} |"
+            )
     return lines
 
 
-def plot(rows: Sequence[Row], file: Path, sampler: str) -> None:
-    """L1 on a logarithmic axis over the time saved, every family a line with its intervals."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(9, 6), layout="constrained")
-    families: dict[str, list[Row]] = {}
+def table(rows: Sequence[Row], full: int | None) -> list[str]:
+    names = (
+        "method",
+        "setting",
+        "evaluations",
+        "time saved",
+        "mean L1",
+        "median",
+        "95th percentile",
+        "PSNR, dB",
+        "CLIP similarity",
+    )
+    lines = [f"| {' | '.join((*names, 'judge: all right', 'changed'))} |", f"|{'---|' * (len(names) + 2)}"]
     for row in rows:
-        if row.l1.estimate > 0 and row.method.family != REFERENCE:
-            families.setdefault(row.method.family, []).append(row)
-    marks = "osD^vP*X<>h"
-    for i, (family, members) in enumerate(families.items()):
-        ours = family.startswith("ours")
-        members = sorted(members, key=saved)
-        x, y = [100 * saved(row) for row in members], [row.l1.estimate for row in members]
-        spread = [
-            [max(row.l1.estimate - row.l1.low, 0) for row in members],
-            [row.l1.high - row.l1.estimate for row in members],
-        ]
-        axes.errorbar(
-            x,
-            y,
-            spread,
-            label=family,
-            marker=marks[i % len(marks)],
-            lw=2.2 if ours else 1.2,
-            ms=6,
-            capsize=2,
-            color=OURS.get(family, f"C{i}"),
-            ls="-" if ours else "--",
-        )
-    axes.set_yscale("log")
-    by = "time" if all(row.time_saved for row in rows if row.method.family != REFERENCE) else "evaluations"
-    axes.set_xlabel(f"{by} saved against the stock pipeline with 50 steps (%)")
-    axes.set_ylabel("L1 to the fully guided image of 50 steps (log)")
-    axes.set_title(f"pocket, {sampler}, n = {rows[0].l1.n} prompts, 95% intervals: lower and further right is better")
-    axes.grid(alpha=0.3, which="both")
-    axes.legend(fontsize=8, ncols=2)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, dpi=130)
-    plt.close(figure)
-
-
-def saved(row: Row) -> float:
-    return row.time_saved[1] if row.time_saved else row.evaluations_saved
+        saved = "" if full is None else f" (-{1 - row.evaluations / full:.0%})"
+        cells = [row.method.family, row.method.setting, f"{row.evaluations:.1f}{saved}"]
+        cells += ["" if row.time_saved is None else f"{row.time_saved:.0%}", f"{row.mean:.5f}"]
+        cells += [f"{row.percentile(0.5):.5f}", f"{high(row):.5f}", f"{row.psnr:.1f}", f"{row.clip:.4f}"]
+        cells += [f"{row.right:.1%}", f"{row.changed:.1%}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
 
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("stage", choices=["sample", "time", "report"])
-    arguments.add_argument("--sampler", default="ddim")
-    arguments.add_argument("--prompts", type=int, default=256)
-    arguments.add_argument("--only", help="a regular expression: methods whose names match")
-    arguments.add_argument("--rounds", type=int, default=7)
+    arguments.add_argument("setting", choices=list(SETTINGS))
+    arguments.add_argument("--prompts", type=int, default=64)
+    arguments.add_argument("--only", default="", help="a regular expression: methods whose names match")
+    arguments.add_argument("--rounds", type=int, default=5)
     arguments.add_argument("--out", type=Path, default=Path("out/pareto"))
     given = arguments.parse_args()
     {"sample": sample, "time": take_times, "report": report}[given.stage](given)

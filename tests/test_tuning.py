@@ -8,6 +8,7 @@ from dataclasses import asdict
 from itertools import count
 from types import SimpleNamespace
 
+import diffusers
 import naive
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from shapefirst.measure import l1
 from shapefirst.policies.file import read_policy
 from shapefirst.policies.schedule import TextSchedule
 from shapefirst.sampling.loop import decode, denoise, generators
-from shapefirst.tuning import runner, search
+from shapefirst.tuning import goals, runner, search
 from shapefirst.tuning.candidates import Candidate, Costs, Found, candidates, choose, shortlist
 from shapefirst.tuning.kept import UnfinishedSearch
 from shapefirst.tuning.search import SEED, BatchRecord, Tuner
@@ -388,3 +389,61 @@ def test_a_recording_is_taken_up_whole_or_made_again(tmp_path):
             assert np.array_equal(found.references, recorded.references)
             assert found.scores == recorded.scores
     assert 0 < taken < 100
+
+
+# --- goals ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_best_picture_is_looked_for_among_all_solvers(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(goals, "CONVERGED_STEPS", 24)
+    monkeypatch.setattr(goals, "SHARES", (0.5,))
+    out = tmp_path / "best.json"
+    asked = ("--goal", "best", "--evaluations", 14, "--steps", 12, "--guidance-scale", 3)
+    result = shapefirst("tune", "--model", folder, *asked, "--out", out)
+    assert result.exit_code == 0, result.output
+    assert "a solver fitted to the model" in result.output
+    assert "DPMSolverMultistep, Karras' spacing" in result.output
+    policy = read_policy(out)
+    assert policy.goal == "best"
+    assert policy.solver is not None
+    assert policy.measured["evaluations"] == 2 * policy.steps <= 14
+    made = shapefirst(
+        *("generate", "a cat", "--model", folder, "--policy", out, "--guidance-scale", 3, "--sampler", "euler"),
+        *("--out", tmp_path / "images"),
+    )
+    assert made.exit_code == 0, made.output
+
+
+def test_a_fitted_solver_is_found_again_by_a_search_that_goes_on(tuner, tmp_path):
+    recorded(tuner, [])
+    found, distances = tuner.fit(5, nothing)
+    kept = UnfinishedSearch(tmp_path / "policy.json", ["same"])
+    kept.keep_fitted(5, found, distances)
+    again = UnfinishedSearch(tmp_path / "policy.json", ["same"])
+    assert again.fitted(5, len(distances)) == (found, distances)
+    assert again.fitted(6, len(distances)) is None
+    assert again.fitted(5, len(distances) + 1) is None
+
+
+def test_no_solver_is_fitted_where_noise_is_added_or_a_step_has_two_calls(make_pipe):
+    assert Tuner(make_pipe(), Sampling(W, N), PROMPTS).can_fit
+    assert not Tuner(make_pipe("sd-epsilon", "heun"), Sampling(W, N), PROMPTS).can_fit
+    pipe = make_pipe()
+    pipe.scheduler = diffusers.EulerAncestralDiscreteScheduler.from_config(pipe.scheduler.config)
+    assert not Tuner(pipe, Sampling(W, N), PROMPTS).can_fit
+
+
+@pytest.mark.parametrize(
+    ("words", "message"), [(("--goal", "fast"), "--goal is keep or best"), (("--evaluations", 1), "2 evaluations or")]
+)
+def test_odd_goals_are_refused(folder, tmp_path, words, message):
+    said = shapefirst("tune", "--model", folder, "--guidance-scale", 3, "--out", tmp_path / "policy.json", *words)
+    assert message in one_sentence(said)
+
+
+def test_the_choice_by_evaluations():
+    few, many = (Found(Candidate(n, TextSchedule.always(), ""), 0.0, (1 / n,) * 3) for n in (5, 8))
+    assert choose([few, many], evaluations=16) is many
+    assert choose([few, many], evaluations=12) is few
+    with pytest.raises(ShapefirstError, match="the fewest are 10"):
+        choose([few, many], evaluations=8)
