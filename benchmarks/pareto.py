@@ -334,8 +334,8 @@ def report(given: argparse.Namespace) -> None:
     lines = [
         f"pocket, w = {SCALE:g}, n = {len(rows[0].l1s)} prompts, image i of seed {FIRST_SEED} + i, float32.",
         f"Distances in [0, 1] are to {steps} steps of {sampler}, with 95% bootstrap intervals over prompts.",
-        "Changed: images in which the judge sees other objects or attributes than in the reference. LPIPS is not given,",
-        "as its weights are not to be had here.",
+        "Changed: pictures in which the judge sees other objects or attributes than in the reference. No LPIPS, as",
+        "its weights are not to be had here.",
         "",
         *(at_equal_steps(rows) if given.setting == "best" else at_equal_evaluations(rows, 2 * steps)),
         "",

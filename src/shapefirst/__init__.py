@@ -24,6 +24,7 @@ __all__ = [
     "apply_to_module",
     "guide",
     "load",
+    "read_policy",
     "text_until",
     "text_until_callback",
 ]
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from shapefirst.guidance.module import apply_to_module
     from shapefirst.models import load
     from shapefirst.policies.auto import Auto
+    from shapefirst.policies.file import read_policy
     from shapefirst.policies.schedule import TextSchedule
 
 _ROOMS = {
@@ -47,6 +49,7 @@ _ROOMS = {
     "apply_to_module": "guidance.module",
     "guide": "guidance",
     "load": "models",
+    "read_policy": "policies.file",
     "text_until": "guidance",
     "text_until_callback": "guidance.callback",
 }

@@ -136,11 +136,15 @@ def _words(policy: list[str] | None, text_steps: int | None, text_fraction: floa
 
 def _check_policy(pipe: Any, words: str, schedule: Policy, steps: int, scale: float) -> None:
     """Says what the policy does; a tuned one is for this model and sampler, or refused here."""
-    from shapefirst.policies.words import describe, policy_of
+    from shapefirst.policies.file import PolicyFile
+    from shapefirst.policies.words import describe, find_policy, policy_of
 
     policy_of(pipe, words)
     _note_scale(words, scale)
     strip = schedule.strip(steps) if isinstance(schedule, TextSchedule) else ""
+    found = find_policy(words)
+    if isinstance(found, PolicyFile) and (promise := found.promise):
+        terminal.line(promise)
     terminal.line(f"Policy {words}: {describe(schedule, steps)}\n{strip}".rstrip())
 
 

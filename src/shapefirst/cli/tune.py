@@ -111,7 +111,7 @@ def tune(
         _print_front(found, chosen, ends=max_l1 is not None)
         with terminal.progress(f"Checking the choice on {len(checked_on)} other prompts", total=1) as report:
             measured = held_out(tuner, chosen.candidate, checked_on, report)
-        write_policy(tuned_policy(model, tuner, chosen.candidate, len(checked_on), *measured), cleared(out))
+        write_policy(tuned_policy(model, tuner, found, chosen.candidate, len(checked_on), *measured), cleared(out))
         kept.forget()
     _print_choice(chosen, measured, checked_on, out, f"--model {model} --sampler {sampler}")
 

@@ -87,6 +87,24 @@ class PolicyFile:
         placed = TextSchedule.at(self.guided, keep=self.keep, order=self.order)
         return replace(placed, num_steps=self.steps, solver=self.solver)
 
+    @property
+    def call_arguments(self) -> dict[str, Any]:
+        """What a pipeline is called with under the policy, for those who do not leave that to `guide`."""
+        return {"num_inference_steps": self.steps, "guidance_scale": self.guidance_scale}
+
+    @property
+    def promise(self) -> str:
+        """What `tune` measured, as a sentence; "" where the file does not hold it."""
+        try:
+            l1, saved = (self.measured[name]["estimate"] for name in ("L1", "time saved"))
+            steps, prompts = self.measured["full guidance at steps"], self.measured["prompts"]
+            to = f"the run of {steps} steps" if self.goal == "keep" else "the converged picture"
+            return (
+                f"Measured on {prompts} prompts: L1 {l1:.4f} to {to}, {saved:.0%} of the time of {steps} steps saved."
+            )
+        except (KeyError, TypeError, ValueError):
+            return ""
+
     def policy_for(self, pipe: Any) -> TextSchedule:
         """The policy.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Final
@@ -89,7 +89,13 @@ def _recorded(tuner: Tuner) -> int:
 
 
 def tuned_policy(
-    model: str, tuner: Tuner, choice: Candidate, prompts: int, distance: Interval, saved: Interval
+    model: str,
+    tuner: Tuner,
+    found: Sequence[Found],
+    choice: Candidate,
+    prompts: int,
+    distance: Interval,
+    saved: Interval,
 ) -> PolicyFile:
     """The choice, for `policies.file.write_policy`, with what was measured on so many other prompts."""
     pipe, schedule = tuner.pipe, choice.schedule
@@ -111,8 +117,18 @@ def tuned_policy(
             "prompts": prompts,
             "evaluations": choice.evaluations,
             "L1": asdict(distance),
+            "L1 by evaluations": _front(found),
             "time saved": asdict(saved),
             "device": pipe.device.type,
             "batch size": tuner.batch_size,
         },
     )
+
+
+def _front(found: Sequence[Found]) -> dict[str, float]:
+    """Evaluations -> L1 on the prompts that were chosen by, of all that no other one beats in both."""
+    front: dict[str, float] = {}
+    for one in sorted(found, key=lambda f: (f.candidate.evaluations, f.distance.estimate)):
+        if one.distance.estimate < min(front.values(), default=float("inf")):
+            front.setdefault(str(one.candidate.evaluations), one.distance.estimate)
+    return front
