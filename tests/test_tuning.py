@@ -22,6 +22,7 @@ from shapefirst.images.jobs import Sampling
 from shapefirst.measure import l1
 from shapefirst.policies.file import read_policy
 from shapefirst.policies.schedule import TextSchedule
+from shapefirst.policies.words import describe
 from shapefirst.sampling.loop import decode, denoise, generators
 from shapefirst.tuning import goals, runner, search
 from shapefirst.tuning.candidates import Candidate, Costs, Found, candidates, choose, shortlist
@@ -200,7 +201,8 @@ def test_tune_writes_a_policy_that_generate_takes(folder, tmp_path):
     images = tmp_path / "images"
     made = shapefirst("generate", "a cat", "--model", folder, "--policy", out, "--out", images, "--guidance-scale", 3)
     assert made.exit_code == 0, made.output
-    assert policy.schedule.strip(policy.steps) in made.output
+    assert describe(policy.schedule, policy.steps) in made.output
+    assert "Measured on 16 prompts: L1" in made.output
     assert "Note" not in made.stderr
     stronger = shapefirst("generate", "a cat", "--model", folder, "--policy", out, "--out", images)
     assert "tuned at guidance scale 3, not 7.5" in stronger.stderr

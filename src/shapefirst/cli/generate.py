@@ -141,11 +141,15 @@ def _check_policy(pipe: Any, words: str, schedule: Policy, steps: int, scale: fl
 
     policy_of(pipe, words)
     _note_scale(words, scale)
-    strip = schedule.strip(steps) if isinstance(schedule, TextSchedule) else ""
     found = find_policy(words)
     if isinstance(found, PolicyFile) and (promise := found.promise):
         terminal.line(promise)
-    terminal.line(f"Policy {words}: {describe(schedule, steps)}\n{strip}".rstrip())
+    terminal.line(f"Policy {words}: {describe(schedule, steps)}\n{_strip(schedule, steps)}".rstrip())
+
+
+def _strip(schedule: Policy, steps: int) -> str:
+    """Its steps, one character each; "" where it decides while sampling, or has a solver with steps of its own."""
+    return schedule.strip(steps) if isinstance(schedule, TextSchedule) and schedule.solver is None else ""
 
 
 def _write(
@@ -176,7 +180,8 @@ def _write(
         own = {"text_steps": schedule.text_steps(steps), "keep": schedule.keep}
         tag = f"text{own['text_steps']}of{steps}" + ("-keep-text" if schedule.keep == "text" else "")
     else:
-        own = {"policy": words, **({"guided": schedule.strip(steps)} if isinstance(schedule, TextSchedule) else {})}
+        strip = _strip(schedule, steps)
+        own = {"policy": words, **({"guided": strip} if strip else {})}
         tag = f"{slug(Path(words).stem if words.endswith('.json') else words)}-of{steps}"
     if "full" not in results:
         tables.written(write_images(results[""], Pictures(out), tag, {**common, **own}))
@@ -194,10 +199,10 @@ def policy_and_steps(words: str, steps: int | None) -> tuple[Policy, int]:
     from shapefirst.policies.words import find_policy
 
     found = find_policy(words)
-    own_steps = found.steps if isinstance(found, PolicyFile) else DEFAULT_STEPS
+    own_steps = found.full_steps if isinstance(found, PolicyFile) else DEFAULT_STEPS
     policy = found.schedule if isinstance(found, PolicyFile) else found
     steps = own_steps if steps is None else steps
-    if isinstance(policy, TextSchedule):
+    if isinstance(policy, TextSchedule) and not (policy.solver and steps == own_steps):
         policy.check(steps)
     return policy, steps
 

@@ -34,7 +34,7 @@ __all__ = ["Job", "Result", "Sampling", "cut_text", "generate", "make_jobs"]
 @guarded
 @dataclass(frozen=True)
 class Sampling:
-    """What the pipeline is told besides prompt, seed and schedule.
+    """What the pipeline is told besides prompt, seed and schedule; a schedule's own solver has its own steps.
 
     Raises:
         ShapefirstError: A number of steps or a guidance scale out of `checks.BOUNDS`.
@@ -152,10 +152,11 @@ def _batches(jobs: Sequence[Job], size: int) -> Iterator[Sequence[Job]]:
 def _sample(
     pipe: Any, batch: Sequence[Job], schedule: Policy, sampling: Sampling, report: Callable[[float], None]
 ) -> list[Result]:
+    own = getattr(schedule, "solver", None) and getattr(schedule, "num_steps", None)
     arguments: dict[str, Any] = {
         "prompt": [job.prompt for job in batch],
         "generator": generators([job.seed for job in batch]),
-        "num_inference_steps": sampling.steps,
+        "num_inference_steps": own or sampling.steps,
         "guidance_scale": sampling.guidance_scale,
         "output_type": "np",
         **_step_callback(pipe, report),
@@ -167,8 +168,9 @@ def _sample(
     with faults_of(pipe), guide(pipe, schedule) as spent:
         images = as_images(pipe, pipe(**arguments).images)
     seconds, n = time.perf_counter() - start, len(batch)
+    asked = spent.asked / n * (sampling.steps / own if own else 1)  # a solver of its own stands for the usual steps
     return [
-        Result(job.prompt, job.seed, image, spent.rows / n, spent.asked / n, seconds / n)
+        Result(job.prompt, job.seed, image, spent.rows / n, asked, seconds / n)
         for job, image in zip(batch, images, strict=True)
     ]
 

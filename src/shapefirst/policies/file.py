@@ -93,6 +93,12 @@ class PolicyFile:
         return {"num_inference_steps": self.steps, "guidance_scale": self.guidance_scale}
 
     @property
+    def full_steps(self) -> int:
+        """N of the run in whose place the policy stands."""
+        steps = self.measured.get("full guidance at steps")
+        return steps if isinstance(steps, int) and self.solver is not None and steps >= 1 else self.steps
+
+    @property
     def promise(self) -> str:
         """What `tune` measured, as a sentence; "" where the file does not hold it."""
         try:

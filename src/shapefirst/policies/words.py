@@ -112,10 +112,11 @@ def describe(policy: Policy, num_steps: Steps) -> str:
     """
     if isinstance(policy, Auto):
         return f"tolerance {policy.tol:g}, each image decides"
-    k, steps = policy.text_steps(num_steps), "step" if num_steps == 1 else "steps"
-    if policy.solver is not None:
+    if policy.solver is not None and policy.num_steps is not None:
         fitted = policy.solver.class_name == "FittedScheduler"
-        return f"{num_steps} {steps} of " + ("a solver fitted to the model" if fitted else policy.solver.label)
+        how = "a solver fitted to the model" if fitted else policy.solver.label
+        return f"{policy.num_steps} steps of {how}"
+    k, steps = policy.text_steps(num_steps), "step" if num_steps == 1 else "steps"
     if k == num_steps:
         return f"full guidance, {num_steps} {steps}"
     if policy.order is None and policy.guided_steps(num_steps) == set(range(k)):
