@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -28,6 +30,7 @@ from shapefirst.guidance.two_calls import TwoCalls
 from shapefirst.guidance.ways import Asked, Course
 from shapefirst.guidance.whole_calls import WholeCalls
 from shapefirst.policies.auto import Auto, Policy, check_policy
+from shapefirst.policies.placement import Budget
 from shapefirst.policies.schedule import TextSchedule
 
 __all__ = ["ControlHook", "SteeringHook"]
@@ -181,6 +184,8 @@ class SteeringHook(ModuleHook):
         stochastic = policy.order is not None and is_stochastic(run.scheduler, policy, eta)
         if stochastic:
             policy = replace(policy, order=0)
+        else:
+            _warn_of_small_budget(policy, run.num_steps)
         if name == "whole calls":
             return WholeCalls(policy, stochastic=stochastic)
         if policy.keep != "neither" or isinstance(policy, Auto):
@@ -212,6 +217,17 @@ class SteeringHook(ModuleHook):
 def _held(policy: Policy, calls: Sequence[int]) -> Policy:
     """A policy as it holds where the steps have so many calls."""
     return policy.held_in_calls(calls) if isinstance(policy, TextSchedule) else policy
+
+
+def _warn_of_small_budget(policy: Policy, steps: int) -> None:
+    budget = policy.placement if isinstance(policy, TextSchedule) and policy.keep == "neither" else None
+    if isinstance(budget, Budget) and budget.is_too_small(steps):
+        fewer = math.floor(budget.share * steps)
+        warnings.warn(
+            f"A budget of {budget.share:g} over {steps} steps strays further from their picture than {fewer} steps of "
+            f"the same sampler do: give num_inference_steps={fewer} instead, or a policy of `shapefirst tune`.",
+            stacklevel=2,
+        )
 
 
 def _is_in_turn(policy: Policy) -> bool:

@@ -68,20 +68,27 @@ class Growing:
 class Budget:
     """As many guided steps as `share` of the evaluations of full guidance pays for.
 
-    They are the first ones up to a step, and others after gaps that grow from there on: what a picture shows is decided
-    in the noisy steps, where errors grow; later ones stay as they are. The first ones are `FIRST` of all guided steps,
-    and as many as leave no two steps together for the others. Of the rules that were tried this one kept pocket's
-    pictures best where people work, in 20 to 30 steps.
+    They are the first ones up to a step, others after gaps that grow from there on, and the last: what a picture shows
+    is decided in the noisy steps, where errors grow; later ones stay as they are. The first ones are `FIRST` of all
+    guided steps, and as many as leave no two steps together for the others. Of the rules that were tried this one kept
+    pocket's pictures best where people work, in 20 to 30 steps.
     """
 
     share: float
 
     FIRST: ClassVar[float] = 0.6
+    #: Below this share of so few steps, fewer steps came nearer to pocket's pictures (`benchmarks/pareto.py`).
+    WORTH: ClassVar[float] = 0.55
+    FEW: ClassVar[int] = 30
     LEAST: ClassVar[int] = 5
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
             raise ShapefirstError(f"A budget is a share of the evaluations, above 0 and up to 1, not {self.share:g}.")
+
+    def is_too_small(self, num_steps: int) -> bool:
+        """Whether fewer steps of the same sampler are the better way to save as much."""
+        return self.share < self.WORTH and num_steps <= self.FEW
 
     def steps(self, num_steps: int, others: int) -> frozenset[int]:
         guided = math.floor((2 * num_steps * self.share - others * num_steps) / (2 - others) + 1e-9)
@@ -101,8 +108,8 @@ class Budget:
 
 
 def early(num_steps: int, guided: int, first: float) -> frozenset[int]:
-    """`guided` of `num_steps` steps, the first ones and others after gaps that grow; see `Budget`."""
-    return spread(num_steps, guided, max(round(first * guided), 2 * guided - num_steps), 0, 1.2)
+    """`guided` of `num_steps` steps: the first ones, others after gaps that grow, and the last; see `Budget`."""
+    return spread(num_steps, guided, max(round(first * guided), 2 * guided - num_steps), 1, 1.2)
 
 
 def spread(num_steps: int, guided: int, first: int, last: int, power: float) -> frozenset[int]:

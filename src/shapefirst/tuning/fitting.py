@@ -126,13 +126,15 @@ def followed_runs(steps: Sequence[Step], guidance_scale: float) -> FollowedRuns:
 def times_to_try(recorded: FollowedRuns, steps: int, *, keep: bool) -> list[list[int]]:
     """Which of the recorded times a solver could take; the choice is by what it then makes of the pictures.
 
-    To keep a picture: all of the first steps, where it is decided, and fewer of the later ones (`policies.placement`).
+    To keep a picture: all of the first steps, where it is decided, and fewer of the later ones (`policies.placement`),
+    or as many of all.
     For the best one: Karras' times, and those of the module.
     """
     tries = [best_times(recorded, steps)]
     count = len(recorded.timesteps)
     if keep:
         tries += [sorted(early(count, steps, first)) for first in (Budget.FIRST, 0.5)]
+        tries.append([n * count // steps for n in range(steps)])
     else:
         tries += [_karras(recorded, steps, rho) for rho in (3.0, 5.0)]
     return [list(one) for one in dict.fromkeys(tuple(one) for one in tries if len(one) == steps)]
