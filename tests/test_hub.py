@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,12 @@ def folders(tmp_path_factory):
     """Name -> the repository as a folder."""
     place = tmp_path_factory.mktemp("repositories")
     return {name: layout.write(place / name) for name, layout in LAYOUTS.items()}
+
+
+@pytest.fixture(scope="module")
+def loaded(folders):
+    """Name -> the model in full precision, loaded once for all who leave it as it is."""
+    return cache(lambda name: load(folders[name], device="cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -95,9 +102,9 @@ def test_a_model_loads_by_download_from_the_cache_and_from_a_folder(hub, folders
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_weight_is_the_file_s(folders, name):
+def test_every_weight_is_the_file_s(loaded, name):
     """Whatever old version named it: the autoencoder's attention, the text encoder's prefix, shards, half precision."""
-    pipe = load(folders[name], device="cpu", dtype="float32")
+    pipe = loaded(name)
     torch.manual_seed(0)
     for part, (_, weights) in LAYOUTS[name].parts().items():
         network = getattr(pipe, part)
@@ -108,8 +115,8 @@ def test_every_weight_is_the_file_s(folders, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_loop_of_our_own_makes_the_pipeline_s_images(folders, name):
-    pipe = load(folders[name], device="cpu")
+def test_the_loop_of_our_own_makes_the_pipeline_s_images(loaded, name):
+    pipe = loaded(name)
     with guide(pipe, "paper:2") as spent:
         own = image(pipe)
     assert spent.rows == 5
@@ -120,9 +127,9 @@ def test_the_loop_of_our_own_makes_the_pipeline_s_images(folders, name):
 
 
 @pytest.mark.parametrize("name", ["sdxl", "sd35"])
-def test_the_steps_of_our_own_loop_hold_together(folders, name):
+def test_the_steps_of_our_own_loop_hold_together(loaded, name):
     """x_t = a x0 + s eps at every step, also where the model predicts a flow, and the branches make the guided one."""
-    pipe = load(folders[name], device="cpu")
+    pipe = loaded(name)
     for step in denoise(pipe, "a red cat", generator=generators([0]), **SHORT, **SMALL):
         guided = step.eps_null + 4.0 * (step.eps_text - step.eps_null)
         assert torch.allclose(guided, step.eps, atol=1e-4)
@@ -224,8 +231,8 @@ def test_weights_of_no_use_are_named(folders, tmp_path):
 # --- tokenizers -----------------------------------------------------------------------------------------------------
 
 
-def test_the_padding_of_stable_diffusion_2_is_the_one_it_was_trained_with(folders):
-    tokenizer = load(folders["sd21"], device="cpu").tokenizer
+def test_the_padding_of_stable_diffusion_2_is_the_one_it_was_trained_with(loaded):
+    tokenizer = loaded("sd21").tokenizer
     assert (tokenizer.pad_token, tokenizer.pad_token_id) == ("!", 0)
 
 
@@ -441,9 +448,9 @@ def test_folders_of_single_networks_and_adapters(folders, tmp_path):
 # --- studies of tokens on SDXL and SD 3 -----------------------------------------------------------------------------
 
 
-def test_the_pooled_prompt_goes_with_its_eos(folders):
+def test_the_pooled_prompt_goes_with_its_eos(loaded):
     """SDXL is given the prompt again, in one vector made from [EOS]: left there, it would say what was taken."""
-    pipe = load(folders["sdxl"], device="cpu")
+    pipe = loaded("sdxl")
     subject = Subject("sdxl", pipe, {}, steps=2)
     pair = Pair(Prompt("a red cat"), Prompt("a blue dog"))
     pairs = encode_pairs(subject, [pair])
@@ -455,8 +462,8 @@ def test_the_pooled_prompt_goes_with_its_eos(folders):
     assert "made from the first [EOS]" in padded(subject)
 
 
-def test_what_positions_say_does_not_apply_to_stable_diffusion_3(folders):
-    subject = Subject("sd35", load(folders["sd35"], device="cpu"), {}, steps=2)
+def test_what_positions_say_does_not_apply_to_stable_diffusion_3(loaded):
+    subject = Subject("sd35", loaded("sd35"), {}, steps=2)
     with pytest.raises(DoesNotApply, match="one after the other"):
         subject.positions(["a red cat"])
 

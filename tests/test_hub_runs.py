@@ -80,6 +80,7 @@ def test_tune(model, prompts, tmp_path, monkeypatch):
     monkeypatch.setattr(candidates, "FEWER", (0.5,))
     monkeypatch.setattr(candidates, "PAPERS", (0.4,))
     monkeypatch.setattr(search, "PROBE_ROUNDS", 1)
+    monkeypatch.setattr(search, "PROBE_STEPS", 4)
     monkeypatch.setattr(commands_tune, "MOST", 4)  # of the 32 prompts
     out = tmp_path / "policy.json"
     said = run("tune", "--model", model, "--steps", 10, "--prompts", prompts, "--max-l1", 0.9, "--out", out).stderr
