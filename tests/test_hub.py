@@ -173,8 +173,14 @@ def test_a_download_that_was_stopped_goes_on(hub, folders):
 # --- variants -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("dtype", "part"), [("float16", ".fp16"), ("float32", ""), ("bfloat16", "")])
-@pytest.mark.parametrize("name", ["sd15", "pixart", "sd35"])
+@pytest.mark.parametrize(
+    ("name", "dtype", "part"),
+    [
+        *((name, "float16", ".fp16") for name in ("sd15", "pixart", "sd35")),
+        ("sd15", "bfloat16", ""),
+        ("sd35", "float32", ""),
+    ],
+)
 def test_the_weights_of_the_wanted_format_are_downloaded(hub, name, dtype, part):
     layout = LAYOUTS[name]
     pipe = load(layout.repository, device="cpu", dtype=dtype)

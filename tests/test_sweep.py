@@ -111,7 +111,7 @@ def test_full_guidance_is_there_once_and_first():
 
 
 def test_a_plan_tells_about_what_its_results_take_on_the_disk(worker, tmp_path):
-    shards = shards_of(Grid(steps=(2,), text_steps=("1",), count=32))
+    shards = shards_of(Grid(steps=(2,), text_steps=("1",), count=16))
     work = Worker("cpu", keep_images="all", _models=worker._models).run(shards[0])
     for images, kept in (("none", {}), ("all", work.images)):
         store = Store(str(tmp_path / images))

@@ -64,9 +64,8 @@ def check_steps(pipe: Any, num_steps: int, **options: Any) -> None:
         stock = call()
     calls = spy.rows // 2
     assert naive.step_of_call(pipe.scheduler, calls - 1) == num_steps - 1
-    half = {int(0.5 * num_steps + 0.5): {"fraction": 0.5}}
-    for k in sorted({1, num_steps} | half.keys()):
-        with text_until(pipe, **half.get(k, {"step": k})) as evaluations, Spy(pipe) as spy:
+    for k in sorted({1, num_steps}):
+        with text_until(pipe, k) as evaluations, Spy(pipe) as spy:
             found = call()
         guided = sum(naive.step_of_call(pipe.scheduler, i) < k for i in range(calls))
         assert evaluations.calls == calls
@@ -77,6 +76,10 @@ def check_steps(pipe: Any, num_steps: int, **options: Any) -> None:
             with naive.both_branches_in(pipe.unet, lambda i, k=k: naive.step_of_call(pipe.scheduler, i) < k) as made:
                 assert naive.error(found, call()) < 1e-4
             assert len(made) == calls
+    with text_until(pipe, fraction=0.5) as evaluations:
+        call()
+    half = int(0.5 * num_steps + 0.5)
+    assert evaluations.rows == calls + sum(naive.step_of_call(pipe.scheduler, i) < half for i in range(calls))
     with (
         pytest.raises(ShapefirstError, match=f"guides step {num_steps}, .* generation of {num_steps} is"),
         text_until(pipe, num_steps + 1),
