@@ -21,6 +21,14 @@ gc.freeze()  # what is imported stays; to look through it again and again takes 
 gc.set_threshold(20_000, 20, 20)
 torch.set_num_threads(1)  # on models this small more threads only wait for each other
 
+WAITING = ("test_sweep_ray.py", "test_fuzz.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """First what mostly waits, for a cluster or a process, so that nothing waits for it in the end."""
+    items.sort(key=lambda item: item.path.name not in WAITING)
+
+
 KINDS = ("sd-epsilon", "sd-v", "pixart")
 MAX_WORDS = 120
 # Gentler noise than a real model's: random predictions are no noise, and dividing by a tiny sqrt(abar_T) would blow the

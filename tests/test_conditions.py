@@ -8,6 +8,7 @@ from typing import Any
 import naive
 import pytest
 import torch
+from crosses import all_pairs
 from test_guidance import PROMPTS, SEEDS, W, calls_of, generate
 
 from shapefirst.guidance.blocks import guide
@@ -53,9 +54,7 @@ def rows_of(pipe: Any, policy: Any, **options: Any) -> list[int]:
     return rows
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
-@pytest.mark.parametrize("keep", ["null", "text", "neither"])
-@pytest.mark.parametrize("order", [0, 1, 2])
+@pytest.mark.parametrize(("sampler", "keep", "order"), all_pairs(SAMPLERS, ["null", "text", "neither"], [0, 1, 2]))
 def test_another_prompt_half_way(make_pipe, sampler, keep, order):
     """The steps after it are guided until there is as much to extrapolate from as the order asks for."""
     pipe, schedule = make_pipe("sd-epsilon", sampler), TextSchedule.at([0, 1, 2], keep=keep, order=order)

@@ -32,8 +32,9 @@ def saved(value: Any) -> Any:
     return torch.load(file, weights_only=False)
 
 
-@pytest.mark.parametrize("way", [copy.copy, copy.deepcopy, pickled, saved])
-@pytest.mark.parametrize("name", [SD, WAN])
+@pytest.mark.parametrize(
+    ("name", "way"), [*((SD, way) for way in (copy.copy, copy.deepcopy, pickled, saved)), (WAN, copy.deepcopy)]
+)
 def test_copies_are_plain(name, way):
     row = own(name)
     (part,), stock = row.denoisers, row()

@@ -10,6 +10,7 @@ import pytest
 import torch
 from alphabets import bytes_of_clip, ids_read, reading_with, with_inversion
 from conftest import KINDS
+from crosses import all_pairs
 from test_guidance import PROMPTS, SEEDS, N, W, generate
 
 from shapefirst.errors import ShapefirstError
@@ -39,9 +40,7 @@ def test_it_equals_the_pipeline(make_pipe, kind, sampler):
     assert all(step.eps_null is not None for step in steps)
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
-@pytest.mark.parametrize("keep", ["null", "text", "neither"])
-@pytest.mark.parametrize("order", [0, 1, 2])
+@pytest.mark.parametrize(("sampler", "keep", "order"), all_pairs(SAMPLERS, ["null", "text", "neither"], [0, 1, 2]))
 def test_it_extrapolates_as_the_pipeline_does_and_so_does_a_fork(make_pipe, sampler, keep, order):
     pipe = make_pipe("sd-v", sampler)
     options = {**OPTIONS, "num_inference_steps": 6}

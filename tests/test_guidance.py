@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 import inspect
 import math
+from itertools import cycle
 from typing import Any
 
 import naive
 import pytest
 import torch
 from conftest import KINDS
+from crosses import all_pairs
 
 from shapefirst.errors import ShapefirstError, UnsupportedPipelineError
 from shapefirst.guidance.blocks import guide, text_until
@@ -63,9 +65,7 @@ class Spy:
 # --- exactness ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("k", [0, 1, N // 2, N - 1, N])
-@pytest.mark.parametrize("sampler", SAMPLERS)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "sampler", "k"), all_pairs(KINDS, SAMPLERS, [0, 1, N // 2, N - 1, N]))
 def test_text_in_the_first_k_steps_is_the_equation(make_pipe, kind, sampler, k):
     pipe = make_pipe(kind, sampler)
     with text_until(pipe, step=k) as evaluations, Spy(pipe) as spy:
@@ -79,8 +79,7 @@ def test_text_in_the_first_k_steps_is_the_equation(make_pipe, kind, sampler, k):
     assert evaluations.rows == spy.rows == 2 * len(PROMPTS) * guided_calls + len(PROMPTS) * (calls - guided_calls)
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "sampler"), zip(cycle(KINDS), SAMPLERS, strict=False))
 def test_text_in_all_steps_is_the_stock_pipeline_bit_for_bit(make_pipe, kind, sampler):
     pipe = make_pipe(kind, sampler)
     stock = generate(pipe)
@@ -108,9 +107,7 @@ def test_schedules_of_every_form(make_pipe, kind, keep):
         assert naive.error(x, naive.sample(pipe, PROMPTS, naive.noise(SEEDS), **options)) < 1e-4
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("keep", ["null", "text", "neither"])
+@pytest.mark.parametrize(("kind", "sampler", "keep"), all_pairs(KINDS, SAMPLERS, ["null", "text", "neither"]))
 def test_extrapolation_is_the_formula(make_pipe, kind, sampler, keep):
     pipe, steps = make_pipe(kind, sampler), 7
     schedules = {
@@ -175,9 +172,7 @@ def test_extrapolated_guidance_is_rescaled_by_the_extrapolated_text_prediction(m
         assert naive.error(generate(pipe, guidance_rescale=phi), x) < 1e-4
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("keep", ["null", "text", "neither"])
+@pytest.mark.parametrize(("kind", "sampler", "keep"), all_pairs(KINDS, SAMPLERS, ["null", "text", "neither"]))
 def test_a_tolerance_of_0_is_the_stock_pipeline_bit_for_bit(make_pipe, kind, sampler, keep):
     pipe = make_pipe(kind, sampler)
     stock = generate(pipe)
@@ -185,9 +180,9 @@ def test_a_tolerance_of_0_is_the_stock_pipeline_bit_for_bit(make_pipe, kind, sam
         assert torch.equal(generate(pipe), stock)
 
 
-@pytest.mark.parametrize("kind", ["sd-epsilon", "pixart"])
-@pytest.mark.parametrize("keep", ["null", "text", "neither"])
-@pytest.mark.parametrize("sampler", ["ddim", "heun"])
+@pytest.mark.parametrize(
+    ("kind", "keep", "sampler"), all_pairs(["sd-epsilon", "pixart"], ["null", "text", "neither"], ["ddim", "heun"])
+)
 def test_each_image_decides_for_itself(make_pipe, kind, keep, sampler):
     """What the rule says, image by image, is what it does in a batch: rows leave it one by one."""
     pipe, steps = make_pipe(kind, sampler), 12
@@ -375,9 +370,7 @@ def test_every_batched_argument_is_halved(make_pipe):
 # --- no guidance, nothing to drop -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("k", [0, 2])
-@pytest.mark.parametrize("w", [0.0, 1.0])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "w", "k"), all_pairs(KINDS, [0.0, 1.0], [0, 2]))
 def test_without_guidance_nothing_changes(make_pipe, kind, w, k):
     """Not even for two prompts on one seed, whose rows look like the two halves of a guided batch."""
     pipe = make_pipe(kind)
@@ -472,8 +465,7 @@ def test_other_hooks_stay(make_pipe):
     assert trace(pipe) == before
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("kind", "sampler"), zip(cycle(KINDS), SAMPLERS, strict=False))
 def test_after_an_aborted_generation_the_next_one_is_right(make_pipe, kind, sampler):
     pipe = make_pipe(kind, sampler)
     calls = 0

@@ -55,8 +55,10 @@ def state(row: Tiny) -> tuple[list[Any], list[Any]]:
     return traces(row), found
 
 
-@pytest.mark.parametrize("offload", [whole_models, layers, groups, leaves])
-@pytest.mark.parametrize("name", [SD, WAN])
+@pytest.mark.parametrize(
+    ("name", "offload"),
+    [*((SD, offload) for offload in (whole_models, layers, groups, leaves)), (WAN, whole_models), (WAN, groups)],
+)
 def test_an_offloaded_pipeline(name, offload):
     row = own(name)
     stock, alone = row(), state(row)

@@ -164,7 +164,7 @@ def test_a_copy_that_shares_the_denoiser_is_followed_by_its_own_steps(make_pipe,
         request.addfinalizer(handing_on_copies(denoiser_of(pipe)))
     options = {"generator": generators([0]), "output_type": "latent", "guidance_scale": W}
     options |= PIXART if kind == "pixart" else {}
-    pipe("a cat", num_inference_steps=50, **options)
+    pipe("a cat", num_inference_steps=20, **options)
     with text_until(other, 5) as evaluations:
         expected = other("a cat", num_inference_steps=10, **{**options, "generator": generators([1])}).images
     rows = evaluations.rows

@@ -96,11 +96,11 @@ def test_maps_are_resized_without_new_extremes():
 
 @pytest.fixture(scope="module")
 def scenes():
-    """400 of the world's scenes, a quarter of them with two objects: image and true mask."""
+    """200 of the world's scenes, a quarter of them with two objects: image and true mask."""
     from shapefirst.world.scenes import render, sample_scene
 
     rng = np.random.default_rng(0)
-    drawn = [render(sample_scene(rng, pair=i % 4 == 0)) for i in range(400)]
+    drawn = [render(sample_scene(rng, pair=i % 4 == 0)) for i in range(200)]
     return [(image, masks.max(0) > 127) for image, masks in drawn]
 
 

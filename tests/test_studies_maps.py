@@ -32,6 +32,7 @@ PROMPTS = [
 PAIRS = [Pair(PROMPTS[0], PROMPTS[1]), Pair(PROMPTS[1], PROMPTS[2]), Pair(PROMPTS[3], PROMPTS[0])]
 N = 5
 SIXTEEN = 16
+SKETCHED = pytest.mark.usefixtures("sketched")  # of what draws its charts in another test
 GREY = Image.new("RGB", (16, 16), (128, 128, 128))
 
 
@@ -196,6 +197,7 @@ def test_an_overlay_is_orange_where_the_map_is_high_and_leaves_its_picture_alone
 # --- F1 -------------------------------------------------------------------------------------------------------------
 
 
+@SKETCHED
 @pytest.mark.parametrize(("moved", "verdict"), [(1, "replicates"), (4, "replicates"), (5, "does not replicate")])
 def test_f1_says_whether_the_shape_stands_at_a_fifth(make_pipe, moved, verdict):
     subject = subject_of(make_pipe(), steps=20)  # a fifth: 4 steps done
@@ -226,6 +228,7 @@ def on_pocket(make_pipe: Any, maps: list[np.ndarray], places: list[tuple[int, in
     return f1_shape_first.shape_finding(subject, PROMPTS[:2], [[Word("noun", "cup", (1,))]] * 2, followed)
 
 
+@SKETCHED
 def test_f1_takes_the_picture_for_the_truth_where_it_can_be_read(make_pipe):
     """The maps agree with the pictures in the last step only, the previews from the start."""
     a, b = (9, 9), (1, 1)
@@ -238,6 +241,7 @@ def test_f1_takes_the_picture_for_the_truth_where_it_can_be_read(make_pipe):
     assert "silhouette" in finding.method
 
 
+@SKETCHED
 def test_f1_says_nothing_by_maps_that_do_not_show_the_object(make_pipe):
     """The same map for both prompts, settled from the start, with the shape of neither more than of the other."""
     maps = [np.stack([blob(3, 3, side=9)] * 10)] * 2
@@ -247,6 +251,7 @@ def test_f1_says_nothing_by_maps_that_do_not_show_the_object(make_pipe):
     assert "not shown to follow the object" in finding.claims[0].hypothesis
 
 
+@SKETCHED
 @pytest.mark.parametrize("kind", KINDS)
 def test_f1_runs_on_every_kind_of_pipeline(make_pipe, kind):
     subject = subject_of(make_pipe(kind))
@@ -273,6 +278,7 @@ def test_f1_with_silhouettes(make_pipe):
 # --- F3 -------------------------------------------------------------------------------------------------------------
 
 
+@SKETCHED
 @pytest.mark.parametrize(("share", "verdict"), [(0.97, "replicates"), (0.5, "does not replicate")])
 def test_f3_follows_its_rule(make_pipe, share, verdict):
     subject = subject_of(make_pipe())
@@ -334,6 +340,7 @@ def test_a5_measures_what_keys_alone_do_on_the_same_latents(make_pipe):
     assert table["kl_uniform"][0] == pytest.approx(float(uniform), rel=1e-3)
 
 
+@SKETCHED
 @pytest.mark.parametrize("kind", KINDS)
 def test_a5_keys_of_the_same_prompt_change_nothing(make_pipe, kind):
     subject = subject_of(make_pipe(kind))
@@ -357,6 +364,7 @@ def test_a5_uniform_is_uniform_over_the_tokens_that_are_seen(make_pipe):
     assert a5_maps_of_keys.divergences(maps, maps, at)["tokens"][1] == pytest.approx(np.log(15), rel=1e-3)
 
 
+@SKETCHED
 @pytest.mark.parametrize(("ratio", "verdict"), [(0.2, "replicates"), (3.0, "does not replicate")])
 def test_a5_follows_its_rule(make_pipe, ratio, verdict):
     uniform = np.random.default_rng(0).uniform(0.5, 1, (3, N))
@@ -370,6 +378,7 @@ def test_a5_follows_its_rule(make_pipe, ratio, verdict):
 # --- A7 -------------------------------------------------------------------------------------------------------------
 
 
+@SKETCHED
 @pytest.mark.parametrize(("step", "verdict"), [(2, "replicates"), (9, "does not replicate")])
 def test_a7_follows_its_rule(make_pipe, step, verdict):
     """The map of A's noun moves to B's place before the last step, or never does."""
@@ -390,6 +399,7 @@ def test_a7_follows_its_rule(make_pipe, step, verdict):
     check_page(finding, 3 * N)
 
 
+@SKETCHED
 @pytest.mark.parametrize("kind", KINDS)
 def test_a7_runs_on_every_kind_of_pipeline(make_pipe, kind):
     subject = subject_of(make_pipe(kind))
@@ -398,6 +408,7 @@ def test_a7_runs_on_every_kind_of_pipeline(make_pipe, kind):
     assert subject.meter.done == subject.meter.expected == 3 * 2 * N * len(PAIRS)
 
 
+@SKETCHED
 def test_a7_with_nothing_switched_is_the_plain_run(make_pipe):
     """A prompt that keeps its own [EOS] makes its own picture, so that both shapes are its last map."""
     finding = a7_switched_maps.run(subject_of(make_pipe()), [Pair(p, p) for p in PROMPTS[:2]])

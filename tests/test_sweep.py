@@ -111,7 +111,7 @@ def test_full_guidance_is_there_once_and_first():
 
 
 def test_a_plan_tells_about_what_its_results_take_on_the_disk(worker, tmp_path):
-    shards = shards_of(Grid(steps=(2,), text_steps=("0", "1"), count=32))
+    shards = shards_of(Grid(steps=(2,), text_steps=("1",), count=16))
     work = Worker("cpu", keep_images="all", _models=worker._models).run(shards[0])
     for images, kept in (("none", {}), ("all", work.images)):
         store = Store(str(tmp_path / images))
@@ -199,9 +199,8 @@ def test_heun_is_counted_with_both_of_its_calls(worker):
     assert shards.settings[0].fully_guided == 2 * (4 + 3)
 
 
-@pytest.mark.parametrize("sampler", ["ddim", "dpm-solver"])
-def test_a_shard_has_the_images_of_separate_runs(worker, sampler):
-    policies = ("tol:0.05", "tol:3,keep=null")
+def test_a_shard_has_the_images_of_separate_runs(worker):
+    policies, sampler = ("tol:0.05", "tol:3,keep=null"), "dpm-solver"  # whose state each policy has to itself
     grid = Grid(
         samplers=(sampler,), steps=(8,), text_steps=("0", "4"), keep=("null", "text"), policies=policies, count=2
     )
@@ -563,18 +562,30 @@ def test_the_commands_refuse_what_is_not_there(tmp_path):
 
 def test_the_same_sweep_started_twice_is_run_once(tmp_path):
     out = tmp_path / "sweep"
-    options = ("--count", "2", "--steps", "4", "--text-steps", "2", "--shard-size", "1", "--out", str(out))
-    command = [sys.executable, "-m", "shapefirst", "sweep", "run", *options]
+    words = (
+        "sweep",
+        "run",
+        "--count",
+        "2",
+        "--steps",
+        "4",
+        "--text-steps",
+        "2",
+        "--shard-size",
+        "1",
+        "--out",
+        str(out),
+    )
+    command = [sys.executable, "-m", "shapefirst", *words]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as first:
         while not (out / "manifest.json").exists():
             assert first.poll() is None
             time.sleep(0.02)
         first.send_signal(signal.SIGSTOP)  # in its midst, for as long as the second takes
-        second = subprocess.run(command, capture_output=True, text=True)
+        said = one_sentence(shapefirst(*words))
         first.send_signal(signal.SIGCONT)
-    assert (first.returncode, second.returncode) == (0, 2)
-    assert second.stderr.count("\n") == 1
-    assert f"Error: {str(out)!r} is in use by process {first.pid} on " in second.stderr
+    assert first.returncode == 0
+    assert f"Error: {str(out)!r} is in use by process {first.pid} on " in said
     assert sorted(path.name for path in out.iterdir()) == ["manifest.json", "prompts.txt", "shards"]
     assert sorted(path.name for path in (out / "shards").iterdir()) == ["000000.parquet", "000001.parquet"]
 

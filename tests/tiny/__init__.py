@@ -49,7 +49,6 @@ class Tiny:
         schedulers: The names of the denoisers' schedulers, where they are not `scheduler`.
         varies: Whether some steps have more calls than that, or less.
         images: Those that a call is given: one alone where the class fails with more.
-        alone: Why images of a batch are not what each is alone, where diffusers itself does not have it so.
         refused: Where the class cannot be steered at all, a part of the sentence that says why.
     """
 
@@ -65,7 +64,6 @@ class Tiny:
     schedulers: Mapping[str, str] = field(default_factory=dict)
     varies: bool = False
     images: tuple[int, ...] = (0, 1)
-    alone: str | None = None
     refused: str | None = None
 
     def __call__(self, numbers: Sequence[int] = (0, 1), **more: Any) -> list[torch.Tensor]:

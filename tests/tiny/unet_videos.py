@@ -22,7 +22,7 @@ VIDEO = {**SIZES, "num_frames": FRAMES}
 def motion() -> Any:
     return awake(
         diffusers.MotionAdapter(
-            block_out_channels=(8, 16),
+            block_out_channels=(8,),
             motion_layers_per_block=1,
             motion_norm_num_groups=2,
             motion_num_attention_heads=2,
@@ -95,10 +95,10 @@ def animate_diff_video_control() -> Tiny:
 def animate_diff_sparse() -> Tiny:
     """Its ControlNet sees whole videos, of which one frame is known, the same for all."""
     control = diffusers.SparseControlNetModel(
-        block_out_channels=(8, 16),
+        block_out_channels=(8,),
         layers_per_block=1,
         conditioning_channels=3,
-        down_block_types=("CrossAttnDownBlockMotion", "DownBlockMotion"),
+        down_block_types=("CrossAttnDownBlockMotion",),
         cross_attention_dim=16,
         conditioning_embedding_out_channels=(4, 4),
         norm_num_groups=4,
@@ -120,13 +120,13 @@ def pia() -> Tiny:
 
 
 BLOCKS_3D = {
-    "down_block_types": ("CrossAttnDownBlock3D", "DownBlock3D"),
-    "up_block_types": ("UpBlock3D", "CrossAttnUpBlock3D"),
+    "down_block_types": ("CrossAttnDownBlock3D",),
+    "up_block_types": ("CrossAttnUpBlock3D",),
 }
 
 
 def unet_3d(name: str, **options: Any) -> Any:
-    sizes = {"block_out_channels": (8, 16), "layers_per_block": 1, "norm_num_groups": 4, "sample_size": PICTURE // 2}
+    sizes = {"block_out_channels": (8,), "layers_per_block": 1, "norm_num_groups": 4, "sample_size": PICTURE // 2}
     made = getattr(diffusers, name)(**sizes, **BLOCKS_3D, cross_attention_dim=WIDE, attention_head_dim=4, **options)
     return listening(made)
 
@@ -163,11 +163,11 @@ def stable_video() -> Tiny:
         image_encoder=image_encoder(),
         unet=listening(
             diffusers.UNetSpatioTemporalConditionModel(
-                block_out_channels=(32, 32),  # it normalizes groups of 32
+                block_out_channels=(32,),  # it normalizes groups of 32
                 layers_per_block=1,
                 sample_size=PICTURE // 2,
-                down_block_types=("CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"),
-                up_block_types=("UpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"),
+                down_block_types=("CrossAttnDownBlockSpatioTemporal",),
+                up_block_types=("CrossAttnUpBlockSpatioTemporal",),
                 cross_attention_dim=WIDE,
                 num_attention_heads=2,
                 projection_class_embeddings_input_dim=24,

@@ -302,12 +302,12 @@ def latent_consistency() -> Tiny:
 
 @tiny("StableDiffusionPanoramaPipeline")
 def panorama() -> Tiny:
-    """A call for each view, with rows that alternate, null first, and a state of the scheduler a view."""
+    """A call for each view, with rows that alternate, null first, and a state of the scheduler a view. Prompts' rows do
+    not, so that the first image of several is given two null rows."""
     pipe = stable_diffusion("StableDiffusionPanoramaPipeline", vae=None)
     pipe.get_views = partial(pipe.get_views, window_size=SIZE // 2, stride=SIZE // 2)  # 64 and 8, without an option
-    alone = "prompts' rows do not alternate as the views' do: the first image is given two null rows"
     options = {"height": 4 * SIZE, "width": 8 * SIZE}
-    return row(pipe, options=options, way="whole calls", calls=2, alone=alone)
+    return row(pipe, options=options, way="whole calls", calls=2)
 
 
 @tiny("StableDiffusionSAGPipeline")

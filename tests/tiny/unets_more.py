@@ -222,7 +222,7 @@ def clap() -> Any:
 
 def sounding(name: str, **unet_options: Any) -> Tiny:
     """Latents are of a spectrogram; text is a class, a row each, and there is no attention to it."""
-    options = {"cross_attention_dim": (8, 16), "projection_class_embeddings_input_dim": WIDE, **unet_options}
+    options = {"cross_attention_dim": (8,), "projection_class_embeddings_input_dim": WIDE, **unet_options}
     parts = {"feature_extractor": None} if name == "MusicLDMPipeline" else {}
     pipe = getattr(diffusers, name)(
         vae=vae(in_channels=1, out_channels=1),
