@@ -193,16 +193,19 @@ def _write(
     terminal.line(f"Side by side: {sheet}")
 
 
-def policy_and_steps(words: str, steps: int | None) -> tuple[Policy, int]:
-    """The policy, before there is a model to check a tuned one against, and the number of steps that go with it."""
+def policy_and_steps(words: str, steps: int | None, *, anywhere: bool = False) -> tuple[Policy, int]:
+    """The policy, before there is a model to check a tuned one against, and the number of steps that go with it.
+
+    One with a solver of its own goes with the steps in whose place it stands, or, if so said, stands beside any.
+    """
     from shapefirst.policies.file import PolicyFile
     from shapefirst.policies.words import find_policy
 
     found = find_policy(words)
-    own_steps = found.full_steps if isinstance(found, PolicyFile) else DEFAULT_STEPS
+    stands_for = found.full_steps if isinstance(found, PolicyFile) else DEFAULT_STEPS
     policy = found.schedule if isinstance(found, PolicyFile) else found
-    steps = own_steps if steps is None else steps
-    if isinstance(policy, TextSchedule) and not (policy.solver and steps == own_steps):
+    steps = stands_for if steps is None else steps
+    if isinstance(policy, TextSchedule) and (policy.solver is None or not (anywhere or steps == stands_for)):
         policy.check(steps)
     return policy, steps
 

@@ -32,7 +32,7 @@ def demo(
     check_writable(out)
     check_seed(seed)
     for words in policy or ():
-        policy_and_steps(words, DEFAULT_STEPS)
+        policy_and_steps(words, DEFAULT_STEPS, anywhere=True)
     with terminal.working("Getting torch and diffusers ready"):
         from shapefirst.images.demo import POLICIES, PROMPTS, STEPS, compare, write_demo
         from shapefirst.images.jobs import Sampling
