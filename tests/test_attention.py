@@ -119,7 +119,7 @@ def test_maps_are_the_softmax_written_out(make_pipe, kind):
             assert torch.allclose(got.sum(1), torch.ones(rows, 4, 4), atol=1e-5)
 
 
-@pytest.mark.parametrize(("kind", "sampler"), zip(cycle(["sd-v", "pixart"]), SAMPLERS, strict=False))
+@pytest.mark.parametrize(("kind", "sampler"), list(zip(cycle(["sd-v", "pixart"]), SAMPLERS, strict=False)))
 def test_the_readable_loop_gives_the_pipelines_maps(make_pipe, kind, sampler):
     """Also where it has a scheduler of its own and the pipeline's is left over from another generation."""
     pipe = make_pipe(kind, sampler)

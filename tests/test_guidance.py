@@ -79,7 +79,7 @@ def test_text_in_the_first_k_steps_is_the_equation(make_pipe, kind, sampler, k):
     assert evaluations.rows == spy.rows == 2 * len(PROMPTS) * guided_calls + len(PROMPTS) * (calls - guided_calls)
 
 
-@pytest.mark.parametrize(("kind", "sampler"), zip(cycle(KINDS), SAMPLERS, strict=False))
+@pytest.mark.parametrize(("kind", "sampler"), list(zip(cycle(KINDS), SAMPLERS, strict=False)))
 def test_text_in_all_steps_is_the_stock_pipeline_bit_for_bit(make_pipe, kind, sampler):
     pipe = make_pipe(kind, sampler)
     stock = generate(pipe)
@@ -465,7 +465,7 @@ def test_other_hooks_stay(make_pipe):
     assert trace(pipe) == before
 
 
-@pytest.mark.parametrize(("kind", "sampler"), zip(cycle(KINDS), SAMPLERS, strict=False))
+@pytest.mark.parametrize(("kind", "sampler"), list(zip(cycle(KINDS), SAMPLERS, strict=False)))
 def test_after_an_aborted_generation_the_next_one_is_right(make_pipe, kind, sampler):
     pipe = make_pipe(kind, sampler)
     calls = 0

@@ -265,7 +265,7 @@ def traces(row: Tiny) -> list[Any]:
     return [(type(m).__mro__, sorted(vars(m)), len(m._forward_hooks), len(m._forward_pre_hooks)) for m in modules]
 
 
-@pytest.mark.parametrize(("number", "name"), enumerate(PIPELINES), ids=list(PIPELINES))
+@pytest.mark.parametrize(("number", "name"), list(enumerate(PIPELINES)), ids=list(PIPELINES))
 def test_the_matrix(number, name):
     """Dropped and extrapolated predictions on every row, and in turn one of the policies that are only counted."""
     row = PIPELINES[name]()

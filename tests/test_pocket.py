@@ -46,10 +46,10 @@ def test_it_draws_what_the_prompt_says(full):
 
 def test_dropping_the_late_text_saves_a_quarter_and_keeps_the_picture(pocket, full):
     with text_until(pocket, step=6) as spent:
-        early = draw(pocket)
-    other_seed = draw(pocket, first_seed=100)
-    assert spent.rows == len(PROMPTS) * (2 * 6 + 6)
-    for a, b, c in zip(full, early, other_seed, strict=True):
+        early = draw(pocket, PROMPTS[:3])
+    other_seed = draw(pocket, PROMPTS[:3], first_seed=100)
+    assert spent.rows == 3 * (2 * 6 + 6)
+    for a, b, c in zip(full[:3], early, other_seed, strict=True):
         assert psnr(b, a) > psnr(c, a) + 3
 
 

@@ -172,7 +172,7 @@ def test_in_no_step_it_is_the_call_without_a_picture(make_pipe, tmp_path, name):
     assert error(call(pipe, steps=()), expected) < 1e-4 < error(call(pipe), expected)
 
 
-@pytest.mark.parametrize(("name", "sampler"), zip(CONTROLLED, ["heun", "ddim"], strict=True))
+@pytest.mark.parametrize(("name", "sampler"), list(zip(CONTROLLED, ["heun", "ddim"], strict=True)))
 def test_a_control_net_is_taken_away_as_the_pipeline_itself_does_it(make_pipe, tmp_path, name, sampler):
     pipe = conditioned(make_pipe, name, tmp_path)
     pipe.scheduler = make_pipe("sdxl" if "XL" in name else "sd-epsilon", sampler).scheduler

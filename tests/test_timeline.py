@@ -301,7 +301,7 @@ def test_what_a_configuration_keeps_of_another_class_has_no_effect(make_pipe):
 
 @pytest.mark.parametrize(
     ("spacing", "policy"),
-    zip(SPACINGS, cycle(["every:2,order=3", "steps:0-14+17+19,order=2", "tol:0.02"]), strict=False),
+    list(zip(SPACINGS, cycle(["every:2,order=3", "steps:0-14+17+19,order=2", "tol:0.02"]), strict=False)),
 )
 def test_extrapolation_stands_equal_timesteps(make_pipe, spacing, policy):
     name, more = spacing

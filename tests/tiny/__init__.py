@@ -72,7 +72,7 @@ class Tiny:
         given = {"num_inference_steps": STEPS, "output_type": "latent", **self.options, **self.conditions(numbers)}
         given = {"generator": generators, **given, **more}
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)  # some draw from torch's own generator too
+            torch.default_generator.manual_seed(0)  # some draw from torch's own too; torch.manual_seed looks for cards
             takes = inspect.signature(type(self.pipe).__call__).parameters
             out = self.pipe(**{key: value for key, value in given.items() if value is not None or key in takes})
         values = out.values() if isinstance(out, Mapping) else (out,)
