@@ -75,7 +75,7 @@ def test_negative_cosines_are_not_clipped(clip):
         model.visual_projection.weight.neg_()
     turned = ClipScore(Clip("turned", model, clip.tokenizer, clip.processor)).score(images, PROMPTS)
     assert turned == pytest.approx(-ClipScore(clip).score(images, PROMPTS), abs=1e-3)
-    assert np.abs(turned).min() > 0.1
+    assert np.abs(turned).min() > 0.01
 
 
 def test_scores_do_not_depend_on_the_batch(clip):

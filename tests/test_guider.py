@@ -28,7 +28,7 @@ POLICIES: dict[str, tuple[set[int], str, int | None]] = {
     "steps:0-1+4,keep=text,order=1": ({0, 1, 4}, "text", 1),
     "steps:0-2+4,keep=neither,order=2": ({0, 1, 2, 4}, "neither", 2),
     "every:2,order=0": ({0, 2, 4}, "neither", 0),
-    "budget:0.84": ({0, 1, 2, 4, 5}, "neither", 1),
+    "budget:0.84": ({0, 1, 2, 3, 5}, "neither", 1),
 }
 
 

@@ -336,6 +336,8 @@ def check_counted(row: Tiny, policy: str, whole: Counter[str]) -> None:
     assert (evaluations.rows, evaluations.calls) == (seen["rows"], seen["calls"])
     assert all(x.isfinite().all() for x in made if x.is_floating_point())
     if policy.startswith("budget"):
-        assert 0.7 * evaluations.asked <= seen["rows"] <= 0.84 * evaluations.asked
+        # Which steps have the further calls of skipped layers is not known beforehand: a budget counts steps there.
+        further = len(row.images) if row.varies else 0
+        assert 0.7 * evaluations.asked <= seen["rows"] <= 0.84 * evaluations.asked + further
     elif policy.startswith("text"):
         assert seen["rows"] < whole["rows"]

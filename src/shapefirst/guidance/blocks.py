@@ -84,7 +84,8 @@ def guide(
         policy: A `TextSchedule`, an `Auto`, words such as "paper:25" (see `shapefirst.policies.words`), or the path of
             a policy that `shapefirst tune` wrote.
         budget: In its place: the share of the evaluations of full guidance that may be spent, above 0 and up to 1. The
-            guided steps are then well placed, and the others extrapolated.
+            guided steps are then well placed, and the others extrapolated. Where some steps have calls of their own
+            kind beside (skip-layer guidance), steps are counted and not those calls.
         tol: In its place: the error that an extrapolation may have, from 0 up; each image decides for itself (`Auto`).
 
     Raises:

@@ -43,10 +43,10 @@ class PolicyFile:
         guided: The guided steps.
         keep: As in `TextSchedule`.
         order: As in `TextSchedule`.
-        goal: What the policy was chosen for: to "keep" the picture of a run of the sampler, or for the "best" one.
-        solver: As in `TextSchedule`.
         versions: Of shapefirst, diffusers and torch.
         measured: What `tune` measured on prompts that it did not choose by.
+        goal: What the policy was chosen for: to "keep" the picture of a run of the sampler, or for the "best" one.
+        solver: As in `TextSchedule`.
 
     Raises:
         ShapefirstError: A scale without guidance, steps that there are not, or what `TextSchedule` refuses.
@@ -63,10 +63,10 @@ class PolicyFile:
     guided: tuple[Whole, ...]
     keep: Kept
     order: Whole | None
-    goal: Literal["keep", "best"] = "keep"
-    solver: Solver | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
     measured: Mapping[str, Any] = field(default_factory=dict)
+    goal: Literal["keep", "best"] = "keep"
+    solver: Solver | None = None
 
     def __post_init__(self) -> None:
         for name in ("model_digest", "sampler", "sampler_digest"):
