@@ -163,7 +163,7 @@ ROWS: dict[str, Callable[[Any], Row]] = {
 }
 
 
-@pytest.fixture(params=ROWS)
+@pytest.fixture
 def row(request: pytest.FixtureRequest, make_pipe: Any) -> Row:
     return ROWS[request.param](make_pipe)
 
@@ -200,7 +200,11 @@ def text_until_in(row: Row, step: int, keep: str) -> Iterator[None]:
         handle.remove()
 
 
-@pytest.mark.parametrize(("keep", "prompts", "each"), [("null", 2, 2), ("text", 3, 1)])
+@pytest.mark.parametrize(
+    ("row", "keep", "prompts", "each"),
+    [*((name, "null", 2, 2) for name in ROWS), *((name, "text", 3, 1) for name in list(ROWS)[::3])],
+    indirect=["row"],
+)
 def test_it_gives_what_text_until_gives(row, keep, prompts, each):
     stock, before = row(prompts, each), vars(row.pipe).copy()
     with text_until_in(row, 2, keep):

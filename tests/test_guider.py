@@ -55,7 +55,7 @@ def reference(tiny: Modular, guided: Any, keep: str = "null", order: int | None 
 
 
 def test_full_guidance_is_that_of_diffusers_bit_for_bit(tiny):
-    for options in ({}, {"guidance_rescale": 0.7}, {"use_original_formulation": True}):
+    for options in ({}, {"guidance_rescale": 0.7, "use_original_formulation": True}):
         stock = tiny(ClassifierFreeGuidance(guidance_scale=W, **options))
         assert torch.equal(tiny(Guider("full", guidance_scale=W, **options)), stock)
         assert len(tiny.calls) == 2 * STEPS

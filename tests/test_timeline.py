@@ -221,12 +221,10 @@ SPACINGS = [
     ("DPMSolverMultistepScheduler", {"use_karras_sigmas": True}),
     ("DPMSolverMultistepScheduler", {"use_lu_lambdas": True}),
     ("DPMSolverMultistepScheduler", {"use_exponential_sigmas": True}),
-    ("DPMSolverMultistepScheduler", {"use_beta_sigmas": True}),
     ("DPMSolverSinglestepScheduler", {"use_karras_sigmas": True}),
     ("UniPCMultistepScheduler", {"use_karras_sigmas": True}),
     ("UniPCMultistepScheduler", {"use_exponential_sigmas": True}),
     ("DEISMultistepScheduler", {"use_karras_sigmas": True}),
-    ("EulerDiscreteScheduler", {"use_karras_sigmas": True}),
     ("HeunDiscreteScheduler", {"use_karras_sigmas": True}),
     ("PNDMScheduler", {"skip_prk_steps": True}),
 ]
