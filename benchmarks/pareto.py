@@ -25,7 +25,7 @@ import re
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -33,6 +33,7 @@ from typing import Any, Final
 
 import diffusers
 import numpy as np
+from peers.loop import Block
 from peers.settings import RIVALS, STOCK, ays
 from rich.progress import track
 
@@ -78,8 +79,6 @@ REFERENCE: Final = "reference"
 OURS: Final = "ours"
 SAME: Final = 99.0  # dB, in the place of the infinity of identical images
 RESULTS: Final = Path(__file__).parent / "results"
-
-Block = Callable[[Any], AbstractContextManager[Callable[..., Any]]]
 
 
 @dataclass(frozen=True)
@@ -137,7 +136,13 @@ def methods(setting: str, out: Path) -> list[Method]:
         found.append(Method("another solver", "250 steps", CONFIRMING, n, stock))
         for steps in BEST_STEPS:
             found.append(
-                Method(f"{OURS}, fitted", f"{steps} steps", sampler, None, partial(fitted_best, steps=steps, out=out))
+                Method(
+                    f"{OURS}, fitted",
+                    f"{steps} steps",
+                    sampler,
+                    None,
+                    partial(fitted, goal="best", num_steps=25, steps=steps, out=out),
+                )
             )
             found += [Method(name, f"{steps} steps", name, steps, stock) for name in STOCK]
             found.append(Method("AYS, DPM++ 2M", f"{steps} steps", "DPM++ 2M, leading", steps, ays(steps)))
@@ -147,7 +152,13 @@ def methods(setting: str, out: Path) -> list[Method]:
     ]
     found += [Method(f"{OURS}, tol", f"{tol:g}", sampler, n, partial(guided, tol=tol)) for tol in (0.003, 0.006, 0.012)]
     found += [
-        Method(f"{OURS}, fitted", f"{steps} steps", sampler, None, partial(fitted_keep, n=n, steps=steps, out=out))
+        Method(
+            f"{OURS}, fitted",
+            f"{steps} steps",
+            sampler,
+            None,
+            partial(fitted, goal="keep", num_steps=n, steps=steps, out=out),
+        )
         for steps in fits(n)
     ]
     found += [Method("fewer steps", f"{round(s * n)} steps", sampler, round(s * n), stock) for s in FEWER]
@@ -155,14 +166,6 @@ def methods(setting: str, out: Path) -> list[Method]:
         Method(family, words, sampler, n, factory(n)) for family, ladder in RIVALS.items() for words, factory in ladder
     ]
     return found
-
-
-def fitted_keep(pipe: Any, n: int, steps: int, out: Path) -> AbstractContextManager[Callable[..., Any]]:
-    return fitted(pipe, "keep", n, steps, out)
-
-
-def fitted_best(pipe: Any, steps: int, out: Path) -> AbstractContextManager[Callable[..., Any]]:
-    return fitted(pipe, "best", 25, steps, out)
 
 
 def scenes(count: int) -> list[Scene]:

@@ -137,13 +137,18 @@ def _words(policy: list[str] | None, text_steps: int | None, text_fraction: floa
 def _check_policy(pipe: Any, words: str, schedule: Policy, steps: int, scale: float) -> None:
     """Says what the policy does; a tuned one is for this model and sampler, or refused here."""
     from shapefirst.policies.file import PolicyFile
-    from shapefirst.policies.words import describe, find_policy, policy_of
+    from shapefirst.policies.words import describe, find_policy
 
-    policy_of(pipe, words)
-    _note_scale(words, scale)
     found = find_policy(words)
-    if isinstance(found, PolicyFile) and (promise := found.promise):
-        terminal.line(promise)
+    if isinstance(found, PolicyFile):
+        found.policy_for(pipe)
+        if found.guidance_scale != scale:  # it does not know the scale that it is used with, which moves the picture
+            terminal.note(
+                f"the policy was tuned at guidance scale {found.guidance_scale:g}, not {scale:g}: what it promises was "
+                "measured there."
+            )
+        if found.promise:
+            terminal.line(found.promise)
     terminal.line(f"Policy {words}: {describe(schedule, steps)}\n{_strip(schedule, steps)}".rstrip())
 
 
@@ -227,19 +232,6 @@ def _all_prompts(prompts: list[str], prompts_file: Path | None) -> list[str]:
     if again := len(texts) - len(different):
         terminal.note(f"prompts that come again ({again}) are left out: of the same seeds they are the same images.")
     return different
-
-
-def _note_scale(words: str, scale: float) -> None:
-    """A policy file does not know the guidance scale that it is used with, which moves the picture too."""
-    from shapefirst.policies.file import PolicyFile
-    from shapefirst.policies.words import find_policy
-
-    found = find_policy(words)
-    if isinstance(found, PolicyFile) and found.guidance_scale != scale:
-        terminal.note(
-            f"the policy was tuned at guidance scale {found.guidance_scale:g}, not {scale:g}: what it promises was "
-            "measured there."
-        )
 
 
 def _schedule(text_steps: int | None, text_fraction: float | None, steps: int, keep: Branch) -> TextSchedule:

@@ -144,7 +144,7 @@ class Handle:
                 stack.callback(SteeringHook.enter(pipe, denoiser, block).leave, block)
             for control in controls_of(pipe):
                 stack.callback(ControlHook.enter(pipe, control, block).leave, block)
-            if isinstance(policy, TextSchedule) and policy.solver is not None and policy.num_steps is not None:
+            if policy.solver is not None and policy.num_steps is not None:
                 stack.callback(SolverBlock(pipe, policy.solver, policy.num_steps).leave)
             self._hooks = stack.pop_all()
 
@@ -188,7 +188,7 @@ def check_way(pipe: Any, policy: Policy) -> None:
         )
     denoisers = denoisers_of(pipe)
     scheduler_of(pipe)
-    if isinstance(policy, TextSchedule) and policy.solver is not None:
+    if policy.solver is not None:
         check_solver(pipe)
     drops_rows = policy.keep != "neither" or (isinstance(policy, Auto) and family.way == "one batch")
     if drops_rows and policy != TextSchedule.always():

@@ -51,8 +51,7 @@ def scheduler_for(solver: Solver) -> Any:
 
 def solver_of(pipe: Any, policy: Policy) -> Any:
     """What a run samples with: a copy of the pipeline's scheduler, or the solver that the policy brings along."""
-    own = getattr(policy, "solver", None)
-    return copy.deepcopy(pipe.scheduler) if own is None else scheduler_for(own)
+    return copy.deepcopy(pipe.scheduler) if policy.solver is None else scheduler_for(policy.solver)
 
 
 def check_solver(pipe: Any) -> None:

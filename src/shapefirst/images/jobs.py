@@ -152,7 +152,7 @@ def _batches(jobs: Sequence[Job], size: int) -> Iterator[Sequence[Job]]:
 def _sample(
     pipe: Any, batch: Sequence[Job], schedule: Policy, sampling: Sampling, report: Callable[[float], None]
 ) -> list[Result]:
-    own = getattr(schedule, "solver", None) and getattr(schedule, "num_steps", None)
+    own = None if schedule.solver is None else schedule.num_steps
     arguments: dict[str, Any] = {
         "prompt": [job.prompt for job in batch],
         "generator": generators([job.seed for job in batch]),

@@ -23,7 +23,7 @@ from shapefirst.models.faults import faults_of
 from shapefirst.policies.auto import Policy
 from shapefirst.policies.schedule import Branch, TextSchedule
 
-__all__ = ["Evaluated", "Run", "advance", "follower_of", "snapshot", "step_options"]
+__all__ = ["Evaluated", "Run", "advance", "follower_of", "model_output", "snapshot", "step_options"]
 
 
 @dataclass
@@ -127,7 +127,7 @@ def advance(
         even = len(runs) == 1 and all(len(images) == len(prompts.text) for *_, images in wanted)
         ran = tuple(branch for _, branch, _ in wanted)
         with faults_of(pipe), evaluating(*ran) if even and whole else evaluating_some():
-            parts = _predict(pipe, denoiser, [(x_in[i], *of) for i, *of in wanted], t, prompts, batch_size)
+            parts = model_output(pipe, denoiser, [(x_in[i], *of) for i, *of in wanted], t, prompts, batch_size)
         for i, run in enumerate(runs):
             seen = {branch: y for (j, branch, _), y in zip(wanted, parts, strict=True) if j == i}
             completed, *_ = [follower.complete(call, seen, x_in[i]) for follower in run.followers]
@@ -145,7 +145,7 @@ def _scaled(run: Run, t: torch.Tensor) -> torch.Tensor:
     return run.x if scale is None else scale(run.x, t)
 
 
-def _predict(
+def model_output(
     pipe: Any,
     denoiser: Any,
     wanted: Sequence[tuple[torch.Tensor, Branch, Sequence[int]]],

@@ -83,7 +83,7 @@ def denoise_together(
     denoiser = denoiser_of(pipe)
     if is_steered(denoiser):
         raise ShapefirstError("denoise_together() follows schedules of its own: call it outside of guide().")
-    if any(getattr(schedule, "solver", None) is not None for schedule in schedules):
+    if any(schedule.solver is not None for schedule in schedules):
         raise ShapefirstError("Policies with solvers of their own have no steps in common: sample each by denoise().")
     solver = begin(pipe, num_inference_steps, TextSchedule.always())
     calls = list(zip(calls_of(solver, guidance_scale), solver.timesteps, strict=True))

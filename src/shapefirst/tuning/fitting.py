@@ -27,22 +27,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from shapefirst.families import Embeddings, family_of
+from shapefirst.families import Embeddings
 from shapefirst.families.layout import denoiser_of
 from shapefirst.families.noise import LEAST_ALPHA, clean, scales_along
 from shapefirst.guidance.fitted import FittedScheduler
 from shapefirst.guidance.follow import guided_prediction
 from shapefirst.models.catalogue import is_flow
 from shapefirst.policies.placement import Budget, early
+from shapefirst.policies.schedule import Branch
 from shapefirst.sampling.loop import Step
+from shapefirst.sampling.step import model_output
 
-__all__ = ["FollowedRuns", "best_times", "fitted_solver", "followed_runs", "times_to_try"]
+__all__ = ["MOST_TRIES", "FollowedRuns", "best_times", "fitted_solver", "followed_runs", "times_to_try"]
 
 #: Clean latents that a step weighs: its own and those of the steps before.
 HISTORY: Final = 3
 #: The power of sigma by which an error counts, see the module.
 LATE: Final = -0.25
 MOST_NOISE: Final = 80.0  # Karras' own, where a flow begins at no signal
+#: Choices of times that are tried, at most.
+MOST_TRIES: Final = 4
 #: By which the weights are drawn to DDIM's, as a share of each feature's own size.
 RIDGE: Final = 1e-4
 
@@ -172,7 +176,7 @@ def best_times(recorded: FollowedRuns, steps: int) -> list[int]:
 
 def _local_errors(recorded: FollowedRuns) -> np.ndarray:
     """(k, i, j), where j = S is the end; the first step has k = i = 0. Infinite where the order is another."""
-    count, images = len(recorded.timesteps), recorded.latents.shape[1]
+    count = len(recorded.timesteps)
     scale = [1.0 if recorded.flow else a for a, _ in recorded.scales] + [1.0]
     least = recorded.scales[-1][1]
     weight = np.array(
@@ -204,7 +208,6 @@ def _local_errors(recorded: FollowedRuns) -> np.ndarray:
         square = yy[:, None] - 2 * a * yi[:, None] - 2 * b * yk + 2 * a * b * ik[:, :, None]
         square = square + a**2 * ii[:, None, None] + b**2 * kk[:, :, None]
         local[k[:, None], i, j] = np.sqrt(np.maximum(square, 0)).mean(0) * weight[j]
-    assert images == len(gram)
     return local
 
 
@@ -272,14 +275,9 @@ def _weights(
 
 def _guided(pipe: Any, recorded: FollowedRuns, x: Tensor, step: int, batch_size: int) -> Tensor:
     """eps_hat in the model's own terms for latents of all images."""
-    denoiser, family, device = denoiser_of(pipe), family_of(pipe), pipe._execution_device
-    t, found = torch.tensor(recorded.timesteps[step], device=device), []
-    conditions, count = recorded.prompts.rows(), len(x)
-    for first in range(0, count, batch_size):
-        rows = list(range(first, min(first + batch_size, count)))
-        both = rows + [row + count for row in rows]
-        latents = x[rows].to(device, next(iter(conditions.values())).dtype).repeat(2, 1, 1, 1)
-        out = family.evaluate(pipe, denoiser, latents, t, {name: c[both] for name, c in conditions.items()})
-        null, text = out.float().chunk(2)
-        found.append(guided_prediction({"null": null, "text": text}, recorded.guidance_scale).cpu())
-    return torch.cat(found)
+    device, everyone = pipe._execution_device, range(len(x))
+    t = torch.tensor(recorded.timesteps[step], device=device)
+    given = x.to(device, recorded.prompts.text.dtype)
+    wanted: list[tuple[Tensor, Branch, Sequence[int]]] = [(given, "null", everyone), (given, "text", everyone)]
+    null, text = model_output(pipe, denoiser_of(pipe), wanted, t, recorded.prompts, 2 * batch_size)
+    return guided_prediction({"null": null.float(), "text": text.float()}, recorded.guidance_scale).cpu()

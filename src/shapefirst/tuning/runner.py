@@ -14,6 +14,7 @@ from shapefirst import __version__
 from shapefirst.measure.intervals import Interval
 from shapefirst.policies.file import PolicyFile, model_digest, sampler_digest
 from shapefirst.tuning.candidates import Candidate, Found, candidates, shortlist
+from shapefirst.tuning.fitting import MOST_TRIES
 from shapefirst.tuning.goals import solvers, steps_to_fit
 from shapefirst.tuning.kept import UnfinishedSearch
 from shapefirst.tuning.search import Tuner
@@ -26,7 +27,9 @@ PROBE_CALLS: Final = 16
 
 def search_cost(tuner: Tuner) -> float:
     """About how many denoiser evaluations `try_policies` takes, over all images."""
-    ran = sum(c.evaluations for c in shortlist(_among(tuner), {})) + sum(2 * steps for steps in _fits(tuner))
+    ran = sum(c.evaluations for c in shortlist(_among(tuner), {})) + sum(
+        2 * MOST_TRIES * steps for steps in _fits(tuner)
+    )
     return len(tuner.prompts) * (_recorded(tuner) + ran) + PROBE * tuner.batch_size
 
 
@@ -64,7 +67,7 @@ def try_policies(tuner: Tuner, kept: UnfinishedSearch, tick: Callable[[float], N
         if fitted is None:
             fitted = kept.keep_fitted(number, *tuner.fit(number, partial(tick, 2 * images)))
         else:
-            tick(2 * number * images)
+            tick(2 * MOST_TRIES * number * images)
         found.append(Found(fitted[0], costs.saved(fitted[0], steps), tuple(fitted[1])))
     return found
 

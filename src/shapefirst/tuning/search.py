@@ -43,7 +43,7 @@ from shapefirst.policies.solver import Solver
 from shapefirst.sampling.loop import Step, decode, denoise, encode, generators
 from shapefirst.sampling.step import follower_of
 from shapefirst.tuning.candidates import Candidate, Costs
-from shapefirst.tuning.fitting import FollowedRuns, fitted_solver, followed_runs, times_to_try
+from shapefirst.tuning.fitting import MOST_TRIES, FollowedRuns, fitted_solver, followed_runs, times_to_try
 from shapefirst.tuning.goals import reference
 
 __all__ = ["BatchRecord", "Tuner", "held_out"]
@@ -161,7 +161,8 @@ class Tuner:
     def fit(self, steps: int, tick: Callable[[], None]) -> tuple[Candidate, list[float]]:
         """A solver of so many steps, fitted to the recorded trajectories, and the L1 of every image under it.
 
-        Of the times that are tried those with the least L1 are taken. `tick` is called after every step.
+        Of the times that are tried those with the least L1 are taken. `tick` is called `MOST_TRIES` times as often
+        as there are steps.
         """
         for batch in range(self.batches):
             if batch not in self._trajectories:  # its recording is an earlier run's
@@ -169,12 +170,15 @@ class Tuner:
                 self._trajectories[batch] = followed_runs(followed, self.sampling.guidance_scale)
         recorded = FollowedRuns.joined([self._trajectories[batch] for batch in range(self.batches)])
         best: tuple[float, list[float], Any] | None = None
-        for times in times_to_try(recorded, steps, keep=self.goal == "keep"):
+        tries = times_to_try(recorded, steps, keep=self.goal == "keep")
+        for times in tries:
             scheduler, x = fitted_solver(self.pipe, recorded, times, batch_size=self.batch_size, tick=tick)
             batches = x.to(self.pipe.device, recorded.prompts.text.dtype).split(self.batch_size)
             distances = [one for batch, latents in enumerate(batches) for one in self._distances(batch, latents)]
             if best is None or statistics.fmean(distances) < best[0]:
                 best = statistics.fmean(distances), distances, scheduler
+        for _ in range((MOST_TRIES - len(tries)) * steps):
+            tick()
         assert best is not None, "dynamic programming always finds a path"
         solver = Solver.like(best[2])
         return Candidate(steps, TextSchedule.solved(solver, steps), "fitted"), best[1]
@@ -204,6 +208,8 @@ class Tuner:
         calls = {name: policy.calls(n, solver_order) for name, policy in policies.items()}
         (full, _), (half, _) = calls["guided"], policies["guided"].calls(n // 2, solver_order)
         guided = (median["guided"] - median["short"]) / (full - half)
+        if guided <= 0:  # what else ran on the machine took more than the steps do
+            guided = median["guided"] / full
         rest = max(median["guided"] - full * guided, 0.0)
         one, none = (
             max(0.0, (median[name] - rest - calls[name][0] * guided) / calls[name][1]) for name in ("one", "none")
