@@ -232,17 +232,23 @@ def _built_deep(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.fixture
 def make_pipe(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """make_pipe(kind, sampler): a pipeline over the session's weights, with a scheduler of its own.
+    """make_pipe(kind, sampler): a pipeline with a scheduler of its own, over the session's weights.
 
-    With `deep=True` its U-Net has attention in several places.
+    With `deep=True` its U-Net has attention in several places. Pipelines of one kind share their models within a test;
+    what a test leaves on a model (diffusers' hooks never quite go) is no other test's.
     """
     from shapefirst.models import make_sampler
 
     # In layers this small oneDNN takes longer to choose how to convolve than it takes to convolve.
     monkeypatch.setattr(torch.backends.mkldnn, "enabled", False)
 
+    own: dict[tuple[str, bool], Any] = {}
+
     def make(kind: str = "sd-epsilon", sampler: str = "ddim", *, deep: bool = False) -> Any:
-        pipe = copy.copy(request.getfixturevalue("_built_deep" if deep else "_built")[kind])
+        built = request.getfixturevalue("_built_deep" if deep else "_built")
+        if (kind, deep) not in own:
+            own[kind, deep] = copy.deepcopy(built[kind])
+        pipe = copy.copy(own[kind, deep])
         pipe.scheduler = make_sampler(sampler, pipe.scheduler.config)
         return pipe
 
