@@ -247,7 +247,10 @@ def make_pipe(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
     def make(kind: str = "sd-epsilon", sampler: str = "ddim", *, deep: bool = False) -> Any:
         built = request.getfixturevalue("_built_deep" if deep else "_built")
         if (kind, deep) not in own:
-            own[kind, deep] = copy.deepcopy(built[kind])
+            own[kind, deep] = copy.copy(built[kind])
+            for name, part in built[kind].components.items():
+                if isinstance(part, torch.nn.Module):
+                    setattr(own[kind, deep], name, copy.deepcopy(part))
         pipe = copy.copy(own[kind, deep])
         pipe.scheduler = make_sampler(sampler, pipe.scheduler.config)
         return pipe

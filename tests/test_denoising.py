@@ -17,7 +17,8 @@ from shapefirst.errors import ShapefirstError
 from shapefirst.guidance.blocks import guide, text_until
 from shapefirst.models import SAMPLERS
 from shapefirst.policies.schedule import TextSchedule
-from shapefirst.sampling.loop import Embeddings, decode, denoise, encode, generators, preprocessed
+from shapefirst.prompts.tokens import preprocessed
+from shapefirst.sampling.loop import Embeddings, decode, denoise, encode, generators
 
 OPTIONS = {"num_inference_steps": N, "guidance_scale": W}
 

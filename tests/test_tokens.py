@@ -13,8 +13,8 @@ from transformers import CLIPTokenizer
 
 from shapefirst.errors import ShapefirstError
 from shapefirst.images.jobs import cut_text
-from shapefirst.prompts.tokens import Positions, overflow, phrase_positions, positions, word_positions
-from shapefirst.sampling.loop import encode, preprocessed
+from shapefirst.prompts.tokens import Positions, overflow, phrase_positions, positions, preprocessed, word_positions
+from shapefirst.sampling.loop import encode
 from shapefirst.words import folded
 
 

@@ -148,7 +148,7 @@ def targets(pipe: Any, folder: Path) -> dict[str, tuple[Callable[..., Any], dict
         "kl_divergence": (attention.kl_divergence, {"p": maps, "q": maps}),
         "generators": (loop.generators, {"seeds": [0]}),
         "encode": (loop.encode, {"pipe": pipe, "prompt": "a cat", "negative_prompt": "a dog"}),
-        "preprocessed": (loop.preprocessed, {"pipe": pipe, "prompt": "a cat"}),
+        "preprocessed": (tokens.preprocessed, {"pipe": pipe, "prompt": "a cat"}),
         "denoise": (drained(loop.denoise), {"pipe": pipe, "prompt": "a cat", "num_inference_steps": 2}),
         "denoise embeddings": (
             drained(loop.denoise),

@@ -7,8 +7,8 @@ shows the layer's own one a `LayerView`.
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,60 +24,48 @@ from shapefirst.guidance.introspection import running
 from shapefirst.guidance.timeline import Generation, Told, follow, told
 from shapefirst.policies.schedule import Branch
 
-if TYPE_CHECKING:
-    from shapefirst.attention.recording import Maps
-
-__all__ = ["AttentionHook", "Recording", "cross_attention_layers"]
+__all__ = ["AttentionHook", "DenoiserCall", "Recording", "cross_attention_layers", "resized", "within"]
 
 
-@dataclass(eq=False)
 class Recording:
-    """What one `record` block wants, and what it has of the call in progress."""
+    """What a block wants to see of the attention, and what it makes of it.
 
-    maps: Maps
-    size: int
-    resolutions: frozenset[int] | None
+    Attributes:
+        branches: Those whose attention it is shown.
+    """
+
     branches: tuple[Branch, ...]
-    full: bool
-    #: Sums over the layers of one grid, (B, h w, L), and their number.
-    sums: dict[tuple[Branch, tuple[int, int]], tuple[torch.Tensor, int]] = field(default_factory=dict)
-    #: Longer sides of the layers met, recorded or not.
-    seen: set[int] = field(default_factory=set)
+
+    def begin(self, call: DenoiserCall) -> None:
+        """Another generation begins with this call."""
+
+    def wants(self, grid: tuple[int, int]) -> bool:
+        """Whether to be shown a layer of (h, w) pixels."""
+        return True
 
     def add(
         self, branch: Branch, call: DenoiserCall, name: str, grid: tuple[int, int], attention: torch.Tensor
     ) -> None:
         """Take in one layer's maps, (B, heads, h w, L)."""
-        if self.full:
-            layers = self.maps.text_layers if branch == "text" else self.maps.null_layers
-            layers.setdefault(call.step, {})[name] = attention.transpose(2, 3).unflatten(3, grid).cpu()
-        total, count = self.sums.get((branch, grid), (0, 0))
-        self.sums[branch, grid] = (attention.mean(1) + total, count + 1)
+        raise NotImplementedError
 
     def finish(self, call: DenoiserCall) -> None:
-        """Average over layers: linear, so layers of one grid were summed first and are resized once."""
-        if self.seen and not self.sums:
-            raise ShapefirstError(
-                f"No cross-attention layer has one of the resolutions {sorted(self.resolutions or ())}; here they have "
-                f"{sorted(self.seen)}."
-            )
-        h, w = call.latents.shape[-2:]
-        target = tuple(max(1, round(side * self.size / max(h, w))) for side in (h, w))
-        for branch in self.branches:
-            parts = [(grid, *part) for (of, grid), part in self.sums.items() if of == branch]
-            if parts:
-                layers = [_resized(x.transpose(1, 2).unflatten(2, grid), target) for grid, x, _ in parts]
-                mean = torch.stack(layers).sum(0) / sum(count for *_, count in parts)
-                (self.maps.text if branch == "text" else self.maps.null)[call.step] = mean.cpu()
-        self.sums = {}
+        """All layers of a call have been shown."""
 
 
-def _resized(x: torch.Tensor, target: tuple[int, ...]) -> torch.Tensor:
-    if x.shape[-2:] == target:
-        return x
-    if x.shape[-2] >= target[0] and x.shape[-1] >= target[1]:
-        return F.interpolate(x, target, mode="area")
-    return F.interpolate(x, target, mode="bilinear", align_corners=False)
+def resized(maps: torch.Tensor, size: tuple[int, ...]) -> torch.Tensor:
+    """Maps (B, L, h, w) at another size: averaged where that is smaller, else interpolated."""
+    if maps.shape[-2:] == size:
+        return maps
+    if maps.shape[-2] >= size[0] and maps.shape[-1] >= size[1]:
+        return F.interpolate(maps, size, mode="area")
+    return F.interpolate(maps, size, mode="bilinear", align_corners=False)
+
+
+def within(latents: torch.Tensor, longer: int) -> tuple[int, int]:
+    """The (h, w) of maps whose longer side is so many pixels, in the picture's proportions."""
+    h, w = latents.shape[-2:]
+    return max(1, round(h * longer / max(h, w))), max(1, round(w * longer / max(h, w)))
 
 
 @dataclass
@@ -89,6 +77,7 @@ class DenoiserCall:
     latents: torch.Tensor
     prompts: torch.Tensor
     substitutions: list[Substitution]
+    texts: tuple[str, ...] | None  # of the pipeline's call, where it has any
     rows: dict[str, slice] | None = None  # found out in the first layer, where `guide` has done its part
 
 
@@ -150,13 +139,12 @@ class AttentionHook(ModuleHook):
     def _begin(self, arguments: dict[str, Any]) -> None:
         latents, prompts = arguments[self.latents_name], arguments["encoder_hidden_states"]
         generation, step, begins_step = self._place(arguments["timestep"])
+        call = DenoiserCall(step, begins_step, latents, prompts, self._substitutions(prompts), self._texts())
         if generation is not self._generation:
             for recording in self.recordings:
-                recording.maps.clear()
+                recording.begin(call)
             self._generation = generation
-        for recording in self.recordings:
-            recording.sums, recording.seen = {}, set()
-        self._calls.latest = DenoiserCall(step, begins_step, latents, prompts, self._substitutions(prompts))
+        self._calls.latest = call
 
     def _place(self, t: Any) -> tuple[object, int, bool]:
         """The generation that a call at `t` belongs to, its step, and whether the call begins that step."""
@@ -165,6 +153,12 @@ class AttentionHook(ModuleHook):
             return self._told.generation, self._told.step, self._told is not before
         run = follow(self._runs, t, self.pipe, running(self.denoiser), self.denoiser)
         return run, run.step, run.begins_step
+
+    def _texts(self) -> tuple[str, ...] | None:
+        """The prompts that the pipeline was called with; None outside of a call, or if it was given embeddings."""
+        run = running(self.denoiser)
+        prompt = run.names.get("prompt") if run else None
+        return None if prompt is None else (prompt,) if isinstance(prompt, str) else tuple(prompt)
 
     def _substitutions(self, prompts: torch.Tensor) -> list[Substitution]:
         """Those that the blocks want, with embeddings as the layers get them."""
@@ -261,10 +255,7 @@ class _Processor:
         with torch.inference_mode(False), torch.no_grad():
             for recording in recordings:
                 for branch in recording.branches:
-                    if branch not in rows:
-                        continue
-                    recording.seen.add(max(grid))
-                    if recording.resolutions is None or max(grid) in recording.resolutions:
+                    if branch in rows and recording.wants(grid):
                         attention = attention_weights(attn, layer.query, layer.key, attention_mask, rows[branch])
                         recording.add(branch, call, self.name, grid, attention)
         return out

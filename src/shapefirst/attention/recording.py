@@ -21,7 +21,14 @@ from typing import Annotated, Any, Literal, TypeAlias
 
 import torch
 
-from shapefirst.attention.hook import AttentionHook, Recording, cross_attention_layers
+from shapefirst.attention.hook import (
+    AttentionHook,
+    DenoiserCall,
+    Recording,
+    cross_attention_layers,
+    resized,
+    within,
+)
 from shapefirst.attention.layer import Substitution
 from shapefirst.errors import ShapefirstError
 from shapefirst.families.layout import denoiser_of
@@ -57,6 +64,54 @@ class Maps:
     def clear(self) -> None:
         for steps in (self.text, self.null, self.text_layers, self.null_layers):
             steps.clear()
+
+
+@dataclass(eq=False)
+class _Averaging(Recording):
+    """What one `record` block wants, and what it has of the call in progress."""
+
+    maps: Maps
+    size: int
+    resolutions: frozenset[int] | None
+    branches: tuple[Branch, ...]
+    full: bool
+    #: Sums over the layers of one grid, (B, h w, L), and their number.
+    sums: dict[tuple[Branch, tuple[int, int]], tuple[torch.Tensor, int]] = field(default_factory=dict)
+    #: Longer sides of the layers met, recorded or not.
+    seen: set[int] = field(default_factory=set)
+
+    def begin(self, call: DenoiserCall) -> None:
+        self.maps.clear()
+        self.sums, self.seen = {}, set()
+
+    def wants(self, grid: tuple[int, int]) -> bool:
+        self.seen.add(max(grid))
+        return self.resolutions is None or max(grid) in self.resolutions
+
+    def add(
+        self, branch: Branch, call: DenoiserCall, name: str, grid: tuple[int, int], attention: torch.Tensor
+    ) -> None:
+        if self.full:
+            layers = self.maps.text_layers if branch == "text" else self.maps.null_layers
+            layers.setdefault(call.step, {})[name] = attention.transpose(2, 3).unflatten(3, grid).cpu()
+        total, count = self.sums.get((branch, grid), (0, 0))
+        self.sums[branch, grid] = (attention.mean(1) + total, count + 1)
+
+    def finish(self, call: DenoiserCall) -> None:
+        """Average over layers: linear, so layers of one grid were summed first and are resized once."""
+        if self.seen and not self.sums:
+            raise ShapefirstError(
+                f"No cross-attention layer has one of the resolutions {sorted(self.resolutions or ())}; here they have "
+                f"{sorted(self.seen)}."
+            )
+        target = within(call.latents, self.size)
+        for branch in self.branches:
+            parts = [(grid, *part) for (of, grid), part in self.sums.items() if of == branch]
+            if parts:
+                layers = [resized(x.transpose(1, 2).unflatten(2, grid), target) for grid, x, _ in parts]
+                mean = torch.stack(layers).sum(0) / sum(count for *_, count in parts)
+                (self.maps.text if branch == "text" else self.maps.null)[call.step] = mean.cpu()
+        self.sums, self.seen = {}, set()
 
 
 @guarded
@@ -98,7 +153,7 @@ def record(
     denoiser = denoiser_of(pipe)
 
     def begin() -> tuple[Maps, Callable[[], None]]:
-        block = Recording(Maps(), size, wanted, branches, full)
+        block = _Averaging(Maps(), size, wanted, branches, full)
         return block.maps, partial(AttentionHook.enter(pipe, denoiser, block).leave, block)
 
     return Reentrant(begin)

@@ -42,6 +42,7 @@ class Family:
         masks_padding: Whether the denoiser sees no padding.
         pools: Whether the denoiser is given the prompt in one vector besides.
         no_positions: Why a prompt's tokens have no positions that its tokenizer tells, if they have none.
+        tokenizers: The pipeline's, whose tokens stand one after the other in the prompt's embeddings.
     """
 
     name: str = ""
@@ -58,6 +59,7 @@ class Family:
     masks_padding: bool = False
     pools: bool = False
     no_positions: str | None = None
+    tokenizers: tuple[str, ...] = ("tokenizer",)
 
     def __init__(self, **what: Any) -> None:
         for attribute, value in what.items():

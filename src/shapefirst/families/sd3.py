@@ -19,6 +19,7 @@ class StableDiffusion3(Family):
 
     name = "Stable Diffusion 3"
     pools = True
+    tokenizers = ("tokenizer", "tokenizer_3")
     no_positions = (
         "Stable Diffusion 3 is given CLIP's tokens and T5's one after the other, in joint attention: what is said "
         "about the positions of [SOS], words and [EOS] does not apply to it."

@@ -21,8 +21,8 @@ from shapefirst.guidance.blocks import guide
 from shapefirst.models.faults import faults_of
 from shapefirst.policies.auto import Policy
 from shapefirst.policies.schedule import TextSchedule
-from shapefirst.prompts.tokens import overflow
-from shapefirst.sampling.loop import as_images, generators, preprocessed
+from shapefirst.prompts.tokens import overflow, preprocessed
+from shapefirst.sampling.loop import as_images, generators
 from shapefirst.signatures import Pipeline, Positive, guarded
 
 if TYPE_CHECKING:

@@ -14,10 +14,21 @@ from typing import Annotated, Any, Final, TypeAlias
 
 from shapefirst.checks import check_text
 from shapefirst.errors import ShapefirstError
+from shapefirst.families.pixart import cleans_captions
 from shapefirst.signatures import From, Having, guarded
 from shapefirst.words import Span, find_words, folded, spans
 
-__all__ = ["ENDLESS", "Overflow", "Positions", "overflow", "phrase_positions", "positions", "room", "word_positions"]
+__all__ = [
+    "ENDLESS",
+    "Overflow",
+    "Positions",
+    "overflow",
+    "phrase_positions",
+    "positions",
+    "preprocessed",
+    "room",
+    "word_positions",
+]
 
 #: More tokens than any text encoder takes: transformers says 1e30 where a tokenizer's files do not name its limit.
 ENDLESS: Final = 10**9
@@ -62,6 +73,21 @@ class Overflow:
     cut: str
 
 
+@guarded
+def preprocessed(pipe: Any, prompt: str) -> str:
+    """The prompt as the pipeline's own call hands it to the tokenizer.
+
+    PixArt's lowers its case and cleans it; Stable Diffusion's puts a token for each vector of a textual inversion, so
+    that "<toy>" may become "<toy> <toy>_1 <toy>_2".
+    """
+    check_text(prompt, "The prompt")
+    if hasattr(pipe, "maybe_convert_prompt"):
+        return str(pipe.maybe_convert_prompt(prompt, pipe.tokenizer))
+    if hasattr(pipe, "_text_preprocessing"):
+        (prompt,) = pipe._text_preprocessing(prompt, clean_caption=cleans_captions())
+    return prompt
+
+
 def room(tokenizer: Any) -> int:
     """How many tokens there is room for in the text encoder, as its tokenizer says; 77 for CLIP.
 
@@ -90,7 +116,7 @@ def positions(
 
     Args:
         tokenizer: A CLIP or T5 tokenizer of transformers.
-        prompt: One prompt, as the tokenizer is given it: `shapefirst.sampling.loop.preprocessed(pipe, prompt)`.
+        prompt: One prompt, as the tokenizer is given it: `shapefirst.prompts.tokens.preprocessed(pipe, prompt)`.
         max_length: By default the tokenizer's own limit.
 
     Raises:
@@ -208,7 +234,7 @@ def _check_vectors(tokenizer: Any, prompt: str, ids: list[int]) -> None:
         if name is not None and name in prompt and second not in (None, following):
             raise ShapefirstError(
                 f"{name} has several vectors, for which a pipeline puts as many tokens into the prompt {prompt!r}: "
-                "give it as shapefirst.sampling.loop.preprocessed(pipe, prompt) spells it."
+                "give it as shapefirst.prompts.tokens.preprocessed(pipe, prompt) spells it."
             )
 
 

@@ -23,12 +23,11 @@ from diffusers import DiffusionPipeline
 from diffusers.utils.torch_utils import randn_tensor
 from PIL import Image
 
-from shapefirst.checks import Steps, check_prompt, check_steps, check_text
+from shapefirst.checks import Steps, check_prompt, check_steps
 from shapefirst.errors import ShapefirstError, UnsupportedPipelineError
 from shapefirst.families import Embeddings, family_of
 from shapefirst.families.layout import denoiser_of
 from shapefirst.families.noise import scales
-from shapefirst.families.pixart import cleans_captions
 from shapefirst.guidance.blocks import is_steered
 from shapefirst.guidance.follow import Follower
 from shapefirst.guidance.solving import solver_of
@@ -42,7 +41,7 @@ from shapefirst.prompts.tokens import room
 from shapefirst.sampling.step import Evaluated, Run, advance, follower_of, snapshot, step_options
 from shapefirst.signatures import Axes, From, guarded
 
-__all__ = ["Embeddings", "Step", "as_images", "decode", "denoise", "encode", "generators", "preprocessed"]
+__all__ = ["Embeddings", "Step", "as_images", "decode", "denoise", "encode", "generators"]
 
 Side: TypeAlias = Annotated[int, From(8, 65_536)]  # pixels
 Latents: TypeAlias = Annotated[torch.Tensor, Axes("B C H W")]
@@ -126,21 +125,6 @@ def encode(
         room(pipe.tokenizer)
     with faults_of(pipe):
         return family.encode(pipe, prompts, negatives, num_images_per_prompt)
-
-
-@guarded
-def preprocessed(pipe: DiffusionPipeline, prompt: str) -> str:
-    """The prompt as the pipeline's own call hands it to the tokenizer.
-
-    PixArt's lowers its case and cleans it; Stable Diffusion's puts a token for each vector of a textual inversion, so
-    that "<toy>" may become "<toy> <toy>_1 <toy>_2".
-    """
-    check_text(prompt, "The prompt")
-    if hasattr(pipe, "maybe_convert_prompt"):
-        return str(pipe.maybe_convert_prompt(prompt, pipe.tokenizer))
-    if hasattr(pipe, "_text_preprocessing"):
-        (prompt,) = pipe._text_preprocessing(prompt, clean_caption=cleans_captions())
-    return prompt
 
 
 @guarded

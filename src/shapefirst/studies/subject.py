@@ -22,8 +22,8 @@ from shapefirst.models import is_pocket
 from shapefirst.policies.auto import Policy
 from shapefirst.policies.schedule import TextSchedule
 from shapefirst.prompts import Prompt
-from shapefirst.prompts.tokens import Positions, positions
-from shapefirst.sampling.loop import Embeddings, Step, decode, denoise, encode, generators, preprocessed
+from shapefirst.prompts.tokens import Positions, positions, preprocessed
+from shapefirst.sampling.loop import Embeddings, Step, decode, denoise, encode, generators
 
 __all__ = ["Fork", "Meter", "Subject", "part"]
 
@@ -102,7 +102,7 @@ class Subject:
         return next(iter(self.alignments))
 
     def as_read(self, prompt: Prompt | str) -> Prompt:
-        """The prompt in the spelling that its tokenizer is given (see `shapefirst.sampling.loop.preprocessed`)."""
+        """The prompt in the spelling that its tokenizer is given (see `shapefirst.prompts.tokens.preprocessed`)."""
         one = prompt if isinstance(prompt, Prompt) else Prompt(prompt)
         return replace(one, text=preprocessed(self.pipe, one.text))
 
