@@ -16,6 +16,7 @@ import scorers
 from PIL import Image
 
 import shapefirst
+from shapefirst.drawing.overlays import overlay
 from shapefirst.drawing.sheets import Cell, contact_sheet
 from shapefirst.errors import ShapefirstError
 from shapefirst.measure import Moments, difference, l1, psnr, ssim
@@ -28,7 +29,6 @@ from shapefirst.measure.spectrum import pixels
 from shapefirst.measure.vlm import load_vlm
 from shapefirst.measure.vqa import load_vqa
 from shapefirst.prompts import Prompt
-from shapefirst.studies.maps import overlay
 from shapefirst.sweep import reference
 from shapefirst.sweep.work import Scorers
 

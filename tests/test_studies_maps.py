@@ -12,6 +12,7 @@ from conftest import KINDS
 from PIL import Image
 
 from shapefirst.attention.recording import kl_divergence, record, substitute
+from shapefirst.drawing.overlays import overlay
 from shapefirst.errors import ShapefirstError
 from shapefirst.findings.finding import DoesNotApply, Finding
 from shapefirst.measure.shapes import iou
@@ -19,7 +20,7 @@ from shapefirst.prompts import Pair, Prompt
 from shapefirst.prompts.tokens import positions
 from shapefirst.sampling.loop import denoise, encode, generators
 from shapefirst.studies import a5_maps_of_keys, a7_switched_maps, f1_shape_first, f3_sos_attention
-from shapefirst.studies.maps import Followed, Word, course, follow_words, overlay, shape_in, shape_of, step_at, words_of
+from shapefirst.studies.maps import Followed, Word, course, follow_words, shape_in, shape_of, step_at, words_of
 from shapefirst.studies.subject import Meter, Subject
 from shapefirst.studies.switching import encode_pairs
 

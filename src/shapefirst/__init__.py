@@ -22,14 +22,17 @@ __all__ = [
     "__version__",
     "apply",
     "apply_to_module",
+    "edit",
     "guide",
     "load",
     "read_policy",
     "text_until",
     "text_until_callback",
+    "trace",
 ]
 
 if TYPE_CHECKING:
+    from shapefirst.attention.editing import edit
     from shapefirst.errors import ShapefirstError
     from shapefirst.guidance import apply, guide, text_until
     from shapefirst.guidance.callback import text_until_callback
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
     from shapefirst.policies.auto import Auto
     from shapefirst.policies.file import read_policy
     from shapefirst.policies.schedule import TextSchedule
+    from shapefirst.tracing import trace
 
 _ROOMS = {
     "Auto": "policies.auto",
@@ -47,11 +51,13 @@ _ROOMS = {
     "TextSchedule": "policies.schedule",
     "apply": "guidance",
     "apply_to_module": "guidance.module",
+    "edit": "attention.editing",
     "guide": "guidance",
     "load": "models",
     "read_policy": "policies.file",
     "text_until": "guidance",
     "text_until_callback": "guidance.callback",
+    "trace": "tracing",
 }
 
 

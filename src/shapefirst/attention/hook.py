@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from diffusers.models.attention_processor import Attention
 
-from shapefirst.attention.layer import LayerView, Substitution, attention_weights, grid_of
+from shapefirst.attention.layer import LayerView, Substitution, attention_weights, grid_of, is_joint
 from shapefirst.errors import ShapefirstError, UnsupportedPipelineError
 from shapefirst.families import Family, family_of
 from shapefirst.guidance.branches import evaluated, halves_agree, says_guided
@@ -78,7 +78,8 @@ class DenoiserCall:
     prompts: torch.Tensor
     substitutions: list[Substitution]
     texts: tuple[str, ...] | None  # of the pipeline's call, where it has any
-    rows: dict[str, slice] | None = None  # found out in the first layer, where `guide` has done its part
+    rows: dict[str, slice] | None = None  # found out where they are first asked for
+    edited: torch.Tensor | None = None  # the prompts as the blocks have them
 
 
 class AttentionHook(ModuleHook):
@@ -125,18 +126,32 @@ class AttentionHook(ModuleHook):
 
     def around(self, forward: Forward, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._stand_before_processors()
-        self._begin(self.arguments(args, kwargs))
+        call = self._begin(self.arguments(args, kwargs))
         try:
-            output, call = forward(*args, **kwargs), self.call
+            output = forward(*self._edited(call, args), **self._edited(call, kwargs))
         finally:
             self._calls.latest = None
-        if call is not None and call.begins_step:
+        if call.begins_step:
             with torch.inference_mode(False), torch.no_grad():
                 for recording in self.recordings:
                     recording.finish(call)
         return output
 
-    def _begin(self, arguments: dict[str, Any]) -> None:
+    def _edited(self, call: DenoiserCall, given: Any) -> Any:
+        """The arguments, with the embeddings that the blocks make of the text branch's, the innermost last."""
+        edits = [block for block in self.blocks if isinstance(block, Edit)]
+        rows = self.rows(call, len(call.latents)).get("text") if edits else None
+        if rows is None:
+            return given
+        if call.edited is None:
+            call.edited = call.prompts.clone()
+            for edit in edits:
+                call.edited[rows] = edit.edited(call, call.edited[rows])
+        if isinstance(given, dict):
+            return {name: call.edited if value is call.prompts else value for name, value in given.items()}
+        return tuple(call.edited if value is call.prompts else value for value in given)
+
+    def _begin(self, arguments: dict[str, Any]) -> DenoiserCall:
         latents, prompts = arguments[self.latents_name], arguments["encoder_hidden_states"]
         generation, step, begins_step = self._place(arguments["timestep"])
         call = DenoiserCall(step, begins_step, latents, prompts, self._substitutions(prompts), self._texts())
@@ -145,6 +160,7 @@ class AttentionHook(ModuleHook):
                 recording.begin(call)
             self._generation = generation
         self._calls.latest = call
+        return call
 
     def _place(self, t: Any) -> tuple[object, int, bool]:
         """The generation that a call at `t` belongs to, its step, and whether the call begins that step."""
@@ -218,6 +234,14 @@ class AttentionHook(ModuleHook):
             return self.pipe.encode_prompt("", **options)[0].to(like)
 
 
+class Edit:
+    """A block that changes the prompt's embeddings on their way into the denoiser."""
+
+    def edited(self, call: DenoiserCall, embeddings: torch.Tensor) -> torch.Tensor:
+        """The text branch's (B, L, D) as the denoiser is to have them in this call."""
+        raise NotImplementedError
+
+
 class _Processor:
     """Stands before a cross-attention layer's own processor."""
 
@@ -256,7 +280,7 @@ class _Processor:
             for recording in recordings:
                 for branch in recording.branches:
                     if branch in rows and recording.wants(grid):
-                        attention = attention_weights(attn, layer.query, layer.key, attention_mask, rows[branch])
+                        attention = attention_weights(attn, layer, attention_mask, rows[branch])
                         recording.add(branch, call, self.name, grid, attention)
         return out
 
@@ -272,8 +296,12 @@ def _family_of(pipe: Any) -> Family:
 
 
 def cross_attention_layers(denoiser: Any) -> list[tuple[str, Any]]:
-    """The denoiser's cross-attention layers."""
-    layers = [(name, m) for name, m in denoiser.named_modules() if isinstance(m, Attention) and m.is_cross_attention]
+    """The denoiser's layers whose pixels attend to the prompt."""
+    layers = [
+        (name, m)
+        for name, m in denoiser.named_modules()
+        if isinstance(m, Attention) and (m.is_cross_attention or is_joint(m))
+    ]
     if not layers:
         raise UnsupportedPipelineError(f"{type(denoiser).__name__} has no cross-attention layers.")
     return layers

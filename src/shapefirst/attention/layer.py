@@ -11,7 +11,7 @@ import torch
 
 from shapefirst.errors import UnsupportedPipelineError
 
-__all__ = ["LayerView", "Substitution", "attention_weights", "grid_of"]
+__all__ = ["LayerView", "Substitution", "attention_weights", "grid_of", "is_joint"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +32,9 @@ class Substitution:
 
 
 class LayerView:
-    """A cross-attention layer as its processor sees it: Q and K are noted, K and V edited.
+    """A layer that attends to the prompt, as its processor sees it: Q and K are noted, K and V edited.
+
+    In joint attention (Stable Diffusion 3) K is the picture's, the prompt's is noted beside it, and nothing is edited.
 
     Args:
         attn: The layer.
@@ -45,6 +47,7 @@ class LayerView:
         self._substitutions = substitutions if rows else ()
         self.query: torch.Tensor | None = None
         self.key: torch.Tensor | None = None
+        self.added_key: torch.Tensor | None = None
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._attn, name)
@@ -57,6 +60,10 @@ class LayerView:
         edits = [one for one in self._substitutions if one.keys]
         self.key = self._edited(edits, self._attn.to_k, x, *args)
         return self.key
+
+    def add_k_proj(self, x: torch.Tensor, *args: Any) -> torch.Tensor:
+        self.added_key = self._attn.add_k_proj(x, *args)
+        return self.added_key
 
     def to_v(self, x: torch.Tensor, *args: Any) -> torch.Tensor:
         edits = [one for one in self._substitutions if one.values]
@@ -75,20 +82,32 @@ class LayerView:
         return y
 
 
-def attention_weights(
-    attn: Any, q: torch.Tensor, k: torch.Tensor, mask: torch.Tensor | None, rows: slice
-) -> torch.Tensor:
-    """softmax(Q K^T / sqrt(d) + mask) of some rows, (B, heads, h w, L), in float32."""
-    n = len(q)
-    q, k = (x[rows].detach().unflatten(-1, (attn.heads, -1)).transpose(1, 2) for x in (q, k))
-    if attn.norm_q is not None:
-        q = attn.norm_q(q)
-    if attn.norm_k is not None:
-        k = attn.norm_k(k)
+def is_joint(attn: Any) -> bool:
+    """Whether a layer's queries, those of picture and prompt, attend to both at once."""
+    return getattr(attn, "add_q_proj", None) is not None
+
+
+def attention_weights(attn: Any, layer: LayerView, mask: torch.Tensor | None, rows: slice) -> torch.Tensor:
+    """softmax(Q K^T / sqrt(d) + mask) of some rows, (B, heads, h w, L), in float32.
+
+    In joint attention it is over the picture's pixels as well, and what is given is the prompt's part of it.
+    """
+
+    def by_head(x: Any, norm: Any) -> torch.Tensor:
+        x = x[rows].detach().unflatten(-1, (attn.heads, -1)).transpose(1, 2)
+        return x if norm is None else norm(x)
+
+    assert layer.query is not None
+    n = len(layer.query)
+    q, k = by_head(layer.query, attn.norm_q), by_head(layer.key, attn.norm_k)
+    tokens = k.shape[2]
+    if layer.added_key is not None:
+        added = by_head(layer.added_key, attn.norm_added_k)
+        k, tokens = torch.cat([k, added], 2), added.shape[2]
     scores = (q.float() * attn.scale) @ k.float().transpose(2, 3)
     if mask is not None:  # (n, 1, L), or repeated for each head
         scores += mask.view(n, -1, *mask.shape[-2:])[rows]
-    return scores.softmax(-1)
+    return scores.softmax(-1)[..., -tokens:]
 
 
 def grid_of(latents: torch.Tensor, pixels: int) -> tuple[int, int]:

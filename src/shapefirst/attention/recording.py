@@ -29,8 +29,8 @@ from shapefirst.attention.hook import (
     resized,
     within,
 )
-from shapefirst.attention.layer import Substitution
-from shapefirst.errors import ShapefirstError
+from shapefirst.attention.layer import Substitution, is_joint
+from shapefirst.errors import ShapefirstError, UnsupportedPipelineError
 from shapefirst.families.layout import denoiser_of
 from shapefirst.guidance.hook import Reentrant
 from shapefirst.policies.schedule import Branch
@@ -50,7 +50,8 @@ class Maps:
 
     Attributes:
         text: Step -> (B, L, h, w), the text branch's weights, averaged over heads and layers. They sum to 1 over the L
-            tokens at every pixel. A step that does not evaluate the text branch is absent.
+            tokens at every pixel; in joint attention (SD 3) over tokens and pixels, so to less. A step that does not
+            evaluate the text branch is absent.
         null: Likewise for the null branch; empty unless asked for.
         text_layers: Step -> layer's name -> (B, heads, L, h', w'), the layer's own size; empty unless asked for.
         null_layers: Likewise for the null branch.
@@ -135,7 +136,7 @@ def record(
     and `shapefirst.guidance.timeline.taking_step` the step.
 
     Args:
-        pipe: A stock diffusers pipeline, Stable Diffusion or PixArt.
+        pipe: A stock diffusers pipeline, Stable Diffusion, SDXL, SD 3 or PixArt.
         size: Longer side h or w of the averaged maps; the shorter follows the picture. Layers with more pixels are
             averaged down to it, layers with fewer interpolated bilinearly.
         resolutions: Longer sides of the layers to record (64, 32, 16 and 8 in Stable Diffusion 1.5); by default all.
@@ -190,7 +191,13 @@ def substitute(
     if getattr(denoiser, "caption_projection", None) is not None:
         width = denoiser.config.caption_channels
     else:
-        width = cross_attention_layers(denoiser)[0][1].cross_attention_dim
+        layer = cross_attention_layers(denoiser)[0][1]
+        if is_joint(layer):
+            raise UnsupportedPipelineError(
+                f"{type(denoiser).__name__} attends to picture and prompt at once, in joint attention, where a token "
+                "is another one in each layer: edit() changes what the denoiser is given."
+            )
+        width = layer.cross_attention_dim
     if embeddings.shape[-1] != width:
         raise ShapefirstError(
             f"The embeddings are of shape {tuple(embeddings.shape)}; this denoiser takes (images, tokens, {width})."

@@ -8,6 +8,7 @@ from typing import Final
 import numpy as np
 from PIL import Image
 
+from shapefirst.drawing.overlays import overlay
 from shapefirst.drawing.sheets import Cell, contact_sheet
 from shapefirst.findings.finding import Chart, Finding, Picture, Study, Summary, claim
 from shapefirst.findings.tables import crossed, shown
@@ -15,7 +16,7 @@ from shapefirst.measure.intervals import Rule, bootstrap
 from shapefirst.measure.shapes import Mask, iou
 from shapefirst.prompts import Pair
 from shapefirst.studies.curves import Panel, curves
-from shapefirst.studies.maps import Followed, Word, follow_words, followable, nouns_of, overlay, shape_in, shape_of
+from shapefirst.studies.maps import Followed, Word, follow_words, followable, nouns_of, shape_in, shape_of
 from shapefirst.studies.subject import Subject
 from shapefirst.studies.switching import Switched, encode_pairs, padded, pair_label
 

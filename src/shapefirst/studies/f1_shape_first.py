@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 
+from shapefirst.drawing.overlays import overlay
 from shapefirst.drawing.sheets import Cell, contact_sheet
 from shapefirst.findings.finding import Chart, Claim, Finding, Picture, Study, Summary, claim, subject_to
 from shapefirst.findings.tables import crossed, shown, stacked
@@ -25,7 +26,6 @@ from shapefirst.studies.maps import (
     course,
     follow_words,
     followable,
-    overlay,
     shape_in,
     shape_of,
     step_at,

@@ -11,12 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal, TypeAlias
 
 import numpy as np
-from PIL import Image, ImageFilter
+from PIL import Image
 
 from shapefirst.attention.recording import record
 from shapefirst.errors import ShapefirstError
 from shapefirst.measure.intervals import settled
-from shapefirst.measure.rgb import to_rgb
 from shapefirst.measure.shapes import Mask, binarise, f1, iou, resize, silhouette_of
 from shapefirst.prompts import Prompt
 from shapefirst.prompts.tokens import Positions, word_positions
@@ -37,7 +36,6 @@ __all__ = [
     "follow_words",
     "followable",
     "nouns_of",
-    "overlay",
     "shape_in",
     "shape_of",
     "step_at",
@@ -55,7 +53,6 @@ Role: TypeAlias = Literal["noun", "attribute", "article", "[SOS]", "[EOS]"]
 ROLES: Final[tuple[Role, ...]] = ("noun", "attribute", "article", "[SOS]", "[EOS]")
 
 _ARTICLES = frozenset({"a", "an", "the"})
-_HEAT, _EDGE = np.array((213, 94, 0)) / 255, np.array((0, 114, 178)) / 255  # of Okabe and Ito's colours
 
 
 @dataclass(frozen=True)
@@ -225,29 +222,3 @@ def shape_in(image: Image.Image, size: tuple[int, int]) -> Mask:
 def step_at(num_steps: int, share: float) -> int:
     """The step that follows when this share of them is done; the last for 1."""
     return min(num_steps - 1, max(round(share * num_steps), int(share > 0)))
-
-
-def overlay(image: Image.Image, values: np.ndarray) -> Image.Image:
-    """A map over a picture: the picture pale and grey, the map orange from its least to its greatest value, the border
-    of its mask blue.
-
-    Args:
-        image: Any size; small ones are enlarged.
-        values: (h, w), a map, or a mask to show by itself.
-    """
-    width = max(192, image.width)
-    height = max(1, round(image.height * width / image.width))
-    grey = np.asarray(to_rgb(image).convert("L").resize((width, height), Image.Resampling.LANCZOS), np.float32) / 255
-    v = np.asarray(values, np.float32)
-    span = float(np.ptp(v))
-    heat = 0.8 * resize((v - v.min()) / span if span else np.zeros_like(v), (height, width))[..., None]
-    drawn = (1 - 0.6 * (1 - grey[..., None])) * (1 - heat) + heat * _HEAT
-    drawn[_border(binarise(v), (height, width))] = _EDGE
-    return Image.fromarray(np.round(255 * drawn.clip(0, 1)).astype(np.uint8))
-
-
-def _border(mask: Mask, size: tuple[int, int]) -> Mask:
-    """Two pixels along the inside of a mask at another size."""
-    large = Image.fromarray(mask).convert("L").resize(size[::-1], Image.Resampling.NEAREST)
-    border: Mask = np.asarray(large) > np.asarray(large.filter(ImageFilter.MinFilter(5)))
-    return border
