@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import copy
 import json
-from itertools import combinations
+from itertools import combinations, pairwise
 from types import SimpleNamespace
 
 import diffusers
+import naive
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_guidance import PROMPTS
+from tiny import PIPELINES
 
 from shapefirst import TextSchedule, apply, guide
 from shapefirst.errors import ShapefirstError, UnsupportedPipelineError
@@ -110,6 +112,27 @@ def test_fitted_to_every_step_of_a_solver_it_is_that_solver(make_pipe, kind, sam
     )
     own_loop = np.asarray(decode(pipe, step.x_next)[0], dtype=float) / 255
     assert np.abs(own_loop - mine[0]).max() < 5e-3
+
+
+@pytest.mark.parametrize("name", ["StableDiffusion3Pipeline", "FluxPipeline", "QwenImagePipeline"])
+def test_a_flow_s_own_weights_are_its_own_solver(name):
+    """Euler written as a fitted solver, x' = (s'/s) x + (1 - s'/s) D with D = x - s v; Flux hands over sigmas."""
+    row = PIPELINES[name]()
+    (stock,) = row([0])
+    sigmas = row.pipe.scheduler.sigmas.double().tolist()
+    ratios = [after / now for now, after in pairwise(sigmas)]
+    scheduler = FittedScheduler(
+        row.pipe.scheduler.timesteps.tolist(),
+        sigmas[:-1],
+        [(1.0, -sigma) for sigma in sigmas[:-1]],
+        ratios,
+        [[1 - ratio] for ratio in ratios],
+        use_flow_sigmas=True,
+    )
+    with guide(row.pipe, TextSchedule.solved(Solver.like(scheduler), len(ratios))) as spent:
+        (mine,) = row([0])
+    assert naive.error(mine, stock) < 1e-4
+    assert spent.saved == 0
 
 
 def test_half_of_the_steps_come_nearer_than_half_as_many(make_pipe):

@@ -21,11 +21,11 @@ from tiny.pictures import _sd3_sizes, autoencoder, flow
 from shapefirst.attention.editing import edit
 from shapefirst.errors import ShapefirstError, UnsupportedPipelineError
 from shapefirst.guidance.blocks import guide
+from shapefirst.images.heat_maps import trace
 from shapefirst.prompts.edits import blank, keep_only, noise, switch_eos
 from shapefirst.prompts.reading import Reading
 from shapefirst.prompts.tokens import phrase_positions, positions
 from shapefirst.sampling.loop import denoise, encode, generators
-from shapefirst.tracing import trace
 
 KINDS = ["sd-epsilon", "pixart", "sdxl"]
 STEPS = list(range(N))

@@ -38,11 +38,11 @@ if TYPE_CHECKING:
     from shapefirst.guidance.callback import text_until_callback
     from shapefirst.guidance.guider import Guider
     from shapefirst.guidance.module import apply_to_module
+    from shapefirst.images.heat_maps import trace
     from shapefirst.models import load
     from shapefirst.policies.auto import Auto
     from shapefirst.policies.file import read_policy
     from shapefirst.policies.schedule import TextSchedule
-    from shapefirst.tracing import trace
 
 _ROOMS = {
     "Auto": "policies.auto",
@@ -57,7 +57,7 @@ _ROOMS = {
     "read_policy": "policies.file",
     "text_until": "guidance",
     "text_until_callback": "guidance.callback",
-    "trace": "tracing",
+    "trace": "images.heat_maps",
 }
 
 

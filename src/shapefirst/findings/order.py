@@ -22,6 +22,13 @@ STUDIES: Final[dict[str, str]] = {
     "a5": "a5_maps_of_keys",
     "a6": "a6_other_conditions",
     "a7": "a7_switched_maps",
+    "c1": "c1_equal_snr",
+    "c2": "c2_padding",
+    "c3": "c3_sos_masked",
     "x1": "x1_conditions",
     "x2": "x2_policies",
+    "x3": "x3_windows",
+    "x4": "x4_lock_in",
+    "x5": "x5_negative",
+    "x6": "x6_difference",
 }

@@ -12,7 +12,7 @@ non-stationary solvers (Shaul et al. 2024, arXiv 2403.01329).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import torch
 from diffusers import ConfigMixin, SchedulerMixin
@@ -22,6 +22,11 @@ from diffusers.schedulers.scheduling_utils import SchedulerOutput
 from shapefirst.errors import ShapefirstError
 
 __all__ = ["FittedScheduler"]
+
+_AT_THE_NOISE: Final = (
+    "A fitted solver begins at the noise, and cannot begin at a picture: take another policy, such as budget=0.75, for "
+    "image-to-image and inpainting."
+)
 
 
 class FittedScheduler(SchedulerMixin, ConfigMixin):
@@ -67,9 +72,14 @@ class FittedScheduler(SchedulerMixin, ConfigMixin):
         self._begin()
 
     def set_timesteps(
-        self, num_inference_steps: int | None = None, device: str | torch.device | None = None, **_: Any
+        self,
+        num_inference_steps: int | None = None,
+        device: str | torch.device | None = None,
+        sigmas: Any = None,
+        mu: Any = None,
+        **_: Any,
     ) -> None:
-        """Begin a run. Pipelines of flows hand over sigmas and a shift of their own, which have no say here.
+        """Begin a run. Pipelines of flows hand over sigmas and a shift of their own (Flux), which have no say here.
 
         Raises:
             ShapefirstError: Another number of steps than it was fitted for.
@@ -91,11 +101,13 @@ class FittedScheduler(SchedulerMixin, ConfigMixin):
     def scale_model_input(self, sample: torch.Tensor, timestep: Any = None) -> torch.Tensor:
         return sample
 
+    def set_begin_index(self, begin_index: int = 0) -> None:
+        """Some pipelines say where a run begins; this one does at the noise."""
+        if begin_index:
+            raise ShapefirstError(_AT_THE_NOISE)
+
     def add_noise(self, *_: Any) -> torch.Tensor:
-        raise ShapefirstError(
-            "A fitted solver begins at the noise, and cannot begin at a picture: take another policy, such as "
-            "budget=0.75, for image-to-image and inpainting."
-        )
+        raise ShapefirstError(_AT_THE_NOISE)
 
     def step(
         self, model_output: torch.Tensor, timestep: Any, sample: torch.Tensor, return_dict: bool = True

@@ -136,7 +136,7 @@ def denoise(
     *,
     schedule: Policy | None = None,
     num_inference_steps: Steps = 50,
-    guidance_scale: float = 7.5,
+    guidance_scale: float | Sequence[float] = 7.5,
     num_images_per_prompt: Annotated[int, From(1, 10_000)] = 1,
     generator: torch.Generator | list[torch.Generator] | None = None,
     latents: Latents | None = None,
@@ -152,8 +152,8 @@ def denoise(
         negative_prompt: By default the empty prompt, as in the paper.
         schedule: Which steps use the text, a `TextSchedule` or an `Auto`; by default all.
         num_inference_steps: N.
-        guidance_scale: w. At 1 or below there is no guidance: every step evaluates the text branch alone, as the
-            pipeline does.
+        guidance_scale: w, or one for each of N steps. At 1 or below there is no guidance: every step evaluates the
+            text branch alone, as the pipeline does, unless another step's is above.
         num_images_per_prompt: Copies of every prompt.
         generator: One, or one per image (see `generators`).
         latents: (B, C, H / f, W / f), starting noise of unit variance, in place of the generators'.
@@ -189,8 +189,14 @@ def denoise(
         x = first_latents(pipe, solver, embeddings, generator, latents, height, width)
     else:
         solver, x = snapshot(start.solver), start.x_t
-    calls = list(zip(calls_of(solver, guidance_scale), solver.timesteps, strict=True))
+    weights = [float(w) for w in guidance_scale] if isinstance(guidance_scale, Sequence) else [float(guidance_scale)]
+    strongest = max(weights, default=0.0)
+    calls = list(zip(calls_of(solver, strongest), solver.timesteps, strict=True))
     num_steps = calls[-1][0].num_steps
+    if len(weights) not in (1, num_steps):
+        raise ShapefirstError(f"There are {num_steps} steps but {len(weights)} guidance scales: give one for each.")
+    if len(weights) > 1:
+        calls = [(call._replace(guidance_scale=weights[call.step]), t) for call, t in calls]
     check_policy(schedule, num_steps)
     extra = step_options(pipe, solver, generator)
 
@@ -198,10 +204,10 @@ def denoise(
     past = trunk.past if trunk else ()
     late = start is not None and start.index > 0 and not past
     stochastic = is_stochastic(solver, schedule, extra.get("eta"))
-    follower = follower_of(schedule, len(x), guidance_scale, late=late, stochastic=stochastic)
+    follower = follower_of(schedule, len(x), strongest, late=late, stochastic=stochastic)
     if trunk and (trunk.follower.policy, trunk.follower.branches) == (follower.policy, follower.branches):
         follower = trunk.follower.fork()
-    elif guidance_scale > 1:
+    elif strongest > 1:
         for seen in past:
             follower.learn(seen.call, seen.out, latents=seen.x_in)
     run = Run(x, solver, [follower])

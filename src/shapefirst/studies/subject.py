@@ -24,6 +24,7 @@ from shapefirst.policies.schedule import TextSchedule
 from shapefirst.prompts import Prompt
 from shapefirst.prompts.tokens import Positions, positions, preprocessed
 from shapefirst.sampling.loop import Embeddings, Step, decode, denoise, encode, generators
+from shapefirst.training.noise import coloured
 
 __all__ = ["Fork", "Meter", "Subject", "part"]
 
@@ -75,6 +76,8 @@ class Subject:
         clip: Id or folder of the CLIP that images are compared with each other by; None for the model's usual one.
         scoring_device: Of the models that score images; None for the best there is.
         pictures: RGB, for studies that give the model one beside the prompt.
+        control: Another model, sampled and scored alike, for studies that compare the two.
+        colour: (C, h, w), by which the frequencies of the noise that it starts from are multiplied; None: white noise.
         meter: Counts evaluations.
     """
 
@@ -89,6 +92,8 @@ class Subject:
     clip: str | None = None
     scoring_device: str | None = None
     pictures: Sequence[Image.Image] = ()
+    control: Subject | None = None
+    colour: torch.Tensor | None = None
     meter: Meter = field(default_factory=Meter)
 
     @property
@@ -156,6 +161,17 @@ class Subject:
         """Calls of the denoiser in every step but the last, see `TextSchedule.calls`."""
         return int(getattr(self.pipe.scheduler, "order", 1))
 
+    @property
+    def needed_control(self) -> Subject:
+        """The control, whose evaluations count here.
+
+        Raises:
+            DoesNotApply: There is none.
+        """
+        if self.control is None:
+            raise DoesNotApply("It compares the model with another one, which --control names, and none was given.")
+        return replace(self.control, meter=self.meter)
+
     def cost(self, steps: int | None = None) -> int:
         """Denoiser evaluations of a run's last ``steps`` steps with text, by default of all of them."""
         calls, _ = TextSchedule.always().calls(self.steps if steps is None else steps, self.solver_order)
@@ -172,27 +188,43 @@ class Subject:
         *,
         schedule: Policy | None = None,
         start: Step | None = None,
+        guidance_scale: Sequence[float] | None = None,
     ) -> Iterator[Step]:
-        """One batch, a ``Step`` at a time (see ``denoise``), counted by the meter. ``start`` forks an earlier run."""
+        """One batch, a ``Step`` at a time (see ``denoise``), counted by the meter. ``start`` forks an earlier run;
+        ``guidance_scale`` has one for each step, by default the subject's own in all."""
         for step in denoise(
             self.pipe,
             embeddings,
             schedule=schedule,
             num_inference_steps=self.steps,
-            guidance_scale=self.guidance_scale,
+            guidance_scale=self.guidance_scale if guidance_scale is None else guidance_scale,
             generator=generators(seeds),
+            latents=self._coloured(seeds),
             start=start,
         ):
             self.meter.add(len(seeds) * step.evaluations)
             yield step
 
+    def _coloured(self, seeds: Sequence[int]) -> torch.Tensor | None:
+        """The noise that a model starts from which was trained with another than white."""
+        if self.colour is None:
+            return None
+        white = torch.stack([torch.randn(self.colour.shape, generator=source) for source in generators(seeds)])
+        return coloured(white, self.colour)
+
     def sample(
-        self, embeddings: Embeddings, seeds: Sequence[int], *, schedule: TextSchedule | None = None
+        self,
+        embeddings: Embeddings,
+        seeds: Sequence[int],
+        *,
+        schedule: TextSchedule | None = None,
+        guidance_scale: Sequence[float] | None = None,
     ) -> list[Image.Image]:
         """One image for each row of ``embeddings``, of the seed beside it."""
         images = []
         for here in self.batches(len(seeds)):
-            *_, last = self.steps_of(part(embeddings, here), seeds[here], schedule=schedule)
+            rows, scale = part(embeddings, here), guidance_scale
+            *_, last = self.steps_of(rows, seeds[here], schedule=schedule, guidance_scale=scale)
             images += decode(self.pipe, last.x_next)
         return images
 

@@ -63,11 +63,11 @@ def trace_words(
             raise ShapefirstError(f"--word {said(one)} does not occur in the prompt {said(prompt)}.")
     check_writable(out)
     with terminal.working("Getting torch and diffusers ready"):
+        from shapefirst.images.heat_maps import trace
         from shapefirst.images.jobs import Sampling, make_jobs
         from shapefirst.images.jobs import generate as sample
+        from shapefirst.images.overlays import write_overlays
         from shapefirst.policies.schedule import TextSchedule
-        from shapefirst.tracing import trace
-        from shapefirst.tracing.pictures import write_overlays
     pipe = load_quietly(model, sampler or usual_sampler(obtained(model, dtype, device)), device, dtype)
     warn_of_cuts(pipe, [prompt])
     jobs, policies = make_jobs([prompt], 1, seed), {"": TextSchedule.always()}

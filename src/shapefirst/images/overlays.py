@@ -11,7 +11,7 @@ from PIL import Image
 
 from shapefirst.drawing.sheets import Cell, contact_sheet
 from shapefirst.files import Names, save_png, slug
-from shapefirst.tracing.trace import Trace
+from shapefirst.images.heat_maps import Trace
 
 __all__ = ["write_overlays"]
 
