@@ -14,6 +14,7 @@ from pyarrow import parquet
 
 from shapefirst.errors import ShapefirstError
 from shapefirst.findings.finding import Chart, Finding, Picture, Study, Summary, claim
+from shapefirst.findings.results import results
 from shapefirst.findings.storage import StudySetting, load_all, load_stored, mismatch, save, save_inapplicable
 from shapefirst.measure.intervals import Interval, Rule
 
@@ -279,3 +280,26 @@ def test_the_same_setting_is_no_mismatch_whatever_machine_version_time_and_comma
 )
 def test_a_mismatch_says_what_differs(change, words):
     assert mismatch(replace(SETTING, **change), SETTING) == words
+
+
+def test_results_are_tables_of_claims_and_of_each_study(tmp_path):
+    with pytest.raises(ShapefirstError, match="no results of studies"):
+        results(tmp_path)
+    save(tmp_path, STUDY, finding(), SETTING)
+    save(tmp_path, replace(STUDY, name="mine"), finding(), SETTING)
+    save_inapplicable(tmp_path, replace(STUDY, name="f3"), "It has no [SOS].", SETTING)
+    found = results(str(tmp_path))
+    assert list(found) == ["f4", "mine"]
+    assert found["f4"].column_names == ["prompt", "score", "k", "kept"]
+    assert found["mine"].num_rows == 2
+    rows = found.claims.to_pylist()
+    assert [(row["study"], row["verdict"]) for row in rows] == [
+        ("f3", "does not apply"),
+        *[("f4", claim.verdict) for claim in finding().claims],
+        *[("mine", claim.verdict) for claim in finding().claims],
+    ]
+    assert (rows[0]["hypothesis"], rows[0]["n"]) == ("It has no [SOS].", None)
+    assert (rows[1]["estimate"], rows[1]["low"], rows[1]["n"]) == (0.1 + 0.2, -1e-9, 4)
+    assert "f4, mine" in repr(found)
+    with pytest.raises(KeyError):
+        found["f3"]

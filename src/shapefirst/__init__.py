@@ -26,6 +26,7 @@ __all__ = [
     "guide",
     "load",
     "read_policy",
+    "results",
     "text_until",
     "text_until_callback",
     "trace",
@@ -34,6 +35,7 @@ __all__ = [
 if TYPE_CHECKING:
     from shapefirst.attention.editing import edit
     from shapefirst.errors import ShapefirstError
+    from shapefirst.findings.results import results
     from shapefirst.guidance import apply, guide, text_until
     from shapefirst.guidance.callback import text_until_callback
     from shapefirst.guidance.guider import Guider
@@ -55,6 +57,7 @@ _ROOMS = {
     "guide": "guidance",
     "load": "models",
     "read_policy": "policies.file",
+    "results": "findings.results",
     "text_until": "guidance",
     "text_until_callback": "guidance.callback",
     "trace": "images.heat_maps",

@@ -221,7 +221,7 @@ def load_stored(out: Path, name: Name) -> Stored | None:
 def recover_all(out: Path) -> None:
     """Puts in place what killed studies had stored under ``out`` and not yet named. A lock has to keep others out."""
     try:
-        for name in STUDIES:
+        for name in (*STUDIES, *_of_ones_own(out)):
             recover(out / name)
     except OSError as error:
         raise ShapefirstError(f"Cannot write to {str(out)!r}: {error.strerror or error}.") from error
@@ -229,13 +229,20 @@ def recover_all(out: Path) -> None:
 
 @guarded
 def load_all(out: Path) -> list[Stored]:
-    """What is stored under ``out``, in the order of ``STUDIES``; other files and folders are ignored.
+    """What is stored under ``out``, in the order of ``STUDIES``, then studies of one's own; all else is ignored.
 
     Raises:
         ShapefirstError: As ``load_stored``.
     """
-    names = (*STUDIES, "sweep")  # `sweep report` adds one that is no study
+    names = (*STUDIES, *_of_ones_own(out), "sweep")  # `sweep report` adds one that is no study
     return [stored for name in names if (stored := load_stored(out, name)) is not None]
+
+
+def _of_ones_own(out: Path) -> list[str]:
+    """The names of studies under ``out`` that are none of ``STUDIES``."""
+    return sorted(
+        facts.parent.name for facts in out.glob(f"[!.]*/{FACTS}") if facts.parent.name not in (*STUDIES, "sweep")
+    )
 
 
 @guarded
