@@ -25,7 +25,9 @@ def train_pocket(
             help="pocket, pocket-dit, or pocket with one thing changed: pocket-equal-snr, pocket-plain-padding.",
         ),
     ] = "pocket",
-    preset: Annotated[str, typer.Option(metavar="NAME", help="cpu (2 cores) or gpu.")] = "cpu",
+    preset: Annotated[
+        str, typer.Option(metavar="NAME", help="cpu (2 cores), gpu, or finish (with --start-from).")
+    ] = "cpu",
     seed: Annotated[int, typer.Option(help="Seed of data, weights and order.")] = 0,
     stages: Annotated[
         list[str] | None,

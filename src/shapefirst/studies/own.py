@@ -1,9 +1,9 @@
 """Studies that are not ours: in a file that is named, or advertised by an installed package.
 
-    shapefirst study --study half.py                    the file's STUDY
+shapefirst study --study half.py                    the file's STUDY
 
-    [project.entry-points."shapefirst.studies"]         in the pyproject.toml of a package
-    h1 = "mypackage.half:STUDY"                         shapefirst study h1
+[project.entry-points."shapefirst.studies"]         in the pyproject.toml of a package
+h1 = "mypackage.half:STUDY"                         shapefirst study h1
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from shapefirst.errors import ShapefirstError, first_line, said
-from shapefirst.files import check_file
 from shapefirst.findings.finding import Study
 from shapefirst.findings.order import STUDIES
 from shapefirst.signatures import guarded
@@ -55,8 +54,9 @@ def study_in(file: Path) -> Study:
     Raises:
         ShapefirstError: There is no such file, it fails, or it has no study.
     """
-    check_file(file)
     what = f"The study of {said(str(file))}"
+    if not file.is_file():
+        raise ShapefirstError(f"There is no file {said(str(file))}: name a Python file with a STUDY.")
     spec = spec_from_file_location(f"study_{file.stem}", file)
     if spec is None or spec.loader is None:
         raise ShapefirstError(f"{what} is no Python file: give one whose name ends in .py.")

@@ -140,6 +140,10 @@ PRESETS = {
     ),
 }
 
+_LAST: Final = Recipe(steps=2500, batch=48, learning_rate=1.2e-4, ema=0.998, warmup=0.02)
+#: For 2 cores, to end a denoiser's training that a GPU began (--start-from): an hour or so, at a small learning rate.
+PRESETS["finish"] = replace(PRESETS["cpu"], renders=64_000, denoiser=_LAST, transformer=_LAST)
+
 #: What each stage leaves in the folder: that it lies there shows that the stage is done.
 MAKES = {
     "render": "renders/scenes.json",
