@@ -121,7 +121,7 @@ def test_a_step_is_a_whole_number(step):
 
 @pytest.mark.parametrize("fraction", [-0.1, 1.1, math.nan, math.inf, "half", True])
 def test_a_fraction_lies_between_0_and_1(fraction):
-    with pytest.raises(ShapefirstError, match=r"fraction= of .* must be a finite number from 0 to 1 or None, not "):
+    with pytest.raises(ShapefirstError, match=r"fraction(= of .*)? must be a (finite )?number"):
         TextSchedule.until(fraction=fraction)
 
 

@@ -20,10 +20,13 @@ __all__ = [
     "check_number",
     "check_prompt",
     "check_seed",
+    "check_side",
     "check_steps",
     "check_text",
     "fitted",
     "json_of",
+    "number_in",
+    "share",
 ]
 
 Kind = TypeVar("Kind")
@@ -33,6 +36,7 @@ Kind = TypeVar("Kind")
 BOUNDS: Final[dict[str, tuple[float, float]]] = {
     "steps": (1, 4_000),  # of sampling; no denoiser is trained with more
     "guidance scale": (0, 10_000),
+    "side": (16, 8_192),  # of an image, in pixels
     "images": (1, 100_000),  # of one call of `generate`, which holds them all
     "batch size": (1, 1_024),
     "prompts": (1, 10_000_000),
@@ -80,10 +84,53 @@ def check_number(value: float, kind: str, what: str, *, least: float | None = No
     raise ShapefirstError(f"{what} must be {bound}, not {said(value)}{reason}.")
 
 
+def number_in(value: object, what: str) -> float:
+    """A number, which may be written as text.
+
+    Raises:
+        ShapefirstError: It is none; ``what`` names it.
+    """
+    try:
+        if isinstance(value, bool):
+            raise TypeError
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        raise ShapefirstError(f"{what} must be a number, not {said(value)}.") from None
+
+
+def share(value: object, what: str, like: str) -> float:
+    """A share of a whole as people write it, 0.6 or "60%"; who takes it says how much it may be.
+
+    Args:
+        value: The share.
+        what: Names it in a sentence.
+        like: How it is written, such as "budget={}", for what was likely meant by 60.
+
+    Raises:
+        ShapefirstError: It is no number, or one of percent without their sign.
+    """
+    if isinstance(value, str) and value.rstrip().endswith("%"):
+        return number_in(value.rstrip()[:-1], what) / 100
+    number = number_in(value, what)
+    if not math.isfinite(number):
+        raise ShapefirstError(f"{what} must be a finite number, not {number:g}.")
+    if 5 <= number <= 100:
+        meant = f"{like.format(f'{number / 100:g}')} or {number:g}%"
+        raise ShapefirstError(f"{what} is a share of the whole and at most 1, not {number:g}: did you mean {meant}?")
+    return number
+
+
 def check_seed(seed: int, images: int = 1) -> None:
     """Raise ShapefirstError unless torch takes the seeds ``seed``, ``seed + 1``, ... of so many images."""
     if not 0 <= seed <= _SEEDS - images:
         raise ShapefirstError(f"The seed must be from 0 to {_SEEDS - images}, not {said(seed)}.")
+
+
+def check_side(pixels: int, what: str) -> None:
+    """Raise ShapefirstError unless an image can have a side of so many pixels, of which 8 or more are one latent."""
+    check_number(pixels, "side", what)
+    if pixels % 8:
+        raise ShapefirstError(f"{what} must be a multiple of 8 pixels, not {pixels}: say {pixels - pixels % 8}.")
 
 
 def check_steps(steps: int, scheduler: Any) -> None:

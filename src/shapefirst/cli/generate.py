@@ -250,7 +250,7 @@ def _warn(pipe: Any, model: str, texts: list[str], scale: float) -> None:
     """What the user should know before the images are there."""
     from shapefirst.images.jobs import cut_text
     from shapefirst.models import is_pocket
-    from shapefirst.world.vocabulary import unknown_words
+    from shapefirst.prompts.known import unseen
 
     for text in dict.fromkeys(texts):
         short = shortened(text)
@@ -260,12 +260,7 @@ def _warn(pipe: Any, model: str, texts: list[str], scale: float) -> None:
             )
         if not is_pocket(model):
             continue
-        if not any(map(str.isalpha, text)):
-            terminal.warning(f"{short!r} has no word for pocket to draw.")
-        if unknown := unknown_words(text):
-            terminal.warning(
-                f"pocket never saw {terminal.listed(unknown)} (in {short!r}). It knows sentences such as "
-                "'a red car above a wooden house'; `shapefirst models pocket` lists its words."
-            )
+        if said := unseen(text):
+            terminal.warning(said)
     if scale <= 1:
         terminal.note(f"at a guidance scale of {scale:g} no guidance runs, so there are no evaluations to save.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from shapefirst.cli import terminal
 from shapefirst.errors import shortened
 from shapefirst.models import MODELS
 from shapefirst.prompts import Prompt
+from shapefirst.prompts.known import VocabularyWarning
 
 __all__ = ["load_quietly", "obtained", "quiet_libraries", "warn_of_cuts", "warn_of_unjudged"]
 
@@ -45,7 +47,9 @@ def load_quietly(
 
 
 def quiet_libraries() -> None:
-    """diffusers and transformers print nothing from now on: the commands have bars of their own."""
+    """diffusers and transformers print nothing from now on, as the commands have bars of their own; and they warn of
+    pocket's words themselves."""
+    warnings.filterwarnings("ignore", category=VocabularyWarning)
     import diffusers
     import transformers
 

@@ -1,26 +1,31 @@
 """Text in some of the steps only, on a stock diffusers pipeline.
 
     with text_until(pipe, step=25):
-        pipe("a red wooden car", num_inference_steps=50)
+        pipe("a wooden car", num_inference_steps=50)
 
-    with guide(pipe, budget=0.6):
-        pipe("a red wooden car", num_inference_steps=50)
+    with guide(pipe, budget=0.6) as evaluations:
+        pipe("a wooden car", num_inference_steps=50)
+    print(evaluations)
 
 A block puts a hook before each of the pipeline's denoisers and before what feeds them (`families.layout`).
 """
 
 from __future__ import annotations
 
+import inspect
+import sys
+import warnings
 from collections.abc import Callable
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack, suppress
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, TypeVar
 
 import diffusers
 import torch
 from diffusers.utils.torch_utils import unwrap_module
 
-from shapefirst.errors import ShapefirstError, UnsupportedPipelineError
+from shapefirst.errors import ShapefirstError, UnsupportedPipelineError, said
 from shapefirst.families import family_of
 from shapefirst.families.layout import controls_of, denoisers_of, scheduler_of
 from shapefirst.guidance.counting import Block, Evaluations
@@ -30,14 +35,16 @@ from shapefirst.guidance.solving import SolverBlock, check_solver
 from shapefirst.guidance.steering import ControlHook, SteeringHook
 from shapefirst.policies.auto import Auto, Policy
 from shapefirst.policies.schedule import Branch, TextSchedule
-from shapefirst.policies.words import policy_of
+from shapefirst.policies.words import describe, policy_of
 
-__all__ = ["Evaluations", "Handle", "apply", "guide", "is_steered", "text_until"]
+__all__ = ["Evaluations", "Handle", "PolicyBlock", "apply", "guide", "is_steered", "text_until"]
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def text_until(
-    pipe: Any, step: int | None = None, *, fraction: float | None = None, keep: Branch = "null"
-) -> AbstractContextManager[Evaluations]:
+    pipe: Any, step: int | None = None, *, fraction: float | str | None = None, keep: Branch = "null"
+) -> PolicyBlock:
     """Within the block, generations use the text in the first `step` steps (or `fraction` of them) only.
 
     See `guide` for what it works on and what it raises.
@@ -45,16 +52,18 @@ def text_until(
     Args:
         pipe: A stock diffusers pipeline with classifier-free guidance.
         step: The number of leading steps that use the text.
-        fraction: The same as a share of the steps, in [0, 1]. Exactly one of the two is given.
+        fraction: The same as a share of the steps, in [0, 1] or as "50%". Exactly one of the two is given.
         keep: The branch that the later steps keep: "null" (the paper) or "text".
     """
     return guide(pipe, TextSchedule.until(step, fraction=fraction, keep=keep))
 
 
 def guide(
-    pipe: Any, policy: Policy | str | Path | None = None, *, budget: float | None = None, tol: float | None = None
-) -> AbstractContextManager[Evaluations]:
+    pipe: Any, policy: Policy | str | Path | None = None, *, budget: float | str | None = None, tol: float | None = None
+) -> PolicyBlock:
     """Within the block, generations of `pipe` follow a policy; the block yields an `Evaluations` counter.
+
+    It is a decorator, too: each call of the function is a block.
 
     Any batch size, `num_images_per_prompt`, scheduler and dtype will do. Steps are denoising steps, whatever the number
     of denoiser calls in each (see `shapefirst.guidance.timeline`), and are those that the call runs: where
@@ -83,9 +92,9 @@ def guide(
         pipe: A diffusers pipeline.
         policy: A `TextSchedule`, an `Auto`, words such as "paper:25" (see `shapefirst.policies.words`), or the path of
             a policy that `shapefirst tune` wrote.
-        budget: In its place: the share of the evaluations of full guidance that may be spent, above 0 and up to 1. The
-            guided steps are then well placed, and the others extrapolated. Where some steps have calls of their own
-            kind beside (skip-layer guidance), steps are counted and not those calls.
+        budget: In its place: the share of the evaluations of full guidance that may be spent, above 0 and up to 1 (0.6,
+            "60%"). The guided steps are then well placed, and the others extrapolated. Where some steps have calls of
+            their own kind beside (skip-layer guidance), steps are counted and not those calls.
         tol: In its place: the error that an extrapolation may have, from 0 up; each image decides for itself (`Auto`).
 
     Raises:
@@ -98,12 +107,61 @@ def guide(
     """
     found = policy_of(pipe, policy, budget=budget, tol=tol)
     check_way(pipe, found)
+    return PolicyBlock(pipe, found)
 
-    def begin() -> tuple[Evaluations, Callable[[], None]]:
-        handle = Handle(pipe, found)
-        return handle.evaluations, handle.remove
 
-    return Reentrant(begin)
+class PolicyBlock(Reentrant[Evaluations]):
+    """What `guide` gives: a `with` block, or a decorator of what calls the pipeline. By itself it does nothing.
+
+    Attributes:
+        evaluations: What was done since it was last entered; None before.
+    """
+
+    def __init__(self, pipe: Any, policy: Policy) -> None:
+        def begin() -> tuple[Evaluations, Callable[[], None]]:
+            handle = Handle(pipe, policy)
+            return handle.evaluations, handle.remove
+
+        super().__init__(begin)  # no method, which would hold this object, and `__del__` would come late
+        self._pipe, self._policy = pipe, policy
+        self.evaluations: Evaluations | None = None
+        self._used = False
+
+    def __enter__(self) -> Evaluations:
+        self._used = True
+        self.evaluations = super().__enter__()
+        return self.evaluations
+
+    def __call__(self, function: Function) -> Function:
+        """The function, of which each call is a block."""
+        if not inspect.isroutine(function) or inspect.isgeneratorfunction(function):
+            raise ShapefirstError(f"A policy decorates a function that is no generator, not {said(function)}: {_USE}")
+        self._used = True
+
+        @wraps(function)
+        def within(*args: Any, **kwargs: Any) -> Any:
+            with self:
+                return function(*args, **kwargs)
+
+        @wraps(function)
+        async def awaited(*args: Any, **kwargs: Any) -> Any:
+            with self:
+                return await function(*args, **kwargs)
+
+        return awaited if inspect.iscoroutinefunction(function) else within  # type: ignore[return-value]
+
+    def __repr__(self) -> str:
+        policy = str(self._policy)
+        with suppress(ShapefirstError):
+            policy = describe(self._policy, self._policy.num_steps or 50)
+        return f"<{type(self._pipe).__name__} with {policy}: {_USE}>"
+
+    def __del__(self) -> None:
+        if not getattr(self, "_used", True) and not sys.is_finalizing():
+            warnings.warn(f"A policy was made for a pipeline and never entered: {_USE}", stacklevel=2)
+
+
+_USE: Final = "write `with guide(pipe, ...) as evaluations:` above the pipeline's call, or `apply(pipe, ...)`."
 
 
 def is_steered(denoiser: Any) -> bool:
@@ -112,12 +170,12 @@ def is_steered(denoiser: Any) -> bool:
 
 
 def apply(
-    pipe: Any, policy: Policy | str | Path | None = None, *, budget: float | None = None, tol: float | None = None
+    pipe: Any, policy: Policy | str | Path | None = None, *, budget: float | str | None = None, tol: float | None = None
 ) -> Handle:
     """`guide` without `with`: generations follow the policy from here on, until `Handle.remove`.
 
         handle = apply(pipe, budget=0.6)
-        pipe("a red wooden car")
+        pipe("a wooden car")
         print(handle.evaluations.saved)
         handle.remove()
 
@@ -149,11 +207,12 @@ class Handle:
             self._hooks = stack.pop_all()
 
     def remove(self) -> None:
-        """Leave the pipeline as it was found. Removing it twice does nothing more.
+        """Leave the pipeline as it was found, and stop the clock. Removing it twice does nothing more.
 
         Raises:
             ShapefirstError: Another denoiser was put in the pipeline meanwhile, which did not follow the policy.
         """
+        self.evaluations.end()
         self._hooks.close()
         denoisers, self._denoisers = self._denoisers, {}
         for name, denoiser in denoisers.items():

@@ -1,6 +1,6 @@
 """Text in the first steps only, for those who cannot have hooks on their denoiser: as a `callback_on_step_end`.
 
-    pipe("a red wooden car", callback_on_step_end=text_until_callback(pipe, step=25))
+    pipe("a wooden car", callback_on_step_end=text_until_callback(pipe, step=25))
 
 After the last step with text the callback switches guidance off, and leaves the pipeline's loop the conditions of one
 branch. So it works where the loop takes back all that has rows for both, which is the case in `TENSORS`.
@@ -46,7 +46,7 @@ Rows: TypeAlias = torch.Tensor | list[torch.Tensor] | None
 
 
 def text_until_callback(
-    pipe: Any, step: int | None = None, *, fraction: float | None = None, keep: Branch = "null"
+    pipe: Any, step: int | None = None, *, fraction: float | str | None = None, keep: Branch = "null"
 ) -> PipelineCallback:
     """What `text_until` does, as a callback, at any batch size; the pipeline is as it was after a call.
 
@@ -118,7 +118,7 @@ class _TextUntil(PipelineCallback):
             self._check_rows(pipeline, given)
         elif self._cut < self._end and not self._has_warned:
             self._has_warned = True
-            warn_unguided(type(pipeline).__name__, "guide(pipe, budget=0.6) skips whole evaluations")
+            warn_unguided(type(pipeline).__name__, "guide(pipe, budget=0.6), which skips whole evaluations")
 
     def _check_rows(self, pipeline: Any, given: dict[str, Any]) -> None:
         """Raise UnsupportedPipelineError unless what the loop takes back is all that has rows for both branches."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,6 +25,8 @@ class Evaluations:
         asked: Rows that the pipeline asked for: what full guidance would have evaluated.
         asked_calls: Calls that it asked for.
         control_rows: Rows evaluated by a ControlNet.
+
+    ``print`` says it in a sentence.
     """
 
     rows: int = 0
@@ -31,11 +34,26 @@ class Evaluations:
     asked: int = 0
     asked_calls: int = 0
     control_rows: int = 0
+    _began: float = field(default_factory=time.perf_counter, repr=False, compare=False)
+    _ended: float | None = field(default=None, repr=False, compare=False)
 
     @property
     def saved(self) -> float:
         """The share of the rows that were asked for and not evaluated."""
         return 1 - self.rows / self.asked if self.asked else 0.0
+
+    @property
+    def seconds(self) -> float:
+        """Of the clock, since the block was entered, and until it ended where it has: of all that ran in it."""
+        return (time.perf_counter() if self._ended is None else self._ended) - self._began
+
+    def end(self) -> None:
+        """Stop the clock, where it runs."""
+        if self._ended is None:
+            self._ended = time.perf_counter()
+
+    def __str__(self) -> str:
+        return f"{self.rows} of {self.asked} evaluations, {self.saved:.0%} saved, in {self.seconds:.1f} s"
 
 
 @dataclass(eq=False)
@@ -65,10 +83,10 @@ class Block:
             warn_unguided(pipe)
 
 
-def warn_unguided(pipe: str, instead: str = "budget=0.6 and every:2 skip whole evaluations") -> None:
+def warn_unguided(pipe: str, instead: str = "budget=0.6 or every:2, which skip whole evaluations") -> None:
     """Say that there is nothing to drop, and what to do ``instead``."""
     warnings.warn(
         f"This call of {pipe} runs without classifier-free guidance, at least in some steps, so "
-        f"there is no branch to drop in them: {instead}.",
+        f"there is no branch to drop in them: give guidance_scale=7.5 or another scale above 1, or {instead}.",
         stacklevel=3,
     )

@@ -80,7 +80,7 @@ class Guider(BaseGuidance):
         self,
         policy: str | None = None,
         *,
-        budget: float | None = None,
+        budget: float | str | None = None,
         tol: float | None = None,
         guidance_scale: float = 7.5,
         guidance_rescale: float = 0.0,

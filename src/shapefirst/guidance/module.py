@@ -27,7 +27,7 @@ def apply_to_module(
     policy: Policy | str | Path | None = None,
     *,
     scheduler: SchedulerMixin,
-    budget: float | None = None,
+    budget: float | str | None = None,
     tol: float | None = None,
     branches: Sequence[str] = (),
     calls: Sequence[str] = (),

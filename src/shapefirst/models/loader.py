@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from shapefirst.errors import ModelError, PackageError, ShapefirstError, first_line
 from shapefirst.files import on_disk
-from shapefirst.models.catalogue import MODELS, POCKET, default_sampler, make_sampler, sampler_info
+from shapefirst.models.catalogue import MODELS, POCKET, default_sampler, is_pocket, make_sampler, sampler_info
 from shapefirst.models.components import VARIANTS, Component, components_of, files_of
 from shapefirst.models.configurations import check_entries, no_more_weights
 from shapefirst.models.disk import check_keys, checked, file_names, read_index, read_json
@@ -21,6 +21,7 @@ from shapefirst.models.machine import find_device
 from shapefirst.models.quiet import in_format, quietly
 from shapefirst.models.single_file import load_checkpoint, read_checkpoint
 from shapefirst.models.tasks import CONDITIONED, check_class, check_inputs, refuse_folder
+from shapefirst.prompts.known import WordsWatch
 from shapefirst.signatures import Name, Place, guarded
 
 if TYPE_CHECKING:
@@ -64,7 +65,8 @@ def load(
         conditioned: Take folders of pipelines that are given a picture beside the prompt, too (`tasks.CONDITIONED`).
 
     Returns:
-        The pipeline, without a safety checker; on a CPU its U-Net is laid out channels-last.
+        The pipeline, without a safety checker; on a CPU its U-Net is laid out channels-last. Pocket warns of words that
+        it does not know.
 
     Raises:
         ModelError: The model is unknown, not to be had, incomplete, pickled or corrupt.
@@ -91,6 +93,8 @@ def load(
         pipe.scheduler = make_sampler(sampler or default_sampler(config), config)
         fit_tokenizers(pipe, name)
         check_size(pipe, name)
+        if is_pocket(name):
+            pipe.text_encoder.register_forward_pre_hook(WordsWatch(pipe.tokenizer), with_kwargs=True)
         place = find_device(device)
         pipe.to(place)
         if place.type == "cpu" and getattr(pipe, "unet", None) is not None:

@@ -27,7 +27,7 @@ from functools import lru_cache
 from itertools import islice
 from typing import Annotated, Final, Literal, SupportsIndex, TypeAlias
 
-from shapefirst.checks import BOUNDS, Steps
+from shapefirst.checks import BOUNDS, Steps, share
 from shapefirst.errors import ShapefirstError, said
 from shapefirst.policies.placement import Budget, Every, Growing, Placement
 from shapefirst.policies.solver import Solver
@@ -94,14 +94,14 @@ class TextSchedule:
         cls,
         step: SupportsIndex | None = None,
         *,
-        fraction: Annotated[float, From(0, 1)] | None = None,
+        fraction: float | str | None = None,
         keep: Branch = "null",
     ) -> TextSchedule:
-        """Text in the first `step` steps, or in the first `fraction` of them: exactly one of the two is given."""
+        """Text in the first `step` steps, or in the first `fraction` (0.5, "50%"): exactly one of the two is given."""
         if (step is None) == (fraction is None):
             raise ShapefirstError("Give either a step (say, step=25) or a fraction (say, fraction=0.5) of the steps.")
         if step is None:
-            return cls(fraction=fraction, keep=keep)
+            return cls(fraction=share(fraction, "fraction", "fraction={}"), keep=keep)
         return cls(windows=((0, _whole(step, "step")),), keep=keep)
 
     @classmethod
@@ -153,9 +153,9 @@ class TextSchedule:
 
     @classmethod
     @guarded
-    def within(cls, budget: float, *, keep: Kept = "neither", order: int | None = 1) -> TextSchedule:
+    def within(cls, budget: float | str, *, keep: Kept = "neither", order: int | None = 1) -> TextSchedule:
         """As many guided steps as `budget`, a share of the evaluations of full guidance, pays for; well placed."""
-        return cls(placement=Budget(budget), keep=keep, order=order)
+        return cls(placement=Budget(share(budget, "budget", "budget={}")), keep=keep, order=order)
 
     @classmethod
     @guarded
@@ -340,5 +340,7 @@ def _whole(value: object, name: str) -> int:
     except TypeError:
         number = -1
     if not 0 <= number < 2**63 or isinstance(value, bool):
-        raise ShapefirstError(f"{name} must be a whole number of steps, 0 or more, not {said(value)}.")
+        part = value.endswith("%") if isinstance(value, str) else isinstance(value, float) and 0 < value < 1
+        meant = f": did you mean fraction={said(value)}?" if part else "."
+        raise ShapefirstError(f"{name} must be a whole number of steps, 0 or more, not {said(value)}{meant}")
     return number

@@ -3,7 +3,7 @@
     full                    both branches in every step
     paper:25  paper:0.5     text in the first 25 steps, or in that share of them, the null branch after
     text:25                 the same, the text branch after (diffusers' SDCFGCutoffCallback)
-    budget:0.6              at most that share of the evaluations of full guidance, extrapolated between guided steps
+    budget:0.6  budget:60%  at most that share of the evaluations of full guidance, extrapolated between guided steps
     every:3                 every 3rd step guided, extrapolated between them
     growing:5x1.3           5 guided steps, then gaps that grow by 1.3
     steps:0-4+7+11+20       these steps guided
@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from shapefirst.checks import BOUNDS, Steps
+from shapefirst.checks import BOUNDS, Steps, number_in, share
 from shapefirst.errors import ShapefirstError, said, shortened
 from shapefirst.files import on_disk
 from shapefirst.policies.auto import Auto, Policy
@@ -46,23 +46,23 @@ EXAMPLES: Final = (
 
 
 def policy_of(
-    pipe: Any, policy: Policy | str | Path | None = None, *, budget: float | None = None, tol: float | None = None
+    pipe: Any, policy: Policy | str | Path | None = None, *, budget: float | str | None = None, tol: float | None = None
 ) -> Policy:
     """The policy that exactly one of the three says; see `shapefirst.guide`."""
     if (policy is not None) + (budget is not None) + (tol is not None) != 1:
         raise ShapefirstError('Give one of a policy (such as "paper:25"), budget=0.6 and tol=0.006.')
     if budget is not None:
-        return TextSchedule.within(_number(budget, "budget"))
+        return TextSchedule.within(budget)
     if tol is not None:
-        return Auto(_number(tol, "tol"))
+        return Auto(number_in(tol, "tol"))
     if isinstance(policy, TextSchedule | Auto):
         return policy
     if isinstance(policy, str | Path):
         found = find_policy(policy)
         return found.policy_for(pipe) if isinstance(found, PolicyFile) else found
     raise ShapefirstError(
-        'guide() takes a TextSchedule, an Auto, words such as "paper:25" or a policy file, '
-        f"not a {type(policy).__name__}."
+        'guide() takes a TextSchedule, an Auto, words such as "paper:25" or a policy file, not '
+        f"{said(policy)}{_meant(policy)}."
     )
 
 
@@ -91,8 +91,8 @@ def parse_policy(words: str) -> Policy:
     name, _, value = head.partition(":")
     if name not in POLICIES or bool(value) != (name != "full"):
         raise ShapefirstError(
-            f"There is no policy {shortened(words)!r}: say {', '.join(EXAMPLES)}, {_further()}or the path of a policy "
-            "file (.json)."
+            f"There is no policy {shortened(words)!r}{_meant(words)}: say {', '.join(EXAMPLES)}, {_further()}or the "
+            "path of a policy file (.json)."
         )
     pairs = [_option(option, words) for option in options]
     given = dict(pairs)
@@ -126,6 +126,20 @@ def describe(policy: Policy, num_steps: Steps) -> str:
     return ", ".join(filter(None, (f"{k} of {num_steps} {steps} guided", others, how)))
 
 
+def _meant(policy: object) -> str:
+    """What a number or a text in the place of a policy is likely to mean, for a sentence."""
+    text = policy.strip() if isinstance(policy, str) else "" if isinstance(policy, bool) else said(policy)
+    if re.fullmatch(r"\w+=[^=]+", text):
+        return f" (did you mean {text.replace('=', ':')}?)"
+    if not re.fullmatch(r"\d{1,4}(\.\d+)?%?|\d?\.\d+%?", text):
+        return ""
+    number = float(text.rstrip("%")) / (100 if "%" in text else 1)
+    if number > 1:
+        part = f", or budget:{number / 100:g}" if number <= 100 else ""
+        return f" (did you mean paper:{number:g}, the text in so many steps{part}?)" if number % 1 == 0 else ""
+    return f" (did you mean budget:{number:g}, or budget={number:g} in Python?)" if number else ""
+
+
 def _further() -> str:
     """Policies that were registered elsewhere, for a sentence."""
     return "".join(f"{name}:..., " for name in POLICIES if name not in _OWN)
@@ -143,15 +157,6 @@ def _option(text: str, words: str) -> tuple[str, Any]:
     )
 
 
-def _number(value: object, name: str) -> float:
-    try:
-        if isinstance(value, bool):
-            raise TypeError
-        return float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError, OverflowError, RuntimeError):
-        raise ShapefirstError(f"In a policy, {name} must be a number, not {said(value)}.") from None
-
-
 def _whole(value: str, name: str) -> int:
     _, most = BOUNDS["steps"]
     if not re.fullmatch(r"\d{1,9}", value) or int(value) > most:
@@ -163,8 +168,8 @@ def _whole(value: str, name: str) -> int:
 
 def _until(keep: Any) -> Callable[[str], Policy]:
     def make(value: str) -> Policy:
-        if "." in value:
-            return TextSchedule.until(fraction=_number(value, "the share of the steps"), keep=keep)
+        if "." in value or value.endswith("%"):
+            return TextSchedule.until(fraction=share(value, "the share of the steps", "paper:{}"), keep=keep)
         return TextSchedule.until(_whole(value, "the number of text steps"), keep=keep)
 
     return make
@@ -174,7 +179,7 @@ def _growing(value: str, **options: Any) -> Policy:
     first, cross, ratio = value.partition("x")
     if not cross:
         raise ShapefirstError(f"'growing:{value}' lacks the ratio of its gaps: say growing:{value}x1.3.")
-    return TextSchedule.growing(_whole(first, "the first steps"), _number(ratio, "the ratio"), **options)
+    return TextSchedule.growing(_whole(first, "the first steps"), number_in(ratio, "In a policy, the ratio"), **options)
 
 
 def _steps(value: str, **options: Any) -> Policy:
@@ -194,10 +199,10 @@ POLICIES: Final[dict[str, Callable[..., Policy]]] = {
     "full": lambda value: TextSchedule.always(),
     "paper": _until("null"),
     "text": _until("text"),
-    "budget": lambda value, **options: TextSchedule.within(_number(value, "the budget"), **options),
+    "budget": lambda value, **options: TextSchedule.within(share(value, "budget", "budget:{}"), **options),
     "every": lambda value, **options: TextSchedule.every(_whole(value, "the gap"), **options),
     "growing": _growing,
     "steps": _steps,
-    "tol": lambda value, **options: Auto(_number(value, "the tolerance"), **options),
+    "tol": lambda value, **options: Auto(number_in(value, "In a policy, the tolerance"), **options),
 }
 _OWN: Final = frozenset(POLICIES)
