@@ -10,8 +10,9 @@ with other settings. **best** (the setting of that name): distances are to the c
 steps, which UniPC in 250 has to confirm. Rivals are all of `peers.settings.STOCK` and AYS.
 
 The same prompts and seeds throughout: fresh scenes of pocket's world, none of them among those that policies and
-solvers are tuned on. Images are kept in ``--out``; ``report`` writes to ``benchmarks/results``. Peers need ``pip
-install '.[bench]'``; one that fails is listed with its error.
+solvers are tuned on. Images are kept in ``--out``, where ``report`` writes to, too; without it they are in
+``out/pareto``, and the report goes to ``benchmarks/results``. Peers need ``pip install '.[bench]'``; one that fails
+is listed with its error.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ from shapefirst.files import atomic, save_text
 from shapefirst.images.jobs import Sampling
 from shapefirst.measure import l1, psnr
 from shapefirst.measure.clip import ClipSimilarity, load_clip
-from shapefirst.measure.intervals import Interval, bootstrap
+from shapefirst.measure.intervals import POSITIVE, SHARE, SIGNED, Interval, bootstrap
 from shapefirst.measure.judge import Judge
 from shapefirst.models import default_guidance_scale, locate
 from shapefirst.policies.solver import Solver
@@ -271,7 +272,7 @@ class Row:
 
     @property
     def mean(self) -> Interval:
-        return bootstrap(self.l1s)
+        return bootstrap(self.l1s, within=SHARE)
 
     @property
     def is_ours(self) -> bool:
@@ -314,10 +315,10 @@ def rows_of(setting: str, folder: Path, count: int) -> list[Row]:
                 method,
                 evaluations,
                 [l1(a, b) for a, b in zip(images, reference, strict=True)],
-                bootstrap([min(psnr(a, b), SAME) for a, b in zip(images, reference, strict=True)]),
-                bootstrap(similarity.score(pictures, theirs)),
-                bootstrap([float(a == b) for a, b in zip(seen, meant, strict=True)]),
-                bootstrap([float(a != b) for a, b in zip(seen, shown, strict=True)]),
+                bootstrap([min(psnr(a, b), SAME) for a, b in zip(images, reference, strict=True)], within=POSITIVE),
+                bootstrap(similarity.score(pictures, theirs), within=SIGNED),
+                bootstrap([float(a == b) for a, b in zip(seen, meant, strict=True)], within=SHARE),
+                bootstrap([float(a != b) for a, b in zip(seen, shown, strict=True)], within=SHARE),
                 1 - statistics.median(one[method.name] for one in rounds) if rounds else None,
             )
         )
@@ -325,7 +326,7 @@ def rows_of(setting: str, folder: Path, count: int) -> list[Row]:
 
 
 def report(given: argparse.Namespace) -> None:
-    """The comparison at equal evaluations, and all rows; written to ``benchmarks/results``."""
+    """The comparison at equal evaluations, and all rows; see the module for where they are written."""
     folder = given.out / given.setting
     rows = rows_of(given.setting, folder, given.prompts)
     sampler, steps = SETTINGS[given.setting]
@@ -346,7 +347,7 @@ def report(given: argparse.Namespace) -> None:
         "",
         *(f"Failed: {line}." for line in failed),
     ]
-    save_text("\n".join(lines).rstrip() + "\n", RESULTS / f"pareto-{given.setting}.md")
+    save_text("\n".join(lines).rstrip() + "\n", given.results / f"pareto-{given.setting}.md")
     print("\n".join(lines))
 
 
@@ -426,8 +427,9 @@ def main() -> None:
     arguments.add_argument("--prompts", type=int, default=64)
     arguments.add_argument("--only", default="", help="a regular expression: methods whose names match")
     arguments.add_argument("--rounds", type=int, default=5)
-    arguments.add_argument("--out", type=Path, default=Path("out/pareto"))
+    arguments.add_argument("--out", type=Path)
     given = arguments.parse_args()
+    given.results, given.out = given.out or RESULTS, given.out or Path("out/pareto")
     {"sample": sample, "time": take_times, "report": report}[given.stage](given)
 
 

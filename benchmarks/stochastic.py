@@ -25,7 +25,7 @@ from shapefirst import TextSchedule, load
 from shapefirst.files import save_text
 from shapefirst.guidance.stochastic import is_stochastic
 from shapefirst.measure import l1
-from shapefirst.measure.intervals import bootstrap
+from shapefirst.measure.intervals import SHARE, bootstrap
 from shapefirst.models import default_guidance_scale
 from shapefirst.prompts import mixed
 from shapefirst.sampling.loop import decode, denoise, encode, generators
@@ -96,7 +96,7 @@ def main() -> None:
             cells = [name, str(steps)]
             for schedule, share, stochastic in ways.values():
                 found = pictures(pipe, prompts, schedule, round(share * steps), stochastic)
-                cells.append(f"{bootstrap([l1(a, b) for a, b in zip(found, fully, strict=True)]):.4f}")
+                cells.append(f"{bootstrap([l1(a, b) for a, b in zip(found, fully, strict=True)], within=SHARE):.4f}")
             lines.append(f"| {' | '.join(cells)} |")
             print(lines[-1], flush=True)
     save_text("\n".join(lines) + "\n", RESULT)

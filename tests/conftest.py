@@ -259,6 +259,12 @@ def make_pipe(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.fixture
+def few_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two prompts are enough for a verdict: for tests of what studies conclude, on a few tiny pictures."""
+    monkeypatch.setattr("shapefirst.measure.intervals.FEWEST", 2)
+
+
+@pytest.fixture
 def sketched(monkeypatch: pytest.MonkeyPatch) -> None:
     """Charts are put together and not drawn, which takes matplotlib half a second each: for tests of other things."""
     monkeypatch.setattr("shapefirst.drawing.charts.svg", lambda drawn: "<svg></svg>")

@@ -10,7 +10,7 @@ from PIL import Image
 
 from shapefirst.drawing.notation import duration, number, one_of, plural, reach
 from shapefirst.errors import ShapefirstError
-from shapefirst.findings.finding import Chart, Claim, Finding, Picture, Study, Summary
+from shapefirst.findings.finding import Chart, Claim, Finding, Picture, Study, Summary, claim
 from shapefirst.findings.order import STUDIES
 from shapefirst.findings.storage import Stored, StudySetting, load_all, save, save_inapplicable
 from shapefirst.measure.intervals import Interval, Rule
@@ -25,7 +25,7 @@ VERDICTS = ("replicates", "does not replicate", "inconclusive", "does not apply"
 SVG = (
     '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 360 180"><g id="figure_1"><path id="m1" d="M0 0"/></g></svg>'
 )
-VOID = {"meta", "img", "br", "rect", "line", "circle"}
+VOID = {"meta", "img", "br", "wbr", "rect", "line", "circle"}
 
 
 class Page(HTMLParser):
@@ -193,6 +193,31 @@ def test_the_summary_has_every_claim_with_figure_interval_rule_and_verdict(out):
 def _summary(text):
     start = text.index('<section id="summary"')
     return text[start : text.index("</section>", start) + len("</section>")]
+
+
+def test_a_verdict_that_is_missing_has_its_reason_and_claims_of_our_own_are_told_apart():
+    def one(name, paper, n, low):
+        found = claim(
+            f"Claim {name}.", paper=paper, quantity="q", found=Interval(0.7, low, 0.8, n), rule=Rule("above", 0.5)
+        )
+        return Stored(name, "T", "Q?", "P.", "prompts", SETTING, claims=(found,))
+
+    page = render_report(
+        [one("f1", "it is so", 40, 0.6), one("f2", "it is so", 4, 0.6), one("x2", "not asked", 40, 0.4)]
+    )
+    assert "n = 4, and a verdict takes 8 or more." in page
+    assert "The interval covers the threshold, 0.5" in page
+    assert "Of 2 claims of the paper:" in page
+    assert "Of 1 claim of our own:" in page
+    assert page.count("our own claim:") == 2  # in the summary, and in its study
+    assert "2 tests at the 95% level: by chance alone about 0.1 of them would go wrong." in page
+    assert "1 of 1 verdict stands" in page
+
+
+def test_a_path_in_a_heading_may_break_and_hides_no_column():
+    summary = Summary(("policy", "CLIP similarity (/models/a/clip)"), (("full", "1.0"),))
+    page = render_report([Stored("f1", "T", "Q?", "P.", "prompts", SETTING, summaries=(summary,))])
+    assert "(/<wbr>models/<wbr>a/<wbr>clip)" in page
 
 
 def test_a_verdict_is_told_by_word_and_symbol(page):

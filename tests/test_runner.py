@@ -19,6 +19,8 @@ from shapefirst.studies.runner import make_plan, make_tasks, run
 from shapefirst.studies.selection import digest, source
 from shapefirst.studies.subject import Subject
 
+pytestmark = pytest.mark.usefixtures("few_will_do")
+
 COMMON = StudySetting("pocket", "abc", "1.0", 0, 50, 4.0, "ddim", False, 0, "", "", "a machine", 0.0)
 
 COSTS = {"f1": 41, "f5": 110}

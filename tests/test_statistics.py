@@ -1,16 +1,25 @@
 """Intervals cover what they should, verdicts follow their rule, and tidy tables hold every measurement once."""
 
+import ast
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shapefirst.drawing import charts
 from shapefirst.errors import ShapefirstError
+from shapefirst.findings.discovery import p_value, standing
+from shapefirst.findings.finding import claim, subject_to
 from shapefirst.findings.tables import crossed, stacked
 from shapefirst.measure.intervals import (
+    ANY,
+    POSITIVE,
+    SHARE,
+    SIGNED,
     Interval,
     Rule,
     bootstrap,
@@ -119,6 +128,80 @@ def test_a_verdict_needs_the_whole_interval_on_one_side(low, width, threshold):
         assert (above, below) == ("does not replicate", "replicates")
     else:
         assert above == below == "inconclusive"
+
+
+def test_fewer_than_eight_prompts_give_no_verdict_and_the_reason_is_said():
+    rule = Rule("above", 0.5)
+    for n, verdict in ((2, "inconclusive"), (7, "inconclusive"), (8, "replicates")):
+        found = claim("It is.", paper="it is", quantity="share", found=Interval(0.9, 0.8, 1.0, n), rule=rule)
+        assert found.verdict == verdict
+        assert found.reason == ("" if n == 8 else f"n = {n}, and a verdict takes 8 or more.")
+    covering = claim("It is.", paper="it is", quantity="share", found=Interval(0.6, 0.4, 0.8, 50), rule=rule)
+    assert covering.reason == "The interval covers the threshold, 0.5: more prompts would make it shorter."
+    lost = subject_to(covering, replace(covering, verdict="replicates", found=Interval(0.6, 0.55, 0.7, 50)), "Why.")
+    assert (lost.verdict, lost.reason) == ("inconclusive", "The study's control does not replicate.")
+
+
+def test_claims_of_our_own_are_told_from_the_papers():
+    papers = {
+        "the early steps decide": False,
+        "not asked": True,
+        "Not asked: w = 7.5": True,
+        "taken for granted: it": True,
+    }
+    for paper, own in papers.items():
+        found = claim("It.", paper=paper, quantity="q", found=Interval(1, 0, 2, 9), rule=Rule("above", 0))
+        assert found.is_own is own
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(-1, 1), min_size=2, max_size=9))
+def test_an_interval_stays_within_what_is_possible(values):
+    free, bounded = bootstrap(values), bootstrap(values, within=SIGNED)
+    assert bounded == free.inside(SIGNED)
+    assert -1 <= bounded.low <= bounded.estimate <= bounded.high <= 1
+    assert (bounded.low, bounded.high) == (max(free.low, -1), min(free.high, 1))
+
+
+def test_two_rank_correlations_of_one_and_less_end_at_one():
+    """A1 once had -1.8 to 2.1, and F1 a score of 1.21."""
+    assert bootstrap([1.0, -0.7]).high > 2
+    assert bootstrap([1.0, -0.7], within=SIGNED) == Interval(pytest.approx(0.15), -1.0, 1.0, 2)
+    assert bootstrap([0.99, 0.6, 0.98], within=SHARE).high == 1
+    assert bootstrap([[0.1, 1.0], [3.0, 1.0], [0.1, 1.0]], ratio_of_means, within=POSITIVE).low == 0
+    assert jackknife(0.5, [0.1, 0.9, 0.5], 30, within=POSITIVE).low == 0
+    rule = Rule("above", 0)
+    assert hardest([[1.0, -0.7], [1.0, 0.9]], rule, within=SIGNED).high <= 1
+    assert SHARE.difference == SIGNED
+    assert POSITIVE.difference == ANY
+
+
+def test_every_interval_that_is_printed_says_what_its_quantity_can_be():
+    root = Path(__file__).parent.parent
+    forgotten = []
+    for file in (*(root / "src" / "shapefirst").rglob("*.py"), *(root / "benchmarks").glob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            name = getattr(getattr(node, "func", None), "id", "")
+            if name in ("bootstrap", "jackknife", "hardest", "cell") and not any(
+                k.arg == "within" for k in node.keywords
+            ):
+                forgotten.append(f"{file.name}:{node.lineno}")
+    assert forgotten == []
+
+
+def test_false_discoveries_are_held_at_their_rate():
+    def tested(estimate, error, n=20):
+        found = Interval(estimate, estimate - 1.96 * error, estimate + 1.96 * error, n)
+        return claim("It.", paper="it", quantity="q", found=found, rule=Rule("above", 0))
+
+    claims = [tested(3.0, 1.0), tested(2.2, 1.0), tested(2.0, 1.0), *(tested(0.1, 1.0) for _ in range(7))]
+    p = [p_value(one) for one in claims]
+    assert p[:3] == pytest.approx([0.0027, 0.0278, 0.0455], rel=0.01)
+    assert [one.verdict for one in claims[:3]] == ["replicates"] * 3
+    assert standing(claims) == [True] + [False] * 9  # 0.0027 <= 0.05 / 10, and 0.0278 > 0.05 * 2 / 10
+    assert standing(claims[:3]) == [True, True, True]
+    assert standing([tested(9.0, 1.0, n=3)]) == [False]
+    assert standing([]) == []
 
 
 def test_a_rule_says_what_it_is():

@@ -24,6 +24,8 @@ from shapefirst.studies.maps import Followed, Word, course, follow_words, shape_
 from shapefirst.studies.subject import Meter, Subject
 from shapefirst.studies.switching import encode_pairs
 
+pytestmark = pytest.mark.usefixtures("few_will_do")
+
 PROMPTS = [
     Prompt.of(("red", "car"), "colour"),
     Prompt.of(("wooden", "cup"), "texture"),

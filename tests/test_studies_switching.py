@@ -43,6 +43,8 @@ from shapefirst.studies.subject import Meter, Subject
 from shapefirst.studies.switching import encode_pairs, padded, seen_eos
 from shapefirst.world.vocabulary import ATTRIBUTES, NOUNS
 
+pytestmark = pytest.mark.usefixtures("few_will_do")
+
 STEPS = 4
 SOURCES = [
     Prompt.of(("red", "car"), "colour"),

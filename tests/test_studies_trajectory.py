@@ -26,6 +26,8 @@ from shapefirst.studies import dropping, f2_frequencies, f6_text_dropped, f7_sav
 from shapefirst.studies.bands import add_noise, correlations, two_bands, without_mean
 from shapefirst.studies.subject import Fork, Subject
 
+pytestmark = pytest.mark.usefixtures("few_will_do")
+
 N, W = 4, 5.0
 PROMPTS = [
     Prompt.of(("red", "cat"), "colour"),

@@ -27,6 +27,8 @@ from shapefirst.studies import dropping
 from shapefirst.studies.image_conditions import condition_of, images_of
 from shapefirst.studies.subject import Subject
 
+pytestmark = pytest.mark.usefixtures("few_will_do")
+
 N, W = 6, 5.0
 SEEDS = [11, 12, 13]
 TEXTS = [prompt.text for prompt in PROMPTS]

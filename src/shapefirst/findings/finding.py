@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from shapefirst.errors import ShapefirstError
 from shapefirst.measure.intervals import Interval, Rule, Verdict
@@ -28,6 +28,10 @@ __all__ = [
     "claim",
     "subject_to",
 ]
+
+
+#: How ``paper`` begins where the paper makes no such claim.
+_OWN: Final = ("not asked", "taken for granted")
 
 
 class DoesNotApply(ShapefirstError):
@@ -55,6 +59,18 @@ class Claim:
     rule: Rule
     verdict: Verdict
     hypothesis: str = ""
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the claim is one of this program's, a control or a question that the paper does not put."""
+        return self.paper.lower().startswith(_OWN)
+
+    @property
+    def reason(self) -> str:
+        """Why it is inconclusive, in a sentence; "" where it is not."""
+        if self.verdict != "inconclusive":
+            return ""
+        return self.rule.why_not(self.found) or "The study's control does not replicate."
 
 
 @guarded
@@ -154,6 +170,7 @@ class Study(Question):
         quick: Number with ``--quick``.
         cost: About what ``count`` of them take, in images of 50 guided steps: its part of the progress bar, no more.
         run: (subject, prompts or pairs) -> Finding; raises ``DoesNotApply``.
+        judged: Whether its verdicts go by how well images show their prompts, or by features of them: by a CLIP.
         pictured: Whether it gives the model a picture beside the prompt, and so runs on models that insist on one.
     """
 
@@ -162,3 +179,4 @@ class Study(Question):
     run: Callable[[Any, Sequence[Any]], Finding] = field(repr=False)
     cost: float = 100
     pictured: bool = False
+    judged: bool = False

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from shapefirst.measure.intervals import Interval, bootstrap, measured
+from shapefirst.measure.intervals import ANY, Interval, Range, bootstrap, measured
 
 __all__ = ["cell", "crossed", "shown", "stacked"]
 
@@ -31,9 +31,16 @@ def stacked(tables: Sequence[Mapping[str, list[Any]]]) -> dict[str, list[Any]]:
     return {name: [value for table in tables for value in table[name]] for name in tables[0]}
 
 
-def cell(values: np.ndarray, statistic: Callable[[np.ndarray], float] | None = None) -> str:
-    """The statistic with its interval as text; "too few" where fewer than two of the values could be measured."""
-    return shown(bootstrap(values, statistic)) if len(measured(values)) > 1 else "too few"
+def cell(
+    values: np.ndarray,
+    statistic: Callable[[np.ndarray], float] | None = None,
+    *,
+    within: Range = ANY,
+    digits: int = 2,
+) -> str:
+    """The statistic with its interval as text; "too few" where one value could be measured, "–" where none."""
+    known = len(measured(values))
+    return shown(bootstrap(values, statistic, within=within), digits) if known > 1 else "too few" if known else "–"
 
 
 def shown(found: Interval, digits: int = 2) -> str:

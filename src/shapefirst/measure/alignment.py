@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 from PIL import Image
 
 from shapefirst.errors import ShapefirstError
+from shapefirst.measure.intervals import ANY, SHARE, SIGNED, Range
 from shapefirst.prompts import Prompt
 
-__all__ = ["Alignment", "check_pairs"]
+__all__ = ["Alignment", "check_pairs", "range_of"]
+
+#: Unit -> what a score in it can be.
+RANGES: Final = {
+    "cosine x 100": Range(-100.0, 100.0),
+    "cosine": SIGNED,
+    "probability": SHARE,
+    "score 1 to 5": Range(1.0, 5.0),
+}
 
 
 class Alignment(Protocol):
@@ -32,6 +41,11 @@ class Alignment(Protocol):
             ShapefirstError: The numbers of images and prompts differ.
         """
         ...
+
+
+def range_of(alignment: Alignment) -> Range:
+    """What a score can be, as its unit says; of an unknown one anything."""
+    return RANGES.get(alignment.unit, ANY)
 
 
 def check_pairs(images: Sequence[object], others: Sequence[object], called: str = "prompts") -> None:

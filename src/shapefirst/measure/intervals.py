@@ -7,7 +7,8 @@ replacement, each with everything that was measured on it. For n prompts they ar
     t(n - 1) / z sqrt(n / (n - 1))            t, z: the quantiles of Student's and of the normal distribution
 
 which makes them the t interval where the measured values are normal. A mean of very many values has the normal
-interval, to which the bootstrap's comes down.
+interval, to which the bootstrap's comes down. What the quantity cannot be is cut off: a correlation's interval ends at
+1 (`Range`).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from statistics import NormalDist
-from typing import Annotated, Any, Final, Literal, TypeAlias
+from typing import Annotated, Any, Final, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -26,7 +27,13 @@ from shapefirst.measure.rgb import numbers_of
 from shapefirst.signatures import From, guarded
 
 __all__ = [
+    "ANY",
+    "FEWEST",
+    "POSITIVE",
+    "SHARE",
+    "SIGNED",
     "Interval",
+    "Range",
     "Rule",
     "Verdict",
     "bootstrap",
@@ -42,9 +49,29 @@ RESAMPLES: Final = 2000
 LARGEST: Final = 10**7  # number of a prompt
 MANY: Final = 4096  # values whose mean needs no resampling
 LEVEL: Final = 0.95
+#: Prompts below which there is no verdict: what so few give is an accident, whatever their interval.
+FEWEST: Final = 8
 
 Level: TypeAlias = Annotated[float, From(0.001, 0.999999)]
 Verdict: TypeAlias = Literal["replicates", "does not replicate", "inconclusive", "does not apply"]
+
+
+class Range(NamedTuple):
+    """What a quantity can be, from ``low`` to ``high``: where its interval ends."""
+
+    low: float
+    high: float
+
+    @property
+    def difference(self) -> Range:
+        """Of two such quantities."""
+        return Range(self.low - self.high, self.high - self.low)
+
+
+SHARE: Final = Range(0.0, 1.0)  # and L1, IoU, F1, a probability
+SIGNED: Final = Range(-1.0, 1.0)  # a correlation, a cosine, SSIM, the difference of two shares
+POSITIVE: Final = Range(0.0, math.inf)  # a distance, a ratio of such
+ANY: Final = Range(-math.inf, math.inf)
 
 
 @dataclass(frozen=True)
@@ -59,6 +86,11 @@ class Interval:
     high: float
     n: int
 
+    def inside(self, within: Range) -> Interval:
+        """The interval without what the quantity cannot be; it holds its estimate, whatever was rounded."""
+        low, high = max(self.low, within.low), min(self.high, within.high)
+        return Interval(self.estimate, float(min(low, self.estimate)), float(max(high, self.estimate)), self.n)
+
     def __format__(self, form: str) -> str:
         return f"{self.estimate:{form}} ({self.low:{form}} to {self.high:{form}})"
 
@@ -68,18 +100,25 @@ class Interval:
 class Rule:
     """When a claim replicates: the whole 95% interval lies on the claim's side of ``threshold``.
 
-    If it lies on the other side the claim does not replicate; if it covers the threshold the run is inconclusive. A
-    study states its rules as constants, so that they stand before any result.
+    If it lies on the other side the claim does not replicate; if it covers the threshold, or is of fewer than `FEWEST`
+    prompts, the run is inconclusive. A study states its rules as constants, so that they stand before any result.
     """
 
     side: Literal["above", "below"]
     threshold: float
 
     def verdict(self, found: Interval) -> Verdict:
-        above, below = found.low > self.threshold, found.high < self.threshold
-        if above or below:
-            return "replicates" if above == (self.side == "above") else "does not replicate"
-        return "inconclusive"
+        if self.why_not(found):
+            return "inconclusive"
+        return "replicates" if (found.low > self.threshold) == (self.side == "above") else "does not replicate"
+
+    def why_not(self, found: Interval) -> str:
+        """Why there is no verdict, in a sentence; "" where there is one."""
+        if found.n < FEWEST:
+            return f"n = {found.n}, and a verdict takes {FEWEST} or more."
+        if not (found.low > self.threshold or found.high < self.threshold):
+            return f"The interval covers the threshold, {self.threshold:.3g}: more prompts would make it shorter."
+        return ""
 
     def __str__(self) -> str:
         return f"replicates if the 95% interval lies {self.side} {self.threshold:.3g}"
@@ -104,6 +143,8 @@ def bootstrap(
     values: Any,
     statistic: Callable[[np.ndarray], float] | None = None,
     level: Level = LEVEL,
+    *,
+    within: Range = ANY,
 ) -> Interval:
     """The statistic of ``values`` with its bootstrap interval; see the module.
 
@@ -112,6 +153,7 @@ def bootstrap(
             count: they are missing from the interval's n.
         statistic: Of an array like ``values``, rows drawn with replacement; by default the mean of (n,) values.
         level: How often the interval shall hold the truth.
+        within: What the statistic can be.
 
     Raises:
         ShapefirstError: There are fewer than two rows, or the estimate is not a finite number.
@@ -122,7 +164,7 @@ def bootstrap(
         raise ShapefirstError(f"An interval needs at least 2 measurements, and there is only {n}: give more prompts.")
     if statistic is None and n > MANY:
         reach = NormalDist().inv_cdf((1 + level) / 2) * x.std(ddof=1) / math.sqrt(n)
-        return Interval(float(x.mean()), float(x.mean() - reach), float(x.mean() + reach), n)
+        return Interval(float(x.mean()), float(x.mean() - reach), float(x.mean() + reach), n).inside(within)
     index = np.random.default_rng(0).integers(n, size=(RESAMPLES, n))
     if statistic is None:
         estimate, draws = float(x.mean()), x[index].mean(axis=1)
@@ -132,7 +174,7 @@ def bootstrap(
         raise ShapefirstError(f"The measured values give no finite estimate but {estimate}.")
     tail = (1 - level) / 2
     low, high = estimate + widening(n, level) * (np.nanquantile(draws, [tail, 1 - tail]) - estimate)
-    return Interval(estimate, float(low), float(high), n)
+    return Interval(estimate, float(low), float(high), n).inside(within)
 
 
 @guarded
@@ -155,7 +197,9 @@ def of_prompts(values: Any, prompts: Any) -> np.ndarray:
 
 
 @guarded
-def jackknife(estimate: float, without: Sequence[float], n: int, level: Level = LEVEL) -> Interval:
+def jackknife(
+    estimate: float, without: Sequence[float], n: int, level: Level = LEVEL, *, within: Range = ANY
+) -> Interval:
     """An estimate of n measurements with its interval from what it is without each of g groups of them, of about equal
     size: the delete-a-group jackknife (Efron & Tibshirani 1993, section 11.5), for what takes too long to bootstrap.
 
@@ -167,7 +211,7 @@ def jackknife(estimate: float, without: Sequence[float], n: int, level: Level = 
     if g < 2:
         return Interval(estimate, math.nan, math.nan, n)
     reach = student(g, level) * math.sqrt((g - 1) * np.var(without))
-    return Interval(estimate, estimate - reach, estimate + reach, n)
+    return Interval(estimate, estimate - reach, estimate + reach, n).inside(within)
 
 
 def widening(n: int, level: float) -> float:
@@ -182,7 +226,13 @@ def student(n: int, level: float) -> float:
 
 
 @guarded
-def hardest(parts: Sequence[Any], rule: Rule, statistic: Callable[[np.ndarray], float] | None = None) -> Interval:
+def hardest(
+    parts: Sequence[Any],
+    rule: Rule,
+    statistic: Callable[[np.ndarray], float] | None = None,
+    *,
+    within: Range = ANY,
+) -> Interval:
     """Of several conditions that all have to satisfy the rule, the one that is furthest from it, with an interval
     to decide by: it replicates if each condition's 95% interval is on the claim's side (an intersection-union test),
     and does not if some condition's is on the other, at a level that allows for their number (Bonferroni).
@@ -193,11 +243,12 @@ def hardest(parts: Sequence[Any], rule: Rule, statistic: Callable[[np.ndarray], 
         parts: Of each condition, values as `bootstrap` takes them.
         rule: Which end matters.
         statistic: As for `bootstrap`.
+        within: As for `bootstrap`.
     """
     if not parts:
         raise ShapefirstError("There is no condition to be the hardest of: give at least one.")
-    found = [bootstrap(part, statistic) for part in parts]
-    strict = [bootstrap(part, statistic, level=1 - (1 - LEVEL) / len(parts)) for part in parts]
+    found = [bootstrap(part, statistic, within=within) for part in parts]
+    strict = [bootstrap(part, statistic, within=within, level=1 - (1 - LEVEL) / len(parts)) for part in parts]
     pick = min if rule.side == "above" else max
     near, far = (found, strict) if rule.side == "above" else (strict, found)
     return Interval(

@@ -20,13 +20,14 @@ import numpy as np
 from PIL import Image
 
 from shapefirst.errors import ModelError, ShapefirstError
-from shapefirst.measure.alignment import Alignment
+from shapefirst.measure.alignment import Alignment, check_pairs
 from shapefirst.measure.clip import Clip, ClipScore, ClipSimilarity, load_clip
 from shapefirst.measure.judge import Judge
 from shapefirst.measure.judging import JudgeScore, load_judge
 from shapefirst.measure.vlm import load_vlm
 from shapefirst.measure.vqa import load_vqa
 from shapefirst.models import is_pocket, locate
+from shapefirst.models.scoring import locate_scorer
 from shapefirst.signatures import guarded
 
 if TYPE_CHECKING:
@@ -38,15 +39,20 @@ __all__ = [
     "CLIP",
     "JUDGE_ATTRIBUTE",
     "JUDGE_NOUN",
+    "NO_CLIP",
     "SCORES",
+    "Unscored",
     "alignments_for",
     "check_scores",
+    "clip_at_hand",
     "features_for",
     "similarity_for",
 ]
 
-#: Of models other than pocket, unless another is named; downloaded at first use if it is not in the hub's cache.
+#: Of models other than pocket, unless another is named. It is downloaded where it is named and nowhere else.
 CLIP: Final = "openai/clip-vit-base-patch16"
+#: In the place of a CLIP's name: no image is scored by one.
+NO_CLIP: Final = "none"
 #: Name -> (id or folder of its model, device=) -> score. One more entry is one more score in the commands.
 SCORES: Final[dict[str, Callable[..., Alignment]]] = {
     "vqa": load_vqa,  # visual question answering: BLIP or ViLT
@@ -55,6 +61,22 @@ SCORES: Final[dict[str, Callable[..., Alignment]]] = {
 #: Names of scores of pocket's images by one half of a phrase.
 JUDGE_NOUN: Final = "judge-noun"
 JUDGE_ATTRIBUTE: Final = "judge-attribute"
+
+
+class Unscored:
+    """In the place of a score whose model is not here: not a number, for each image."""
+
+    def __init__(self, title: str, unit: str) -> None:
+        self.title, self.unit = f"{title} (no CLIP here)", unit
+
+    def score(self, images: Sequence[Image.Image], others: Sequence[object]) -> np.ndarray:
+        check_pairs(images, others)
+        return np.full(len(images), np.nan)
+
+
+def clip_at_hand(model_name: str, clip: str | None) -> bool:
+    """Whether images of a model can be scored by a CLIP without a download that nobody has asked for."""
+    return clip != NO_CLIP if clip is not None else is_pocket(model_name) or locate_scorer(CLIP) is not None
 
 
 @guarded
@@ -70,7 +92,7 @@ def alignments_for(
 
     Args:
         model_name: The model under study: anything that ``shapefirst.models.load`` takes.
-        clip: Id or folder of a CLIP; by default pocket's own on pocket and ``CLIP`` elsewhere.
+        clip: Id or folder of a CLIP, or ``NO_CLIP``; by default pocket's own on pocket and ``CLIP`` elsewhere.
         device: Of the scoring models; by default CUDA, else Apple's MPS, else the CPU.
         judge: Whether pocket's images are judged, too: it knows pocket's words only (see ``can_judge``).
         models: Names of ``SCORES`` -> id or folder of the model of each score that is wanted.
@@ -79,7 +101,9 @@ def alignments_for(
         ModelError: One of the models is not to be had.
         ShapefirstError: There is no score of such a name.
     """
-    scores: dict[str, Alignment] = {"clipscore": ClipScore(_clip_for(model_name, clip, device))}
+    without = clip == NO_CLIP
+    by_clip = Unscored("CLIPScore", ClipScore.unit) if without else ClipScore(_clip_for(model_name, clip, device))
+    scores: dict[str, Alignment] = {"clipscore": by_clip}
     if is_pocket(model_name) and judge:
         scores["judge"] = JudgeScore(_judge(model_name))
         scores[JUDGE_NOUN] = JudgeScore(_judge(model_name), "noun")
@@ -99,8 +123,10 @@ def check_scores(names: Iterable[str]) -> None:
 @guarded
 def similarity_for(
     model_name: str, clip: str | None = None, device: str | torch.device | None = None
-) -> ClipSimilarity:
+) -> ClipSimilarity | Unscored:
     """The image-CLIP similarity of images and their references; arguments and errors as in :func:`alignments_for`."""
+    if clip == NO_CLIP:
+        return Unscored("image-CLIP similarity", ClipSimilarity.unit)
     return ClipSimilarity(_clip_for(model_name, clip, device))
 
 
@@ -113,7 +139,7 @@ def features_for(
     On pocket the judge's last hidden layer (d = 256) unless a CLIP is named, elsewhere CLIP's projected image features.
     Arguments and errors as in :func:`alignments_for`.
     """
-    if is_pocket(model_name) and clip is None:
+    if is_pocket(model_name) and clip in (None, NO_CLIP):
         judge = _judge(model_name)
         return "judge's features", lambda images: _hidden(judge, images)
     model = _clip_for(model_name, clip, device)

@@ -8,10 +8,14 @@ from __future__ import annotations
 import errno
 import glob
 import shutil
+import socket
+import threading
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from shapefirst.errors import ModelError, first_line
 from shapefirst.models.quiet import quietly
@@ -20,6 +24,7 @@ __all__ = ["cached", "download", "gigabytes", "is_hub_id", "listing", "wanted_fi
 
 #: Hugging Face's converter: where a repository has pickled weights only it offers safetensors in a pull request.
 _CONVERTER: Final = "SFconvertbot"
+PATIENCE: Final = 8  # seconds, for the hub's first word
 #: What the disk says where nothing can be written.
 _DISK: Final = (errno.EACCES, errno.EEXIST, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EROFS)
 
@@ -51,6 +56,30 @@ def cached(repository: str, is_complete: Callable[[Path], bool]) -> Path | None:
     return next((place for place in (*main, *others) if place.is_dir() and is_complete(place)), None)
 
 
+def check_reachable() -> None:
+    """Raise OSError unless something answers where the hub is, within `PATIENCE`; its own client tries for minutes."""
+    from huggingface_hub import constants
+
+    place = urlsplit(constants.ENDPOINT)
+    if constants.HF_HUB_OFFLINE or getproxies():
+        return
+    address = place.hostname or "", place.port or (443 if place.scheme == "https" else 80)
+    faults: list[OSError] = [TimeoutError(errno.ETIMEDOUT, f"no answer within {PATIENCE} s")]
+
+    def connect() -> None:
+        try:
+            socket.create_connection(address, PATIENCE).close()
+            faults.clear()
+        except OSError as error:
+            faults[:] = [error]
+
+    trial = threading.Thread(target=connect, daemon=True)  # as nothing stops the search for a name
+    trial.start()
+    trial.join(PATIENCE)
+    if faults:
+        raise faults[0]
+
+
 def listing(repository: str, called: str, *, revision: str | None = None) -> dict[str, int]:
     """The files of a repository and their sizes in bytes, as the hub tells them.
 
@@ -65,7 +94,8 @@ def listing(repository: str, called: str, *, revision: str | None = None) -> dic
     from huggingface_hub import HfApi
 
     with _said(repository, called):
-        info = HfApi().model_info(repository, revision=revision, files_metadata=True)
+        check_reachable()
+        info = HfApi().model_info(repository, revision=revision, files_metadata=True, timeout=PATIENCE)
     return {file.rfilename: file.size or 0 for file in info.siblings or ()}
 
 

@@ -23,12 +23,19 @@ from shapefirst.prompts import Prompt
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["find_scorer", "load_model", "load_part", "rehearsed"]
+__all__ = ["find_scorer", "load_model", "load_part", "locate_scorer", "rehearsed"]
 
 Scoring = TypeVar("Scoring", bound=Any)
 
 
 _SMALL = (".json", ".txt", ".jinja", ".model")
+
+
+def locate_scorer(name: str) -> Path | None:
+    """Where a transformers model lies on this disk, found without network; None if it does not."""
+    if (place := on_disk(name)) is not None and place.is_dir():
+        return place
+    return cached(name, lambda folder: _weights(_names(folder)) is not None) if is_hub_id(name) else None
 
 
 def find_scorer(name: str | Path) -> Path:
@@ -40,7 +47,7 @@ def find_scorer(name: str | Path) -> Path:
     Raises:
         ModelError: There is no such model, it cannot be had, or has no safetensors.
     """
-    if (place := on_disk(str(name))) is not None and place.is_dir():
+    if (place := locate_scorer(str(name))) is not None:
         return place
     if not is_hub_id(str(name)):
         raise ModelError(
@@ -48,9 +55,7 @@ def find_scorer(name: str | Path) -> Path:
             "transformers folder that exists."
         )
     repository = str(name)
-    return cached(repository, lambda folder: _weights(_names(folder)) is not None) or download(
-        repository, repository, _needed, first="config.json"
-    )
+    return download(repository, repository, _needed, first="config.json")
 
 
 def load_model(

@@ -11,12 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from shapefirst.drawing.notation import label, one_of
+from shapefirst.drawing.notation import label, one_of, plural
 from shapefirst.drawing.pages import fill
 from shapefirst.errors import ShapefirstError
 from shapefirst.files import save_text
+from shapefirst.findings.discovery import RATE, standing
 from shapefirst.findings.order import STUDIES
 from shapefirst.findings.storage import Stored, load_all, mismatch
+from shapefirst.measure.intervals import FEWEST, LEVEL
 from shapefirst.signatures import guarded
 
 __all__ = ["PAGE", "render_report", "write_report"]
@@ -45,6 +47,7 @@ def render_report(stored: Sequence[Stored], title: str = "") -> str:
         title=title or f"{subject}, measured on {one_of(s.setting.model for s in stored)}",
         stored=stored,
         notes=_notes(stored),
+        chance=_chance(stored),
         # Beside a sweep alone nobody misses the studies.
         missing=[name for name in STUDIES if name not in run] if run & set(STUDIES) else [],
         paragraphs=_paragraphs,
@@ -86,6 +89,27 @@ def _notes(stored: Sequence[Stored]) -> list[str]:
         if difference := mismatch(replace(study.setting, count=first.count, prompts=first.prompts), first):
             notes.append(f"{label(study.name)} is of another run than {label(stored[0].name)}: {difference}.")
     return notes
+
+
+def _chance(stored: Sequence[Stored]) -> str:
+    """How many verdicts stand when the number of tests is counted; "" where there is none."""
+    claims = [(label(study.name), claim) for study in stored for claim in study.claims]
+    tested = sum(claim.found.n >= FEWEST for _, claim in claims)
+    stands = standing([claim for _, claim in claims])
+    reached = [
+        (name, stays)
+        for (name, claim), stays in zip(claims, stands, strict=True)
+        if claim.verdict in ("replicates", "does not replicate")
+    ]
+    if not (reached and tested):
+        return ""
+    fall = one_of(name for name, stays in reached if not stays)
+    return (
+        f"{plural(tested, 'test')} at the 95% level: by chance alone about {tested * (1 - LEVEL):.1f} of them would go "
+        f"wrong. At a false discovery rate of {RATE:.0%} (Benjamini and Hochberg 1995) "
+        f"{sum(stays for _, stays in reached)} of {plural(len(reached), 'verdict')} "
+        f"{'stands' if len(reached) == 1 else 'stand'}" + (f"; take the others, of {fall}, for hints." if fall else ".")
+    )
 
 
 def _paragraphs(text: str) -> list[str]:

@@ -6,15 +6,17 @@ and one entry in ``findings.order.STUDIES``.
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Collection
 from importlib import import_module
+from pathlib import Path
 
 from shapefirst.errors import ShapefirstError, said
 from shapefirst.findings.finding import Study
 from shapefirst.findings.order import STUDIES
 from shapefirst.signatures import guarded
 
-__all__ = ["STUDIES", "chosen", "study_named"]
+__all__ = ["STUDIES", "chosen", "question_of", "study_named"]
 
 
 @guarded
@@ -43,6 +45,27 @@ def study_named(name: str) -> Study:
         raise ShapefirstError(f"There is no study {said(name)}: choose from {', '.join(STUDIES)}, or all.")
     found: Study = import_module(_module(name)).STUDY
     return found
+
+
+@guarded
+def question_of(name: str) -> tuple[str, str]:
+    """A study's title and its question, read from the file that it stands in, so that torch need not be imported.
+
+    Raises:
+        ShapefirstError: There is no such study.
+    """
+    if name not in STUDIES or "." in STUDIES[name]:
+        found = study_named(name)
+        return found.title, found.question
+    tree = ast.parse((Path(__file__).parent / f"{STUDIES[name]}.py").read_text(encoding="utf-8"))
+    (made,) = (node.value for node in tree.body if isinstance(node, ast.AnnAssign) and _is_study(node))
+    assert isinstance(made, ast.Call)
+    said = {one.arg: ast.literal_eval(one.value) for one in made.keywords if one.arg in ("title", "question")}
+    return said["title"], said["question"]
+
+
+def _is_study(node: ast.AnnAssign) -> bool:
+    return isinstance(node.target, ast.Name) and node.target.id == "STUDY"
 
 
 def _module(name: str) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 
 from shapefirst.errors import imported
 from shapefirst.findings.finding import Chart, Claim, Finding, Study, claim
-from shapefirst.measure.intervals import Rule, bootstrap
+from shapefirst.measure.intervals import SIGNED, Rule, bootstrap
 from shapefirst.prompts import Pair
 from shapefirst.studies.conditions import Scores, by_alignment, scored, tidy
 from shapefirst.studies.curves import Panel, curves
@@ -63,7 +63,14 @@ def run(subject: Subject, pairs: Sequence[Pair]) -> Finding:
             by_alignment(
                 subject, scores, "Images by the number of [EOS] positions that were switched, from the first."
             ),
-            sides.by_kind({f"all minus {base}": gain, "rank correlation with n": slopes}, f"{TARGET} minus {SOURCE}."),
+            sides.by_kind(
+                {f"all minus {base}": gain, "rank correlation with n": slopes},
+                f"{TARGET} minus {SOURCE}.",
+                within={
+                    f"all minus {base}": subject.range_of(subject.primary).difference.difference,
+                    "rank correlation with n": SIGNED,
+                },
+            ),
         ),
         charts=(_chart(subject, scores),),
         pictures=(sides.picture("switched", images, "By the number of switched [EOS] positions."),),
@@ -87,7 +94,7 @@ def _claims(subject: Subject, base: int, gain: np.ndarray, slopes: np.ndarray) -
         f"Switching all [EOS] moves the image further to their owner than switching {compared}.",
         paper="more switched [EOS]: more target, less source",
         quantity=f"{title}: target minus source, all switched less {compared}",
-        found=bootstrap(gain),
+        found=bootstrap(gain, within=subject.range_of(subject.primary).difference.difference),
         rule=RULE_ALL,
         if_not="If one [EOS] does as much as all, attention may rest on the first: the weights of `record` "
         "(shapefirst.attention.recording), position by position, would show it.",
@@ -98,7 +105,7 @@ def _claims(subject: Subject, base: int, gain: np.ndarray, slopes: np.ndarray) -
         "The more [EOS] are switched, the more the image follows their owner.",
         paper="more switched [EOS]: more target, less source",
         quantity=f"Spearman's correlation of n with target minus source ({title}), mean over pairs",
-        found=bootstrap(slopes),
+        found=bootstrap(slopes, within=SIGNED),
         rule=RULE_RANK,
         if_not="The change may come all at once, beyond some n: the chart shows where, and a finer grid "
         "there would tell.",
@@ -131,5 +138,6 @@ STUDY: Final = Study(
     count=8,
     quick=2,
     cost=64,
+    judged=True,
     run=run,
 )

@@ -58,6 +58,7 @@ def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
                 {name: scores.lead(subject.primary, name) for name in scores.conditions},
                 prompts,
                 f"{subject.alignments[subject.primary].title} with the prompt, less that with an unrelated one.",
+                within=subject.range_of(subject.primary).difference,
             ),
         ),
         charts=(
@@ -82,11 +83,12 @@ def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
 
 def _claims(subject: Subject, scores: Scores, has_sos: bool) -> tuple[Claim, ...]:
     primary, title = subject.primary, subject.alignments[subject.primary].title
+    own = subject.range_of(primary)
     gives = claim(
         "[EOS] alone gives the prompt.",
         paper="[EOS] alone gives the prompt",
         quantity=f"{title}, [EOS] alone: with the prompt minus with an unrelated one",
-        found=bootstrap(scores.lead(primary, EOS)),
+        found=bootstrap(scores.lead(primary, EOS), within=own.difference),
         rule=RULE_CHANCE,
         if_not="Zeros at the other positions may be further from anything the denoiser was trained on than its prompts "
         "are from each other; A3's noise in their place would tell.",
@@ -97,7 +99,7 @@ def _claims(subject: Subject, scores: Scores, has_sos: bool) -> tuple[Claim, ...
         "[EOS] alone gives more of the prompt than [SOS] alone.",
         paper="[SOS] alone: unrelated images; [EOS] alone: the prompt",
         quantity=f"{title} with the prompt: [EOS] alone minus [SOS] alone",
-        found=bootstrap(scores.of(primary, EOS, PROMPT) - scores.of(primary, SOS, PROMPT)),
+        found=bootstrap(scores.of(primary, EOS, PROMPT) - scores.of(primary, SOS, PROMPT), within=own.difference),
         rule=RULE_EOS,
         if_not="If [EOS] alone does not give the prompt either, zeros elsewhere may have broken both; "
         "A3's noise in their place would tell.",
@@ -106,7 +108,9 @@ def _claims(subject: Subject, scores: Scores, has_sos: bool) -> tuple[Claim, ...
         f"[SOS] alone gives unrelated images: it keeps less than {SHARE:.0%} of the prompt's alignment above chance.",
         paper="[SOS] alone: unrelated images",
         quantity=f"{title} above chance: [SOS] alone minus {SHARE:g} of the untouched prompt",
-        found=bootstrap(scores.lead(primary, SOS) - SHARE * scores.lead(primary, UNTOUCHED)),
+        found=bootstrap(
+            scores.lead(primary, SOS) - SHARE * scores.lead(primary, UNTOUCHED), within=own.difference.difference
+        ),
         rule=RULE_SOS,
         if_not="[SOS] cannot know the prompt where the text encoder is causal; a wide interval comes from few "
         "prompts or from a model that hardly follows its prompts, which more prompts would tell apart.",
@@ -123,5 +127,6 @@ STUDY: Final = Study(
     count=12,
     quick=4,
     cost=48,
+    judged=True,
     run=run,
 )

@@ -45,7 +45,7 @@ def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
         images[name] = subject.sample(pooled_out(damaged) if name in (EOS_ZERO, EOS_NOISE) else damaged, seeds)
     scores = score_conditions(subject, images, {PROMPT: prompts})
 
-    title = subject.alignments[subject.primary].title
+    title, own = subject.alignments[subject.primary].title, subject.range_of(subject.primary)
     of = {name: scores.of(subject.primary, name, PROMPT) for name in texts}
     lead = (of[WORDS_ZERO] + of[WORDS_NOISE] - of[EOS_ZERO] - of[EOS_NOISE]) / 2
     return Finding(
@@ -54,7 +54,9 @@ def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
                 "Words and [EOS] together are best.",
                 paper="both together are best",
                 quantity=f"{title}: untouched minus the best of the four others",
-                found=hardest([of[UNTOUCHED] - of[name] for name in texts if name != UNTOUCHED], RULE_BOTH),
+                found=hardest(
+                    [of[UNTOUCHED] - of[name] for name in texts if name != UNTOUCHED], RULE_BOTH, within=own.difference
+                ),
                 rule=RULE_BOTH,
                 if_not="One of the two may say all that this model understands; longer prompts, whose words say more "
                 "than an [EOS] can hold, would tell.",
@@ -63,7 +65,7 @@ def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
                 "[EOS] alone beats the words alone.",
                 paper="[EOS] alone beats words alone",
                 quantity=f"{title}: words replaced minus [EOS] replaced, mean of zeros and noise",
-                found=bootstrap(lead),
+                found=bootstrap(lead, within=own.difference),
                 rule=RULE_EOS,
                 if_not="There are many more [EOS] than words, so that replacing them disturbs more of what the "
                 "denoiser sees; F4, which puts another prompt's [EOS] in their place, disturbs less.",
@@ -72,7 +74,12 @@ def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
         table=tidy(subject, scores),
         summaries=(
             by_alignment(subject, scores),
-            by_kind(of | {"[EOS] alone minus words alone": lead}, prompts, f"{title} with the prompt."),
+            by_kind(
+                of | {"[EOS] alone minus words alone": lead},
+                prompts,
+                f"{title} with the prompt.",
+                within=dict.fromkeys(of, own) | {"[EOS] alone minus words alone": own.difference},
+            ),
         ),
         charts=(chart(subject, scores, "Alignment with the prompt, by what was replaced in its embeddings."),),
         pictures=(picture("replaced", images, [p.text for p in prompts], "By what was replaced, and by what."),),
@@ -93,5 +100,6 @@ STUDY: Final = Study(
     count=12,
     quick=3,
     cost=60,
+    judged=True,
     run=run,
 )

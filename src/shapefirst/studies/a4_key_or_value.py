@@ -54,7 +54,9 @@ def run(subject: Subject, pairs: Sequence[Pair]) -> Finding:
                 "The values carry the content: they move the image further to the target than the keys.",
                 paper="the values carry the content",
                 quantity=f"{title}: target minus source, values switched less keys switched",
-                found=bootstrap(leads["values"] - leads["keys"]),
+                found=bootstrap(
+                    leads["values"] - leads["keys"], within=subject.range_of(subject.primary).difference.difference
+                ),
                 rule=RULE,
                 if_not="Where both together hardly move the image (F4), neither can; else keys may choose among words "
                 "that compete, which F3's weights under the switched keys (A5) would show.",
@@ -63,7 +65,11 @@ def run(subject: Subject, pairs: Sequence[Pair]) -> Finding:
         table=tidy(subject, scores),
         summaries=(
             by_alignment(subject, scores, "Images by what was taken from the target at the [EOS]."),
-            sides.by_kind(effects, f"Effect: {title}, target minus source, less that of the plain source prompt."),
+            sides.by_kind(
+                effects,
+                f"Effect: {title}, target minus source, less that of the plain source prompt.",
+                within=subject.range_of(subject.primary).difference.difference,
+            ),
         ),
         charts=(chart(subject, scores, "Alignment with both prompts, by what was taken from the target."),),
         pictures=(sides.picture("edited", images, "What of the [EOS] is the target's."),),
@@ -83,5 +89,6 @@ STUDY: Final = Study(
     count=12,
     quick=3,
     cost=48,
+    judged=True,
     run=run,
 )

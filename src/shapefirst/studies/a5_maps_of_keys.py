@@ -15,7 +15,7 @@ import torch
 from shapefirst.attention.recording import kl_divergence, record, substitute
 from shapefirst.findings.finding import Chart, Finding, Study, Summary, claim
 from shapefirst.findings.tables import crossed, shown
-from shapefirst.measure.intervals import Rule, bootstrap, measured, ratio_of_means
+from shapefirst.measure.intervals import POSITIVE, Rule, bootstrap, measured, ratio_of_means
 from shapefirst.prompts import Pair
 from shapefirst.prompts.tokens import Positions
 from shapefirst.studies.curves import Panel, curves
@@ -98,7 +98,7 @@ def key_finding(sides: Switched, kl: Mapping[str, np.ndarray]) -> Finding:
                 "average over the steps.",
                 paper="consistently lower than the divergence to a uniform map",
                 quantity="KL to the maps with substituted keys over KL to the uniform map, over tokens",
-                found=bootstrap(per_pair["tokens"], ratio_of_means),
+                found=bootstrap(per_pair["tokens"], ratio_of_means, within=POSITIVE),
                 rule=RULE,
                 if_not="Maps that are nearly uniform to begin with (see F3) have little room below that measure; A4 on "
                 "the same model tells whether the keys also change the image.",
@@ -113,7 +113,10 @@ def key_finding(sides: Switched, kl: Mapping[str, np.ndarray]) -> Finding:
         ),
         summaries=(
             _by_measure(kl, per_pair),
-            sides.by_kind({"KL to substituted keys, in % of that to uniform": 100 * np.divide(*per_pair["tokens"].T)}),
+            sides.by_kind(
+                {"KL to substituted keys, in % of that to uniform": 100 * np.divide(*per_pair["tokens"].T)},
+                within=POSITIVE,
+            ),
         ),
         charts=(_chart(subject, kl),),
         method=f"{sides.described}; the source's run of {subject.steps} steps. "
@@ -138,9 +141,9 @@ def _by_measure(kl: Mapping[str, np.ndarray], per_pair: Mapping[str, np.ndarray]
         rows.append(
             (
                 title,
-                shown(bootstrap(known[:, 0]), 3),
-                shown(bootstrap(known[:, 1]), 3),
-                shown(bootstrap(known, ratio_of_means), 3),
+                shown(bootstrap(known[:, 0], within=POSITIVE), 3),
+                shown(bootstrap(known[:, 1], within=POSITIVE), 3),
+                shown(bootstrap(known, ratio_of_means, within=POSITIVE), 3),
                 f"{int((lower[0] < lower[1]).sum())} of {lower.shape[1]}",
             )
         )

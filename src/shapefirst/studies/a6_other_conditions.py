@@ -19,8 +19,9 @@ from PIL import Image
 from shapefirst.errors import ShapefirstError
 from shapefirst.findings.finding import Chart, DoesNotApply, Finding, Study, Summary, claim
 from shapefirst.findings.tables import cell, shown, stacked
+from shapefirst.measure.alignment import Alignment, range_of
 from shapefirst.measure.distances import Distances, distances_of, mean_psnr
-from shapefirst.measure.intervals import Rule, bootstrap, ratio_of_means
+from shapefirst.measure.intervals import POSITIVE, SHARE, SIGNED, Range, Rule, bootstrap, ratio_of_means
 from shapefirst.policies.schedule import TextSchedule
 from shapefirst.prompts import Prompt
 from shapefirst.studies import dropping
@@ -127,7 +128,11 @@ def _finding(
     early = np.stack([l1[FIRST, half], l1[LAST, half]], axis=1)
     fifth = max(1, steps // 5)
     fades = np.stack([norms.difference[:, -fifth:].mean(1), norms.difference[:, :fifth].mean(1)], axis=1)
-    done = bootstrap(np.stack([l1[FIRST, k] for k in grid], axis=1), lambda x: 100 / steps * done_after(x, grid))
+    done = bootstrap(
+        np.stack([l1[FIRST, k] for k in grid], axis=1),
+        lambda x: 100 / steps * done_after(x, grid),
+        within=Range(0.0, 100.0),
+    )
     title, name = condition.title, f"{condition.title[0].upper()}{condition.title[1:]}"
     similarity, primary = dropping.similarity_of(subject).title, subject.alignments[subject.primary]
     return Finding(
@@ -136,7 +141,7 @@ def _finding(
                 f"{name} has done its work after half of the steps.",
                 paper="the removal holds for other conditions, too",
                 quantity=f"L1 with it in the first {half} of {steps} steps over L1 without it",
-                found=bootstrap(late, ratio_of_means),
+                found=bootstrap(late, ratio_of_means, within=POSITIVE),
                 rule=RULE_LATE,
                 if_not=f"L1 comes down to a third after {done.estimate:.0f}% of the steps. A picture tells colours and "
                 "textures besides the shape, which later steps draw; one of outlines or depth alone would tell.",
@@ -145,7 +150,7 @@ def _finding(
                 f"{name} does more in the first half of the steps than in the last.",
                 paper="the early steps decide",
                 quantity=f"L1 with it in the first {half} of {steps} steps over L1 with it in the last {half}",
-                found=bootstrap(early, ratio_of_means),
+                found=bootstrap(early, ratio_of_means, within=POSITIVE),
                 rule=RULE_EARLY,
                 if_not="The picture tells the model more about details than about shapes, or the model heeds it only "
                 "where little noise is left; pictures of another kind would tell.",
@@ -155,7 +160,7 @@ def _finding(
                 paper="the norm of the text's difference falls",
                 quantity=f"|eps(t, x, C, I) - eps(t, x, C)|, its mean over the last {fifth} steps over that of the "
                 f"first {fifth}",
-                found=bootstrap(fades, ratio_of_means),
+                found=bootstrap(fades, ratio_of_means, within=POSITIVE),
                 rule=RULE_FADES,
                 if_not="A disagreement about the picture counts 1 / sigma_t times in eps, so it may grow in eps while "
                 "it moves the image less and less; F6 has the same of the text.",
@@ -163,7 +168,7 @@ def _finding(
         ),
         table=_table(subject, prompts, found, norms),
         summaries=(
-            _by_step(steps, found, similarity, primary.title),
+            _by_step(steps, found, similarity, primary),
             Summary(
                 ("what", "found"),
                 (
@@ -173,7 +178,7 @@ def _finding(
                     ),
                 ),
             ),
-            by_kind({f"L1 at {half} steps over L1 at 0": late}, prompts, statistic=ratio_of_means),
+            by_kind({f"L1 at {half} steps over L1 at 0": late}, prompts, statistic=ratio_of_means, within=POSITIVE),
         ),
         charts=(
             _distance_chart(found, grid, n, similarity),
@@ -215,7 +220,7 @@ def _table(
     return stacked(tables)
 
 
-def _by_step(steps: int, found: Mapping[tuple[str, int], _At], similarity: str, alignment: str) -> Summary:
+def _by_step(steps: int, found: Mapping[tuple[str, int], _At], similarity: str, alignment: Alignment) -> Summary:
     rows = []
     for (place, k), at in found.items():
         if place == LAST and k in (0, steps):
@@ -224,14 +229,14 @@ def _by_step(steps: int, found: Mapping[tuple[str, int], _At], similarity: str, 
         rows.append(
             (
                 f"{place} {k} of {steps}" if 0 < k < steps else f"{k} of {steps}",
-                cell(of.l1),
+                cell(of.l1, within=SHARE),
                 "identical" if k == steps else f"{mean_psnr(of.psnr):.1f}",
-                cell(of.ssim),
-                cell(of.similarity),
-                cell(at.alignment),
+                cell(of.ssim, within=SIGNED),
+                cell(of.similarity, within=SIGNED),
+                cell(at.alignment, within=range_of(alignment)),
             )
         )
-    names = ("steps with the picture", "L1", "PSNR, dB", "SSIM", similarity, alignment)
+    names = ("steps with the picture", "L1", "PSNR, dB", "SSIM", similarity, alignment.title)
     caption = "Distance to the image of the same seed with the picture in all steps, and alignment with the prompt."
     return Summary(names, tuple(rows), caption)
 

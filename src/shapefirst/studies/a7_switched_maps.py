@@ -12,7 +12,7 @@ from shapefirst.drawing.overlays import overlay
 from shapefirst.drawing.sheets import Cell, contact_sheet
 from shapefirst.findings.finding import Chart, Finding, Picture, Study, Summary, claim
 from shapefirst.findings.tables import crossed, shown
-from shapefirst.measure.intervals import Rule, bootstrap
+from shapefirst.measure.intervals import SHARE, SIGNED, Rule, bootstrap
 from shapefirst.measure.shapes import Mask, iou
 from shapefirst.prompts import Pair
 from shapefirst.studies.curves import Panel, curves
@@ -79,7 +79,7 @@ def switched_finding(
                 "With B's [EOS], the attention map of A's noun has the shape of B's object rather than of its own.",
                 paper="maps of A's noun take the shape of B's object",
                 quantity="IoU of the last map of A's noun: with the shape in B's plain picture minus with that in A's",
-                found=bootstrap(difference),
+                found=bootstrap(difference, within=SIGNED),
                 rule=RULE,
                 if_not="A word may be attended to around its object rather than on it, or alike everywhere: F1 on the "
                 "same model gives the agreement of an ordinary noun's map, which this one can hardly exceed.",
@@ -92,7 +92,7 @@ def switched_finding(
         ),
         summaries=(
             _by_shape(agreement, iou(own, target)),
-            sides.by_kind({"IoU with B's shape minus with A's": difference}),
+            sides.by_kind({"IoU with B's shape minus with A's": difference}, within=SIGNED),
         ),
         charts=(_chart(subject, agreement),),
         pictures=(_sheet(pairs, nouns, followed, agreement, of_a, of_b),),
@@ -115,12 +115,13 @@ def switched_finding(
 def _by_shape(agreement: dict[str, np.ndarray], between: np.ndarray) -> Summary:
     titles = {"target": "of B's object", "own": "of A's own", "unrelated": "unrelated"}
     rows = [
-        (title, *(shown(bootstrap(agreement[name][:, step])) for step in (0, -1))) for name, title in titles.items()
+        (title, *(shown(bootstrap(agreement[name][:, step], within=SHARE)) for step in (0, -1)))
+        for name, title in titles.items()
     ]
     return Summary(
         ("shape", "IoU in the first step", "IoU in the last step"),
         tuple(rows),
-        f"IoU with the map of A's noun. The two shapes themselves agree by {shown(bootstrap(between))}.",
+        f"IoU with the map of A's noun. The two shapes themselves agree by {shown(bootstrap(between, within=SHARE))}.",
     )
 
 

@@ -21,7 +21,7 @@ from shapefirst.drawing import charts
 from shapefirst.drawing.sheets import Cell, contact_sheet
 from shapefirst.findings.finding import Chart, Picture, Summary
 from shapefirst.findings.tables import cell, crossed
-from shapefirst.measure.intervals import Interval, bootstrap, measured
+from shapefirst.measure.intervals import Interval, Range, bootstrap, measured
 from shapefirst.prompts import Prompt
 from shapefirst.studies.subject import Subject
 
@@ -116,9 +116,10 @@ def by_alignment(subject: Subject, scores: Scores, caption: str = "") -> Summary
     lead = [f"{sides[-1]} minus {sides[0]}"] if len(sides) > 1 else []
     rows = []
     for alignment, condition in product(scores.values, scores.conditions):
-        cells = [scores.of(alignment, condition, side) for side in sides]
-        cells += [scores.lead(alignment, condition)] if lead else []
-        rows.append((subject.alignments[alignment].title, condition, *map(cell, cells)))
+        own = subject.range_of(alignment)
+        cells = [cell(scores.of(alignment, condition, side), within=own) for side in sides]
+        cells += [cell(scores.lead(alignment, condition), within=own.difference)] if lead else []
+        rows.append((subject.alignments[alignment].title, condition, *cells))
     return Summary(("alignment", "images", *sides, *lead), tuple(rows), caption)
 
 
@@ -127,6 +128,8 @@ def by_kind(
     prompts: Sequence[Prompt],
     caption: str = "",
     statistic: Callable[[np.ndarray], float] | None = None,
+    *,
+    within: Range | Mapping[str, Range],
 ) -> Summary:
     """Quantities with their intervals, a column for each kind of attribute that the n prompts have.
 
@@ -135,10 +138,14 @@ def by_kind(
         prompts: n.
         caption: Of the table.
         statistic: As for `bootstrap`; by default the mean.
+        within: What they can be, all or each by its name.
     """
     kinds = np.array([prompt.source for prompt in prompts])
     names = sorted(set(kinds))
-    rows = [(name, *(cell(x[kinds == kind], statistic) for kind in names)) for name, x in quantities.items()]
+    rows = []
+    for name, x in quantities.items():
+        own = within if isinstance(within, Range) else within[name]
+        rows.append((name, *(cell(x[kinds == kind], statistic, within=own) for kind in names)))
     heads = (f"{kind}, n = {(kinds == kind).sum()}" for kind in names)
     return Summary(("by kind of attribute", *heads), tuple(rows), caption)
 
@@ -179,7 +186,13 @@ def chart(subject: Subject, scores: Scores, caption: str) -> Chart:
                 values = [scores.of(alignment, condition, side) for condition in scores.conditions]
                 # A score that could not be read for nearly any image has no interval to draw.
                 known = [c for c, mine in enumerate(values) if len(measured(mine)) > 1]
-                dots(axis, [bootstrap(values[c]) for c in known], lines[known] - apart[s], style=s, label=side)
+                dots(
+                    axis,
+                    [bootstrap(values[c], within=subject.range_of(alignment)) for c in known],
+                    lines[known] - apart[s],
+                    style=s,
+                    label=side,
+                )
             axis.set_yticks(lines, scores.conditions if axis is axes[0] else [""] * len(lines))
             axis.set_ylim(-0.6, len(lines) - 0.4)
             axis.set_xlabel(

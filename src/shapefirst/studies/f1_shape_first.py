@@ -11,7 +11,17 @@ from shapefirst.drawing.overlays import overlay
 from shapefirst.drawing.sheets import Cell, contact_sheet
 from shapefirst.findings.finding import Chart, Claim, Finding, Picture, Study, Summary, claim, subject_to
 from shapefirst.findings.tables import crossed, shown, stacked
-from shapefirst.measure.intervals import Interval, Rule, bootstrap, measured, ratio_of_means
+from shapefirst.measure.intervals import (
+    POSITIVE,
+    SHARE,
+    SIGNED,
+    Interval,
+    Range,
+    Rule,
+    bootstrap,
+    measured,
+    ratio_of_means,
+)
 from shapefirst.measure.shapes import Mask, binarise, f1
 from shapefirst.prompts import Prompt
 from shapefirst.studies.conditions import by_kind, estimates
@@ -77,7 +87,11 @@ def shape_finding(
     settled: dict[str, np.ndarray] = {
         role: np.array([_settled(subject, mine, role) for mine in courses]) for role in ROLES
     }
-    by_role = {role: bootstrap(values) for role, values in settled.items() if len(measured(values)) > 1}
+    by_role = {
+        role: bootstrap(values, within=Range(0.0, 100.0))
+        for role, values in settled.items()
+        if len(measured(values)) > 1
+    }
     early = final[0, :, step_at(subject.steps, EARLY)]
     return Finding(
         claims=_claims(subject, final, other, previews),
@@ -95,6 +109,10 @@ def shape_finding(
                     "noun settled after, % of the steps": settled["noun"],
                 },
                 prompts,
+                within={
+                    f"F1-score with {_final(subject)}, at {EARLY:.0%}": SHARE,
+                    "noun settled after, % of the steps": Range(0.0, 100.0),
+                },
             ),
         ),
         charts=(_chart(subject, last, final, other), _chart_of_words(by_role, len(prompts))),
@@ -125,7 +143,7 @@ def _claims(
             f"When {EARLY:.0%} of the steps are done, the noun's attention map has the final shape.",
             paper="the shape is there after the first few steps",
             quantity=f"F1-score with {what}, over that of the last step (1 = as good as at the end)",
-            found=bootstrap(scores[:, [at, -1]], ratio_of_means),
+            found=bootstrap(scores[:, [at, -1]], ratio_of_means, within=POSITIVE),
             rule=RULE,
             if_not="Maps may sharpen later than the picture, where a model's attention is spread over many tokens: "
             "the previews of the predicted clean image in the sheet show what the picture has by then.",
@@ -134,7 +152,7 @@ def _claims(
             f"The shape is gained in the first {EARLY:.0%} of the steps rather than in the rest.",
             paper="later steps only fill in detail",
             quantity=f"F1-score with {what}: gain until {EARLY:.0%} minus gain afterwards",
-            found=bootstrap(gain),
+            found=bootstrap(gain, within=SIGNED.difference),
             rule=RULE_GAIN,
             if_not="The first step's map may have the shape already, or too little of it may ever appear in the map: "
             "the curve tells, and F5 on the same model whether the first steps decide nonetheless.",
@@ -146,7 +164,7 @@ def _claims(
         "The noun's attention map shows the object.",
         paper="taken for granted: the map stands for the shape",
         quantity="F1-score of the last map with the shape in its own image minus that with another prompt's",
-        found=bootstrap(scores[:, -1] - other[:, -1]),
+        found=bootstrap(scores[:, -1] - other[:, -1], within=SIGNED),
         rule=RULE_SHOWN,
         if_not="In a small model a word may be attended to around its object rather than on it, or alike everywhere: "
         "the sheet tells which. `shapefirst study f1 --model sd15` draws the same sheet for the paper's own model.",
@@ -159,7 +177,7 @@ def _claims(
                 f"When {EARLY:.0%} of the steps are done, the predicted clean image has the final shape.",
                 paper="the shape is there after the first few steps",
                 quantity="F1-score of the shape in the preview with that in the final image",
-                found=bootstrap(previews[at]),
+                found=bootstrap(previews[at], within=SHARE),
                 rule=RULE_PREVIEW,
                 if_not="Outlines may still move while their place stands: the previews in the sheet show it, and "
                 "the same study with --guidance-scale 2 or --steps 100 tells whether they are fixed sooner then.",
@@ -212,7 +230,7 @@ def _by_step(
     for step in _steps(subject):
         cells = [*last[:, :, step], *(final[:, :, step] if subject.is_pocket else ()), other[:, step]]
         cells += [previews[step]] if previews else []
-        rows.append((str(step), *(shown(bootstrap(cell)) for cell in cells)))
+        rows.append((str(step), *(shown(bootstrap(cell, within=SHARE)) for cell in cells)))
     caption = (
         "The last column needs no attention: it compares shapes in the predicted clean image and in the final one."
     )

@@ -21,7 +21,7 @@ from shapefirst.drawing.sheets import Cell, contact_sheet
 from shapefirst.families.noise import noise_to_signal
 from shapefirst.findings.finding import Chart, Finding, Picture, Study, Summary, claim
 from shapefirst.findings.tables import crossed, shown
-from shapefirst.measure.intervals import Rule, bootstrap, settled
+from shapefirst.measure.intervals import SIGNED, Range, Rule, bootstrap, settled
 from shapefirst.measure.spectrum import pixels, split
 from shapefirst.prompts import Prompt
 from shapefirst.sampling.loop import Step, decode
@@ -90,13 +90,25 @@ def _finding(
     above = [settled(found.clean.measured[..., b], 1.0) / steps for b in range(2)]
     back = [settled(found.of_x0[..., b], CORRELATED) / steps for b in range(2)]
     forward, reverse = above[1] - above[0], back[1] - back[0]
+    of_steps = Range(0.0, float(steps))
     rows = [
-        (f"{name} SNR above 1 from step", *(shown(bootstrap(settled(n.measured[..., b], 1.0))) for b in (0, 1)))
+        (
+            f"{name} SNR above 1 from step",
+            *(
+                shown(bootstrap(settled(n.measured[..., b], 1.0), within=Range(0.0, float(n.measured.shape[1]))))
+                for b in (0, 1)
+            ),
+        )
         for name, n in (("latents:", found.clean), ("images:", found.seen))
     ]
-    rows.append(("predicted x_0: final from step", *(shown(bootstrap(steps * values)) for values in back)))
     rows.append(
-        ("x_t: final from step", *(shown(bootstrap(settled(found.of_x_t[..., b], CORRELATED))) for b in (0, 1)))
+        ("predicted x_0: final from step", *(shown(bootstrap(steps * values, within=of_steps)) for values in back))
+    )
+    rows.append(
+        (
+            "x_t: final from step",
+            *(shown(bootstrap(settled(found.of_x_t[..., b], CORRELATED), within=of_steps)) for b in (0, 1)),
+        )
     )
     return Finding(
         claims=(
@@ -104,7 +116,7 @@ def _finding(
                 "Noise drowns the high frequencies of the latents before the low ones.",
                 paper="the low band is not corrupted until the end of the forward process",
                 quantity="share of the steps between the two bands' SNR of 1",
-                found=bootstrap(forward),
+                found=bootstrap(forward, within=SIGNED),
                 rule=RULE_FORWARD,
                 if_not="Latents of nearly white spectrum have no band that outlasts the other; the radial spectrum of "
                 "the autoencoder's latents of photographs would tell.",
@@ -113,7 +125,7 @@ def _finding(
                 "The sampler settles the low frequencies first and the high ones last.",
                 paper="the low band is recovered at the start of the reverse process, high frequencies come last",
                 quantity=f"share of the steps by which the low band of predicted x_0 has r >= {CORRELATED:g} earlier",
-                found=bootstrap(reverse),
+                found=bootstrap(reverse, within=SIGNED),
                 rule=RULE_REVERSE,
                 if_not="In a small latent space the low quarter of the spectrum is few modes, layout and detail alike; "
                 "the same run with larger latents, or the radial bands here, would tell.",
@@ -122,7 +134,7 @@ def _finding(
                 "The closed form for white noise describes the sampler's x_t as well, whose noise is predicted.",
                 paper="the closed form follows from white noise (F2t)",
                 quantity="|r - sqrt(SNR / (1 + SNR))|, r: correlation of x_t with x_0; mean over steps and bands",
-                found=bootstrap(np.abs(found.of_x_t - found.implied).mean(axis=(1, 2))),
+                found=bootstrap(np.abs(found.of_x_t - found.implied).mean(axis=(1, 2)), within=Range(0.0, 2.0)),
                 rule=RULE_THEORY,
                 if_not="A solver without noise of its own carries x_T to x_0 by what is predicted, which need be "
                 "neither white nor independent of x_0; a stochastic sampler on the same model would tell.",
@@ -139,6 +151,7 @@ def _finding(
                 {"forward lead of the low band": forward, "reverse lead of the low band": reverse},
                 prompts,
                 "Leads in shares of the run.",
+                within=SIGNED,
             ),
         ),
         charts=(_snr_chart(found), _norm_chart(found), _reverse_chart(found, looks), _radial_chart(found)),

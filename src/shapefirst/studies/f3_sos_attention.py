@@ -10,7 +10,7 @@ import numpy as np
 from shapefirst.attention.recording import class_weights, record
 from shapefirst.findings.finding import Chart, Finding, Study, Summary, claim
 from shapefirst.findings.tables import crossed, shown
-from shapefirst.measure.intervals import Rule, bootstrap
+from shapefirst.measure.intervals import SHARE, Rule, bootstrap
 from shapefirst.prompts import Prompt
 from shapefirst.studies.conditions import by_kind
 from shapefirst.studies.curves import Panel, curves
@@ -59,7 +59,7 @@ def attention_finding(
                 "Over the steps, [SOS] gets more than 0.9 of the attention on average, although it carries no meaning.",
                 paper="above 0.9 throughout",
                 quantity="share of the cross-attention, mean over pixels and steps",
-                found=bootstrap(weights["sos"].mean(1)),
+                found=bootstrap(weights["sos"].mean(1), within=SHARE),
                 rule=RULE,
                 if_not="That [SOS] takes what attention is left over need not come with every text encoder: one "
                 "trained on short captions alone may leave it to [EOS]. `shapefirst study f3 --model sd15` measures "
@@ -76,7 +76,9 @@ def attention_finding(
         ),
         summaries=(
             _by_class(subject, weights, tokens),
-            by_kind({f"share of {title}": weights[name].mean(1) for name, title in CLASSES.items()}, prompts),
+            by_kind(
+                {f"share of {title}": weights[name].mean(1) for name, title in CLASSES.items()}, prompts, within=SHARE
+            ),
         ),
         charts=(_chart(subject, weights),),
         method=f"One run for each of {len(prompts)} prompts, {subject.steps} steps. The text branch's cross-attention "
@@ -97,8 +99,8 @@ def _by_class(subject: Subject, weights: Mapping[str, np.ndarray], tokens: Mappi
             (
                 title,
                 f"{tokens[name].mean():.1f}",
-                shown(bootstrap(w.mean(1)), 3),
-                shown(bootstrap(w.mean(1) / np.maximum(tokens[name], 1)), 4),
+                shown(bootstrap(w.mean(1), within=SHARE), 3),
+                shown(bootstrap(w.mean(1) / np.maximum(tokens[name], 1), within=SHARE), 4),
                 *(f"{w[:, step].mean():.3f}" for step in (0, early, -1)),
             )
         )

@@ -42,7 +42,7 @@ def run(subject: Subject, pairs: Sequence[Pair]) -> Finding:
                 "The image follows the owner of the [EOS] rather than that of the words.",
                 paper="the image follows B, with traces of A's words",
                 quantity=f"{subject.alignments[subject.primary].title}: target minus source",
-                found=bootstrap(lead),
+                found=bootstrap(lead, within=subject.range_of(subject.primary).difference),
                 rule=RULE,
                 if_not="The words may carry as much as the [EOS] where the text encoder is shallow; "
                 "A3 (words or [EOS] blanked) on the same model tells the two apart.",
@@ -52,7 +52,7 @@ def run(subject: Subject, pairs: Sequence[Pair]) -> Finding:
                     f"The {half} that is drawn is that of the [EOS]'s owner.",
                     paper="the image follows B, with traces of A's words",
                     quantity=f"{subject.alignments[name].title}: target minus source",
-                    found=bootstrap(scores.lead(name, MIXED)),
+                    found=bootstrap(scores.lead(name, MIXED), within=subject.range_of(name).difference),
                     rule=RULE,
                     if_not=f"The {half} may reach the image through the states of the words as well, which stay the "
                     "source's; A3 on the same model, by kind of attribute, would tell.",
@@ -68,7 +68,11 @@ def run(subject: Subject, pairs: Sequence[Pair]) -> Finding:
                 {
                     f"{subject.alignments[name].title}: {TARGET} minus {SOURCE}": scores.lead(name, MIXED)
                     for name in scores.values
-                }
+                },
+                within={
+                    f"{subject.alignments[name].title}: {TARGET} minus {SOURCE}": subject.range_of(name).difference
+                    for name in scores.values
+                },
             ),
         ),
         charts=(_chart(subject, scores, pairs),),
@@ -129,5 +133,6 @@ STUDY: Final = Study(
     count=48,
     quick=4,
     cost=60,
+    judged=True,
     run=run,
 )

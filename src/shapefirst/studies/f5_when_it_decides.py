@@ -18,7 +18,7 @@ from PIL import Image
 
 from shapefirst.findings.finding import Chart, DoesNotApply, Finding, Study, Summary, claim
 from shapefirst.findings.tables import cell, shown
-from shapefirst.measure.intervals import Rule, bootstrap
+from shapefirst.measure.intervals import Range, Rule, bootstrap
 from shapefirst.prompts import Pair
 from shapefirst.studies.conditions import Scores, scored, tidy
 from shapefirst.studies.curves import Panel, curves
@@ -73,7 +73,7 @@ def run(subject: Subject, pairs: Sequence[Pair]) -> Finding:
                 paper="the early steps decide",
                 quantity=f"{subject.alignments[subject.primary].title}: target minus source, switched in "
                 f"{window(EARLY, middle, subject.steps)} less switched in {window(LATE, middle, subject.steps)}",
-                found=bootstrap(gap),
+                found=bootstrap(gap, within=subject.range_of(subject.primary).difference.difference),
                 rule=RULE,
                 if_not="Where the whole switch has little effect (F4), its halves cannot differ much. A model of few "
                 "pixels may also redraw its object for as long as another prompt asks for it, though it keeps it where "
@@ -91,6 +91,7 @@ def run(subject: Subject, pairs: Sequence[Pair]) -> Finding:
                     "first half less second half": gap,
                 },
                 "Effect: target minus source, less that of the plain source prompt.",
+                within=subject.range_of(subject.primary).difference.difference,
             ),
         ),
         charts=(_chart(subject, scores, at),),
@@ -159,7 +160,7 @@ def _halves(effects: dict[str, np.ndarray], at: Sequence[int], steps: int) -> Su
     rows = []
     for name, rising in curves.items():
         there = np.isfinite(half_reached(rising, at))
-        found = bootstrap(rising, lambda x: half_reached(x, at)) if there else None
+        found = bootstrap(rising, lambda x: half_reached(x, at), within=Range(0.0, steps)) if there else None
         rows.append((name, shown(found, 1) if found else "the switch has no effect to halve"))
     return Summary(("quantity", "step a"), tuple(rows))
 
@@ -169,7 +170,13 @@ def _leads(subject: Subject, scores: Scores, at: Sequence[int]) -> Summary:
     for alignment in scores.values:
         for a in at:
             leads = (scores.lead(alignment, window(family, a, subject.steps)) for family in (EARLY, LATE))
-            rows.append((subject.alignments[alignment].title, str(a), *map(cell, leads)))
+            rows.append(
+                (
+                    subject.alignments[alignment].title,
+                    str(a),
+                    *(cell(lead, within=subject.range_of(alignment).difference) for lead in leads),
+                )
+            )
     return Summary(
         ("alignment", "a, step", "switched in [0, a)", f"switched in [a, {subject.steps})"),
         tuple(rows),
@@ -207,5 +214,6 @@ STUDY: Final = Study(
     count=10,
     quick=2,
     cost=110,
+    judged=True,
     run=run,
 )

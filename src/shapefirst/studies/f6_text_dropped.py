@@ -18,9 +18,9 @@ import numpy as np
 
 from shapefirst.families.noise import noise_to_signal
 from shapefirst.findings.finding import Chart, Finding, Study, Summary, claim
-from shapefirst.findings.tables import shown, stacked
+from shapefirst.findings.tables import cell, shown, stacked
 from shapefirst.measure.distances import Distances, distances_of, mean_psnr
-from shapefirst.measure.intervals import Rule, bootstrap, ratio_of_means
+from shapefirst.measure.intervals import POSITIVE, SHARE, SIGNED, Rule, bootstrap, ratio_of_means
 from shapefirst.policies.schedule import Branch as Kept
 from shapefirst.policies.schedule import TextSchedule
 from shapefirst.policies.sharing import evaluations_together
@@ -127,7 +127,7 @@ def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
                 "Dropping the text late changes little.",
                 paper="the images of late removal resemble the fully guided ones",
                 quantity=f"L1 with the text in {half} of {steps} steps over L1 without text (null kept)",
-                found=bootstrap(late, ratio_of_means),
+                found=bootstrap(late, ratio_of_means, within=POSITIVE),
                 rule=RULE_LATE,
                 if_not="Where a strong guidance scale has to hold the object to the end, half of the steps are too "
                 "few; the same run at a smaller scale would tell.",
@@ -136,7 +136,7 @@ def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
                 "The difference between the predictions with and without text fades over the steps.",
                 paper="the norm of eps(t,x,C) - eps(t,x,0) falls",
                 quantity=f"its mean over the last {fifth} steps over that of the first {fifth}",
-                found=bootstrap(fades, ratio_of_means),
+                found=bootstrap(fades, ratio_of_means, within=POSITIVE),
                 rule=RULE_FADES,
                 if_not="A disagreement about the picture counts 1 / sigma_t times in eps, so the branches may differ "
                 "in eps the more, the later the step; what moves the picture is eps times the step in sigma, drawn "
@@ -152,6 +152,7 @@ def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
                 prompts,
                 "Null kept.",
                 ratio_of_means,
+                within=POSITIVE,
             ),
         ),
         charts=(
@@ -223,11 +224,11 @@ def _by_step(
                 (
                     f"{keep} kept, {k} of {steps}",
                     f"{subject.saved(k):.0%}",
-                    shown(bootstrap(of.l1), 3),
+                    shown(bootstrap(of.l1, within=SHARE), 3),
                     "identical" if k == steps else f"{mean_psnr(of.psnr):.1f}",
-                    shown(bootstrap(of.ssim)),
-                    shown(bootstrap(of.similarity)),
-                    shown(bootstrap(at.alignment)),
+                    shown(bootstrap(of.ssim, within=SIGNED)),
+                    cell(of.similarity, within=SIGNED),
+                    cell(at.alignment, within=subject.range_of(subject.primary)),
                 )
             )
     names = ("text steps", "evaluations saved", "L1", "PSNR, dB", "SSIM", similarity, alignment)

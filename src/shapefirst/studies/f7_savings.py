@@ -22,7 +22,7 @@ from shapefirst.findings.tables import shown, stacked
 from shapefirst.images.jobs import Job, Sampling, generate
 from shapefirst.measure.distances import Distances, distances_of, frechet_of_few, mean_psnr
 from shapefirst.measure.frechet import frechet_distance
-from shapefirst.measure.intervals import Interval, Rule, bootstrap
+from shapefirst.measure.intervals import POSITIVE, SIGNED, Interval, Range, Rule, bootstrap
 from shapefirst.models import with_sampler
 from shapefirst.policies.schedule import TextSchedule
 from shapefirst.policies.sharing import evaluations_together
@@ -155,7 +155,9 @@ def _finding(
     saved = {sampler: _share_saved(found[sampler, half]) for sampler in samplers}
     rounds = saved[subject.sampler].n
     ratios = [
-        bootstrap(np.stack([own[k].features, own[steps].features, own[k].reference], axis=1), frechet_ratio)
+        bootstrap(
+            np.stack([own[k].features, own[steps].features, own[k].reference], axis=1), frechet_ratio, within=POSITIVE
+        )
         for k in (half, grid[0])
     ]
     close = claim(
@@ -218,7 +220,7 @@ def _finding(
 
 def _share_saved(at: Condition) -> Interval:
     assert at.seconds is not None  # half of the steps are timed with every sampler
-    return bootstrap(at.seconds, np.median)
+    return bootstrap(at.seconds, np.median, within=Range(-np.inf, 1.0))
 
 
 def summary(found: Mapping[tuple[str, int], Condition], steps: int, features: str, similarity: str) -> Summary:
@@ -234,7 +236,7 @@ def summary(found: Mapping[tuple[str, int], Condition], steps: int, features: st
                 "not timed" if at.seconds is None else "0.0%" if k == steps else f"{np.median(at.seconds):.1%}",
                 f"{of.l1.mean():.3f}",
                 "identical" if k == steps else f"{mean_psnr(of.psnr):.1f}",
-                shown(bootstrap(of.similarity)),
+                shown(bootstrap(of.similarity, within=SIGNED)),
                 f"{at.frechet:.4g}",
                 f"{at.frechet - found[sampler, steps].frechet:+.4g}",
             )
@@ -295,5 +297,6 @@ STUDY: Final = Study(
     count=24,
     quick=3,
     cost=178,
+    judged=True,
     run=run,
 )

@@ -17,7 +17,8 @@ from PIL import Image
 from shapefirst.errors import ShapefirstError
 from shapefirst.families import family_of
 from shapefirst.findings.finding import DoesNotApply
-from shapefirst.measure.alignment import Alignment
+from shapefirst.measure.alignment import Alignment, range_of
+from shapefirst.measure.intervals import Range
 from shapefirst.models import is_pocket
 from shapefirst.policies.auto import Policy
 from shapefirst.policies.schedule import TextSchedule
@@ -105,6 +106,10 @@ class Subject:
     def primary(self) -> str:
         """The name of the alignment that verdicts are made by."""
         return next(iter(self.alignments))
+
+    def range_of(self, alignment: str) -> Range:
+        """What a score can be."""
+        return range_of(self.alignments[alignment])
 
     def as_read(self, prompt: Prompt | str) -> Prompt:
         """The prompt in the spelling that its tokenizer is given (see `shapefirst.prompts.tokens.preprocessed`)."""

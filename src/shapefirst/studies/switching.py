@@ -15,6 +15,7 @@ from PIL import Image
 
 from shapefirst.families import family_of
 from shapefirst.findings.finding import Picture, Summary
+from shapefirst.measure.intervals import Range
 from shapefirst.prompts import Pair, Prompt
 from shapefirst.prompts.edits import switch_eos
 from shapefirst.prompts.tokens import Positions
@@ -74,10 +75,12 @@ class Switched:
         of_target, sources = self.subject.about(self.targets), [prompt.text for prompt in self.sources]
         return {"pair": list(range(len(sources))), "source": sources, "target": of_target.pop("prompt"), **of_target}
 
-    def by_kind(self, quantities: Mapping[str, np.ndarray], caption: str = "") -> Summary:
+    def by_kind(
+        self, quantities: Mapping[str, np.ndarray], caption: str = "", *, within: Range | Mapping[str, Range]
+    ) -> Summary:
         """As ``conditions.by_kind``, by the kind of the targets' attributes, as the caption goes on to say."""
         said = f"{caption} The kind is that of the target's attribute.".strip()
-        return by_kind(quantities, self.targets, said)
+        return by_kind(quantities, self.targets, said, within=within)
 
     def picture(self, name: str, images: Mapping[str, Sequence[Image.Image]], caption: str, few: int = 4) -> Picture:
         """As ``conditions.picture``, a row for each pair."""

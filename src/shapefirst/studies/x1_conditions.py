@@ -17,7 +17,7 @@ import numpy as np
 from shapefirst.drawing import charts
 from shapefirst.findings.finding import Chart, Claim, DoesNotApply, Finding, Study, Summary, claim
 from shapefirst.findings.tables import cell, crossed, shown, stacked
-from shapefirst.measure.intervals import Rule, bootstrap, hardest, ratio_of_means
+from shapefirst.measure.intervals import POSITIVE, Range, Rule, bootstrap, hardest, ratio_of_means
 from shapefirst.prompts import Pair, Prompt
 from shapefirst.studies.conditions import Scores, dots, picture, scored, tidy
 from shapefirst.studies.dropping import check_guidance
@@ -68,11 +68,12 @@ def run(subject: Subject, pairs: Sequence[Pair]) -> Finding:
         claims=_claims(subject, leads, l1s, sides.targets, objects),
         table=_table(sides, every, scores, l1s, objects),
         summaries=(
-            _by_setting(every, leads, l1s),
+            _by_setting(every, leads, l1s, subject.range_of(subject.primary).difference),
             sides.by_kind(
                 {f"target minus source, {s}": leads[:, i] for i, s in enumerate(every)}
                 | {"mean of all settings": leads.mean(axis=1)},
                 f"{subject.alignments[subject.primary].title}.",
+                within=subject.range_of(subject.primary).difference,
             ),
             _by_object(subject, objects),
         ),
@@ -114,7 +115,7 @@ def _claims(
             "The [EOS] wins at every guidance scale and number of steps.",
             paper=PAPER,
             quantity=f"{title}: target minus source, the smallest of {leads.shape[1]} settings",
-            found=hardest(list(leads.T), RULE_SWITCH),
+            found=hardest(list(leads.T), RULE_SWITCH, within=subject.range_of(subject.primary).difference),
             rule=RULE_SWITCH,
             if_not="Weak guidance hardly follows any prompt; the plain prompts' alignment in the same setting would "
             "tell whether it is the [EOS] that fails there.",
@@ -124,7 +125,7 @@ def _claims(
             "and number of steps.",
             paper=PAPER,
             quantity=f"L1 to the fully guided image relative to no text, the largest of {leads.shape[1]} settings",
-            found=hardest(list(l1s.transpose(1, 0, 2)), RULE_DROP, ratio_of_means),
+            found=hardest(list(l1s.transpose(1, 0, 2)), RULE_DROP, ratio_of_means, within=POSITIVE),
             rule=RULE_DROP,
             if_not="Stronger guidance may go on shifting contrast and colour to the end; F6 with keep='text' in the "
             "same setting would tell that from content.",
@@ -138,7 +139,7 @@ def _claims(
                 f"The [EOS] wins for each kind of attribute: {', '.join(leads_of)}.",
                 paper=PAPER,
                 quantity=f"{title}: target minus source, mean of all settings, the smallest of {len(leads_of)} kinds",
-                found=hardest(list(leads_of.values()), RULE_KINDS),
+                found=hardest(list(leads_of.values()), RULE_KINDS, within=subject.range_of(subject.primary).difference),
                 rule=RULE_KINDS,
                 if_not="The model may not know one kind: its alignment on plain prompts of that kind would tell.",
             )
@@ -149,7 +150,9 @@ def _claims(
             "Dropping the text half-way costs the second object of a prompt more than the first.",
             paper=PAPER,
             quantity=f"{title}: loss of the second object minus that of the first",
-            found=bootstrap(losses[SECOND] - losses[FIRST]),
+            found=bootstrap(
+                losses[SECOND] - losses[FIRST], within=subject.range_of(subject.primary).difference.difference
+            ),
             rule=RULE_ORDER,
             if_not="Both may be settled by then, so that neither loses anything; an earlier drop (N/5) would tell.",
         )
@@ -177,11 +180,11 @@ def _table(
     return stacked([tidy(subject, scores, of_each), apart, tidy(subject, objects, of_both)])
 
 
-def _by_setting(every: Sequence[GuidanceSetting], leads: np.ndarray, l1s: np.ndarray) -> Summary:
+def _by_setting(every: Sequence[GuidanceSetting], leads: np.ndarray, l1s: np.ndarray, within: Range) -> Summary:
     rows = []
     for s, setting in enumerate(every):
-        relative = bootstrap(l1s[:, s], ratio_of_means)
-        rows.append((str(setting), shown(bootstrap(leads[:, s])), str(setting.half), shown(relative)))
+        relative = bootstrap(l1s[:, s], ratio_of_means, within=POSITIVE)
+        rows.append((str(setting), shown(bootstrap(leads[:, s], within=within)), str(setting.half), shown(relative)))
     return Summary(
         ("setting", "F4: target minus source", "F6: text in the first", "F6: L1 relative to no text"), tuple(rows)
     )
@@ -192,8 +195,10 @@ def _by_object(subject: Subject, objects: Scores) -> Summary:
     for alignment in objects.values:
         losses = _losses(objects, alignment)
         for side in (FIRST, SECOND):
-            cells = [objects.of(alignment, name, side) for name in (FULL, DROPPED)] + [losses[side]]
-            rows.append((subject.alignments[alignment].title, side, *map(cell, cells)))
+            own = subject.range_of(alignment)
+            cells = [cell(objects.of(alignment, name, side), within=own) for name in (FULL, DROPPED)]
+            cells.append(cell(losses[side], within=own.difference))
+            rows.append((subject.alignments[alignment].title, side, *cells))
     return Summary(
         ("alignment", "with the", FULL, DROPPED, "loss"), tuple(rows), "Prompts of two objects, 'A and B' of each pair."
     )
@@ -201,10 +206,12 @@ def _by_object(subject: Subject, objects: Scores) -> Summary:
 
 def _chart(subject: Subject, every: Sequence[GuidanceSetting], leads: np.ndarray, l1s: np.ndarray) -> Chart:
     lines = np.arange(len(every))[::-1]
-    alignment = subject.alignments[subject.primary]
+    alignment, own = subject.alignments[subject.primary], subject.range_of(subject.primary)
     with charts.figure(2, height=1.2 + 0.4 * len(every)) as (drawn, (switched, dropped)):
-        dots(switched, [bootstrap(leads[:, s]) for s in range(len(every))], lines, style=0)
-        dots(dropped, [bootstrap(l1s[:, s], ratio_of_means) for s in range(len(every))], lines, style=1)
+        dots(switched, [bootstrap(leads[:, s], within=own.difference) for s in range(len(every))], lines, style=0)
+        dots(
+            dropped, [bootstrap(l1s[:, s], ratio_of_means, within=POSITIVE) for s in range(len(every))], lines, style=1
+        )
         for axis, threshold in ((switched, RULE_SWITCH.threshold), (dropped, RULE_DROP.threshold)):
             axis.axvline(threshold, color="#777777", linewidth=1, linestyle=":")
             axis.set_ylim(-0.6, len(every) - 0.4)
@@ -235,5 +242,6 @@ STUDY: Final = Study(
     count=8,
     quick=2,
     cost=100,
+    judged=True,
     run=run,
 )

@@ -14,9 +14,9 @@ import numpy as np
 
 from shapefirst.errors import ShapefirstError
 from shapefirst.findings.finding import Chart, Claim, DoesNotApply, Finding, Study, Summary, claim
-from shapefirst.findings.tables import shown, stacked
+from shapefirst.findings.tables import cell, shown, stacked
 from shapefirst.measure.distances import Distances, distances_of, mean_psnr
-from shapefirst.measure.intervals import Interval, Rule, bootstrap, ratio_of_means
+from shapefirst.measure.intervals import POSITIVE, SHARE, SIGNED, Interval, Rule, bootstrap, ratio_of_means
 from shapefirst.policies.schedule import TextSchedule
 from shapefirst.prompts import Prompt
 from shapefirst.studies import dropping
@@ -131,7 +131,7 @@ def _claim(ours: np.ndarray, other: np.ndarray, name: str, rule: Rule) -> Claim:
         f"than {name}.",
         paper="not asked",
         quantity=f"L1 to the fully guided image, over that of {name}",
-        found=bootstrap(np.stack([ours, other], axis=1), _ratio),
+        found=bootstrap(np.stack([ours, other], axis=1), _ratio, within=POSITIVE),
         rule=rule,
         if_not="The predictions of this model change too fast between its steps, or the steps are few already: the "
         "same study with more steps would tell.",
@@ -147,7 +147,7 @@ def _summary(found: Mapping[Way, Distances], steps: int, similarity: str) -> Sum
     rows = []
     for way in sorted(found, key=lambda way: (way.saving, found[way].l1.mean())):
         of = found[way]
-        l1: Interval = bootstrap(of.l1)
+        l1: Interval = bootstrap(of.l1, within=SHARE)
         rows.append(
             (
                 way.family,
@@ -156,7 +156,7 @@ def _summary(found: Mapping[Way, Distances], steps: int, similarity: str) -> Sum
                 shown(l1, 4),
                 f"{mean_psnr(of.psnr):.1f}",
                 f"{of.ssim.mean():.3f}",
-                shown(bootstrap(of.similarity), 3),
+                cell(of.similarity, within=SIGNED, digits=3),
             )
         )
     names = ("way", "evaluations saved", "guided steps", "L1", "PSNR, dB", "SSIM", similarity)

@@ -166,7 +166,10 @@ def summary_of(found: Sequence[PolicySummary], timed: Latency | None, reference:
 def verdicts(finding: Finding) -> list[str]:
     """A line for each claim; of one that does not replicate, why that may be."""
     return [
-        f"{one.verdict}: {one.statement} {one.quantity}: {one.found:.2f}; {one.rule}. {one.hypothesis}".rstrip()
+        " ".join(
+            f"{one.verdict}: {one.statement} {one.quantity}: {one.found:.2f}; {one.rule}. {one.reason} "
+            f"{one.hypothesis}".split()
+        )
         for one in finding.claims
     ]
 

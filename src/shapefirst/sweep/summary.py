@@ -8,7 +8,7 @@ without each of them in turn has an interval (the jackknife). All policies of a 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, Final
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from shapefirst.errors import ShapefirstError
 from shapefirst.measure.frechet import Gaussian, Moments, frechet_distance
-from shapefirst.measure.intervals import Interval, bootstrap, jackknife, of_prompts
+from shapefirst.measure.intervals import ANY, POSITIVE, SHARE, SIGNED, Interval, Range, bootstrap, jackknife, of_prompts
 from shapefirst.sweep.grid import FULL, Setting
 from shapefirst.sweep.rows import FEATURES, NOT_MEASURED, arrays_of
 from shapefirst.sweep.store import Store
@@ -25,7 +25,16 @@ __all__ = ["PolicySummary", "Reference", "SweepSummary", "summarise"]
 
 GROUPS: Final = 10
 #: Column -> what its mean cannot leave, which an interval of few images would.
-BOUNDS: Final = {"l1": (0, 1), "psnr": (0, np.inf), "ssim": (-1, 1), "similarity": (-1, 1), "judge": (0, 1)}
+RANGES: Final = {
+    "l1": SHARE,
+    "psnr": POSITIVE,
+    "ssim": SIGNED,
+    "similarity": SIGNED,
+    "clipscore": Range(-100.0, 100.0),
+    "judge": SHARE,
+    "vqa": SHARE,
+    "vlm": Range(1.0, 5.0),
+}
 WIDEST: Final = 768  # numbers in a feature; with more, an interval would take minutes and gigabytes
 
 
@@ -205,12 +214,12 @@ def _conditions(
     for policy, one in gathered.items():
         columns = {name: np.concatenate(values) for name, values in one.values.items()}
         means = {name: of_prompts(x, np.concatenate(one.prompts)) for name, x in columns.items()}
-        metrics = {name: _bounded(bootstrap(x), name) for name, x in means.items() if len(x) > 1}
+        metrics = {name: bootstrap(x, within=_range(name)) for name, x in means.items() if len(x) > 1}
         n = sums[policy][0].count
         over_full = None
         if of_full and all(of_full):
             ratios = [mine / full for mine, full in zip(to_reference[policy], of_full, strict=True)]
-            over_full = jackknife(ratios[0], ratios[1:], n)
+            over_full = jackknife(ratios[0], ratios[1:], n, within=POSITIVE)
         found.append(
             PolicySummary(
                 setting,
@@ -229,11 +238,8 @@ def _conditions(
     return sorted(found, key=lambda c: (c.evaluations, c.policy))
 
 
-def _bounded(found: Interval, name: str) -> Interval:
-    lowest, highest = BOUNDS.get(name.partition("-")[0], (-np.inf, np.inf))
-    # The mean of the same value many times may be off that value by a rounding.
-    low, high = min(max(found.low, lowest), found.estimate), max(min(found.high, highest), found.estimate)
-    return replace(found, low=float(low), high=float(high))
+def _range(name: str) -> Range:
+    return RANGES.get(name.partition("-")[0], ANY)
 
 
 def _with_each_left_out(groups: Mapping[int, Moments]) -> list[Moments]:
@@ -247,5 +253,4 @@ def _with_each_left_out(groups: Mapping[int, Moments]) -> list[Moments]:
 def _distance(whole_then_without: list[float] | None, n: int) -> Interval | None:
     if whole_then_without is None:
         return None
-    found = jackknife(whole_then_without[0], whole_then_without[1:], n)
-    return replace(found, low=float(np.maximum(0, found.low)))
+    return jackknife(whole_then_without[0], whole_then_without[1:], n, within=POSITIVE)

@@ -9,7 +9,7 @@ from typing import Final
 
 from shapefirst.checks import Steps
 from shapefirst.errors import ShapefirstError
-from shapefirst.measure.intervals import Interval, bootstrap
+from shapefirst.measure.intervals import SHARE, Interval, bootstrap
 from shapefirst.policies.placement import Budget, early, spread
 from shapefirst.policies.schedule import Kept, TextSchedule
 from shapefirst.signatures import Positive, guarded
@@ -89,7 +89,7 @@ class Found:
 
     @property
     def distance(self) -> Interval:
-        return bootstrap(self.l1)
+        return bootstrap(self.l1, within=SHARE)
 
 
 @guarded

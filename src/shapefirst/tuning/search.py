@@ -36,7 +36,7 @@ from shapefirst.guidance.follow import guided_prediction, rms
 from shapefirst.guidance.stochastic import is_stochastic
 from shapefirst.images.jobs import Job, Result, Sampling, generate
 from shapefirst.measure import l1
-from shapefirst.measure.intervals import Interval, bootstrap
+from shapefirst.measure.intervals import SHARE, Interval, Range, bootstrap
 from shapefirst.models.faults import faults_of
 from shapefirst.policies.schedule import TextSchedule
 from shapefirst.policies.solver import Solver
@@ -279,7 +279,7 @@ def held_out(
         distances += [l1(mine.image, it.image) for mine, it in zip(results["mine"], wanted, strict=True)]
         saved.append(1 - sum(mine.seconds for mine, _ in pairs) / sum(full.seconds for _, full in pairs))
         report((n + 1) / len(batches))
-    return bootstrap(distances), bootstrap(saved)
+    return bootstrap(distances, within=SHARE), bootstrap(saved, within=Range(-np.inf, 1.0))
 
 
 def _replay(steps: Sequence[Step], among: Sequence[Candidate], scale: float) -> dict[str, float]:
