@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from shapefirst.drawing.sheets import Cell, contact_sheet
 from shapefirst.images.jobs import Result, Sampling, generate, make_jobs
 from shapefirst.policies.schedule import TextSchedule
-from shapefirst.world.vocabulary import ATTRIBUTES, COLOURS, HELD_OUT, NOUNS
+from shapefirst.world.vocabulary import ATTRIBUTES, COLOURS, HELD_OUT, NOUNS, phrase_of
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -25,11 +25,10 @@ def gallery_prompts() -> dict[str, str]:
     prompts = {}
     for n, noun in enumerate(NOUNS):
         colours = [*COLOURS][n % len(COLOURS) :] + [*COLOURS][: n % len(COLOURS)]
-        prompts[noun] = f"a {next(c for c in colours if (c, noun) not in HELD_OUT)} {noun}"
+        prompts[noun] = phrase_of(next(c for c in colours if (c, noun) not in HELD_OUT), noun)
     for attribute in ATTRIBUTES:
-        prompts[attribute] = (
-            f"a {attribute} {next(n for n in ('cup', 'car', 'heart') if (attribute, n) not in HELD_OUT)}"
-        )
+        noun = next(n for n in ("cup", "car", "heart") if (attribute, n) not in HELD_OUT)
+        prompts[attribute] = phrase_of(attribute, noun)
     return prompts
 
 

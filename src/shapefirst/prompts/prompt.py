@@ -8,7 +8,7 @@ from typing import Final, TypeAlias
 
 from shapefirst.signatures import guarded
 from shapefirst.words import spans, words_in
-from shapefirst.world.vocabulary import COLOURS, RELATIONS, TEXTURES
+from shapefirst.world.vocabulary import COLOURS, RELATIONS, TEXTURES, phrase_of
 
 __all__ = ["COLOUR_WORDS", "TEXTURE_WORDS", "Phrase", "Prompt", "parse_phrases"]
 
@@ -51,8 +51,7 @@ class Prompt:
     @classmethod
     def of(cls, phrase: Phrase, source: str) -> Prompt:
         """The paper's "a {attribute} {noun}"."""
-        attribute, noun = phrase
-        return cls(f"a {attribute} {noun}", (phrase,), source)
+        return cls(phrase_of(*phrase), (phrase,), source)
 
     @property
     def content(self) -> frozenset[str]:

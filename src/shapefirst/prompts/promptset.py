@@ -18,7 +18,7 @@ from shapefirst.errors import ShapefirstError
 from shapefirst.prompts.lines import read_prompts
 from shapefirst.prompts.prompt import COLOUR_WORDS, TEXTURE_WORDS, Phrase, Prompt, parse_phrases
 from shapefirst.signatures import From, guarded
-from shapefirst.world.vocabulary import ATTRIBUTES, NOUNS, RELATIONS
+from shapefirst.world.vocabulary import ATTRIBUTES, NOUNS, RELATIONS, phrase_of
 
 __all__ = ["PAPER_SIZES", "compbench", "every_phrase", "mixed", "sample"]
 
@@ -92,7 +92,7 @@ def mixed(count: Annotated[int, From(1, 10_000)], seed: int) -> list[str]:
     dice = random.Random(seed)
 
     def phrase() -> str:
-        return f"a {dice.choice(ATTRIBUTES)} {dice.choice(NOUNS)}"
+        return phrase_of(dice.choice(ATTRIBUTES), dice.choice(NOUNS))
 
     prompts: dict[str, None] = {}
     singles = len(ATTRIBUTES) * len(NOUNS)

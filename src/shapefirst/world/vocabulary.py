@@ -82,6 +82,12 @@ _KNOWN_WORDS = frozenset(
 
 
 @guarded
+def phrase_of(attribute: str, noun: str) -> str:
+    """ "a red car", "an orange car". Captions that pocket was trained on say "a orange"; it draws both alike."""
+    return f"a{'n' * attribute.lower().startswith(tuple('aeiou'))} {attribute} {noun}"
+
+
+@guarded
 def unknown_words(prompt: str) -> list[str]:
     """The words of ``prompt`` that pocket never saw in training, in order, each once."""
     words = dict.fromkeys(prompt[start:end].lower() for start, end in spans(prompt))
