@@ -26,7 +26,7 @@ def said(name):
     result = shapefirst("check", name)
     assert result.exit_code == 0, result.stderr
     first, *lines = result.stdout.splitlines()
-    rows = [line.split("  ", 1) for line in lines]
+    rows = [line.split("\t", 1) for line in lines]
     return {"": first, **{label.strip(): text.strip() for label, text in rows}}
 
 

@@ -1,19 +1,27 @@
 """The commands: what they write and print; bad input gets one sentence and exit code 2, and leaves nothing behind."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from commands import one_sentence, shapefirst
+from diffusers import StableDiffusionPipeline
+from peft import LoraConfig
+from peft.utils import get_peft_model_state_dict
 from PIL import Image
+from safetensors.torch import save_file
 
 from shapefirst.__main__ import main
 from shapefirst.checks import BOUNDS
 from shapefirst.errors import ShapefirstError
-from shapefirst.models import MODELS, is_pocket, loader
+from shapefirst.images import jobs
+from shapefirst.models import MODELS, is_pocket, load, loader
 from shapefirst.models.machine import find_device
 from shapefirst.prompts import read_prompts
 
@@ -65,7 +73,7 @@ def test_generate_writes_one_png_an_image_with_its_settings(folder, out):
         "denoiser_evaluations": "5",
     }
     assert str(out / "a-dog_seed5_text1of4.png") in result.stdout
-    assert " 5 " in result.stdout
+    assert "\t5\t" in result.stdout
 
 
 def test_compare_adds_the_full_image_the_difference_and_a_sheet(folder, out):
@@ -86,10 +94,110 @@ def test_compare_adds_the_full_image_the_difference_and_a_sheet(folder, out):
     assert str(out / "comparison_text2of4.png") in result.stdout
 
 
-def test_half_of_the_steps_use_the_text_unless_told_otherwise(folder, out):
-    for more in ((), ("--text-fraction", "0.25")):
-        assert shapefirst("generate", "a cat", "--model", folder, "--out", out, "--steps", 4, *more).exit_code == 0
-    assert sorted(file.name for file in out.iterdir()) == ["a-cat_seed0_text1of4.png", "a-cat_seed0_text2of4.png"]
+def test_without_options_the_stock_pipeline_samples(make_pipe, folder, out):
+    assert shapefirst("generate", "a cat", "--model", folder, "--out", out, "--steps", 4).exit_code == 0
+    (file,) = out.iterdir()
+    assert file.name == "a-cat_seed0_full.png"
+    assert Image.open(file).text["denoiser_evaluations"] == "8"
+    pipe = load(folder, device="cpu")
+    stock = pipe(["a cat"], num_inference_steps=4, generator=[torch.Generator().manual_seed(0)]).images[0]
+    assert np.array_equal(np.array(stock), np.array(Image.open(file)))
+    assert "add one, such as --budget 0.75" in one_sentence(shapefirst("generate", "a cat", "--compare", "--out", out))
+
+
+@pytest.mark.parametrize(
+    ("options", "name", "evaluations"),
+    [
+        (("--text-fraction", "0.25"), "text1of4", 5),
+        (("--text-fraction", "25%"), "text1of4", 5),
+        (("--text-steps", "50%", "--keep", "text"), "text2of4-keep-text", 6),
+    ],
+)
+def test_the_papers_rule_is_asked_for(folder, out, options, name, evaluations):
+    command = ("generate", "a cat", "--model", folder, "--out", out, "--steps", 4)
+    assert shapefirst(*command, *options).exit_code == 0
+    (file,) = out.iterdir()
+    assert file.name == f"a-cat_seed0_{name}.png"
+    assert Image.open(file).text["denoiser_evaluations"] == str(evaluations)
+
+
+def test_a_budget_and_a_tolerance_have_options_of_their_own(folder, out):
+    command = ("generate", "a cat", "--model", folder, "--out", out, "--steps", 10)
+    for options in (("--budget", "0.6"), ("--budget", "60%"), ("--policy", "budget:60%"), ("--tol", "0.01")):
+        result = shapefirst(*command, *options)
+        assert result.exit_code == 0, result.output
+    names = ["budget-0-6-of10", "budget-60-of10", "tol-0-01-of10"]
+    assert sorted(file.name for file in out.iterdir()) == [f"a-cat_seed0_{name}.png" for name in names]
+    assert Image.open(out / "a-cat_seed0_budget-0-6-of10.png").text["denoiser_evaluations"] == "12"
+
+
+def test_images_have_the_size_that_is_asked_for_and_come_in_batches(folder, out, monkeypatch):
+    sizes = []
+    sample = jobs._sample
+    monkeypatch.setattr(
+        jobs, "_sample", lambda pipe, batch, *rest: sizes.append(len(batch)) or sample(pipe, batch, *rest)
+    )
+    command = ("generate", "a cat", "--num-images", 3, "--steps", 1, "--model", folder, "--out", out)
+    result = shapefirst(*command, "--height", 32, "--width", 48, "--batch-size", 2)
+    assert result.exit_code == 0, result.output
+    assert sizes == [2, 1]
+    image = Image.open(out / "a-cat_seed2_full.png")
+    assert (image.size, image.text["height"], image.text["width"]) == ((48, 32), "32", "48")
+
+
+def test_a_lora_is_put_on_with_its_strength(folder, out, tmp_path):
+    unet = load(folder, device="cpu").unet
+    unet.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False))
+    StableDiffusionPipeline.save_lora_weights(tmp_path / "lora", unet_lora_layers=get_peft_model_state_dict(unet))
+    (file,) = (tmp_path / "lora").iterdir()
+    command = ("generate", "a cat", "--model", folder, "--steps", 2)
+    pictures = {}
+    for name, options in (("stock", ()), ("none", ("--lora", f"{file}=0")), ("full", ("--lora", file))):
+        result = shapefirst(*command, *options, "--out", out / name)
+        assert result.exit_code == 0, result.output
+        pictures[name] = Image.open(out / name / "a-cat_seed0_full.png")
+    assert np.array_equal(np.array(pictures["none"]), np.array(pictures["stock"]))
+    assert not np.array_equal(np.array(pictures["full"]), np.array(pictures["stock"]))
+    assert pictures["none"].text["lora"] == f"{file}=0"
+    wrong = tmp_path / "wrong.safetensors"
+    save_file({"transformer.x.lora_A.weight": torch.zeros(2, 2)}, wrong)
+    for lora, said in (
+        ("nonesuch.safetensors", "no LoRA 'nonesuch.safetensors'"),
+        (f"{file}=x", "must be a number, not 'x'"),
+        (__file__, "is no safetensors file"),
+        (wrong, "for another model|cannot be put on"),
+    ):
+        assert re.search(said, one_sentence(shapefirst(*command, "--lora", lora, "--out", out / "wrong")))
+    assert not (out / "wrong").exists()
+
+
+def test_a_model_is_offloaded_where_there_is_a_card(folder, out, monkeypatch):
+    command = ("generate", "a cat", "--model", folder, "--steps", 2, "--device", "cpu", "--out", out)
+    for way in ("model", "sequential"):
+        assert "here is none: leave it out" in one_sentence(shapefirst(*command, "--offload", way))
+    moved = []
+    monkeypatch.setattr("shapefirst.models.offloading.check_offload", lambda device: None)
+    monkeypatch.setattr(
+        StableDiffusionPipeline, "enable_model_cpu_offload", lambda pipe, device: moved.append(str(device))
+    )
+    assert shapefirst(*command, "--offload", "model").exit_code == 0
+    assert moved == ["cpu"]
+    assert Image.open(out / "a-cat_seed0_full.png").text["offload"] == "model"
+
+
+def test_tables_are_json_where_that_is_asked_for_and_tabs_in_a_pipe(folder, out):
+    command = ("generate", "a cat", "--model", folder, "--steps", 4, "--policy", "every:2", "--compare", "--out", out)
+    result = shapefirst(*command, "--json")
+    (line,) = result.stdout.splitlines()
+    full, mine = json.loads(line)["rows"]
+    assert (full["denoiser evaluations"], mine["denoiser evaluations"], mine["prompt"]) == (8, 4, "a cat")
+    assert (full["L1"], mine["L1"] > 0, mine["file"]) == (None, True, str(out / "a-cat_seed0_every-2-of4.png"))
+    assert "Side by side" in result.stderr
+    head, *rows = shapefirst(*command).stdout.splitlines()[2:4]
+    assert (head.split("\t")[0], rows[0].split("\t")[0]) == ("prompt", "a cat")
+    assert {row["name"] for row in json.loads(shapefirst("--json", "models").stdout)["rows"]} == set(MODELS)
+    assert "umbrella" in json.loads(shapefirst("models", "pocket", "--json").stdout)["nouns"]
+    assert shapefirst("generate", "--out", out, "--steps", 1, "--model", folder, "--", "--json").exit_code == 0
 
 
 def test_prompts_come_from_a_file_and_from_stdin(folder, out, tmp_path):
@@ -106,7 +214,7 @@ def test_images_of_one_run_never_overwrite_one_another(folder, out):
 
 
 def test_a_run_replaces_its_own_images_and_no_others(folder, out):
-    command = ("generate", "a cat", "--model", folder, "--out", out, "--steps", 2, "--compare")
+    command = ("generate", "a cat", "--model", folder, "--out", out, "--steps", 2, "--text-steps", 1, "--compare")
     names = ("a-cat_seed0_full", "a-cat_seed0_text1of2", "a-cat_seed0_text1of2_difference", "comparison_text1of2")
     for options, numbers in (((), ("",)), ((), ("",)), (("--guidance-scale", 3), ("", "-2"))):
         assert shapefirst(*command, *options).exit_code == 0
@@ -116,7 +224,7 @@ def test_a_run_replaces_its_own_images_and_no_others(folder, out):
     assert shapefirst(*command, "--keep", "text").exit_code == 0
     assert not (out / "a-cat_seed0_full-3.png").exists()
     (out / "a-dog_seed0_text1of2.png").write_text("mine")
-    assert shapefirst("generate", "a dog", "--model", folder, "--out", out, "--steps", 2).exit_code == 0
+    assert shapefirst(*command[:1], "a dog", *command[2:-1]).exit_code == 0
     assert (out / "a-dog_seed0_text1of2.png").read_text() == "mine"
 
 
@@ -130,9 +238,11 @@ def test_what_the_text_encoder_cuts_is_said(folder, out):
 
 
 def test_without_guidance_there_is_nothing_to_save(folder, out):
-    result = shapefirst("generate", "a cat", "--model", folder, "--out", out, "--steps", 2, "--guidance-scale", 1)
+    result = shapefirst(
+        "generate", "a cat", "--model", folder, "--out", out, "--steps", 2, "--guidance-scale", 1, "--text-steps", 1
+    )
     assert result.exit_code == 0
-    assert "no guidance" in result.stderr
+    assert "no guidance runs, so there is no text branch to drop: give a larger one, or --budget 0.6" in result.stderr
     assert Image.open(next(out.iterdir())).text["denoiser_evaluations"] == "2"
 
 
@@ -226,10 +336,17 @@ def test_version_and_help_with_examples():
         (["a red car", "a r\udce9d car"], "Prompt 2 is not UTF-8 text: 'a r\\udce9d car'"),
         (["a cat", "--negative-prompt", "r\udce9d"], "--negative-prompt is not UTF-8 text: 'r\\udce9d'"),
         (["a cat", "--text-steps", "-1"], "--text-steps"),
-        (["a cat", "--text-steps", "51"], "from 0 to 50"),
+        (["a cat", "--text-steps", "51"], "at most 50"),
+        (["a cat", "--text-steps", "0,10"], "`shapefirst sweep` takes several"),
+        (["a cat", "--keep", "text"], "give it with --text-steps"),
+        (["a cat", "--budget", "60"], "did you mean --budget 0.6 or 60%"),
+        (["a cat", "--budget", "0.6", "--tol", "0.01"], "not both --budget and --tol"),
+        (["a cat", "--height", "100"], "multiple of 8 pixels, not 100: say 96"),
+        (["a cat", "--width", "100000"], "--width must be at most 8,192"),
+        (["a cat", "--batch-size", "0"], "--batch-size must be at least 1"),
         (["a cat", "--text-steps", "5", "--text-fraction", "0.5"], "not both"),
         (["a cat", "--text-fraction", "1.5"], "--text-fraction must lie between 0 and 1"),
-        (["a cat", "--text-fraction", "nan"], "--text-fraction must lie between 0 and 1"),
+        (["a cat", "--text-fraction", "nan"], "--text-fraction must be a finite number"),
         (["a cat", "--steps", "0"], "--steps"),
         (["a cat", "--guidance-scale", "-1"], "guidance scale"),
         (["a cat", "--guidance-scale", "nan"], "guidance scale"),
@@ -240,7 +357,7 @@ def test_version_and_help_with_examples():
         (["a cat", "--sampler", "nonesuch"], "'nonesuch'"),
         (["a cat", "--device", "nonesuch"], "'nonesuch'"),
         (["a cat", "--policy", "nonesuch"], "no policy 'nonesuch'"),
-        (["a cat", "--policy", "budget:0.6", "--text-steps", "5"], "--policy, or --text-steps"),
+        (["a cat", "--policy", "budget:0.6", "--text-steps", "5"], "not both --policy and --text-steps"),
         (["a cat", "--policy", "budget:0.6", "--policy", "full"], "one --policy"),
         (["a cat", "--policy", "budget:0.05"], "too few to extrapolate from: give 0.1 or more"),
         (["a cat", "--policy", "paper:60"], "guides step 59"),
@@ -380,7 +497,7 @@ def test_an_interrupted_run_exits_with_130_and_leaves_nothing(folder, out, monke
 
 def test_training_without_its_extra_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setattr("shapefirst.cli.train.find_spec", lambda name: None)
-    assert "shapefirst[train]" in one_sentence(shapefirst("train-pocket", "--out", tmp_path / "run"))
+    assert "'.[train]' in a clone" in one_sentence(shapefirst("train-pocket", "--out", tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
 
@@ -404,7 +521,7 @@ def test_stdin_is_read_once_and_a_score_has_a_name_and_a_model(out):
 
 def test_an_argument_is_named_as_it_is_typed_and_an_empty_place_is_refused(out, monkeypatch):
     said = one_sentence(shapefirst("tune", "--save-time", "nan", "--out", out))
-    assert said == "Error: save time must be a finite number, not nan.\n"
+    assert said == "Error: --save-time must be a finite number, not nan.\n"
     said = one_sentence(shapefirst("generate", "a red car", "--policy", "budget:nan", "--out", out))
     assert said.startswith("Error: budget must be a finite number")
     for call in (("generate", "a red car", "--out", ""), ("sweep", "run", "--out="), ("study", "f4", "--out", "")):

@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 
+import numpy as np
 import pytest
 from commands import holding, one_sentence, shapefirst
 from PIL import Image
 
-from shapefirst import studies
+from shapefirst import models, studies
 from shapefirst.cli import study as commands_study
 from shapefirst.errors import ShapefirstError
 from shapefirst.files import LOCK
 from shapefirst.findings.finding import DoesNotApply, Finding, Picture, Study, claim
 from shapefirst.findings.storage import load_stored
+from shapefirst.findings.tables import cell
 from shapefirst.measure import scores
 from shapefirst.measure.intervals import Rule, bootstrap
+from shapefirst.studies import a2_alone, f1_shape_first, f4_eos_decides
 
 #: What the fake studies do in their middle, by name.
 ACT: dict = {}
 RAN: list = []
+REAL_ALIGNMENTS = scores.alignments_for
 
 
 def fake(name):
@@ -40,7 +46,7 @@ def fake(name):
         )
 
     return Study(
-        name, f"Title of {name}", f"Does {name}?", "Yes.", "pairs" if name == "f4" else "prompts", 6, 3, measure
+        name, f"Title of {name}", f"Does {name}?", "Yes.", "pairs" if name == "f4" else "prompts", 9, 3, measure
     )
 
 
@@ -121,7 +127,7 @@ def test_without_options_the_models_own_guidance_scale_is_taken(out):
 def test_the_number_of_prompts_is_the_studys_own_or_the_quick_one_or_the_users(tmp_path):
     for name, options in {"own": [], "quick": ["--quick"], "mine": ["--quick", "--prompts", 5]}.items():
         study(tmp_path / name, "f1", *options)
-    assert [(len(items), subject.steps) for _, subject, items in RAN] == [(6, 50), (3, 16), (5, 16)]
+    assert [(len(items), subject.steps) for _, subject, items in RAN] == [(9, 50), (3, 16), (5, 16)]
 
 
 def test_the_stored_command_repeats_the_study(tmp_path, monkeypatch):
@@ -196,7 +202,7 @@ def test_results_of_another_model_or_weights_are_refused(out, fakes):
     before = {path: path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
     assert "model pocket instead of sd15" in one_sentence(study(out, "all", "--model", "sd15"))
     assert "seed 0 instead of 1" in one_sentence(study(out, "f1", "--seed", 1))
-    assert "number of prompts 6 instead of 3" in one_sentence(study(out, "f1", "--quick"))
+    assert "number of prompts 9 instead of 3" in one_sentence(study(out, "f1", "--quick"))
     (fakes / "model.safetensors").write_bytes(b"4321")
     assert "other weights" in one_sentence(study(out, "a2"))
     assert before == {path: path.read_bytes() for path in sorted(out.rglob("*")) if path.is_file()}
@@ -244,7 +250,7 @@ def test_a_file_with_fewer_prompts_is_used_whole_and_that_is_said(out, tmp_path)
     file.write_text("a red car\na glass cat\na blue dragon\n")
     result = study(out, "f1", "--prompts-file", file)
     assert result.exit_code == 0, result.output
-    assert "gives 3 prompts, fewer than the 6 that f1 takes by default" in result.stderr
+    assert "gives 3 prompts, fewer than the 9 that f1 takes by default" in result.stderr
     assert "pocket never saw 'dragon'" in result.stderr
     assert RAN[-1][1].alignments["judge"][1]["judge"] is False
     assert {prompt.text for prompt in RAN[0][2]} == {"a red car", "a glass cat", "a blue dragon"}
@@ -312,14 +318,67 @@ def test_bad_input_gets_one_sentence(tmp_path, monkeypatch, arguments, sentence)
 
 def test_a_missing_package_is_named_with_the_remedy(out, monkeypatch):
     monkeypatch.setattr(commands_study, "find_spec", lambda name: None if name == "pyarrow" else name)
-    assert "Studies need pyarrow: pip install 'shapefirst[studies]'" in one_sentence(study(out, "f1"))
+    assert "Studies need pyarrow: pip install 'matplotlib>=3.8' " in one_sentence(study(out, "f1"))
+
+
+def judging(name):
+    return replace(fake(name), judged=name == "f4")
+
+
+def test_nothing_is_downloaded_unasked(out, monkeypatch):
+    """The studies of an own model whose verdicts need no CLIP run without one; the others say what to do."""
+    monkeypatch.setattr(studies, "study_named", judging)
+    for room in (scores, models):
+        monkeypatch.setattr(room, "is_pocket", lambda name: False)
+    monkeypatch.setattr(scores, "locate_scorer", lambda name: None)
+    said = (
+        "which is not on this disk|is not on this disk, and nothing is downloaded unasked: add --clip openai/clip-vit"
+    )
+    assert re.search(said, one_sentence(study(out, "f4")))
+    assert not out.exists()
+    result = study(out, "all")
+    assert result.exit_code == 0, result.output
+    assert ran() == ["f1", "a2"]
+    assert "left out: f4 go by how well images show their prompts" in result.stderr
+    assert {subject.clip for _, subject, _ in RAN} == {"none"}
+    RAN.clear()
+    for options in (("--clip", "openai/clip-vit-base-patch16"), ()):
+        assert study(out, "f4", *options).exit_code == 0  # the usual one by its name is no other setting
+        monkeypatch.setattr(scores, "locate_scorer", lambda name: out)
+    assert ran() == ["f4"]
+
+
+def test_without_a_clip_scores_are_not_known():
+    alignments = REAL_ALIGNMENTS("some/model", clip="none")
+    values = alignments["clipscore"].score([Image.new("RGB", (4, 4))] * 3, ["a"] * 3)
+    assert np.isnan(values).all()
+    assert cell(values) == "–"
+    assert "no CLIP here" in alignments["clipscore"].title
+    assert np.isnan(scores.similarity_for("some/model", "none").score([1], [2])).all()
+
+
+def test_prompts_are_a_file_or_a_number_everywhere(out, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.txt").write_text("a red car\na blue cup\na green key\n")
+    assert study(out, "f1", "--prompts", "mine.txt", "--count", 2).exit_code == 0
+    assert study(out.with_name("b"), "f1", "--prompts", 5).exit_code == 0
+    assert [len(items) for _, _, items in RAN] == [2, 5]
+    assert "both say how many" in one_sentence(study(out, "f1", "--prompts", 5, "--count", 5))
+    assert "are the same: give one file" in one_sentence(
+        study(out, "f1", "--prompts", "mine.txt", "--prompts-file", "mine.txt")
+    )
+    assert "must be at least 32" in one_sentence(shapefirst("tune", "--prompts", "8"))
+    assert "2 prompts, " in shapefirst("sweep", "plan", "--no-probe", "--prompts", "2").stdout
+    assert "3 prompts, " in shapefirst("sweep", "plan", "--no-probe", "--prompts", "mine.txt").stdout
 
 
 def test_the_list_says_what_each_study_asks():
     result = shapefirst("study", "--list")
     assert result.exit_code == 0, result.output
-    for name in ("f1", "f4", "a2"):
-        assert f"Does {name}?" in result.stdout
+    assert result.stdout.splitlines()[0] == "name\ttitle\tquestion"
+    for module in (f1_shape_first, f4_eos_decides, a2_alone):
+        asked = module.STUDY
+        assert f"{asked.name}\t{asked.title}\t{asked.question}\n" in result.stdout
 
 
 def test_the_report_is_rebuilt_from_the_stored_results_alone(out):

@@ -3,7 +3,7 @@
 from PIL import Image
 
 from shapefirst.images.comparison import Comparison, decibels, percent
-from shapefirst.images.demo import PROMPTS, demo_page, marked
+from shapefirst.images.demo import POLICIES, PROMPTS, demo_page, marked
 from shapefirst.images.gallery import gallery_prompts
 from shapefirst.images.jobs import Result
 from shapefirst.world.vocabulary import ATTRIBUTES, HELD_OUT, NOUNS, unknown_words
@@ -38,9 +38,26 @@ def test_the_page_escapes_whatever_the_prompts_are():
 def test_the_page_states_what_was_saved_and_what_changed():
     full = row("full guidance", "a cat", 0, 2.0)
     page = demo_page([full, row("text in the first 25", "a cat", 51, 1.5, full)], "", ["a cat"])
-    assert page.count("(25% saved)") == 2
+    assert page.count("(25% saved)") == 1
+    assert "of the time" not in page
     assert "0.2000" in page
     assert "14.0 dB" in page
+
+
+def test_the_page_ends_with_what_to_do_next():
+    full = row("full guidance", "a cat", 0, 2.0)
+    page = demo_page([full], "", ["a cat"])
+    for command in (
+        "generate &#34;a wooden house&#34; --budget 0.75 --compare",
+        "tune",
+        "check YOUR-MODEL",
+        "study all",
+    ):
+        assert f"shapefirst {command}" in page
+
+
+def test_the_demo_keeps_the_picture_before_it_drops_the_text():
+    assert POLICIES == ("budget:0.75", "budget:0.6", "paper:25", "paper:10")
 
 
 def test_figures_read_well():
@@ -52,5 +69,6 @@ def test_figures_read_well():
 def test_the_gallery_has_one_picture_for_every_word_and_nothing_held_out():
     prompts = gallery_prompts()
     assert list(prompts) == [*NOUNS, *ATTRIBUTES]
+    assert prompts["orange"].startswith("an orange ")
     assert not {tuple(prompt.split()[1:]) for prompt in prompts.values()} & HELD_OUT
     assert [word for prompt in prompts.values() for word in unknown_words(prompt)] == []

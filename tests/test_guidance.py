@@ -670,5 +670,7 @@ def test_a_batch_of_another_layout_is_refused_before_anything_is_dropped(make_pi
 
 
 def test_what_is_no_schedule_is_refused(make_pipe):
-    with pytest.raises(ShapefirstError, match=r"takes a TextSchedule, an Auto, words .* not 25 .did you mean paper:25, "):
+    with pytest.raises(
+        ShapefirstError, match=r"takes a TextSchedule, an Auto, words .* not 25 .did you mean paper:25, "
+    ):
         guide(make_pipe(), 25)

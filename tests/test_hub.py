@@ -249,7 +249,7 @@ def test_a_sentencepiece_tokenizer_says_what_must_be_installed(hub, folders, mon
     monkeypatch.setattr(components, "_has", lambda module: module != missing)
     for name in (LAYOUTS["pixart"].repository, folders["pixart"]):
         said = refusal(name, device="cpu")
-        assert "pip install 'shapefirst[t5]'" in said
+        assert "or pip install '.[t5]' in a clone" in said
         assert missing.split(".")[-1] in said
     assert not any(file.endswith(".safetensors") for _, file in hub.asked)  # before anything large is downloaded
     assert load(folders["sd35"], device="cpu") is not None  # it has a tokenizer.json besides
@@ -261,7 +261,7 @@ def test_a_whole_model_in_the_cache_asks_for_the_package_and_not_for_the_network
     load(LAYOUTS["pixart"].repository, device="cpu")
     disconnect(monkeypatch)
     monkeypatch.setattr(components, "_has", lambda module: False)
-    assert "pip install 'shapefirst[t5]'" in refusal(LAYOUTS["pixart"].repository, device="cpu")
+    assert "or pip install '.[t5]' in a clone" in refusal(LAYOUTS["pixart"].repository, device="cpu")
 
 
 # --- what the hub says ----------------------------------------------------------------------------------------------

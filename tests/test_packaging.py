@@ -40,6 +40,10 @@ def test_nothing_heavy_is_imported_before_it_is_needed(code):
     assert imported_by(code) == set()
 
 
+def test_the_studies_are_listed_without_torch():
+    assert imported_by(command("study", "--list")) <= {"numpy"}
+
+
 def test_a_report_is_written_without_torch():
     assert imported_by("import shapefirst.report, shapefirst.sweep.report, shapefirst.sweep.summary") <= {
         "numpy",
@@ -74,10 +78,10 @@ print("rows:", spent.rows)"""
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("tune",), "Intervals are computed with scipy: pip install 'shapefirst[studies]'."),
+        (("tune",), "Intervals are computed with scipy: pip install 'matplotlib>=3.8' "),
         (("study", "f1"), "Studies need matplotlib and pyarrow and scipy and skimage: pip install"),
-        (("sweep", "run"), "Sweeps need pyarrow and scipy and skimage: pip install 'shapefirst[studies]'."),
-        (("train-pocket", "--out", "x"), "pip install 'shapefirst[train]'."),
+        (("sweep", "run"), "or pip install '.[studies]' in a clone."),
+        (("train-pocket", "--out", "x"), "pip install '.[train]' in a clone."),
     ],
     ids=lambda words: words[0] if isinstance(words, tuple) else "",
 )

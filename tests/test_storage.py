@@ -40,7 +40,7 @@ def finding(**changes):
                 "b",
                 paper="",
                 quantity="dB",
-                found=Interval(np.float64(2), np.float32(1.5), math.inf, np.int64(3)),
+                found=Interval(np.float64(2), np.float32(1.5), math.inf, np.int64(30)),
                 rule=Rule("below", 1),
             ),
         ),
@@ -238,7 +238,7 @@ def test_columns_that_make_no_table_are_refused_before_anything_is_written(tmp_p
 
 def test_without_pyarrow_one_sentence_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(ShapefirstError, match=r"shapefirst\[studies\]"):
+    with pytest.raises(ShapefirstError, match=r"pyarrow: pip install .*\.\[studies\]"):
         save(tmp_path, STUDY, finding(), SETTING)
 
 

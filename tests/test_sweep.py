@@ -486,7 +486,7 @@ def test_sums_of_shards_are_the_sums_of_all():
 def test_the_commands_plan_run_time_and_report(tmp_path):
     out = tmp_path / "sweep"
     options = ("--steps", 4, "--text-steps", "0", "--text-steps", "50%", "--count", 3, "--shard-size", 2)
-    planned = shapefirst("sweep", "plan", *options)
+    planned = shapefirst("sweep", "plan", "--probe", *options)
     assert planned.exit_code == 0, planned.output
     assert "9" in planned.stdout
     assert "Time on this machine" in planned.stdout

@@ -26,7 +26,7 @@ __all__ = [
     "fitted",
     "json_of",
     "number_in",
-    "share",
+    "share_in",
 ]
 
 Kind = TypeVar("Kind")
@@ -98,7 +98,7 @@ def number_in(value: object, what: str) -> float:
         raise ShapefirstError(f"{what} must be a number, not {said(value)}.") from None
 
 
-def share(value: object, what: str, like: str) -> float:
+def share_in(value: object, what: str, like: str) -> float:
     """A share of a whole as people write it, 0.6 or "60%"; who takes it says how much it may be.
 
     Args:

@@ -6,7 +6,9 @@ The command line prints such an error without a traceback and exits with code 2.
 from __future__ import annotations
 
 import re
+import shlex
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError, requires
 from typing import Any, Final
 
 __all__ = [
@@ -18,6 +20,7 @@ __all__ = [
     "UnsupportedPipelineError",
     "first_line",
     "imported",
+    "installing",
     "printable",
     "said",
     "sentence_of",
@@ -67,7 +70,18 @@ def imported(module: str, use: str, extra: str = "studies") -> Any:
     try:
         return import_module(module)
     except ImportError as error:
-        raise ShapefirstError(f"{use} with {module.partition('.')[0]}: pip install 'shapefirst[{extra}]'.") from error
+        raise ShapefirstError(f"{use} with {module.partition('.')[0]}: {installing(extra)}.") from error
+
+
+def installing(extra: str) -> str:
+    """How to get the packages of an extra; shapefirst itself is on no index."""
+    try:
+        needed = [one.partition(";") for one in requires("shapefirst") or ()]
+    except PackageNotFoundError:
+        needed = []
+    wanted = [name.strip() for name, _, when in needed if re.search(rf"extra == ['\"]{extra}['\"]", when)]
+    clone = f"pip install '.[{extra}]' in a clone"
+    return f"pip install {' '.join(map(shlex.quote, wanted))}, or {clone}" if wanted else clone
 
 
 def sentence_of(text: str) -> str:

@@ -104,7 +104,9 @@ def warm(folder: Path) -> None:
     for command in (["check", "StableDiffusionPipeline"], ["study", "--list"], ["models"]):
         _quietly(app, command)
     stock()
-    _quietly(app, ["generate", "a red car", "--steps", "2", "--compare", "--out", str(folder / "warm")])
+    _quietly(
+        app, ["generate", "a red car", "--steps", "2", "--text-steps", "1", "--compare", "--out", str(folder / "warm")]
+    )
 
 
 HEAVY = (

@@ -29,6 +29,9 @@ class _Commands(TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         terminal.spare_no_character()
+        options = args[: args.index("--")] if "--" in args else args  # behind it are prompts
+        terminal.say_tables_as_json("--json" in options)
+        args = [word for word in options if word != "--json"] + args[len(options) :]
         if not args:  # the help is shown by way of an exception
             return super().parse_args(ctx, args)
         with _one_sentence():
@@ -97,7 +100,6 @@ def _sentence(problem: typer.TyperException) -> str:
 app = typer.Typer(
     cls=_Commands,
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -126,14 +128,26 @@ def shapefirst(
     version: Annotated[
         bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
     ] = False,
+    json: Annotated[
+        bool,
+        typer.Option("--json", help="Print tables as JSON, one a line, and nothing else on stdout. Goes anywhere."),
+    ] = False,
 ) -> None:
     """See how text steers a diffusion model, then stop paying for it where it no longer does.
 
     \b
     Examples:
       shapefirst demo
-      shapefirst generate "a wooden house" --text-steps 25 --compare
+      shapefirst generate "a wooden house" --budget 0.75 --compare
       shapefirst generate --prompts-file prompts.txt --model sd15
       shapefirst models pocket
       shapefirst check FluxPipeline
+      shapefirst models --json
+
+    \b
+    Exit codes:
+      0    done
+      1    shards of a sweep failed; the same command tries them again
+      2    bad input, or a model that is not to be had: one sentence says what to do
+      130  interrupted; what was finished is kept
     """

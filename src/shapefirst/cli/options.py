@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import re
 import shlex
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import fields, is_dataclass
 from functools import wraps
-from typing import Annotated, Any, TypeAlias, get_type_hints
+from pathlib import Path
+from typing import Annotated, Any, Final, TypeAlias, get_type_hints
 
 import typer
 
@@ -24,12 +26,38 @@ __all__ = [
     "Scores",
     "command_line",
     "named_models",
+    "prompts_and_count",
     "unpacked",
 ]
 
+_NUMBER: Final = re.compile(r"-?\d{1,18}")
+
+
+def _models(incomplete: str) -> list[str]:
+    from shapefirst.models import MODELS
+
+    return [name for name in MODELS if name.startswith(incomplete)]
+
+
+def _samplers(incomplete: str) -> list[str]:
+    from shapefirst.models.catalogue import SAMPLERS
+
+    return [name for name in SAMPLERS if name.startswith(incomplete)]
+
+
+def _policies(incomplete: str) -> list[str]:
+    from shapefirst.policies.words import EXAMPLES
+
+    return [words for words in EXAMPLES if words.startswith(incomplete)]
+
+
 Model: TypeAlias = Annotated[
     str,
-    typer.Option(metavar="NAME", help="A name of `shapefirst models`, a hub id, a folder, a .safetensors checkpoint."),
+    typer.Option(
+        metavar="NAME",
+        help="A name of `shapefirst models`, a hub id, a folder, a .safetensors checkpoint.",
+        autocompletion=_models,
+    ),
 ]
 Sampler: TypeAlias = Annotated[
     str | None,
@@ -37,6 +65,7 @@ Sampler: TypeAlias = Annotated[
         metavar="NAME",
         help="ddim, dpm-solver, dpm-solver-singlestep, euler, unipc or heun.",
         show_default="ddim; euler for flow matching",
+        autocompletion=_samplers,
     ),
 ]
 Dtype: TypeAlias = Annotated[
@@ -56,7 +85,8 @@ PolicyWords: TypeAlias = Annotated[
     typer.Option(
         "--policy",
         metavar="POLICY",
-        help="Such as paper:25, budget:0.6, every:3, tol:0.006, or the path of a tuned policy (.json).",
+        help="Such as budget:0.6, every:3, tol:0.006, paper:25, or the path of a tuned policy (.json).",
+        autocompletion=_policies,
     ),
 ]
 
@@ -64,6 +94,21 @@ Scores: TypeAlias = Annotated[
     list[str] | None,
     typer.Option("--score", metavar="NAME=ID", help="A score of `measure.scores` to score images by, and its model."),
 ]
+
+
+def prompts_and_count(prompts: str | None, count: int | None = None) -> tuple[Path | None, int | None]:
+    """The file of ``--prompts FILE``, and the number of ``--prompts N`` or ``--count N``.
+
+    Raises:
+        ShapefirstError: The number is said twice.
+    """
+    from shapefirst.files import on_disk
+
+    if prompts is None or not _NUMBER.fullmatch(prompts) or on_disk(prompts) is not None:
+        return None if prompts is None else Path(prompts), count
+    if count is not None:
+        raise ShapefirstError(f"--prompts {prompts} and --count {count} both say how many: give one, and a file.")
+    return None, int(prompts)
 
 
 def named_models(scores: Sequence[str] | None) -> dict[str, str]:

@@ -10,7 +10,7 @@ import typer
 
 from shapefirst.checks import check_number
 from shapefirst.cli.loading import warn_of_unjudged
-from shapefirst.cli.options import Device, Dtype
+from shapefirst.cli.options import Device, Dtype, prompts_and_count
 from shapefirst.errors import ShapefirstError
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class GridOptions:
     steps: Annotated[list[int] | None, typer.Option(metavar="N", help="Denoising steps.", show_default="50")] = None
     text_steps: Annotated[
         list[str] | None,
-        typer.Option(metavar="K", help="Such as 25, 50% or 0:50:5.", show_default="every tenth of the steps"),
+        typer.Option(metavar="K", help="Such as 25, 50%, 0,10,25 or 0:50:5.", show_default="every tenth of the steps"),
     ] = None
     keep: Annotated[
         list[str] | None,
@@ -64,7 +64,9 @@ class GridOptions:
     prompts: Annotated[
         str | None,
         typer.Option(
-            metavar="FILE", help="Text, or captions: CSV, TSV, JSON or JSON Lines.", show_default="pocket's vocabulary"
+            metavar="FILE",
+            help="Text, or captions: CSV, TSV, JSON or JSON Lines; or a number, as --count.",
+            show_default="pocket's vocabulary",
         ),
     ] = None
     count: Annotated[
@@ -82,7 +84,9 @@ class GridOptions:
         """The sweep."""
         from shapefirst.sweep.grid import Shards, prompts_of, read_grid
 
-        given = {name: value for name, value in vars(self).items() if name != "file" and value not in (None, [], ())}
+        file, count = prompts_and_count(self.prompts, self.count)
+        said = {**vars(self), "prompts": None if file is None else self.prompts, "count": count}
+        given = {name: value for name, value in said.items() if name != "file" and value not in (None, [], ())}
         grid = read_grid(self.file, given)
         return Shards(grid, prompts_of(grid))
 
@@ -121,9 +125,15 @@ class WorkOptions:
     def scorers(self, shards: Shards) -> Scorers:
         """What scores the images; says so where pocket's judge cannot, as it does not know the prompts' words."""
         from shapefirst.measure.judging import can_judge
+        from shapefirst.measure.scores import CLIP, clip_at_hand
         from shapefirst.models import is_pocket
         from shapefirst.sweep.work import Scorers
 
+        if absent := [model for model in shards.grid.models if not clip_at_hand(model, self.clip)]:
+            raise ShapefirstError(
+                f"A sweep of {absent[0]} compares images by {CLIP}, which is not on this disk, and nothing is "
+                f"downloaded unasked: add --clip {CLIP} to download it (0.6 GB), or --clip DIR for one that you have."
+            )
         unjudged = next((prompt for prompt in shards.prompts if not can_judge(prompt)), None)
         if unjudged is not None and any(map(is_pocket, shards.grid.models)):
             warn_of_unjudged(unjudged, shards.prompts, shards.grid.prompts)

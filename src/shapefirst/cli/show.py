@@ -9,9 +9,9 @@ import typer
 
 from shapefirst.checks import check_seed
 from shapefirst.cli import tables, terminal
-from shapefirst.cli.generate import DEFAULT_STEPS, policy_and_steps
 from shapefirst.cli.loading import load_quietly
 from shapefirst.cli.options import PolicyWords
+from shapefirst.cli.options_generate import DEFAULT_STEPS, policy_and_steps
 from shapefirst.errors import ShapefirstError
 
 __all__ = ["demo", "list_models"]
@@ -24,8 +24,9 @@ def demo(
 ) -> None:
     """Show 8 prompts on the embedded model: full guidance, and what other policies make of it.
 
-    By default these are text in the first 25 and 10 of 50 steps, and 60% and 40% of the evaluations; --policy, which
-    may be given again, takes their place. Writes one sheet (PNG) and one HTML page that needs nothing else.
+    By default these are 75% and 60% of the evaluations, which keep the picture, and the paper's rule, the text in the
+    first 25 and 10 of 50 steps; --policy, which may be given again, takes their place.
+    Writes one sheet (PNG) and one HTML page that needs nothing else.
     """
     from shapefirst.files import check_writable
 

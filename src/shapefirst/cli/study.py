@@ -3,167 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
-from rich.table import Table
-from rich.text import Text
 
-from shapefirst import __version__
-from shapefirst.checks import check_number, check_seed
 from shapefirst.cli import terminal
-from shapefirst.cli.loading import load_quietly, obtained, warn_of_cuts, warn_of_unjudged
-from shapefirst.cli.options import (
-    Device,
-    Dtype,
-    GuidanceScale,
-    Model,
-    Sampler,
-    Scores,
-    command_line,
-    named_models,
-    unpacked,
-)
-from shapefirst.errors import ShapefirstError, printable
+from shapefirst.cli.loading import load_quietly, warn_of_cuts, warn_of_unjudged
+from shapefirst.cli.options import command_line, named_models, unpacked
+from shapefirst.cli.options_study import STUDIES_OUT, StudyOptions
+from shapefirst.cli.tabular import Entry, Value, print_table
+from shapefirst.errors import ShapefirstError, installing
 
 if TYPE_CHECKING:
     from shapefirst.findings.finding import Study
-    from shapefirst.findings.storage import Stored, StudySetting
+    from shapefirst.findings.storage import Stored
     from shapefirst.prompts import Prompt
     from shapefirst.studies.runner import Plan, Task
     from shapefirst.studies.selection import Source
 
 __all__ = ["report", "study"]
 
-OUT: Final = Path("out/studies")
 NOT_REPEATED: Final = ("names", "force", "list_them")
 MODULES: Final = ("matplotlib", "pyarrow", "scipy", "skimage")
-STEPS: Final = 50
-QUICK_STEPS: Final = 16
-FEWEST_STEPS: Final = 10  # the studies look at tenths of a run
-MOST_IMAGES: Final = 10**6  # image i of a study has the seed of its first plus i
 POCKET_BATCH: Final = 32
 BATCH: Final = 4  # 512 x 512 images of other models, on a GPU of 8 GB
-
-
-@dataclass(frozen=True)
-class StudyOptions:
-    """What is studied, how, and where the results go."""
-
-    model: Model = "pocket"
-    prompts_file: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE", help="Prompts, one a line; pairs are made of them.", show_default="pocket's words"
-        ),
-    ] = None
-    pairs_file: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Pairs of prompts, two a line with a tab between.")
-    ] = None
-    image: Annotated[
-        list[Path] | None,
-        typer.Option(metavar="FILE", help="A picture to give to the model beside the prompt, for a6; several in turn."),
-    ] = None
-    ip_adapter: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="An IP-Adapter to put on the model for a6; beside its image_encoder."),
-    ] = None
-    prompts: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="Prompts or pairs of every study.", show_default="each study's own number"),
-    ] = None
-    seed: Annotated[int, typer.Option(help="Seed of the choice of prompts and of the first image.")] = 0
-    steps: Annotated[
-        int | None,
-        typer.Option(metavar="N", help="Denoising steps.", show_default=f"{STEPS}, or {QUICK_STEPS} with --quick"),
-    ] = None
-    sampler: Sampler = None
-    guidance_scale: GuidanceScale = None
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Where the results and report.html go.")] = OUT
-    quick: Annotated[bool, typer.Option("--quick", help="A few prompts and steps: to see it work.")] = False
-    force: Annotated[
-        bool, typer.Option("--force", help="Replace results of another model, seed or number of prompts.")
-    ] = False
-    clip: Annotated[
-        str | None, typer.Option(metavar="ID", help="A CLIP model on the hub or the disk to score images by.")
-    ] = None
-    vqa: Annotated[
-        str | None, typer.Option(metavar="ID", help="A visual-question-answering model to score images by.")
-    ] = None
-    vlm: Annotated[str | None, typer.Option(metavar="ID", help="A vision-language model to score images by.")] = None
-    score: Scores = None
-    device: Device = None
-    dtype: Dtype = None
-    batch_size: Annotated[
-        int | None, typer.Option(metavar="N", help="Images at a time.", show_default="32 with pocket, else 4")
-    ] = None
-
-    @property
-    def number_of_steps(self) -> int:
-        return self.steps if self.steps is not None else QUICK_STEPS if self.quick else STEPS
-
-    @property
-    def scale(self) -> float:
-        from shapefirst.models import default_guidance_scale
-
-        return float(default_guidance_scale(self.model) if self.guidance_scale is None else self.guidance_scale)
-
-    @property
-    def scorers(self) -> dict[str, str | None]:
-        return {"clip": self.clip, "vqa": self.vqa, "vlm": self.vlm, **named_models(self.score)}
-
-    def check(self) -> None:
-        """Raise ShapefirstError unless the numbers are in range, the packages there and the folder writable."""
-        from shapefirst.files import check_writable
-        from shapefirst.models import sampler_info
-        from shapefirst.models.adapters import check_ip_adapter
-
-        if self.prompts is not None:
-            why = "an interval over prompts needs more than one"
-            check_number(self.prompts, "pairs", "--prompts", least=2, why=why)
-        check_seed(self.seed, MOST_IMAGES)
-        why = "the studies look at tenths of a run, which fewer steps have not got"
-        check_number(self.number_of_steps, "steps", "--steps", least=FEWEST_STEPS, why=why)
-        check_number(self.scale, "guidance scale", "--guidance-scale")
-        if self.scale <= 1:
-            raise ShapefirstError(
-                f"--guidance-scale must be above 1, not {self.scale:g}: without guidance the text has one branch."
-            )
-        if self.sampler is not None:
-            sampler_info(self.sampler)
-        if self.ip_adapter is not None:
-            check_ip_adapter(self.ip_adapter)
-        if self.batch_size is not None:
-            check_number(self.batch_size, "batch size", "--batch-size")
-        check_writable(self.out)
-
-    def setting(self) -> StudySetting:
-        """What all results have in common; the model is downloaded if it is not there."""
-        from shapefirst.findings.storage import StudySetting
-        from shapefirst.models import usual_sampler
-        from shapefirst.models.fingerprint import fingerprint
-        from shapefirst.models.machine import hardware
-
-        place = obtained(self.model, self.dtype, self.device)
-        return StudySetting(
-            model=self.model,
-            fingerprint=fingerprint(place, {**self.scorers, "dtype": self.dtype}, self.ip_adapter),
-            version=__version__,
-            seed=self.seed,
-            steps=self.number_of_steps,
-            guidance_scale=self.scale,
-            sampler=self.sampler or usual_sampler(place),
-            quick=self.quick,
-            count=0,
-            prompts="",
-            command="",
-            machine=hardware(self.device),
-            seconds=0.0,
-        )
 
 
 @unpacked
@@ -182,8 +48,8 @@ def study(
     \b
     Examples:
       shapefirst study all --quick
-      shapefirst study f4 f5 --prompts 128
-      shapefirst study all --model sd15 --prompts-file prompts.txt --out out/sd15
+      shapefirst study f4 f5 --count 128
+      shapefirst study all --model sd15 --prompts prompts.txt --out out/sd15
       shapefirst study a6 --model instruct-pix2pix/ --image portrait.png --image street.png --out out/a6
     """
     from shapefirst.files import LOCK, cleared, locked
@@ -196,10 +62,10 @@ def study(
         _list(wanted)
         return
     asked.check()
-    given = source(asked.prompts_file, asked.pairs_file, asked.seed, asked.image or ())
+    given = source(asked.given[0], asked.pairs_file, asked.seed, asked.image or ())
     locate(asked.model)  # or say at once that there is no such model
     if missing := [name for name in MODULES if find_spec(name) is None]:
-        raise ShapefirstError(f"Studies need {' and '.join(missing)}: pip install 'shapefirst[studies]'.")
+        raise ShapefirstError(f"Studies need {' and '.join(missing)}: {installing('studies')}.")
     with locked(asked.out / LOCK, str(asked.out)):
         with terminal.working("Getting torch and diffusers ready"):
             from shapefirst.findings.storage import load_stored
@@ -209,11 +75,11 @@ def study(
             from shapefirst.studies import study_named as find
             from shapefirst.studies.runner import make_plan, make_tasks
 
-            studies = [find(name) for name in wanted]
+            asked, studies = asked.those_with_scores([find(name) for name in wanted])
         _check_pictured(asked, studies)
         check_scores(named_models(asked.score))
         repeated = partial(command_line, context, without=NOT_REPEATED)
-        tasks = make_tasks(studies, given, asked.setting(), asked.prompts, lambda name: repeated(("study", name)))
+        tasks = make_tasks(studies, given, asked.setting(), asked.given[1], lambda name: repeated(("study", name)))
         plan = make_plan(tasks, asked.out, force=asked.force)
         unjudged = next((p for p in given.prompts if not can_judge(p)), None)
         _remark(tasks, plan, given, asked, unjudged)
@@ -226,7 +92,9 @@ def study(
 
 
 def report(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Where `shapefirst study` put its results.")] = OUT,
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Where `shapefirst study` put its results.")
+    ] = STUDIES_OUT,
 ) -> None:
     """Write report.html anew from the stored results alone.
 
@@ -280,7 +148,10 @@ def _run(plan: Plan, asked: StudyOptions, given: Source, *, judge: bool) -> None
         scoring_device=asked.device,
         pictures=given.pictures,
     )
-    with terminal.progress(f"{len(plan.tasks)} studies", total=sum(task.cost for task in plan.tasks)) as progress:
+    with terminal.progress(
+        f"{len(plan.tasks)} {'study' if len(plan.tasks) == 1 else 'studies'}",
+        total=sum(task.cost for task in plan.tasks),
+    ) as progress:
         run(
             plan,
             asked.out,
@@ -300,7 +171,7 @@ def _remark(tasks: Sequence[Task], plan: Plan, given: Source, asked: StudyOption
         most = max(short, key=lambda task: task.wanted)
         terminal.note(
             f"{given.name} gives {len(most.items)} {most.study.needs}, fewer than the {most.wanted} that "
-            f"{'you asked for' if asked.prompts else f'{most.study.name} takes by default'}: all are used."
+            f"{'you asked for' if asked.given[1] else f'{most.study.name} takes by default'}: all are used."
         )
     if is_pocket(asked.model) and unjudged is not None:
         warn_of_unjudged(unjudged, given.prompts, given.name)
@@ -319,27 +190,21 @@ def _outcome(stored: Stored) -> str:
 
 
 def _list(names: Sequence[str]) -> None:
-    with terminal.working("Getting torch ready"):
-        from shapefirst.studies import study_named as find
+    from shapefirst.studies import question_of
 
-        studies = [find(name) for name in names]
-    table = Table("name", "title", "question")
-    for one in studies:
-        table.add_row(one.name, Text(one.title), Text(one.question))
-    terminal.results().print(table)
+    print_table(("name", "title", "question"), [(name, *question_of(name)) for name in names])
 
 
 def _results(found: Sequence[Stored]) -> None:
     """One row a claim."""
-    table = Table("study", "claim", "paper", "ours (95% interval)")
-    table.add_column("n", justify="right")
-    table.add_column("verdict")
+    rows: list[list[Value]] = []
     for stored in found:
-        rows = [[stored.title, stored.paper, stored.reason, "", "does not apply"]] if stored.reason else []
+        if stored.reason:
+            rows.append([stored.name, stored.title, stored.paper, stored.reason, Entry(None, ""), "does not apply"])
         for claim in stored.claims:
             interval = claim.found
             ours = f"{claim.quantity}: {interval.estimate:.3g} ({interval.low:.3g} to {interval.high:.3g})"
-            rows.append([claim.statement, claim.paper, ours, str(interval.n), claim.verdict])
-        for row in rows:
-            table.add_row(*(Text(printable(cell), overflow="fold") for cell in (stored.name, *row)))
-    terminal.results().print(table)
+            paper = f"our own claim: {claim.paper}" if claim.is_own else claim.paper
+            verdict = f"{claim.verdict}. {claim.reason}" if claim.reason else claim.verdict
+            rows.append([stored.name, claim.statement, paper, ours, interval.n, verdict])
+    print_table(("study", "claim", "paper", "ours (95% interval)", "n", "verdict"), rows)

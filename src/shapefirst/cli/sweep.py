@@ -14,7 +14,7 @@ from shapefirst.checks import check_number
 from shapefirst.cli import sweep_results, tables, terminal
 from shapefirst.cli.options import command_line, unpacked
 from shapefirst.cli.options_sweep import OUT, GridOptions, WorkOptions, store_at
-from shapefirst.errors import ShapefirstError
+from shapefirst.errors import ShapefirstError, installing
 
 if TYPE_CHECKING:
     from shapefirst.sweep.cluster import Cluster
@@ -47,9 +47,11 @@ def plan_sweep(
     grid: GridOptions,
     work: WorkOptions,
     images: Annotated[Literal["none", "sample", "all"], typer.Option(help="Pictures to keep.")] = "none",
-    probe: Annotated[bool, typer.Option(help="Measure the pace, for the time it will take.")] = True,
+    probe: Annotated[
+        bool, typer.Option(help="Sample a few images to measure the pace, for the time it will take.")
+    ] = False,
 ) -> None:
-    """Say what a sweep will take, without running it: images, evaluations, disk, and time by a short probe."""
+    """Say what a sweep will take, without running it: images, evaluations, disk; with --probe also the time."""
     from shapefirst.models import check_samplers, locate
 
     shards = grid.shards()
@@ -58,6 +60,8 @@ def plan_sweep(
             check_samplers(place, shards.grid.samplers)
     paces = _paces(shards, work) if probe else {}
     tables.costs(shards, paces, disk_of=images, inception=work.inception is not None)
+    if not probe:
+        terminal.note("nothing was sampled; --probe samples a few images and says how long the sweep will take here.")
     if any(words.startswith("tol:") for setting in shards.settings for words in shards.policies(setting)):
         terminal.note("a policy with a tolerance is counted as if it guided every step: it will take less.")
 
@@ -163,7 +167,7 @@ def _check_task(ray: str | None, cores: int, gpus: float) -> None:
 
 def _check_modules() -> None:
     if missing := [name for name in ("pyarrow", "scipy", "skimage") if find_spec(name) is None]:
-        raise ShapefirstError(f"Sweeps need {' and '.join(missing)}: pip install 'shapefirst[studies]'.")
+        raise ShapefirstError(f"Sweeps need {' and '.join(missing)}: {installing('studies')}.")
 
 
 def _paces(shards: Shards, work: WorkOptions) -> dict[Any, Any]:

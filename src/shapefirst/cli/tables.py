@@ -1,16 +1,12 @@
-"""The tables that the commands print. Cells are plain text: a prompt may hold what rich would take for markup."""
+"""The tables that the commands print."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from rich.cells import cell_len
-from rich.table import Table
-from rich.text import Text
-
 from shapefirst.cli import terminal
-from shapefirst.errors import printable
+from shapefirst.cli.tabular import Entry, Value, print_facts, print_table
 
 if TYPE_CHECKING:
     from shapefirst.findings.finding import Summary
@@ -29,45 +25,40 @@ def written(rows: Sequence[Written]) -> None:
     from shapefirst.images.comparison import decibels
 
     compared = any(row.l1 is not None for row in rows)
-    table = Table("prompt", "file")
-    for name in ("denoiser\nevaluations", "seconds", *(("L1", "PSNR") if compared else ())):
-        table.add_column(name, justify="right")
+    columns = ("prompt", "file", "denoiser evaluations", "seconds", *(("L1", "PSNR") if compared else ()))
+    cells: list[list[Value]] = []
     for row in rows:
-        cells = [row.result.prompt, str(row.path), f"{row.result.evaluations:g}", f"{row.result.seconds:.2f}"]
-        if compared:
-            cells += ["", ""] if row.l1 is None or row.psnr is None else [f"{row.l1:.4f}", decibels(row.psnr)]
-        _add(table, cells)
-    terminal.results().print(table)
+        evaluations, seconds = row.result.evaluations, row.result.seconds
+        cost = Entry(evaluations, f"{evaluations:g}"), Entry(round(seconds, 3), f"{seconds:.2f}")
+        near = Entry(row.l1, "" if row.l1 is None else f"{row.l1:.4f}")
+        far = Entry(row.psnr, "" if row.psnr is None else decibels(row.psnr))
+        cells.append([row.result.prompt, str(row.path), *cost, *((near, far) if compared else ())])
+    print_table(columns, cells)
 
 
 def comparisons(rows: Sequence[Comparison]) -> None:
-    """One line a policy: cost and distances, averaged over the images."""
+    """One line a policy: evaluations and distances, averaged over the images."""
     from shapefirst.images.comparison import decibels, percent
 
-    table = Table("policy")
-    for name in ("evaluations an image", "saved", "seconds an image", "saved", "L1", "PSNR"):
-        table.add_column(name, justify="right")
+    cells: list[list[Value]] = []
     for row in rows:
-        seconds = f"{row.seconds:.2f}"
-        if row.is_reference:
-            _add(table, [row.title, f"{row.evaluations:g}", "", seconds, "", "", ""])
-            continue
-        saved = percent(row.evaluations_saved), percent(row.seconds_saved)
-        distances = f"{row.mean_l1:.4f}", decibels(row.mean_psnr)
-        _add(table, [row.title, f"{row.evaluations:g}", saved[0], seconds, saved[1], *distances])
-    terminal.results().print(table)
+        evaluations, full = Entry(row.evaluations, f"{row.evaluations:g}"), row.is_reference
+        share, near, far = row.evaluations_saved, row.mean_l1, row.mean_psnr
+        found = ((share, percent(share)), (near, f"{near:.4f}"), (far, decibels(far)))
+        cells.append([row.title, evaluations, *(Entry(None, "") if full else Entry(*one) for one in found)])
+    print_table(("policy", "evaluations an image", "saved", "L1", "PSNR"), cells)
 
 
 def models_table(infos: Sequence[ModelInfo]) -> None:
     """Each model: its name, what it is, where it comes from and where on this disk it lies, or what it takes to get."""
     from shapefirst.models import locate
 
-    table = Table("name", "what it is", "comes from", "on this disk")
+    rows = []
     for info in infos:
         full, half = info.gigabytes
         size = f"about {full:g} GB" + (f" ({half:g} in float16)" if half < full else "")
-        _add(table, [info.name, info.summary, info.source or "this package", str(locate(info.name) or f"no: {size}")])
-    terminal.results().print(table)
+        rows.append([info.name, info.summary, info.source or "this package", str(locate(info.name) or f"no: {size}")])
+    print_table(("name", "what it is", "comes from", "on this disk"), rows)
 
 
 def model_table(info: ModelInfo) -> None:
@@ -90,27 +81,28 @@ def model_table(info: ModelInfo) -> None:
 
 
 def _files_table(what: str, files: Mapping[str, int]) -> None:
+    from shapefirst.drawing.notation import plural
     from shapefirst.models.hub import gigabytes
 
-    table = Table(what, "size")
-    for name, size in files.items():
-        _add(table, [name, gigabytes(size)])
-    _add(table, [f"{len(files)} files", gigabytes(sum(files.values()))])
-    terminal.results().print(table)
+    total = sum(files.values())
+    rows: list[list[Value]] = [[name, Entry(size, gigabytes(size))] for name, size in files.items()]
+    print_table((what, "size"), [*rows, [plural(len(files), "file"), Entry(total, gigabytes(total))]])
 
 
 def vocabulary() -> None:
     """The words that pocket was trained on."""
     from shapefirst.world.vocabulary import COLOURS, HELD_OUT, NOUNS, RELATIONS, TEXTURES
 
-    table = Table(show_header=False, box=None, padding=(0, 2, 1, 0))
-    _add(table, ["nouns", ", ".join(NOUNS)])
-    _add(table, ["attributes", f"{', '.join(COLOURS)};\n{', '.join(TEXTURES)}"])
-    _add(table, ["relations", ", ".join(RELATIONS)])
-    _add(table, ["prompts", "a {attribute} {noun}\na {attribute} {noun} {relation} a {attribute} {noun}"])
     held_out = ", ".join(" ".join(pair) for pair in sorted(HELD_OUT))
-    _add(table, ["never seen together\nin training", held_out])
-    terminal.results().print(table)
+    print_facts(
+        {
+            "nouns": ", ".join(NOUNS),
+            "attributes": f"{', '.join(COLOURS)};\n{', '.join(TEXTURES)}",
+            "relations": ", ".join(RELATIONS),
+            "prompts": "a {attribute} {noun}\na {attribute} {noun} {relation} a {attribute} {noun}",
+            "never seen together in training": held_out,
+        }
+    )
 
 
 def meeting(found: Meeting) -> None:
@@ -118,21 +110,21 @@ def meeting(found: Meeting) -> None:
     from shapefirst.guidance.meeting import WAYS, WHOLE
 
     known, whole = bool(found.branches), "whole evaluations are skipped, whether guidance is on, off or distilled"
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    _add(table, ["met", f"{'in ' * known}{found.way}: {WAYS[found.way]}"])
-    _add(table, ["branches", f"{', '.join(found.branches)}, in this order" if known else f"not known: {whole}"])
-    _add(table, ["policies", f"{'all' if known else 'those that keep no branch'}: {', '.join(found.policies)}"])
+    told = {}
+    told["met"] = f"{'in ' * known}{found.way}: {WAYS[found.way]}"
+    told["branches"] = f"{', '.join(found.branches)}, in this order" if known else f"not known: {whole}"
+    told["policies"] = f"{'all' if known else 'those that keep no branch'}: {', '.join(found.policies)}"
     if known:
-        _add(table, ["unguided", f"off or distilled, guidance leaves whole evaluations to skip: {', '.join(WHOLE)}"])
+        told["unguided"] = f"off or distilled, guidance leaves whole evaluations to skip: {', '.join(WHOLE)}"
     if found.has_guider:
-        _add(table, ["guider", 'shapefirst.Guider("paper:25") in the place of its own takes all policies'])
-    _add(table, ["skipped", ", ".join(found.denoisers)])
+        told["guider"] = 'shapefirst.Guider("paper:25") in the place of its own takes all policies'
+    told["skipped"] = ", ".join(found.denoisers)
     if found.beside:
-        _add(table, ["skipped with it", f"{', '.join(found.beside)}, counted apart (evaluations.control_rows)"])
-    _add(table, ["not skipped", ", ".join(found.others) or "no other network"])
+        told["skipped with it"] = f"{', '.join(found.beside)}, counted apart (evaluations.control_rows)"
+    told["not skipped"] = ", ".join(found.others) or "no other network"
     where = "with a Guider and within guide()" if found.has_guider else "in the matrix of docs/pipelines.md"
-    _add(table, ["tested", where if found.is_tested else "no: met as any other class"])
-    terminal.results().print(table)
+    told["tested"] = where if found.is_tested else "no: met as any other class"
+    print_facts(told)
 
 
 def costs(shards: Shards, paces: Mapping[tuple[str, str], Pace], *, disk_of: KeepImages, inception: bool) -> None:
@@ -162,32 +154,5 @@ def costs(shards: Shards, paces: Mapping[tuple[str, str], Pace], *, disk_of: Kee
 
 def summaries(tables: Iterable[Summary]) -> None:
     """Tables as they stand in the report; one that is wider than the terminal in parts, each with the first column."""
-    console = terminal.results()
     for summary in tables:
-        for n, columns in enumerate(_parts(summary, console.width)):
-            caption = Text(printable(summary.caption)) if summary.caption and n == 0 else None
-            table = Table(title=caption, title_justify="left")
-            for column in columns:
-                table.add_column(Text(printable(summary.columns[column])), justify="right" if column else "left")
-            for row in summary.rows:
-                table.add_row(*(Text(printable(row[column])) for column in columns))
-            console.print(table)
-
-
-def _parts(summary: Summary, width: int) -> list[list[int]]:
-    """The columns of each part: as many as fit, the first in all of them."""
-    first, *others = (
-        max(cell_len(cell) for cell in cells) + len("│  ") for cells in zip(summary.columns, *summary.rows, strict=True)
-    )
-    parts, room = [[0]], width - first - 1
-    for column, wide in enumerate(others, start=1):
-        if wide > room and len(parts[-1]) > 1:
-            parts.append([0])
-            room = width - first - 1
-        parts[-1].append(column)
-        room -= wide
-    return parts
-
-
-def _add(table: Table, cells: Sequence[str]) -> None:
-    table.add_row(*(Text(printable(cell), overflow="fold") for cell in cells))
+        print_table(summary.columns, summary.rows, title=summary.caption, right=True, splits=True)

@@ -1,4 +1,7 @@
-"""What the command line prints: results on stdout, everything about them (progress, warnings, errors) on stderr."""
+"""What the command line prints: results on stdout, everything about them (progress, warnings, errors) on stderr.
+
+Where tables are asked for as JSON, nothing else is on stdout, and what a command says beside them is on stderr.
+"""
 
 from __future__ import annotations
 
@@ -7,23 +10,28 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from datetime import timedelta
 from typing import Final
 
+import typer
 from rich.console import Console
 from rich.text import Text
 
 from shapefirst.errors import printable, shortened
 
 __all__ = [
+    "as_json",
     "counting",
     "error",
     "line",
     "listed",
     "note",
+    "out",
     "progress",
     "remark",
     "results",
+    "say_tables_as_json",
     "spare_no_character",
     "warning",
     "working",
@@ -31,6 +39,19 @@ __all__ = [
 
 LOGGED_EVERY: Final = 60  # seconds between two lines of progress
 _WIDE: Final = 200  # where no terminal sets a width, lines must not break: file names are for other programs to read
+
+
+_json: ContextVar[bool] = ContextVar("json", default=False)
+
+
+def say_tables_as_json(wanted: bool) -> None:
+    """Whether the tables of the command that begins are JSON."""
+    _json.set(wanted)
+
+
+def as_json() -> bool:
+    """Whether tables are JSON."""
+    return _json.get()
 
 
 def spare_no_character() -> None:
@@ -47,8 +68,16 @@ def results() -> Console:
 
 
 def line(text: str) -> None:
-    """Plain text on stdout, never wrapped."""
-    results().print(printable(text), markup=False, highlight=False, soft_wrap=True)
+    """Plain text on stdout, never wrapped; beside JSON on stderr."""
+    if as_json():
+        remark(text)
+    else:
+        out(printable(text))
+
+
+def out(text: str) -> None:
+    """What is made for stdout, as it is, with its tabs."""
+    typer.echo(text)
 
 
 def error(sentence: str) -> None:

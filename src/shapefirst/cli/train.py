@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from shapefirst.cli import terminal
-from shapefirst.errors import ShapefirstError
+from shapefirst.errors import ShapefirstError, installing
 
 __all__ = ["train_pocket"]
 
@@ -50,7 +50,7 @@ def train_pocket(
 
     check_writable(out)
     if missing := [name for name in TRAINING_MODULES if find_spec(name) is None]:
-        raise ShapefirstError(f"Training needs {' and '.join(missing)}: pip install 'shapefirst[train]'.")
+        raise ShapefirstError(f"Training needs {' and '.join(missing)}: {installing('train')}.")
     with terminal.working("Getting torch ready"):
         from shapefirst.training.stages import train_model
     with locked(out / LOCK, str(out)):

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
-from rich.table import Table
 
-from shapefirst.checks import check_number, check_prompt
+from shapefirst.checks import check_number, check_prompt, share_in
 from shapefirst.cli import terminal
 from shapefirst.cli.loading import load_quietly, obtained, warn_of_cuts
-from shapefirst.cli.options import Device, Dtype, GuidanceScale, Model, Sampler
+from shapefirst.cli.options import Device, Dtype, GuidanceScale, Model, Sampler, prompts_and_count
+from shapefirst.cli.tabular import Entry, Value, print_table
 from shapefirst.errors import ShapefirstError, imported, shortened
 
 if TYPE_CHECKING:
@@ -29,18 +29,19 @@ CALIBRATION_SEED: Final = 1  # of pocket's prompts
 def tune(
     model: Model = "pocket",
     prompts: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             metavar="FILE",
-            help=f"Prompts, one a line: {FEWEST} to {MOST} to choose by, and as many more to check the choice on.",
+            help=f"Prompts, one a line: {FEWEST} to {MOST} to choose by, and as many more to check the choice on; "
+            "or how many of pocket's.",
             show_default="pocket's words",
         ),
     ] = None,
     save_time: Annotated[
-        float | None,
+        str | None,
         typer.Option(
             metavar="SHARE",
-            help="The closest policy that saves this share of the time, at most 0.7.",
+            help="The closest policy that saves this share of the time, at most 0.7: 0.4 or 40%.",
             show_default="0.4",
         ),
     ] = None,
@@ -83,6 +84,8 @@ def tune(
     from shapefirst.models import default_guidance_scale, usual_sampler
 
     scale = default_guidance_scale(model) if guidance_scale is None else guidance_scale
+    given = "0.4" if save_time is None and max_l1 is None and evaluations is None else save_time
+    saving = None if given is None else share_in(given, "--save-time", "--save-time {}")
     _check(goal, sampler, steps, batch_size, negative_prompt, scale)
     chosen_by, checked_on = _halves(prompts)
     check_file(out)
@@ -95,8 +98,7 @@ def tune(
             from shapefirst.tuning.kept import unfinished_search
             from shapefirst.tuning.runner import search_cost, try_policies, tuned_policy
             from shapefirst.tuning.search import Tuner, held_out
-        save_time = 0.4 if save_time is max_l1 is evaluations is None else save_time
-        check_choice(save_time, max_l1, evaluations)
+        check_choice(saving, max_l1, evaluations)
         sampler = sampler or usual_sampler(obtained(model, dtype, device))
         pipe = load_quietly(model, sampler, device, dtype)
         check_steps(steps, pipe.scheduler)
@@ -107,7 +109,7 @@ def tune(
             terminal.note(f"going on where it was interrupted, with {len(kept.runs)} policies already tried.")
         with terminal.counting(f"Trying policies on {len(chosen_by)} prompts", total=search_cost(tuner)) as tick:
             found = try_policies(tuner, kept, tick)
-        chosen = choose(found, save_time, max_l1, evaluations)
+        chosen = choose(found, saving, max_l1, evaluations)
         _print_front(found, chosen, ends=max_l1 is not None)
         with terminal.progress(f"Checking the choice on {len(checked_on)} other prompts", total=1) as report:
             measured = held_out(tuner, chosen.candidate, checked_on, report)
@@ -134,12 +136,15 @@ def _check(
     imported("scipy.special", "Intervals are computed")
 
 
-def _halves(file: Path | None) -> tuple[list[str], list[str]]:
+def _halves(given: str | None) -> tuple[list[str], list[str]]:
     """Prompts to choose by, and others to check on."""
     from shapefirst.prompts import mixed, read_prompts
 
+    file, count = prompts_and_count(given)
     if file is None:
-        prompts = mixed(2 * FEWEST, CALIBRATION_SEED)
+        count = 2 * FEWEST if count is None else count
+        check_number(count, "pairs", "--prompts", least=2 * FEWEST, why="half of them choose and half check the choice")
+        prompts = mixed(count, CALIBRATION_SEED)
     else:
         prompts = list(dict.fromkeys(read_prompts(file)))
         if len(prompts) < 2 * FEWEST:
@@ -157,25 +162,25 @@ def _print_front(found: Sequence[Found], chosen: Found, *, ends: bool) -> None:
     from shapefirst.policies.words import describe
     from shapefirst.tuning.candidates import SAVINGS
 
-    table = Table("", "policy")
-    for name in ("evaluations", "time saved", "L1 (95% interval)"):
-        table.add_column(name, justify="right")
-    table.add_column("")
+    rows: list[list[Value]] = []
+    looks = []
     for one in sorted(found, key=lambda f: f.time_saved):
         distance = one.distance
         beaten = any(
             f.time_saved > one.time_saved and f.distance.estimate < distance.estimate for f in found if f is not one
         )
-        table.add_row(
-            "→" if one is chosen else "",
-            describe(one.candidate.schedule, one.candidate.steps) + _order(one.candidate.schedule.order),
-            str(one.candidate.evaluations),
-            f"{one.time_saved:.0%}",
-            f"{distance:.4f}",
-            "beaten" if beaten else "",
-            style="dim" if beaten else "bold" if one is chosen else "",
+        mark = "chosen" if one is chosen else "beaten" if beaten else ""
+        rows.append(
+            [
+                describe(one.candidate.schedule, one.candidate.steps) + _order(one.candidate.schedule.order),
+                one.candidate.evaluations,
+                Entry(one.time_saved, f"{one.time_saved:.0%}"),
+                Entry(distance.estimate, f"{distance:.4f}"),
+                mark,
+            ]
         )
-    terminal.results().print(table)
+        looks.append({"chosen": "bold", "beaten": "dim"}.get(mark, ""))
+    print_table(("policy", "evaluations", "time saved", "L1 (95% interval)", "which"), rows, looks=looks)
     terminal.line(f"→ {chosen.candidate.schedule.strip(chosen.candidate.steps)}")
     if ends and chosen is max(found, key=lambda one: one.time_saved):
         terminal.note(f"the search ends at {SAVINGS[-1]:.0%} of the evaluations: more may stay as close, too.")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from shapefirst.errors import ShapefirstError
+from shapefirst.errors import ShapefirstError, installing
 from shapefirst.measure.intervals import LEVEL, widening
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def figure(panels: int = 1, *, width: float = 7.2, height: float = 3.4) -> Itera
         from matplotlib.backends.backend_svg import FigureCanvasSVG
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ShapefirstError("The studies draw with matplotlib: pip install 'shapefirst[studies]'.") from error
+        raise ShapefirstError(f"The studies draw with matplotlib: {installing('studies')}.") from error
     with matplotlib.rc_context(_LOOK):
         drawn = Figure(figsize=(width, height), layout="constrained")
         FigureCanvasSVG(drawn)

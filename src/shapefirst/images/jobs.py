@@ -10,11 +10,11 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from shapefirst.checks import check_number, check_seed, check_steps
+from shapefirst.checks import check_number, check_seed, check_side, check_steps
 from shapefirst.errors import ShapefirstError
 from shapefirst.families.layout import own_size
 from shapefirst.guidance.blocks import guide
@@ -37,14 +37,19 @@ class Sampling:
     """What the pipeline is told besides prompt, seed and schedule; a schedule's own solver has its own steps.
 
     Raises:
-        ShapefirstError: A number of steps or a guidance scale out of `checks.BOUNDS`.
+        ShapefirstError: A number of steps, a guidance scale or a side out of `checks.BOUNDS`.
     """
 
     guidance_scale: float
     steps: int = 50
     negative_prompt: str | None = None
+    height: int | None = None  #: of the images, in pixels; by default the pipeline's own
+    width: int | None = None
 
     def __post_init__(self) -> None:
+        for name in ("height", "width"):
+            if (side := getattr(self, name)) is not None:
+                check_side(side, f"The {name} of an image")
         check_number(self.steps, "steps", "The number of steps")
         check_number(self.guidance_scale, "guidance scale", "The guidance scale")
 
@@ -162,6 +167,11 @@ def _sample(
         **_step_callback(pipe, report),
         **own_size(pipe),
     }
+    for name in ("height", "width"):
+        if (side := getattr(sampling, name)) is not None:
+            if name not in inspect.signature(pipe.__call__).parameters:
+                raise ShapefirstError(f"{type(pipe).__name__} makes images of its own {name} alone: leave it out.")
+            arguments[name] = side
     if sampling.negative_prompt is not None:
         arguments["negative_prompt"] = [sampling.negative_prompt] * len(batch)
     start = time.perf_counter()
@@ -181,7 +191,7 @@ def _report_part(report: Callable[[float], None], done: int, size: int, part: fl
 
 def _warm_up(pipe: Any, batch: Sequence[Job], sampling: Sampling) -> None:
     """One step with the text and one without, so that no timed call pays for what only the first one does."""
-    short = Sampling(sampling.guidance_scale, steps=2, negative_prompt=sampling.negative_prompt)
+    short = replace(sampling, steps=2)
     _sample(pipe, batch, TextSchedule.until(1), short, lambda part: None)
 
 

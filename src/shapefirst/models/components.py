@@ -23,7 +23,7 @@ from importlib.util import find_spec
 from pathlib import PurePosixPath
 from typing import Any, Final
 
-from shapefirst.errors import ModelError, PackageError
+from shapefirst.errors import ModelError, PackageError, installing
 
 __all__ = ["PICKLED", "VARIANTS", "Component", "Weights", "check_vocabulary", "components_of", "files_of", "weights_in"]
 
@@ -196,7 +196,7 @@ def check_vocabulary(here: Collection[str], where: str) -> None:
         if needed:
             raise PackageError(
                 f"{where} is a SentencePiece tokenizer (spiece.model), which {' and '.join(needed)} must read: "
-                "pip install 'shapefirst[t5]'."
+                f"{installing('t5')}."
             )
 
 

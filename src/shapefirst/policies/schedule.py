@@ -27,7 +27,7 @@ from functools import lru_cache
 from itertools import islice
 from typing import Annotated, Final, Literal, SupportsIndex, TypeAlias
 
-from shapefirst.checks import BOUNDS, Steps, share
+from shapefirst.checks import BOUNDS, Steps, share_in
 from shapefirst.errors import ShapefirstError, said
 from shapefirst.policies.placement import Budget, Every, Growing, Placement
 from shapefirst.policies.solver import Solver
@@ -101,7 +101,7 @@ class TextSchedule:
         if (step is None) == (fraction is None):
             raise ShapefirstError("Give either a step (say, step=25) or a fraction (say, fraction=0.5) of the steps.")
         if step is None:
-            return cls(fraction=share(fraction, "fraction", "fraction={}"), keep=keep)
+            return cls(fraction=share_in(fraction, "fraction", "fraction={}"), keep=keep)
         return cls(windows=((0, _whole(step, "step")),), keep=keep)
 
     @classmethod
@@ -155,7 +155,7 @@ class TextSchedule:
     @guarded
     def within(cls, budget: float | str, *, keep: Kept = "neither", order: int | None = 1) -> TextSchedule:
         """As many guided steps as `budget`, a share of the evaluations of full guidance, pays for; well placed."""
-        return cls(placement=Budget(share(budget, "budget", "budget={}")), keep=keep, order=order)
+        return cls(placement=Budget(share_in(budget, "budget", "budget={}")), keep=keep, order=order)
 
     @classmethod
     @guarded

@@ -16,12 +16,13 @@ and order 0 (the last prediction again), 1 (the default), 2, 3 or none.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from shapefirst.checks import BOUNDS, Steps, number_in, share
+from shapefirst.checks import BOUNDS, Steps, number_in, share_in
 from shapefirst.errors import ShapefirstError, said, shortened
 from shapefirst.files import on_disk
 from shapefirst.policies.auto import Auto, Policy
@@ -29,7 +30,9 @@ from shapefirst.policies.file import PolicyFile, read_policy
 from shapefirst.policies.schedule import TextSchedule
 from shapefirst.signatures import guarded
 
-__all__ = ["EXAMPLES", "describe", "find_policy", "parse_policy", "policy_of"]
+__all__ = ["EXAMPLES", "describe", "find_policy", "parse_policy", "policy_of", "text_steps_of"]
+
+_LONGEST: Final = 10_000  # characters of a list of steps
 
 
 #: One of each kind.
@@ -126,6 +129,35 @@ def describe(policy: Policy, num_steps: Steps) -> str:
     return ", ".join(filter(None, (f"{k} of {num_steps} {steps} guided", others, how)))
 
 
+def text_steps_of(text: str, steps: int) -> list[int]:
+    """The numbers of text steps that are meant in a run of ``steps`` steps by "25", "50%", "0:50:5" for 0, 5, ..., 50,
+    or several of these with commas between.
+
+    Raises:
+        ShapefirstError: It means none, or more than there are steps.
+    """
+    if len(text) <= _LONGEST and "," in text:
+        return [k for part in text.split(",") for k in text_steps_of(part.strip(), steps)]
+    if re.fullmatch(r"\d{1,9}(\.\d{1,9})?%", text):
+        if (part := share_in(text, "it", "{}")) > 1:
+            raise ShapefirstError(f"The text cannot be used in {said(text)} of the steps: give 0% to 100%.")
+        return [math.floor(part * steps + 0.5)]
+    if match := re.fullmatch(r"(\d{1,9}):(\d{1,9}):(\d{1,9})", text):
+        start, stop, gap = map(int, match.groups())
+        if gap < 1 or start > stop:
+            raise ShapefirstError(f"{text!r} holds no number of text steps: say 0:50:5 for 0, 5, ..., 50.")
+        numbers = range(start, stop + 1, gap)
+    elif re.fullmatch(r"\d{1,9}", text):
+        numbers = range(int(text), int(text) + 1)
+    else:
+        raise ShapefirstError(f"{said(text)} is no number for --text-steps: say 25, 50%, 0,10,25 or 0:50:5.")
+    if numbers and numbers[-1] > steps:
+        raise ShapefirstError(
+            f"The text cannot be used in {numbers[-1]} of {steps} steps: give at most {steps}, or per cent of them."
+        )
+    return list(numbers)
+
+
 def _meant(policy: object) -> str:
     """What a number or a text in the place of a policy is likely to mean, for a sentence."""
     text = policy.strip() if isinstance(policy, str) else "" if isinstance(policy, bool) else said(policy)
@@ -169,7 +201,7 @@ def _whole(value: str, name: str) -> int:
 def _until(keep: Any) -> Callable[[str], Policy]:
     def make(value: str) -> Policy:
         if "." in value or value.endswith("%"):
-            return TextSchedule.until(fraction=share(value, "the share of the steps", "paper:{}"), keep=keep)
+            return TextSchedule.until(fraction=share_in(value, "the share of the steps", "paper:{}"), keep=keep)
         return TextSchedule.until(_whole(value, "the number of text steps"), keep=keep)
 
     return make
@@ -199,7 +231,7 @@ POLICIES: Final[dict[str, Callable[..., Policy]]] = {
     "full": lambda value: TextSchedule.always(),
     "paper": _until("null"),
     "text": _until("text"),
-    "budget": lambda value, **options: TextSchedule.within(share(value, "budget", "budget:{}"), **options),
+    "budget": lambda value, **options: TextSchedule.within(share_in(value, "budget", "budget:{}"), **options),
     "every": lambda value, **options: TextSchedule.every(_whole(value, "the gap"), **options),
     "growing": _growing,
     "steps": _steps,

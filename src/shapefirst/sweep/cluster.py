@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from shapefirst import __version__
-from shapefirst.errors import PackageError, ShapefirstError, first_line, shortened
+from shapefirst.errors import PackageError, ShapefirstError, first_line, installing, shortened
 
 __all__ = ["Cluster", "Resources", "TaskFailed", "connected"]
 
@@ -125,7 +125,7 @@ def _ray(address: str) -> Any:
     try:
         import ray
     except ImportError as error:
-        raise ShapefirstError("Running on a cluster needs Ray: pip install 'shapefirst[ray]'.") from error
+        raise ShapefirstError(f"Running on a cluster needs Ray: {installing('ray')}.") from error
     if ray.is_initialized():
         raise ShapefirstError("Ray is already connected in this process: call ray.shutdown() first.")
     answers = False

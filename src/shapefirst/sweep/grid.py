@@ -3,7 +3,7 @@
     models = ["pocket"]
     samplers = ["ddim", "dpm-solver"]
     steps = [50]
-    text_steps = ["0%", "50%", 40]        # in per cent of the steps, or steps; "0:50:5" is 0, 5, ..., 50
+    text_steps = ["0%", "50%", 40]        # in per cent of the steps, or steps; "0,10,25", or "0:50:5" for 0, 5, ..., 50
     keep = ["null", "text"]               # the branch that the other steps evaluate
     policies = ["budget:0.6"]             # more policies, as `shapefirst generate --policy` takes them
     guidance_scale = [4.0, 7.5]           # by default the model's own
@@ -20,8 +20,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-import re
 import sys
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -31,13 +29,13 @@ from typing import Annotated, Any, ClassVar, Final, TypeAlias, TypeVar
 from pydantic import BeforeValidator, Field, StrictFloat, StrictInt
 
 from shapefirst.checks import check_number, check_seed, fitted
-from shapefirst.errors import ShapefirstError, first_line, said
+from shapefirst.errors import ShapefirstError, first_line
 from shapefirst.files import on_disk
 from shapefirst.models import MODELS, default_guidance_scale, sampler_info
 from shapefirst.policies.auto import Policy
 from shapefirst.policies.schedule import TextSchedule
 from shapefirst.policies.sharing import evaluations_together
-from shapefirst.policies.words import parse_policy
+from shapefirst.policies.words import parse_policy, text_steps_of
 from shapefirst.prompts import Prompt, mixed, parse_prompts, read_captions, read_prompts, sample
 from shapefirst.prompts.lines import TABLES, read_text
 from shapefirst.signatures import guarded
@@ -122,7 +120,7 @@ class Grid:
             ShapefirstError: One is unknown or does not fit.
         """
         words = [FULL]
-        numbers = dict.fromkeys(k for given in self.text_steps for k in _numbers(given, steps))
+        numbers = dict.fromkeys(k for given in self.text_steps for k in text_steps_of(given, steps))
         for keep in self.keep:
             head = "paper" if keep == "null" else "text"
             words += [f"{head}:{k}" for k in numbers]
@@ -307,26 +305,3 @@ def _place_of(model: str) -> str:
         return MODELS[model].source or model
     place = on_disk(model)
     return model if place is None else str(place.resolve())
-
-
-def _numbers(text: str, steps: int) -> list[int]:
-    """ "25", "50%" or "0:50:5" as numbers of steps."""
-    if match := re.fullmatch(r"(\d+(?:\.\d+)?)%", text):
-        share = float(match[1]) / 100
-        if share > 1:
-            raise ShapefirstError(f"The text cannot be used in {said(text)} of the steps: give 0% to 100%.")
-        return [math.floor(share * steps + 0.5)]
-    if match := re.fullmatch(r"(\d{1,9}):(\d{1,9}):(\d{1,9})", text):
-        start, stop, gap = map(int, match.groups())
-        if gap < 1 or start > stop:
-            raise ShapefirstError(f"{text!r} holds no number of text steps: say 0:50:5 for 0, 5, ..., 50.")
-        numbers = range(start, stop + 1, gap)
-    elif re.fullmatch(r"\d{1,9}", text):
-        numbers = range(int(text), int(text) + 1)
-    else:
-        raise ShapefirstError(f"{said(text)} is no number of text steps: say 25, 50% or 0:50:5.")
-    if numbers and numbers[-1] > steps:
-        raise ShapefirstError(
-            f"The text cannot be used in {numbers[-1]} of {steps} steps: give at most {steps}, or per cent of them."
-        )
-    return list(numbers)
