@@ -7,7 +7,7 @@ import pytest
 
 import shapefirst
 from shapefirst import Evaluations, Guider, ShapefirstError, TextSchedule, apply, guide, text_until
-from shapefirst.checks import share
+from shapefirst.checks import share_in
 from shapefirst.prompts.known import VocabularyWarning, unseen
 
 N = 6
@@ -49,7 +49,7 @@ def test_a_mistake_is_answered_by_what_was_meant(make_pipe, mistake, meant):
 
 
 def test_a_share_is_a_number_or_in_percent(make_pipe):
-    assert [share(value, "it", "{}") for value in (0.6, "0.6", "60%", "62.5 %", 1)] == [0.6, 0.6, 0.6, 0.625, 1]
+    assert [share_in(value, "it", "{}") for value in (0.6, "0.6", "60%", "62.5 %", 1)] == [0.6, 0.6, 0.6, 0.625, 1]
     assert TextSchedule.within("60%") == TextSchedule.within(0.6)
     assert TextSchedule.until(fraction="50%") == TextSchedule.until(fraction=0.5)
     pipe = make_pipe()
