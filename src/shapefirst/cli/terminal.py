@@ -14,7 +14,6 @@ from contextvars import ContextVar
 from datetime import timedelta
 from typing import Final
 
-import typer
 from rich.console import Console
 from rich.text import Text
 
@@ -77,7 +76,7 @@ def line(text: str) -> None:
 
 def out(text: str) -> None:
     """What is made for stdout, as it is, with its tabs."""
-    typer.echo(text)
+    print(text)
 
 
 def error(sentence: str) -> None:
