@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from shapefirst.models.catalogue import POCKET
 from shapefirst.training import denoiser, language, noise
-from shapefirst.training.export import FILTER
+from shapefirst.training.noise import FILTER
 from shapefirst.training.stage import run_stage
 from shapefirst.training.stages import CURRICULA, MAKES, adopt
 from shapefirst.world.scenes import sample_scene

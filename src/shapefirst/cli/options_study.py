@@ -55,6 +55,13 @@ class StudyOptions:
     pairs_file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Pairs of prompts, two a line with a tab between.")
     ] = None
+    control: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Another model to compare with, for c1 and c2, as of `train-pocket`."),
+    ] = None
+    study: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE", help="A study of your own: a Python file with a STUDY.")
+    ] = None
     image: Annotated[
         list[Path] | None,
         typer.Option(metavar="FILE", help="A picture to give to the model beside the prompt, for a6; several in turn."),
@@ -171,6 +178,29 @@ class StudyOptions:
             check_number(self.batch_size, "batch size", "--batch-size")
         check_writable(self.out)
 
+    def studies(self, names: Sequence[str]) -> list[Study]:
+        """Those of these names, and those of files."""
+        from shapefirst.studies import study_named
+        from shapefirst.studies.own import study_in
+
+        found = [*(study_named(name) for name in names), *map(study_in, self.study or ())]
+        if again := next((one.name for n, one in enumerate(found) if one.name in [s.name for s in found[:n]]), None):
+            raise ShapefirstError(f"Two of the studies are named {again!r}: give each a name of its own.")
+        if self.control is None and (some := [one.name for one in found if one.controlled]) and len(some) == len(found):
+            raise ShapefirstError(
+                f"{' and '.join(some)} compare the model with another one: name it by --control, such as what "
+                "`shapefirst train-pocket --model pocket-equal-snr` (for c1) or pocket-plain-padding (for c2) made."
+            )
+        return found
+
+    def _beside(self) -> str:
+        """The control, and its weights."""
+        from shapefirst.models.fingerprint import fingerprint
+
+        if self.control is None:
+            return ""
+        return f"control {self.control} ({fingerprint(obtained(self.control, self.dtype, self.device), {}, None)})"
+
     def setting(self) -> StudySetting:
         """What all results have in common; the model is downloaded if it is not there."""
         from shapefirst.findings.storage import StudySetting
@@ -193,6 +223,7 @@ class StudyOptions:
             quick=self.quick,
             count=0,
             prompts="",
+            words=self._beside(),
             command="",
             machine=hardware(self.device),
             seconds=0.0,

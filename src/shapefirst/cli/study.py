@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -50,17 +51,20 @@ def study(
       shapefirst study all --quick
       shapefirst study f4 f5 --count 128
       shapefirst study all --model sd15 --prompts prompts.txt --out out/sd15
+      shapefirst study --study mine.py --count 64
+      shapefirst study c1 --control runs/equal-snr/weights
       shapefirst study a6 --model instruct-pix2pix/ --image portrait.png --image street.png --out out/a6
     """
     from shapefirst.files import LOCK, cleared, locked
     from shapefirst.models import locate
-    from shapefirst.studies import chosen
+    from shapefirst.studies import STUDIES, chosen
+    from shapefirst.studies.own import advertised
     from shapefirst.studies.selection import source
 
-    wanted = chosen(names or (["all"] if list_them else []))
     if list_them:
-        _list(wanted)
+        _list([*chosen(names)] if names else [*STUDIES, *advertised()])
         return
+    wanted = chosen(names or []) if names or not asked.study else []
     asked.check()
     given = source(asked.given[0], asked.pairs_file, asked.seed, asked.image or ())
     locate(asked.model)  # or say at once that there is no such model
@@ -72,10 +76,9 @@ def study(
             from shapefirst.measure.judging import can_judge
             from shapefirst.measure.scores import check_scores
             from shapefirst.report import PAGE, write_report
-            from shapefirst.studies import study_named as find
             from shapefirst.studies.runner import make_plan, make_tasks
 
-            asked, studies = asked.those_with_scores([find(name) for name in wanted])
+            asked, studies = asked.those_with_scores(asked.studies(wanted))
         _check_pictured(asked, studies)
         check_scores(named_models(asked.score))
         repeated = partial(command_line, context, without=NOT_REPEATED)
@@ -87,7 +90,7 @@ def study(
             _run(plan, asked, given, judge=unjudged is None)
         cleared(asked.out / PAGE)
         page = write_report(asked.out)
-        _results([found for name in wanted if (found := load_stored(asked.out, name)) is not None])
+        _results([found for one in studies if (found := load_stored(asked.out, one.name)) is not None])
     terminal.line(f"Report: {page}")
 
 
@@ -122,7 +125,7 @@ def _run(plan: Plan, asked: StudyOptions, given: Source, *, judge: bool) -> None
     from shapefirst.prompts import Pair
     from shapefirst.report import write_report
     from shapefirst.studies.runner import run
-    from shapefirst.studies.subject import Subject
+    from shapefirst.studies.subject import Subject, colour_of
 
     setting = plan.tasks[0].setting
     pictured = all(task.study.pictured for task in plan.tasks)
@@ -147,7 +150,12 @@ def _run(plan: Plan, asked: StudyOptions, given: Source, *, judge: bool) -> None
         clip=asked.clip,
         scoring_device=asked.device,
         pictures=given.pictures,
+        colour=colour_of(asked.model),
     )
+    if asked.control is not None and any(task.study.controlled for task in plan.tasks):
+        other = load_quietly(asked.control, setting.sampler, asked.device, asked.dtype)
+        control = replace(subject, name=asked.control, pipe=other, colour=colour_of(asked.control))
+        subject = replace(subject, control=control)
     with terminal.progress(
         f"{len(plan.tasks)} {'study' if len(plan.tasks) == 1 else 'studies'}",
         total=sum(task.cost for task in plan.tasks),

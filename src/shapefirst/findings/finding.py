@@ -170,6 +170,7 @@ class Study(Question):
         quick: Number with ``--quick``.
         cost: About what ``count`` of them take, in images of 50 guided steps: its part of the progress bar, no more.
         run: (subject, prompts or pairs) -> Finding; raises ``DoesNotApply``.
+        controlled: Whether it compares the model with another one, its control.
         judged: Whether its verdicts go by how well images show their prompts, or by features of them: by a CLIP.
         pictured: Whether it gives the model a picture beside the prompt, and so runs on models that insist on one.
     """
@@ -180,3 +181,4 @@ class Study(Question):
     cost: float = 100
     pictured: bool = False
     judged: bool = False
+    controlled: bool = False

@@ -258,9 +258,11 @@ def mismatch(stored: StudySetting, wanted: StudySetting) -> str:
         "guidance_scale": "guidance scale",
         "sampler": "sampler",
         "count": "number of prompts",
+        "words": "comparison",
     }
     differences = [
-        f"{words} {shortened(str(getattr(stored, key)))} instead of {shortened(str(getattr(wanted, key)))}"
+        f"{words} {shortened(str(getattr(stored, key)) or 'none')} instead of "
+        f"{shortened(str(getattr(wanted, key)) or 'none')}"
         for key, words in values.items()
         if getattr(stored, key) != getattr(wanted, key)
     ]

@@ -1,7 +1,7 @@
 """The paper's findings, each as one study that runs on any model.
 
 They import ``findings``, ``images``, ``attention`` and ``sampling``. A study more is one file here with a ``STUDY``,
-and one entry in ``findings.order.STUDIES``.
+and one entry in ``findings.order.STUDIES``; one that is not ours is a file of its own (`studies.own`).
 """
 
 from __future__ import annotations
@@ -15,23 +15,25 @@ from shapefirst.errors import ShapefirstError, said
 from shapefirst.findings.finding import Study
 from shapefirst.findings.order import STUDIES
 from shapefirst.signatures import guarded
+from shapefirst.studies.own import advertised, study_of
 
 __all__ = ["STUDIES", "chosen", "question_of", "study_named"]
 
 
 @guarded
 def chosen(names: Collection[str]) -> list[str]:
-    """The studies that are meant, each once, in the order of the report; "all" is every one.
+    """The studies that are meant, each once, in the order of the report; "all" is every one of ours.
 
     Raises:
         ShapefirstError: One is unknown, or there is none.
     """
     wanted = {name.strip().lower() for name in names}
-    if unknown := sorted(wanted - {*STUDIES, "all"}):
+    others = advertised()
+    if unknown := sorted(wanted - {*STUDIES, *others, "all"}):
         raise ShapefirstError(f"There is no study {said(unknown[0])}: choose from {', '.join(STUDIES)}, or all.")
     if not wanted:
         raise ShapefirstError(f"Say which studies to run: {', '.join(STUDIES)}, or all.")
-    return [name for name in STUDIES if name in wanted or "all" in wanted]
+    return [name for name in STUDIES if name in wanted or "all" in wanted] + [name for name in others if name in wanted]
 
 
 @guarded
@@ -42,6 +44,8 @@ def study_named(name: str) -> Study:
         ShapefirstError: There is none.
     """
     if name not in STUDIES:
+        if (point := advertised().get(name)) is not None:
+            return study_of(point)
         raise ShapefirstError(f"There is no study {said(name)}: choose from {', '.join(STUDIES)}, or all.")
     found: Study = import_module(_module(name)).STUDY
     return found

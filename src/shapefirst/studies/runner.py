@@ -64,7 +64,7 @@ def make_tasks(
     Args:
         studies: In their order.
         given: Where prompts come from.
-        common: What their settings have in common.
+        common: What their settings have in common; its ``words`` are of those that have a control.
         count: Prompts or pairs of each; None for the study's own number, which ``common.quick`` tells.
         command: Study's name -> the line that repeats it.
 
@@ -76,7 +76,8 @@ def make_tasks(
         wanted = count or (study.quick if common.quick else study.count)
         items = given.draw(study.needs, wanted)
         told = digest(items, given.pictures if study.pictured else ())
-        setting = replace(common, count=len(items), prompts=told, command=command(study.name))
+        beside = common.words if study.controlled else ""
+        setting = replace(common, count=len(items), prompts=told, command=command(study.name), words=beside)
         tasks.append(Task(study, items, setting, wanted))
     return tasks
 

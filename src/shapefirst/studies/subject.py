@@ -13,21 +13,22 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from shapefirst.errors import ShapefirstError
 from shapefirst.families import family_of
 from shapefirst.findings.finding import DoesNotApply
 from shapefirst.measure.alignment import Alignment, range_of
 from shapefirst.measure.intervals import Range
-from shapefirst.models import is_pocket
+from shapefirst.models import is_pocket, locate
 from shapefirst.policies.auto import Policy
 from shapefirst.policies.schedule import TextSchedule
 from shapefirst.prompts import Prompt
 from shapefirst.prompts.tokens import Positions, positions, preprocessed
 from shapefirst.sampling.loop import Embeddings, Step, decode, denoise, encode, generators
-from shapefirst.training.noise import coloured
+from shapefirst.training.noise import FILTER, coloured
 
-__all__ = ["Fork", "Meter", "Subject", "part"]
+__all__ = ["Fork", "Meter", "Subject", "colour_of", "part"]
 
 
 class Meter:
@@ -276,6 +277,15 @@ class Subject:
     def scores(self, images: Sequence[Image.Image], prompts: Sequence[Prompt]) -> dict[str, np.ndarray]:
         """Alignment's name -> (B,) scores of images against the prompts beside them."""
         return {name: alignment.score(images, prompts) for name, alignment in self.alignments.items()}
+
+
+def colour_of(model: str) -> torch.Tensor | None:
+    """The `Subject.colour` of a model: what training on noise of its own left beside its weights, if it did."""
+    place = locate(model)
+    file = None if place is None else place / FILTER
+    if file is None or not file.is_file():
+        return None
+    return load_file(file)["filter"]
 
 
 def part(embeddings: Embeddings, rows: slice) -> Embeddings:

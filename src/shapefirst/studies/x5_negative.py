@@ -15,7 +15,7 @@ import numpy as np
 from shapefirst.findings.finding import Finding, Study, Summary, claim
 from shapefirst.findings.tables import cell, crossed
 from shapefirst.measure.distances import distances_of
-from shapefirst.measure.intervals import Rule, bootstrap
+from shapefirst.measure.intervals import SHARE, Rule, bootstrap
 from shapefirst.measure.scores import JUDGE_NOUN
 from shapefirst.prompts import Pair
 from shapefirst.studies import dropping
@@ -49,6 +49,7 @@ def run(subject: Subject, pairs: Sequence[Pair]) -> Finding:
     images = {which: images[which] for which in (NONE, ALL, EARLY, LATE)}
     name = JUDGE_NOUN if JUDGE_NOUN in subject.alignments else subject.primary
     score, sought = subject.alignments[name], [in_either_place(subject, one) for one in unwanted]
+    span = subject.range_of(name)
     left = {which: np.asarray(score.score(made, sought)) for which, made in images.items()}
     taken = {which: left[NONE] - left[which] for which in (ALL, EARLY, LATE)}
     similarity = dropping.similarity_of(subject)
@@ -59,7 +60,7 @@ def run(subject: Subject, pairs: Sequence[Pair]) -> Finding:
                 "A negative prompt takes away what it names.",
                 paper="not asked",
                 quantity=f"{score.title}: without a negative prompt minus with it in all steps",
-                found=bootstrap(taken[ALL]),
+                found=bootstrap(taken[ALL], within=span.difference),
                 rule=RULE_ACTS,
                 if_not="The prompt itself asks for the thing, and at this scale the positive branch wins.",
             ),
@@ -67,7 +68,7 @@ def run(subject: Subject, pairs: Sequence[Pair]) -> Finding:
                 "It acts late: in the second half of the steps it takes away more than in the first.",
                 paper="not asked; negative prompts act late (Ban et al. 2024)",
                 quantity=f"{score.title} taken away: second half minus first half",
-                found=bootstrap(taken[LATE] - taken[EARLY]),
+                found=bootstrap(taken[LATE] - taken[EARLY], within=span.difference),
                 rule=RULE_LATE,
                 if_not="A thing that is settled early (X4) can only be kept out early.",
             ),
@@ -84,14 +85,16 @@ def run(subject: Subject, pairs: Sequence[Pair]) -> Finding:
                 tuple(
                     (
                         which,
-                        cell(left[which]),
-                        cell(taken[which]) if which in taken else "",
-                        cell(moved[which]) if which in moved else "",
+                        cell(left[which], within=span),
+                        cell(taken[which], within=span.difference) if which in taken else "",
+                        cell(moved[which], within=SHARE) if which in moved else "",
                     )
                     for which in images
                 ),
             ),
-            by_kind({f"taken away, {which}": values for which, values in taken.items()}, unwanted),
+            by_kind(
+                {f"taken away, {which}": values for which, values in taken.items()}, unwanted, within=span.difference
+            ),
         ),
         pictures=(
             picture(
@@ -117,5 +120,6 @@ STUDY: Final = Study(
     count=32,
     quick=8,
     cost=96,
+    judged=True,
     run=run,
 )

@@ -24,9 +24,8 @@ from torch import nn
 from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5Tokenizer
 
 from shapefirst.training.denoiser import build_scheduler
+from shapefirst.training.noise import FILTER
 
-#: What the noise of a model with a forward process of its own is multiplied by: see `training.noise`.
-FILTER = "noise_filter.safetensors"
 #: How ``CLIPImageProcessor`` has to prepare an image for pocket's CLIP.
 _PREPROCESSOR = {
     "image_processor_type": "CLIPImageProcessor",

@@ -103,7 +103,7 @@ def _denoiser(preset: Preset, run: TrainingRun, curriculum: Curriculum) -> None:
     )
     if not dist.is_initialized() or dist.get_rank() == 0:
         if h is not None:
-            save_file({"filter": h.contiguous()}, run.folder / export.FILTER)
+            save_file({"filter": h.contiguous()}, run.folder / noise.FILTER)
         _keep(run.folder / "denoiser", model.save_pretrained)
     if dist.is_initialized():
         dist.destroy_process_group()
