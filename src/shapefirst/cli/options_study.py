@@ -188,8 +188,8 @@ class StudyOptions:
             raise ShapefirstError(f"Two of the studies are named {again!r}: give each a name of its own.")
         if self.control is None and (some := [one.name for one in found if one.controlled]) and len(some) == len(found):
             raise ShapefirstError(
-                f"{' and '.join(some)} compare the model with another one: name it by --control, such as what "
-                "`shapefirst train-pocket --model pocket-equal-snr` (for c1) or pocket-plain-padding (for c2) made."
+                f"{' and '.join(some)} cannot do without another model to compare with: name it by --control, such as "
+                "what `shapefirst train-pocket --model pocket-equal-snr` (for c1) or pocket-plain-padding (for c2) made."
             )
         return found
 
