@@ -9,9 +9,9 @@ import typer
 
 from shapefirst.checks import check_number, check_prompt, check_seed
 from shapefirst.cli import terminal
-from shapefirst.cli.generate import DEFAULT_STEPS
 from shapefirst.cli.loading import load_quietly, obtained, warn_of_cuts
 from shapefirst.cli.options import Device, Dtype, GuidanceScale, Model, Sampler
+from shapefirst.cli.options_generate import DEFAULT_STEPS
 from shapefirst.errors import ShapefirstError, said
 from shapefirst.prompts.reading import SPECIAL
 from shapefirst.words import find_words, folded

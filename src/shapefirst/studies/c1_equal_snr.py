@@ -17,7 +17,7 @@ from PIL import Image
 from shapefirst.findings.finding import DoesNotApply, Finding, Study, Summary, claim, subject_to
 from shapefirst.findings.tables import cell, crossed, stacked
 from shapefirst.measure.distances import distances_of
-from shapefirst.measure.intervals import Rule, bootstrap, ratio_of_means, settled
+from shapefirst.measure.intervals import ANY, POSITIVE, SHARE, SIGNED, Rule, bootstrap, ratio_of_means, settled
 from shapefirst.measure.shapes import f1
 from shapefirst.policies.schedule import TextSchedule
 from shapefirst.prompts import Prompt
@@ -84,7 +84,7 @@ def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
         "The model settles low frequencies before high ones.",
         paper="the low band is recovered first (F2)",
         quantity="share of the steps by which the low band of predicted x_0 is final before the high band",
-        found=bootstrap(ours.lead),
+        found=bootstrap(ours.lead, within=SIGNED),
         rule=RULE_ORDER,
     )
     why = "The model has no such order that could vanish."
@@ -92,7 +92,7 @@ def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
         "With equal signal-to-noise in all frequencies the order vanishes.",
         paper="it vanishes (Falck et al. 2025)",
         quantity="the control's lead of the low band over the model's",
-        found=bootstrap(np.stack([other.lead, ours.lead], 1), ratio_of_means),
+        found=bootstrap(np.stack([other.lead, ours.lead], 1), ratio_of_means, within=ANY),
         rule=RULE_VANISHES,
         if_not="What the denoiser finds easy may come first whatever the noise: an order of learning, not of drowning.",
     )
@@ -100,7 +100,7 @@ def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
         f"And with it the early shape: when {EARLY:.0%} of the steps are done, the control's preview has less of it.",
         paper="not asked",
         quantity="F1-score of the preview's shape with the image's: the model's minus the control's",
-        found=bootstrap(ours.early - other.early),
+        found=bootstrap(ours.early - other.early, within=SIGNED),
         rule=RULE_SHAPE,
         if_not="An outline has high frequencies too, and may settle with the low ones all the same.",
     )
@@ -108,7 +108,7 @@ def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
         "And the text is needed for longer.",
         paper="not asked",
         quantity="L1 with the text in half of the steps over L1 without text: the control's minus the model's",
-        found=bootstrap(np.concatenate([other.late, ours.late], 1), _difference_of_ratios),
+        found=bootstrap(np.concatenate([other.late, ours.late], 1), _difference_of_ratios, within=ANY),
         rule=RULE_TEXT,
         if_not="The text may decide before the picture shows it (F5), whatever shows first.",
     )
@@ -116,7 +116,7 @@ def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
         "The pictures stay as good.",
         paper="image quality is the same (Falck et al. 2025)",
         quantity=f"{subject.alignments[name].title}: the control's minus the model's",
-        found=bootstrap(other.alignment - ours.alignment),
+        found=bootstrap(other.alignment - ours.alignment, within=subject.range_of(name).difference),
         rule=RULE_AS_GOOD,
         if_not="The same budget of training may be too little for a harder task: longer training would tell.",
     )
@@ -141,14 +141,26 @@ def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
             Summary(
                 ("", *models),
                 (
-                    ("lead of the low band, share of the steps", *(cell(of.lead) for of in models.values())),
-                    (f"F1-score of the shape at {EARLY:.0%}", *(cell(of.early) for of in models.values())),
-                    ("L1 with text in half, over none", *(cell(of.late, ratio_of_means) for of in models.values())),
-                    (subject.alignments[name].title, *(cell(of.alignment) for of in models.values())),
+                    (
+                        "lead of the low band, share of the steps",
+                        *(cell(of.lead, within=SIGNED) for of in models.values()),
+                    ),
+                    (
+                        f"F1-score of the shape at {EARLY:.0%}",
+                        *(cell(of.early, within=SHARE) for of in models.values()),
+                    ),
+                    (
+                        "L1 with text in half, over none",
+                        *(cell(of.late, ratio_of_means, within=POSITIVE) for of in models.values()),
+                    ),
+                    (
+                        subject.alignments[name].title,
+                        *(cell(of.alignment, within=subject.range_of(name)) for of in models.values()),
+                    ),
                 ),
                 f"Model: {subject.name}. Control: {control.name}.",
             ),
-            by_kind({f"lead, {which}": of.lead for which, of in models.items()}, prompts),
+            by_kind({f"lead, {which}": of.lead for which, of in models.items()}, prompts, within=SIGNED),
         ),
         charts=(
             curves(

@@ -16,7 +16,7 @@ from PIL import Image
 
 from shapefirst.findings.finding import Claim, Finding, Study, Summary, claim
 from shapefirst.findings.tables import cell, crossed, stacked
-from shapefirst.measure.intervals import Rule, bootstrap, ratio_of_means
+from shapefirst.measure.intervals import ANY, Rule, bootstrap, ratio_of_means
 from shapefirst.prompts import Pair
 from shapefirst.prompts.edits import mask_of
 from shapefirst.studies.conditions import Scores, chart, score_conditions
@@ -51,7 +51,7 @@ def run(subject: Subject, pairs: Sequence[Pair]) -> Finding:
                 "That the [EOS] decide comes from training padding to carry the prompt.",
                 paper="not asked; padding of a frozen encoder carries nothing (Toker et al. 2025)",
                 quantity=f"{title} of A with the [EOS] of B, target minus source: the model's minus the control's",
-                found=bootstrap(leads["model"] - leads["control"]),
+                found=bootstrap(leads["model"] - leads["control"], within=subject.range_of(name).difference.difference),
                 rule=RULE_CAUSE,
                 if_not="The first [EOS] alone may say the prompt, as it does in every CLIP: A1, on both, would tell.",
             ),
@@ -76,15 +76,18 @@ def run(subject: Subject, pairs: Sequence[Pair]) -> Finding:
                 tuple(
                     (
                         f"{which}: {condition}",
-                        *(cell(of.of(name, condition, side)) for side in of.sides),
-                        cell(of.lead(name, condition)),
+                        *(cell(of.of(name, condition, side), within=subject.range_of(name)) for side in of.sides),
+                        cell(of.lead(name, condition), within=subject.range_of(name).difference),
                     )
                     for which, of in found.items()
                     for condition in of.conditions
                 ),
                 f"{title}. Model: {subject.name}. Control: {control.name}.",
             ),
-            sides["model"].by_kind({f"target minus source, {which}": lead for which, lead in leads.items()}),
+            sides["model"].by_kind(
+                {f"target minus source, {which}": lead for which, lead in leads.items()},
+                within=subject.range_of(name).difference,
+            ),
         ),
         charts=(
             chart(replace(subject, alignments={name: subject.alignments[name]}), together, "By what was changed."),
@@ -128,7 +131,7 @@ def _ratio(found: Scores, name: str, title: str, which: str, rule: Rule) -> Clai
         else "Padding that was not trained to carry the prompt carries nothing: clean padding leaves the image.",
         paper="not asked",
         quantity=f"the {which}'s {title} with clean padding, over that of the untouched prompt",
-        found=bootstrap(kept, ratio_of_means),
+        found=bootstrap(kept, ratio_of_means, within=ANY),
         rule=rule,
         if_not="The words may say enough by themselves."
         if carries
@@ -153,5 +156,6 @@ STUDY: Final = Study(
     count=64,
     quick=8,
     cost=520,
+    judged=True,
     run=run,
 )

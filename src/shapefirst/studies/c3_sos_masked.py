@@ -18,7 +18,7 @@ from shapefirst.families import family_of
 from shapefirst.findings.finding import DoesNotApply, Finding, Study, Summary, claim
 from shapefirst.findings.tables import cell, crossed
 from shapefirst.measure.distances import distances_of
-from shapefirst.measure.intervals import Rule, bootstrap, ratio_of_means
+from shapefirst.measure.intervals import ANY, POSITIVE, SHARE, Rule, bootstrap, ratio_of_means
 from shapefirst.prompts import Prompt
 from shapefirst.sampling.loop import Embeddings
 from shapefirst.studies import dropping
@@ -56,7 +56,7 @@ def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
                 "The attention that [SOS] gets does no work: without it the image is as true to its prompt.",
                 paper="[SOS] carries no meaning (F3); masked, alignment stays (arXiv 2605.09313)",
                 quantity=f"{title} with [SOS] masked, over that of the untouched prompt",
-                found=bootstrap(np.stack([of[NO_SOS], of[WHOLE]], 1), ratio_of_means),
+                found=bootstrap(np.stack([of[NO_SOS], of[WHOLE]], 1), ratio_of_means, within=ANY),
                 rule=RULE_ALIGNED,
                 if_not="What [SOS] had goes to the words and the padding, which a model may not have learned to bear: "
                 "a model that was trained without [SOS] would tell.",
@@ -65,7 +65,7 @@ def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
                 "Yet the picture is another one, more so than without a token of padding.",
                 paper="not asked",
                 quantity="L1 to the untouched image: [SOS] masked, over the last token masked",
-                found=bootstrap(np.stack([moved[NO_SOS], moved[NO_PAD]], 1), ratio_of_means),
+                found=bootstrap(np.stack([moved[NO_SOS], moved[NO_PAD]], 1), ratio_of_means, within=POSITIVE),
                 rule=RULE_CHANGES,
                 if_not="[SOS] may be one token among many to this model, which gives it no more attention (F3).",
             ),
@@ -80,9 +80,9 @@ def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
             by_alignment(subject, scores),
             Summary(
                 ("", "L1 to the untouched image"),
-                tuple((name, cell(values)) for name, values in moved.items()),
+                tuple((name, cell(values, within=SHARE)) for name, values in moved.items()),
             ),
-            by_kind({f"L1, {name}": values for name, values in moved.items()}, prompts),
+            by_kind({f"L1, {name}": values for name, values in moved.items()}, prompts, within=SHARE),
         ),
         charts=(chart(subject, scores, "Alignment with the prompt, by what was masked."),),
         pictures=(picture("masked", images, [p.text for p in prompts], "By the token that was masked."),),
@@ -109,5 +109,6 @@ STUDY: Final = Study(
     count=32,
     quick=8,
     cost=96,
+    judged=True,
     run=run,
 )

@@ -19,7 +19,7 @@ from shapefirst.drawing import charts
 from shapefirst.findings.finding import Chart, Claim, DoesNotApply, Finding, Study, Summary, claim
 from shapefirst.findings.tables import cell, crossed
 from shapefirst.measure.distances import frechet_of_few
-from shapefirst.measure.intervals import Rule, bootstrap, ratio_of_means
+from shapefirst.measure.intervals import ANY, POSITIVE, Rule, bootstrap, ratio_of_means
 from shapefirst.policies.schedule import TextSchedule
 from shapefirst.prompts import Prompt
 from shapefirst.studies import dropping
@@ -88,7 +88,7 @@ def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
                     (
                         _spelled(window, steps),
                         f"{spent[window]:g}",
-                        cell(aligned[window]),
+                        cell(aligned[window], within=subject.range_of(subject.primary)),
                         f"{distance[window]:.1f}",
                     )
                     for window in images
@@ -124,14 +124,16 @@ def _claims(
     whole, (fifth, half, last) = (0, steps), steps_at([0.2, 0.5, 0.8], steps)
 
     def nearer(window: Any) -> Any:
-        return bootstrap(np.stack([seen[window], seen[whole], truth], axis=1), frechet_ratio)
+        return bootstrap(np.stack([seen[window], seen[whole], truth], axis=1), frechet_ratio, within=POSITIVE)
 
     return (
         claim(
             "Guidance in the first half of the steps is what aligns the picture with its prompt.",
             paper="the early steps are what the text is for",
             quantity=f"{title}: guidance in steps 0 to {half} minus guidance from {half} on",
-            found=bootstrap(aligned[0, half] - aligned[half, steps]),
+            found=bootstrap(
+                aligned[0, half] - aligned[half, steps], within=subject.range_of(subject.primary).difference
+            ),
             rule=RULE_EARLY,
             if_not="The text branch alone may settle the shape, and guidance sharpen what is there.",
         ),
@@ -148,7 +150,7 @@ def _claims(
             "Guidance in the last steps is useless.",
             paper="late steps need no text",
             quantity=f"{title} without guidance from step {last} on, over that of guidance in all steps",
-            found=bootstrap(np.stack([aligned[0, last], aligned[whole]], 1), ratio_of_means),
+            found=bootstrap(np.stack([aligned[0, last], aligned[whole]], 1), ratio_of_means, within=ANY),
             rule=RULE_USELESS,
         ),
         claim(
@@ -238,5 +240,6 @@ STUDY: Final = Study(
     count=48,
     quick=8,
     cost=900,
+    judged=True,
     run=run,
 )

@@ -16,7 +16,7 @@ import numpy as np
 
 from shapefirst.findings.finding import Claim, DoesNotApply, Finding, Study, Summary, claim
 from shapefirst.findings.tables import cell, crossed, stacked
-from shapefirst.measure.intervals import Rule, bootstrap
+from shapefirst.measure.intervals import SHARE, SIGNED, Rule, bootstrap
 from shapefirst.measure.scores import JUDGE_ATTRIBUTE, JUDGE_NOUN
 from shapefirst.prompts import Prompt, parse_prompts
 from shapefirst.prompts.prompt import COLOUR_WORDS, TEXTURE_WORDS
@@ -76,7 +76,7 @@ def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
                     (
                         aspect,
                         str(len(wins)),
-                        cell(times[aspect]),
+                        cell(times[aspect], within=SHARE),
                         *(f"{wins[:, i].mean():.2f}" for i in range(len(grid))),
                     )
                     for aspect, wins in found.items()
@@ -120,7 +120,7 @@ def _claims(times: Mapping[str, np.ndarray]) -> tuple[Claim, ...]:
                     f"The noun is settled before the {later}.",
                     paper="first the shape, then the detail",
                     quantity=f"share of the steps by which the {later} may come in later than the noun",
-                    found=bootstrap(times[later][:n] - times[NOUN][:n]),
+                    found=bootstrap(times[later][:n] - times[NOUN][:n], within=SIGNED),
                     rule=RULE_ORDER,
                     if_not=f"A {later} may lie in the low frequencies that come first, as the shape does.",
                 )
@@ -132,7 +132,7 @@ def _claims(times: Mapping[str, np.ndarray]) -> tuple[Claim, ...]:
                 "Where things stand is settled before what they are.",
                 paper="not asked; the layout comes first",
                 quantity="share of the steps by which the noun may come in later than the place",
-                found=bootstrap(times[NOUN][:n] - times[PLACE][:n]),
+                found=bootstrap(times[NOUN][:n] - times[PLACE][:n], within=SIGNED),
                 rule=RULE_ORDER,
                 if_not="A score that does not hear places cannot tell when they are settled.",
             )
@@ -199,5 +199,6 @@ STUDY: Final = Study(
     count=24,
     quick=8,
     cost=500,
+    judged=True,
     run=run,
 )

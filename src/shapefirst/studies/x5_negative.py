@@ -15,7 +15,7 @@ import numpy as np
 from shapefirst.findings.finding import Finding, Study, Summary, claim
 from shapefirst.findings.tables import cell, crossed
 from shapefirst.measure.distances import distances_of
-from shapefirst.measure.intervals import Rule, bootstrap
+from shapefirst.measure.intervals import SHARE, Rule, bootstrap
 from shapefirst.measure.scores import JUDGE_NOUN
 from shapefirst.prompts import Pair
 from shapefirst.studies import dropping
@@ -59,7 +59,7 @@ def run(subject: Subject, pairs: Sequence[Pair]) -> Finding:
                 "A negative prompt takes away what it names.",
                 paper="not asked",
                 quantity=f"{score.title}: without a negative prompt minus with it in all steps",
-                found=bootstrap(taken[ALL]),
+                found=bootstrap(taken[ALL], within=subject.range_of(name).difference),
                 rule=RULE_ACTS,
                 if_not="The prompt itself asks for the thing, and at this scale the positive branch wins.",
             ),
@@ -67,7 +67,7 @@ def run(subject: Subject, pairs: Sequence[Pair]) -> Finding:
                 "It acts late: in the second half of the steps it takes away more than in the first.",
                 paper="not asked; negative prompts act late (Ban et al. 2024)",
                 quantity=f"{score.title} taken away: second half minus first half",
-                found=bootstrap(taken[LATE] - taken[EARLY]),
+                found=bootstrap(taken[LATE] - taken[EARLY], within=subject.range_of(name).difference.difference),
                 rule=RULE_LATE,
                 if_not="A thing that is settled early (X4) can only be kept out early.",
             ),
@@ -84,14 +84,18 @@ def run(subject: Subject, pairs: Sequence[Pair]) -> Finding:
                 tuple(
                     (
                         which,
-                        cell(left[which]),
-                        cell(taken[which]) if which in taken else "",
-                        cell(moved[which]) if which in moved else "",
+                        cell(left[which], within=subject.range_of(name)),
+                        cell(taken[which], within=subject.range_of(name).difference) if which in taken else "",
+                        cell(moved[which], within=SHARE) if which in moved else "",
                     )
                     for which in images
                 ),
             ),
-            by_kind({f"taken away, {which}": values for which, values in taken.items()}, unwanted),
+            by_kind(
+                {f"taken away, {which}": values for which, values in taken.items()},
+                unwanted,
+                within=subject.range_of(name).difference,
+            ),
         ),
         pictures=(
             picture(
@@ -117,5 +121,6 @@ STUDY: Final = Study(
     count=32,
     quick=8,
     cost=96,
+    judged=True,
     run=run,
 )

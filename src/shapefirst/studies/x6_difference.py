@@ -15,7 +15,7 @@ import numpy as np
 from shapefirst.families.noise import noise_to_signal
 from shapefirst.findings.finding import Finding, Study, Summary, claim
 from shapefirst.findings.tables import cell, crossed
-from shapefirst.measure.intervals import Rule, bootstrap, ratio_of_means
+from shapefirst.measure.intervals import POSITIVE, SHARE, SIGNED, Rule, bootstrap, ratio_of_means
 from shapefirst.measure.spectrum import energies, modes
 from shapefirst.prompts import Prompt
 from shapefirst.studies.bands import two_bands
@@ -59,7 +59,7 @@ def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
                 "What the text adds is of low frequencies first.",
                 paper="not asked; the text decides the shape, which is of low frequencies",
                 quantity=f"the low band's share of the difference's energy: first {fifth} steps minus last {fifth}",
-                found=bootstrap(first - last),
+                found=bootstrap(first - last, within=SIGNED),
                 rule=RULE_LOW_FIRST,
                 if_not="Where both branches agree on the shape already, the difference is about detail from the start.",
             ),
@@ -67,7 +67,7 @@ def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
                 "Over the run the text moves low frequencies more than high ones.",
                 paper="not asked",
                 quantity="energy that the difference moves x_0 by, a mode of the low band over one of the high band",
-                found=bootstrap(per_mode, ratio_of_means),
+                found=bootstrap(per_mode, ratio_of_means, within=POSITIVE),
                 rule=RULE_LOW,
             ),
         ),
@@ -83,11 +83,12 @@ def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
             Summary(
                 ("steps", "low band's share of the difference"),
                 tuple(
-                    (f"{few[0]} to {few[-1]}", cell(low[:, few].mean(1))) for few in np.array_split(np.arange(steps), 5)
+                    (f"{few[0]} to {few[-1]}", cell(low[:, few].mean(1), within=SHARE))
+                    for few in np.array_split(np.arange(steps), 5)
                 ),
                 "The low band: up to a quarter of the highest frequency along a side.",
             ),
-            by_kind({"first fifth": first, "last fifth": last}, prompts, "The low band's share."),
+            by_kind({"first fifth": first, "last fifth": last}, prompts, "The low band's share.", within=SHARE),
         ),
         charts=(
             curves(
