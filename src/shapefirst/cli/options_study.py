@@ -189,7 +189,7 @@ class StudyOptions:
         if self.control is None and (some := [one.name for one in found if one.controlled]) and len(some) == len(found):
             raise ShapefirstError(
                 f"{' and '.join(some)} cannot do without another model to compare with: name it by --control, such as "
-                "what `shapefirst train-pocket --model pocket-equal-snr` (for c1) or pocket-plain-padding (for c2) made."
+                "what `shapefirst train-pocket --model pocket-equal-snr` made for c1, pocket-plain-padding for c2."
             )
         return found
 

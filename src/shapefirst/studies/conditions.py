@@ -21,7 +21,7 @@ from shapefirst.drawing import charts
 from shapefirst.drawing.sheets import Cell, contact_sheet
 from shapefirst.findings.finding import Chart, Picture, Summary
 from shapefirst.findings.tables import cell, crossed
-from shapefirst.measure.intervals import Interval, Range, bootstrap, measured
+from shapefirst.measure.intervals import ANY, Interval, Range, bootstrap, measured
 from shapefirst.prompts import Prompt
 from shapefirst.studies.subject import Subject
 
@@ -129,7 +129,7 @@ def by_kind(
     caption: str = "",
     statistic: Callable[[np.ndarray], float] | None = None,
     *,
-    within: Range | Mapping[str, Range],
+    within: Range | Mapping[str, Range] = ANY,
 ) -> Summary:
     """Quantities with their intervals, a column for each kind of attribute that the n prompts have.
 

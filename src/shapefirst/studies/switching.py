@@ -15,7 +15,7 @@ from PIL import Image
 
 from shapefirst.families import family_of
 from shapefirst.findings.finding import Picture, Summary
-from shapefirst.measure.intervals import Range
+from shapefirst.measure.intervals import ANY, Range
 from shapefirst.prompts import Pair, Prompt
 from shapefirst.prompts.edits import switch_eos
 from shapefirst.prompts.tokens import Positions
@@ -76,7 +76,7 @@ class Switched:
         return {"pair": list(range(len(sources))), "source": sources, "target": of_target.pop("prompt"), **of_target}
 
     def by_kind(
-        self, quantities: Mapping[str, np.ndarray], caption: str = "", *, within: Range | Mapping[str, Range]
+        self, quantities: Mapping[str, np.ndarray], caption: str = "", *, within: Range | Mapping[str, Range] = ANY
     ) -> Summary:
         """As ``conditions.by_kind``, by the kind of the targets' attributes, as the caption goes on to say."""
         said = f"{caption} The kind is that of the target's attribute.".strip()
