@@ -4,13 +4,17 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint unit fuzz kills format benchmark clean
+.PHONY: help demo docs test lint unit fuzz kills format benchmark clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-18s%s\n", $$1, $$2 }'
 
 demo: $(VENV)/.installed ## images of 8 prompts with full guidance and with the text in the first steps only
 	@$(BIN)/shapefirst demo
+
+docs: $(VENV)/.installed ## the documentation as a site in site/, without a network; every link is checked
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+	@echo "site/index.html; with a search: python3 -m http.server -d site"
 
 test: $(VENV)/.installed ## format check, lint, type check, floors of the house, tests: both of the next, at once
 	@$(MAKE) --no-print-directory -j 2 lint unit
@@ -43,12 +47,12 @@ format: $(VENV)/.installed ## format the code and mend what the linter can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-benchmark: $(VENV)/.installed ## print the figures of the model card and of README.md's first table (minutes)
+benchmark: $(VENV)/.installed ## print the figures of the model card and of the times in docs/keep.md (minutes)
 	@for name in saving pocket_quality recording startup full_size; do \
 		echo "== benchmarks/$$name.py"; $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 clean: ## remove the environment and every cache
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis dist site
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One environment for all targets, so that each works without network once any of them has run. The package is installed

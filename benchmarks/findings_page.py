@@ -1,0 +1,150 @@
+"""Write docs/findings.md and its pictures: what the stored studies of one or more models found.
+
+    shapefirst study all --out benchmarks/results/studies/pocket       (20 minutes; another model, another folder)
+    python benchmarks/findings_page.py                                 (at once)
+
+Of each study the first chart and the first sheet of pictures are shown. The same results give the same page.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from shapefirst.drawing.notation import duration, label, reach, rule_in_short
+from shapefirst.errors import ShapefirstError
+from shapefirst.files import save_text
+from shapefirst.findings.finding import Claim
+from shapefirst.findings.order import STUDIES
+from shapefirst.findings.storage import Stored, load_all
+
+ROOT: Final = Path(__file__).parent.parent
+RESULTS: Final = ROOT / "benchmarks" / "results" / "studies"
+PAGE: Final = ROOT / "docs" / "findings.md"
+
+_HEAD: Final = """# Findings
+
+What the [studies](studies.md) found. A claim replicates if its whole 95% interval over prompts lies on the side of a
+threshold that was written down before the run; it is inconclusive if the interval covers the threshold. With {claims}
+claims some may fall on the wrong side by chance. Claims that the paper did not make have "not asked" in its column.
+"""
+
+
+def write(folders: Sequence[Path], page: Path = PAGE) -> Path:
+    """The page, and the pictures beside it in a folder of its name.
+
+    Args:
+        folders: Of one model each, as `shapefirst study --out` wrote them.
+        page: Where it goes.
+
+    Raises:
+        ShapefirstError: A folder holds no finding, two are of one model, or one is damaged.
+    """
+    models = {}
+    for folder in folders:
+        stored = [study for study in load_all(folder) if study.name in STUDIES]
+        if not stored:
+            raise ShapefirstError(f"There are no stored findings in {str(folder)!r}: run shapefirst study all first.")
+        name = stored[0].setting.model
+        if name in models:
+            raise ShapefirstError(f"Two folders hold findings of {name}: give one of each model.")
+        models[name] = {study.name: study for study in stored}
+    pictures = page.with_suffix("")
+    shutil.rmtree(pictures, ignore_errors=True)
+    pictures.mkdir(parents=True)
+    save_text("\n".join(_page(models, pictures)), page)
+    return page
+
+
+def _page(models: Mapping[str, Mapping[str, Stored]], pictures: Path) -> Iterator[str]:
+    everything = [study for studies in models.values() for study in studies.values()]
+    yield _HEAD.format(claims=sum(len(study.claims) for study in everything))
+    for model, studies in models.items():
+        yield f"**{_text(model)}**: {_setting(list(studies.values()))}\n"
+    names = [name for name in STUDIES if any(name in studies for studies in models.values())]
+    yield _row("study", "claim", *models)
+    yield "|" + "---|" * (2 + len(models))
+    for name in names:
+        for row in _verdicts([studies.get(name) for studies in models.values()]):
+            yield _row(f"[{label(name)}](#{name})", *row)
+    for name in names:
+        of_models = [(model, studies[name]) for model, studies in models.items() if name in studies]
+        first = of_models[0][1]
+        yield f"\n## {label(name)}: {_text(first.title)} {{ #{name} }}\n"
+        yield f"{_text(first.question)} **The paper:** {_text(first.paper)}\n"
+        for model, study in of_models:
+            yield from _study(f"{model}, " if len(models) > 1 else "", study, pictures / f"{model}".replace("/", "-"))
+    yield ""
+
+
+def _setting(stored: Sequence[Stored]) -> str:
+    s = stored[0].setting
+    found = Counter(claim.verdict for study in stored for claim in study.claims)
+    verdicts = ", ".join(f"{count} {verdict}" for verdict, count in sorted(found.items()))
+    seconds = sum(study.setting.seconds for study in stored)
+    quick = "**A short run of few prompts, to see it work rather than to learn from it.** " if s.quick else ""
+    return (
+        f"{quick}{s.steps} steps of {s.sampler}, w = {s.guidance_scale:g}, seed {s.seed}, {_text(s.machine)}, "
+        f"{duration(seconds)}. Of {found.total()} claims: {verdicts}."
+    )
+
+
+def _verdicts(of_models: Sequence[Stored | None]) -> Iterator[list[str]]:
+    """A row for each claim of a study: its statement, and each model's verdict."""
+    statements = dict.fromkeys(claim.statement for study in of_models if study for claim in study.claims)
+    for statement in statements or [""]:
+        row = [_text(statement)]
+        for study in of_models:
+            mine = {claim.statement: claim.verdict for claim in study.claims} if study else {}
+            row.append(mine.get(statement, "does not apply" if study and study.reason else "–"))
+        yield row
+
+
+def _study(whose: str, study: Stored, pictures: Path) -> Iterator[str]:
+    s = study.setting
+    yield f"{whose}n = {s.count}, {s.steps} steps of {s.sampler}:\n" if not study.reason else f"{whose}{study.reason}\n"
+    if study.claims:
+        yield _row("claim", "the paper", "here (95% interval)", "rule", "verdict")
+        yield "|---|---|---|---|---|"
+    for claim in study.claims:
+        yield _row(
+            _text(claim.statement), _text(claim.paper), _measured(claim), rule_in_short(claim.rule), claim.verdict
+        )
+    yield ""
+    for claim in study.claims:
+        if claim.hypothesis:
+            yield f"- *{_text(claim.statement)}* {_text(claim.hypothesis)}"
+    yield ""
+    shown = [(chart.alt, chart.caption, f"{chart.name}.svg", chart.svg.encode()) for chart in study.charts[:1]]
+    shown += [(one.alt, one.caption, f"{one.name}.png", one.png) for one in study.pictures[:1]]
+    for alt, caption, name, content in shown:
+        pictures.mkdir(exist_ok=True)
+        file = pictures / re.sub(r"[^\w.-]", "-", f"{study.name}-{name}")
+        file.write_bytes(content)
+        yield f"![{_text(alt)}](findings/{pictures.name}/{file.name})\n\n*{_text(caption)}*\n"
+
+
+def _measured(claim: Claim) -> str:
+    estimate, interval = reach(claim.found)
+    return f"**{estimate}** ({interval}), n = {claim.found.n}: {_text(claim.quantity)}"
+
+
+def _row(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _text(text: str) -> str:
+    """As Markdown shows it in a line, code between backticks left alone."""
+    parts = re.split(r"(`[^`]+`)", " ".join(text.split()))
+    return "".join(part if part.startswith("`") else re.sub(r"([\\*\[\]<>|])", r"\\\1", part) for part in parts)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folders", nargs="*", type=Path, help="by default those in benchmarks/results/studies")
+    print(write(parser.parse_args().folders or sorted(path for path in RESULTS.iterdir() if path.is_dir())))
