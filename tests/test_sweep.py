@@ -722,8 +722,8 @@ def test_a_sweep_without_images_has_no_sheet(finished):
 def test_a_wide_table_is_printed_in_parts_that_fit(monkeypatch, capsys):
     names = [f"metric {i}" for i in range(9)]
     rows = tuple((f"paper:{k}", *(f"{k}.{i} (0.1 to 0.2)" for i in range(9))) for k in (0, 5))
-    narrow = Console(width=70)
-    monkeypatch.setattr(terminal, "results", lambda: narrow)
+    narrow = Console(width=70, force_terminal=True, color_system=None)
+    monkeypatch.setattr(terminal, "stdout", lambda: narrow)
     tables.summaries([Summary(("policy", *names), rows, "caption")])
     lines = capsys.readouterr().out.splitlines()
     assert max(len(line) for line in lines) <= 70

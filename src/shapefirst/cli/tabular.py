@@ -55,7 +55,7 @@ def print_table(
         terminal.out(json.dumps({"table": title, "rows": records}, ensure_ascii=False))
         return
     texts = [[printable(_text(cell)) for cell in row] for row in rows]
-    console = terminal.results()
+    console = terminal.stdout()
     if not console.is_terminal:
         lines = ["\t".join(" ".join(cell.split()) for cell in row) for row in (columns, *texts)]
         terminal.out("\n".join([printable(title), *lines] if title else lines))
@@ -79,7 +79,7 @@ def print_facts(facts: Mapping[str, str]) -> None:
     if terminal.as_json():
         terminal.out(json.dumps(facts, ensure_ascii=False))
         return
-    console = terminal.results()
+    console = terminal.stdout()
     if not console.is_terminal:
         terminal.out("\n".join(f"{name}\t{' '.join(value.split())}" for name, value in facts.items()))
         return

@@ -29,9 +29,9 @@ __all__ = [
     "out",
     "progress",
     "remark",
-    "results",
     "say_tables_as_json",
     "spare_no_character",
+    "stdout",
     "warning",
     "working",
 ]
@@ -60,7 +60,7 @@ def spare_no_character() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def results() -> Console:
+def stdout() -> Console:
     """Stdout."""
     console = Console()
     return console if console.is_terminal else Console(width=_WIDE)

@@ -13,7 +13,6 @@ from functools import cached_property
 from typing import Any, Final
 
 from shapefirst.errors import ShapefirstError, said
-from shapefirst.families import family_of
 from shapefirst.prompts.tokens import phrase_positions, positions, preprocessed, room, word_positions
 from shapefirst.words import find_words
 
@@ -43,6 +42,8 @@ class Reading:
     @cached_property
     def _parts(self) -> list[tuple[Any, str, int, int]]:
         """Tokenizer, what it is given, its first position, how many it has."""
+        from shapefirst.families import family_of  # with torch
+
         *others, last = (getattr(self.pipe, name) for name in family_of(self.pipe).tokenizers)
         parts, first = [], 0
         for tokenizer in others:

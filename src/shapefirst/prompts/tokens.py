@@ -14,7 +14,6 @@ from typing import Annotated, Any, Final, TypeAlias
 
 from shapefirst.checks import check_text
 from shapefirst.errors import ShapefirstError
-from shapefirst.families.pixart import cleans_captions
 from shapefirst.signatures import From, Having, guarded
 from shapefirst.words import Span, find_words, folded, spans
 
@@ -84,6 +83,8 @@ def preprocessed(pipe: Any, prompt: str) -> str:
     if hasattr(pipe, "maybe_convert_prompt"):
         return str(pipe.maybe_convert_prompt(prompt, pipe.tokenizer))
     if hasattr(pipe, "_text_preprocessing"):
+        from shapefirst.families.pixart import cleans_captions  # with torch
+
         (prompt,) = pipe._text_preprocessing(prompt, clean_caption=cleans_captions())
     return prompt
 
