@@ -19,6 +19,7 @@ from typing import Final
 from shapefirst.drawing.notation import duration, label, reach, rule_in_short
 from shapefirst.errors import ShapefirstError
 from shapefirst.files import save_text
+from shapefirst.findings.discovery import RATE, standing
 from shapefirst.findings.finding import Claim
 from shapefirst.findings.order import STUDIES
 from shapefirst.findings.storage import Stored, load_all
@@ -30,8 +31,8 @@ PAGE: Final = ROOT / "docs" / "findings.md"
 _HEAD: Final = """# Findings
 
 What the [studies](studies.md) found. A claim replicates if its whole 95% interval over prompts lies on the side of a
-threshold that was written down before the run; it is inconclusive if the interval covers the threshold. With {claims}
-claims some may fall on the wrong side by chance. Claims that the paper did not make have "not asked" in its column.
+threshold that was written down before the run; it is inconclusive if the interval covers the threshold. Claims
+that are not the paper's are marked as our own.
 """
 
 
@@ -62,8 +63,7 @@ def write(folders: Sequence[Path], page: Path = PAGE) -> Path:
 
 
 def _page(models: Mapping[str, Mapping[str, Stored]], pictures: Path) -> Iterator[str]:
-    everything = [study for studies in models.values() for study in studies.values()]
-    yield _HEAD.format(claims=sum(len(study.claims) for study in everything))
+    yield _HEAD
     for model, studies in models.items():
         yield f"**{_text(model)}**: {_setting(list(studies.values()))}\n"
     names = [name for name in STUDIES if any(name in studies for studies in models.values())]
@@ -88,9 +88,11 @@ def _setting(stored: Sequence[Stored]) -> str:
     verdicts = ", ".join(f"{count} {verdict}" for verdict, count in sorted(found.items()))
     seconds = sum(study.setting.seconds for study in stored)
     quick = "**A short run of few prompts, to see it work rather than to learn from it.** " if s.quick else ""
+    stands = sum(standing([claim for study in stored for claim in study.claims]))
     return (
         f"{quick}{s.steps} steps of {s.sampler}, w = {s.guidance_scale:g}, seed {s.seed}, {_text(s.machine)}, "
-        f"{duration(seconds)}. Of {found.total()} claims: {verdicts}."
+        f"{duration(seconds)}. Of {found.total()} claims: {verdicts}. "
+        f"{stands} of the verdicts stand at a false discovery rate of {RATE:.0%}."
     )
 
 
@@ -112,9 +114,9 @@ def _study(whose: str, study: Stored, pictures: Path) -> Iterator[str]:
         yield _row("claim", "the paper", "here (95% interval)", "rule", "verdict")
         yield "|---|---|---|---|---|"
     for claim in study.claims:
-        yield _row(
-            _text(claim.statement), _text(claim.paper), _measured(claim), rule_in_short(claim.rule), claim.verdict
-        )
+        paper = ("our own claim: " if claim.is_own else "") + claim.paper
+        verdict = f"{claim.verdict}: {claim.reason}" if claim.reason else claim.verdict
+        yield _row(_text(claim.statement), _text(paper), _measured(claim), rule_in_short(claim.rule), _text(verdict))
     yield ""
     for claim in study.claims:
         if claim.hypothesis:
