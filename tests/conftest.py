@@ -21,7 +21,7 @@ gc.freeze()  # what is imported stays; to look through it again and again takes 
 gc.set_threshold(20_000, 20, 20)
 torch.set_num_threads(1)  # on models this small more threads only wait for each other
 
-WAITING = ("test_sweep_ray.py", "test_fuzz.py")
+WAITING = ("test_sweep_ray.py", "test_fuzz.py", "test_studio_page.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Generator
 
 import pytest
 
-ALLOWED = ("needs a GPU", "needs Linux")
+ALLOWED = ("needs a GPU", "needs Linux", "needs Chromium")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -51,7 +51,10 @@ def test_a_report_is_written_without_torch():
     }
 
 
-EXTRAS = ("matplotlib", "pyarrow", "scipy", "skimage", "ray", "resvg_py", "material_design_icons_pack", "sentencepiece")
+EXTRAS = (
+    *("matplotlib", "pyarrow", "scipy", "skimage", "ray", "resvg_py", "material_design_icons_pack", "sentencepiece"),
+    "gradio",
+)
 
 
 def without_extras(code, folder):
@@ -82,6 +85,7 @@ print("rows:", spent.rows)"""
         (("study", "f1"), "Studies need matplotlib and pyarrow and scipy and skimage: pip install"),
         (("sweep", "run"), "or pip install '.[studies]' in a clone."),
         (("train-pocket", "--out", "x"), "pip install '.[train]' in a clone."),
+        (("studio",), "The studio runs with gradio: pip install"),
     ],
     ids=lambda words: words[0] if isinstance(words, tuple) else "",
 )

@@ -50,6 +50,9 @@ BOUNDS: Final[dict[str, tuple[float, float]]] = {
     "conditions": (1, 20_000),  # of a sweep: a policy in a setting
     "images of a sweep": (1, 10**9),  # of a policy in a setting
     "shards": (1, 100_000),
+    "steps of the studio": (1, 200),  # others wait in its queue
+    "images of the studio": (1, 4),
+    "side of the studio": (64, 1_536),  # of a picture, in pixels
 }
 
 #: N, of a generation.
@@ -156,12 +159,12 @@ def check_text(text: str, what: str) -> None:
         )
 
 
-def check_prompt(text: str, what: str) -> None:
-    """As `check_text`, of a prompt: it must not be too long either."""
+def check_prompt(text: str, what: str, most: int = _LONGEST) -> None:
+    """As `check_text`, of a prompt: it must not have more than so many characters either."""
     check_text(text, what)
-    if len(text) > _LONGEST:
+    if len(text) > most:
         raise ShapefirstError(
-            f"{what} has {len(text):,} characters, and a prompt at most {_LONGEST:,}: {text[:_SHOWN]!a}...; shorten it."
+            f"{what} has {len(text):,} characters, and a prompt at most {most:,}: {text[:_SHOWN]!a}...; shorten it."
         )
 
 

@@ -21,11 +21,12 @@ SMALL: dict[tuple[str, ...], tuple[str, ...]] = {
     ("sweep", "plan"): ("--steps", "2", "--no-probe"),
     ("sweep", "run"): ("--steps", "2"),
     ("sweep", "latency"): ("--batch", "1", "--rounds", "2"),
+    ("studio",): ("--port", "0"),
     ("study",): ("--quick",),
     ("train-pocket",): ("--preset", "smoke"),
 }
 #: Commands that take more than seconds: their user is impatient.
-LONG = ("demo", "models", "study", "sweep", "train-pocket", "tune")
+LONG = ("demo", "models", "studio", "study", "sweep", "train-pocket", "tune")
 SWEEP = ("sweep", "run", "--steps", "4", "--text-steps", "50%", "--policy", "steps:0+2", "--count", "4")
 #: What reads a sweep, findings or a policy.
 OF_SWEEP: tuple[tuple[str, ...], ...] = (

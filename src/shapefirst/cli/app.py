@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from shapefirst import __version__
-from shapefirst.cli import check, generate, prompts, show, study, sweep, terminal, tracing, train, tune
+from shapefirst.cli import check, generate, prompts, show, studio, study, sweep, terminal, tracing, train, tune
 from shapefirst.errors import INTERRUPTED, ShapefirstError, sentence_of, shortened
 
 __all__ = ["app"]
@@ -106,6 +106,7 @@ app = typer.Typer(
 )
 app.command("generate")(generate.generate_images)
 app.command("demo")(show.demo)
+app.command("studio")(studio.studio)
 app.command("models")(show.list_models)
 app.command("check")(check.check)
 app.command("trace")(tracing.trace_words)

@@ -23,7 +23,7 @@ from shapefirst.errors import ShapefirstError
 from shapefirst.measure.rgb import to_rgb
 from shapefirst.signatures import From, guarded
 
-__all__ = ["energies", "low_high_bands", "modes", "pixels", "radial_bands", "radius", "snr", "split"]
+__all__ = ["cutoff_of", "energies", "low_high_bands", "modes", "pixels", "radial_bands", "radius", "snr", "split"]
 
 Modes: TypeAlias = Annotated[int, From(1, 4096)]  # of a side
 
@@ -51,6 +51,11 @@ def low_high_bands(height: Modes, width: Modes, cutoff: float) -> torch.Tensor:
     if not cutoff >= 0:
         raise ShapefirstError(f"The cut-off between low and high frequencies must be at least 0, not {cutoff}.")
     return (radius(height, width) > cutoff).long()
+
+
+def cutoff_of(height: int, width: int) -> float:
+    """A quarter of the highest frequency along the shorter side, at least 1."""
+    return max(1.0, min(height, width) / 8)
 
 
 def modes(bands: torch.Tensor) -> torch.Tensor:

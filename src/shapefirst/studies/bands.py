@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from shapefirst.measure.spectrum import energies, low_high_bands, modes, pixels, radial_bands, snr
+from shapefirst.measure.spectrum import cutoff_of, energies, low_high_bands, modes, pixels, radial_bands, snr
 from shapefirst.sampling.loop import generators
 
 __all__ = [
@@ -25,7 +25,6 @@ __all__ = [
     "Trajectories",
     "add_noise",
     "correlations",
-    "cutoff_of",
     "followed",
     "joined",
     "two_bands",
@@ -97,11 +96,6 @@ def correlations(x: torch.Tensor, y: torch.Tensor, bands: torch.Tensor) -> torch
     product = ((energies(x + y, bands) - energies(x - y, bands)) / 4).sum(1)
     norms = [energies(z, bands).sum(1).sqrt() for z in (x, y)]
     return product / (norms[0] * norms[1])
-
-
-def cutoff_of(height: int, width: int) -> float:
-    """A quarter of the highest frequency along the shorter side, at least 1."""
-    return max(1.0, min(height, width) / 8)
 
 
 def two_bands(height: int, width: int) -> torch.Tensor:

@@ -22,10 +22,10 @@ from shapefirst.families.noise import noise_to_signal
 from shapefirst.findings.finding import Chart, Finding, Picture, Study, Summary, claim
 from shapefirst.findings.tables import crossed, shown
 from shapefirst.measure.intervals import SIGNED, Range, Rule, bootstrap, settled
-from shapefirst.measure.spectrum import pixels, split
+from shapefirst.measure.spectrum import cutoff_of, pixels, split
 from shapefirst.prompts import Prompt
 from shapefirst.sampling.loop import Step, decode
-from shapefirst.studies.bands import Trajectories, cutoff_of, followed, joined
+from shapefirst.studies.bands import Trajectories, followed, joined
 from shapefirst.studies.conditions import by_kind
 from shapefirst.studies.curves import Panel, curves
 from shapefirst.studies.dropping import steps_at
