@@ -48,7 +48,6 @@ REASONS = (
     "needs the file that tune writes",
     "needs a modular pipeline",
     "needs results of studies",
-    "needs the command studio",
 )
 
 
