@@ -323,3 +323,11 @@ def test_words_for_figures():
     assert [number(v) for v in (-0.5, 0.0, math.inf, -math.inf)] == ["−0.5", "0", "∞", "−∞"]
     assert one_of(["a", "b", "a"]) == "a, b"
     assert one_of([7.5, 2.0]) == "7.5, 2"
+
+
+def test_a_control_makes_no_run_of_its_own(tmp_path, out):
+    """C1 has another model beside it, and the page does not take that for another run."""
+    stored = load_all(out)
+    beside = replace(stored[0], name="c1", setting=replace(stored[0].setting, words="control runs/equal (abc)"))
+    assert "another run" not in render_report([*stored[:1], beside])
+    assert "another run" in render_report([stored[0], replace(beside, setting=replace(beside.setting, seed=99))])

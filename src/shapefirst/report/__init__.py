@@ -85,8 +85,9 @@ def _notes(stored: Sequence[Stored]) -> list[str]:
         which = "This is a short run" if all(s.setting.quick for s in stored) else f"Short runs ({short})"
         notes.append(f"{which} (--quick): few prompts and steps, to see it work rather than to learn from it.")
     for study in stored:
-        # Number and kind of prompts differ between studies by design.
-        if difference := mismatch(replace(study.setting, count=first.count, prompts=first.prompts), first):
+        # Number and kind of prompts differ between studies by design, and some have a control.
+        alike = replace(study.setting, count=first.count, prompts=first.prompts, words=first.words)
+        if difference := mismatch(alike, first):
             notes.append(f"{label(study.name)} is of another run than {label(stored[0].name)}: {difference}.")
     return notes
 

@@ -166,14 +166,15 @@ def _timed(setting: StudySetting, start: float) -> StudySetting:
 def _strangers(tasks: Sequence[Task], out: Path) -> list[tuple[str, str]]:
     """Stored studies that are not asked for and are of another model, seed or sampling, and how they differ.
 
-    Each may have a number of prompts and prompts of its own, as it has by default.
+    Each may have a number of prompts, prompts and a control of its own, as it has by default.
     """
     asked = {task.study.name for task in tasks}
     found = []
     for stored in load_all(out):
         if stored.name in asked:
             continue
-        wanted = replace(tasks[0].setting, count=stored.setting.count, prompts=stored.setting.prompts)
+        own = stored.setting
+        wanted = replace(tasks[0].setting, count=own.count, prompts=own.prompts, words=own.words)
         if unlike := _unlike(stored.setting, wanted):
             found.append((stored.name, unlike))
     return found
