@@ -18,6 +18,7 @@ from PIL import Image
 
 from shapefirst import TextSchedule
 from shapefirst.errors import ShapefirstError
+from shapefirst.policies.file import PolicyFile, model_digest, sampler_digest, write_policy
 from shapefirst.policies.words import parse_policy
 from shapefirst.studio import making
 from shapefirst.studio.looking import bands_of, map_over, preview_of
@@ -43,7 +44,9 @@ def studio(make_pipe, monkeypatch):
 
 @pytest.fixture
 def turns():
-    return Turns()
+    queue = Turns()
+    yield queue
+    queue.close()
 
 
 def over(ticket, seconds=30):
@@ -189,6 +192,21 @@ def test_a_job_that_fails_says_why_and_the_next_one_runs(turns):
         turns.errand(lambda: 1 / 0).result(5)
 
 
+def test_a_queue_that_closes_waits_for_the_step_alone():
+    turns, began = Turns(), threading.Event()
+
+    def work(ticket):
+        while True:
+            began.set()
+            ticket.breathe()
+            time.sleep(0.01)
+
+    first, second = turns.submit("a", work), turns.submit("b", work)
+    assert began.wait(5)
+    turns.close()
+    assert (first.state, second.state) == ("cancelled", "cancelled")
+
+
 def test_a_job_that_nobody_looks_at_makes_room():
     turns = Turns(most=1, patience=0.1)
 
@@ -279,6 +297,18 @@ def test_a_second_prompt_gives_its_eos(studio, turns, make_pipe, monkeypatch):
         assert np.array_equal(image, result.image)
 
 
+def test_a_tuned_policy_is_chosen_by_its_name(studio, turns, make_pipe, tmp_path):
+    pipe = make_pipe()
+    digests = model_digest(pipe), "DDIMScheduler", sampler_digest(pipe.scheduler)
+    file = tmp_path / "policy.json"
+    write_policy(PolicyFile("tiny", *digests, 7.5, 6, (0, 1, 4), "neither", 1), file)
+    offer = replace(make_offer([], [str(file)]), models={"tiny": "ddim"})
+    studio.offer = offer
+    assert made(studio, turns, replace(SETTINGS, policy=str(file))).runs["saved"].spent == (2, 2, 0, 0, 2, 0)
+    with pytest.raises(ShapefirstError, match="made for 6 steps, but this generation has 7"):
+        offer.completed(replace(SETTINGS, policy=str(file), steps=7))
+
+
 def test_a_step_can_be_looked_into(studio, turns):
     outcome = made(studio, turns, SETTINGS)
     assert over(turns.submit("tab", partial(studio.read_maps, outcome))).state == "done"
@@ -356,7 +386,7 @@ def test_the_shelf_forgets_the_oldest():
 
 
 @pytest.fixture
-def visitor(tmp_path):
+def visitor(tmp_path, turns):
     from starlette.testclient import TestClient
 
     from shapefirst.studio.serving import studio_app
@@ -364,7 +394,7 @@ def visitor(tmp_path):
     (tmp_path / "it").mkdir()
     (tmp_path / "it" / "report.html").write_text("<p>found</p>")
     offer = make_offer([], reports=[str(tmp_path / "it")])
-    return TestClient(studio_app(offer), base_url="http://127.0.0.1:7860")
+    return TestClient(studio_app(offer, turns), base_url="http://127.0.0.1:7860")
 
 
 def test_the_server_gives_the_page_and_nothing_of_the_disk(visitor, tmp_path):

@@ -17,7 +17,7 @@ from shapefirst.studio.showing import status_html
 __all__ = ["Controls"]
 
 PRESETS: Final = ("budget:0.75", "budget:0.6", "every:2", "tol:0.006", "paper:0.5", "text:0.5", "full")
-OWN: Final = "model's own"
+OWN: Final = "usual"
 
 
 class Controls:
@@ -57,7 +57,7 @@ class Controls:
         fresh, put = StudioSettings(), self.fields.__setitem__
         low, high = (int(bound) for bound in BOUNDS["steps of the studio"])
         few, many = (int(bound) for bound in BOUNDS["images of the studio"])
-        samplers = [("usual", ""), *((name, name) for name in SAMPLERS)]
+        samplers = [(OWN, ""), *((name, name) for name in SAMPLERS)]
         put("prompt", gr.Textbox(fresh.prompt, label="Prompt", max_lines=4, elem_id="sf-prompt"))
         with gr.Row():
             self.go = gr.Button("Generate", variant="primary", interactive=False, elem_id="sf-go", min_width=120)

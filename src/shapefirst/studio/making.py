@@ -25,12 +25,12 @@ from shapefirst.images.jobs import Result, cut_text
 from shapefirst.models import is_pocket, load, with_sampler
 from shapefirst.policies.auto import Policy
 from shapefirst.policies.schedule import TextSchedule
-from shapefirst.policies.words import describe
 from shapefirst.prompts.edits import switch_eos
 from shapefirst.prompts.tokens import positions, preprocessed, word_positions
 from shapefirst.sampling.loop import Step, decode, denoise, encode, generators
 from shapefirst.studio.offer import Offer
 from shapefirst.studio.settings import StudioSettings
+from shapefirst.studio.strip import titled
 from shapefirst.studio.turns import Ticket
 from shapefirst.world.vocabulary import unknown_words
 
@@ -150,9 +150,9 @@ class Studio:
         ticket.tell(Progress("Reading the prompt"))
         prompts = _encoded(pipe, settings, settings.prompt)
         wanted: dict[str, tuple[str, Embeddings, Policy]] = {"full": ("Full guidance", prompts, TextSchedule.always())}
-        said = describe(policy, settings.steps)
+        said = titled(policy, settings.steps)
         if policy != TextSchedule.always():
-            wanted["saved"] = (said[:1].upper() + said[1:], prompts, policy)
+            wanted["saved"] = (said, prompts, policy)
         if settings.second.strip():
             other = _encoded(pipe, settings, settings.second)
             wanted["switched"] = (

@@ -13,7 +13,10 @@ __all__ = ["command_of", "python_of"]
 
 
 def command_of(settings: StudioSettings, *, device: str | None = None, dtype: str | None = None) -> str:
-    """What to type for the same pictures. ``settings`` are complete (`Offer.completed`)."""
+    """What to type for the same pictures, but for an [EOS] switch, which no command makes.
+
+    ``settings`` are complete (`Offer.completed`).
+    """
     options: dict[str, Any] = {
         "--model": settings.model,
         "--sampler": settings.sampler,
@@ -33,7 +36,7 @@ def command_of(settings: StudioSettings, *, device: str | None = None, dtype: st
         words += [] if value is None else [option, str(value)]
     words += [] if settings.policy.strip() == "full" else ["--compare"]
     words += [*(["--"] if settings.prompt.startswith("-") else []), settings.prompt]
-    return shlex.join(words)
+    return shlex.join(words) + "  # and the [EOS] switch in Python" * bool(settings.second.strip())
 
 
 def python_of(

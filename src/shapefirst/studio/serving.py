@@ -6,6 +6,7 @@ API. The page needs none of that, so whatever is not on the list below is not th
 
 from __future__ import annotations
 
+import logging
 import re
 import socket
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -46,17 +47,17 @@ LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 _FONTS: Final = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
 
 
-def studio_app(offer: Offer, *, hosts: tuple[str, ...] | None = LOOPBACK, turns: Turns | None = None) -> Asgi:
+def studio_app(offer: Offer, turns: Turns, *, hosts: tuple[str, ...] | None = LOOPBACK) -> Asgi:
     """The studio as an application of ASGI.
 
     Args:
         offer: What it offers.
+        turns: Its queue.
         hosts: The names that it may be asked under, so that a page of elsewhere cannot make its own name lead here;
             None for any.
-        turns: Its queue, by default a new one.
     """
     shelf = Shelf()
-    page = StudioPage(Studio(offer), turns or Turns(), shelf)
+    page = StudioPage(Studio(offer), turns, shelf)
     page.blocks.queue(default_concurrency_limit=None, api_open=False, max_size=256)
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
 
@@ -122,6 +123,14 @@ def _with_policy(send: Callable[[Any], Awaitable[None]]) -> Callable[[Any], Awai
     return sending
 
 
+class _Server(uvicorn.Server):
+    """Ends in silence: pages that are open wait for news, and to be cut off is no error of theirs."""
+
+    async def shutdown(self, sockets: Any = None) -> None:
+        logging.getLogger("uvicorn.error").disabled = True
+        await super().shutdown(sockets)
+
+
 class StudioServer:
     """The studio on a port of this machine.
 
@@ -149,17 +158,20 @@ class StudioServer:
                 f"The port {port} cannot be listened on ({getattr(error, 'strerror', error)}): choose another --port."
             ) from error
         self.address = f"http://{LOOPBACK[0]}:{self._socket.getsockname()[1]}/"
-        app = studio_app(offer, hosts=None if listen else LOOPBACK)
-        self._server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
+        self._turns = Turns()
+        app = studio_app(offer, self._turns, hosts=None if listen else LOOPBACK)
+        self._server = _Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
 
     def run(self) -> None:
         """Serve until it is interrupted or stopped."""
         with suppress(KeyboardInterrupt):
             self._server.run([self._socket])
+        self._turns.close()
 
     def close(self) -> None:
-        """Let go of the port."""
+        """Let go of the port without having served."""
         self._socket.close()
+        self._turns.close()
 
     def stop(self) -> None:
         """End `run`, which may be in another thread."""

@@ -10,7 +10,7 @@ from shapefirst.policies.auto import Policy
 from shapefirst.policies.schedule import TextSchedule
 from shapefirst.policies.words import describe
 
-__all__ = ["Strip", "strip_of", "words_of_strip"]
+__all__ = ["Strip", "strip_of", "titled", "words_of_strip"]
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,15 @@ class Strip:
     said: str
 
 
+def titled(policy: Policy, steps: int) -> str:
+    """The policy in words, as a title."""
+    said = describe(policy, steps)
+    return said[:1].upper() + said[1:]
+
+
 def strip_of(policy: Policy, steps: int) -> Strip:
     """The strip of a policy in a run of so many steps."""
-    said = describe(policy, steps)
+    said = titled(policy, steps)
     if not isinstance(policy, TextSchedule):
         return Strip(None, f"{said}: its steps are known when the picture is there")
     if policy.solver is not None:

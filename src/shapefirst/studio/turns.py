@@ -21,6 +21,7 @@ Value = TypeVar("Value")
 State: TypeAlias = Literal["waiting", "running", "done", "failed", "cancelled"]
 
 MOST: Final = 16  # jobs that wait
+CLOSING: Final = 30.0  # seconds that a step may still take when the studio ends
 PATIENCE: Final = 60.0  # seconds without a look at a job before it is given up
 
 
@@ -90,7 +91,7 @@ class Ticket:
 
 
 class Turns:
-    """The queue and its thread, which ends with the process."""
+    """The queue and its thread, which ends when it is closed."""
 
     def __init__(self, most: int = MOST, patience: float = PATIENCE) -> None:
         self._most, self._patience = most, patience
@@ -98,7 +99,9 @@ class Turns:
         self._errands: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._running: Ticket | None = None
         self._news = Condition()
-        Thread(target=self._serve, name="studio", daemon=True).start()
+        self._is_closed = False
+        self._thread = Thread(target=self._serve, name="studio", daemon=True)
+        self._thread.start()
 
     def submit(self, owner: str, work: Callable[[Ticket], Any]) -> Ticket:
         """Queue a job, which is given its ticket.
@@ -147,10 +150,22 @@ class Turns:
             except BaseException as error:
                 future.set_exception(error)
 
+    def close(self, seconds: float = CLOSING) -> None:
+        """Cancel all jobs and wait for the end of the step that one is in: a process that ends in it would crash."""
+        with self._news:
+            self._is_closed = True
+            tickets = [ticket for ticket in (*self._waiting, self._running) if ticket is not None]
+            self._news.notify()
+        for ticket in tickets:
+            ticket.cancel()
+        self._thread.join(seconds)
+
     def _serve(self) -> None:
         while True:
             with self._news:
-                self._news.wait_for(lambda: self._waiting or self._errands)
+                self._news.wait_for(lambda: self._waiting or self._errands or self._is_closed)
+                if self._is_closed:
+                    return
                 self._running = self._waiting.popleft() if self._waiting else None
             self.run_errands()
             if self._running is not None:
