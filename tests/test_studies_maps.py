@@ -92,7 +92,7 @@ def test_the_words_of_a_prompt_and_where_they_stand(make_pipe):
     assert [w[1] for w in found(PROMPTS[2]) if w[0] == "noun"] == ["cat", "dog"]
     # A noun that is also the attribute.
     orange = found(Prompt.of(("orange", "orange"), "colour"))
-    assert [w[2] for w in orange if w[0] in ("attribute", "noun")] == [tuple(range(2, 8)), tuple(range(8, 14))]
+    assert [w[2] for w in orange if w[0] in ("attribute", "noun")] == [tuple(range(3, 9)), tuple(range(9, 15))]
     # Nothing known: the last word with content, and the article.
     assert [w[:2] for w in found(Prompt("birds on the old bridge of it"))][:2] == [
         ("article", "the"),
