@@ -284,11 +284,11 @@ def test_prompts_of_a_file(folder, tmp_path):
     refused = shapefirst(*command(folder, tmp_path / "policy.json", "--prompts", file))
     assert "There are 31 different prompts" in one_sentence(refused)
     file.write_text("\n".join(f"a cat {i}" for i in range(50)))
-    chosen_by, checked_on = commands_tune._halves(file)
+    chosen_by, checked_on = commands_tune._halves(str(file))
     assert (len(chosen_by), len(checked_on)) == (25, 25)
     assert not set(chosen_by) & set(checked_on)
     file.write_text("\n".join(f"a cat {i}" for i in range(500)))
-    assert [len(half) for half in commands_tune._halves(file)] == [64, 64]
+    assert [len(half) for half in commands_tune._halves(str(file))] == [64, 64]
 
 
 def test_a_spoilt_remainder_is_written_anew(tmp_path):

@@ -17,7 +17,7 @@ from PIL import Image
 from shapefirst.findings.finding import DoesNotApply, Finding, Study, Summary, claim, subject_to
 from shapefirst.findings.tables import cell, crossed, stacked
 from shapefirst.measure.distances import distances_of
-from shapefirst.measure.intervals import POSITIVE, SHARE, SIGNED, Rule, bootstrap, ratio_of_means, settled
+from shapefirst.measure.intervals import ANY, POSITIVE, SHARE, SIGNED, Rule, bootstrap, ratio_of_means, settled
 from shapefirst.measure.shapes import f1
 from shapefirst.policies.schedule import TextSchedule
 from shapefirst.prompts import Prompt
@@ -92,7 +92,7 @@ def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
         "With equal signal-to-noise in all frequencies the order vanishes.",
         paper="not asked; it vanishes (Falck et al. 2025)",
         quantity="the control's lead of the low band over the model's",
-        found=bootstrap(np.stack([other.lead, ours.lead], 1), ratio_of_means),
+        found=bootstrap(np.stack([other.lead, ours.lead], 1), ratio_of_means, within=ANY),
         rule=RULE_VANISHES,
         if_not="What the denoiser finds easy may come first whatever the noise: an order of learning, not of drowning.",
     )
@@ -108,7 +108,7 @@ def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
         "And the text is needed for longer.",
         paper="not asked",
         quantity="L1 with the text in half of the steps over L1 without text: the control's minus the model's",
-        found=bootstrap(np.concatenate([other.late, ours.late], 1), _difference_of_ratios),
+        found=bootstrap(np.concatenate([other.late, ours.late], 1), _difference_of_ratios, within=ANY),
         rule=RULE_TEXT,
         if_not="The text may decide before the picture shows it (F5), whatever shows first.",
     )

@@ -16,7 +16,7 @@ from PIL import Image
 
 from shapefirst.findings.finding import Claim, Finding, Study, Summary, claim
 from shapefirst.findings.tables import cell, crossed, stacked
-from shapefirst.measure.intervals import Rule, bootstrap, ratio_of_means
+from shapefirst.measure.intervals import ANY, Rule, bootstrap, ratio_of_means
 from shapefirst.prompts import Pair
 from shapefirst.prompts.edits import mask_of
 from shapefirst.studies.conditions import Scores, chart, score_conditions
@@ -131,7 +131,7 @@ def _ratio(found: Scores, name: str, title: str, which: str, rule: Rule) -> Clai
         else "Padding that was not trained to carry the prompt carries nothing: clean padding leaves the image.",
         paper="not asked",
         quantity=f"the {which}'s {title} with clean padding, over that of the untouched prompt",
-        found=bootstrap(kept, ratio_of_means),
+        found=bootstrap(kept, ratio_of_means, within=ANY),
         rule=rule,
         if_not="The words may say enough by themselves."
         if carries

@@ -18,7 +18,7 @@ from shapefirst.families import family_of
 from shapefirst.findings.finding import DoesNotApply, Finding, Study, Summary, claim
 from shapefirst.findings.tables import cell, crossed
 from shapefirst.measure.distances import distances_of
-from shapefirst.measure.intervals import POSITIVE, SHARE, Rule, bootstrap, ratio_of_means
+from shapefirst.measure.intervals import ANY, POSITIVE, SHARE, Rule, bootstrap, ratio_of_means
 from shapefirst.prompts import Prompt
 from shapefirst.sampling.loop import Embeddings
 from shapefirst.studies import dropping
@@ -56,7 +56,7 @@ def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
                 "The attention that [SOS] gets does no work: without it the image is as true to its prompt.",
                 paper="[SOS] carries no meaning (F3); masked, alignment stays (arXiv 2605.09313)",
                 quantity=f"{title} with [SOS] masked, over that of the untouched prompt",
-                found=bootstrap(np.stack([of[NO_SOS], of[WHOLE]], 1), ratio_of_means),
+                found=bootstrap(np.stack([of[NO_SOS], of[WHOLE]], 1), ratio_of_means, within=ANY),
                 rule=RULE_ALIGNED,
                 if_not="What [SOS] had goes to the words and the padding, which a model may not have learned to bear: "
                 "a model that was trained without [SOS] would tell.",

@@ -19,7 +19,7 @@ from shapefirst.drawing import charts
 from shapefirst.findings.finding import Chart, Claim, DoesNotApply, Finding, Study, Summary, claim
 from shapefirst.findings.tables import cell, crossed
 from shapefirst.measure.distances import frechet_of_few
-from shapefirst.measure.intervals import POSITIVE, Rule, bootstrap, ratio_of_means
+from shapefirst.measure.intervals import ANY, POSITIVE, Rule, bootstrap, ratio_of_means
 from shapefirst.policies.schedule import TextSchedule
 from shapefirst.prompts import Prompt
 from shapefirst.studies import dropping
@@ -150,7 +150,7 @@ def _claims(
             "Guidance in the last steps is useless.",
             paper="late steps need no text",
             quantity=f"{title} without guidance from step {last} on, over that of guidance in all steps",
-            found=bootstrap(np.stack([aligned[0, last], aligned[whole]], 1), ratio_of_means),
+            found=bootstrap(np.stack([aligned[0, last], aligned[whole]], 1), ratio_of_means, within=ANY),
             rule=RULE_USELESS,
         ),
         claim(

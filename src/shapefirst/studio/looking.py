@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from shapefirst.measure.rgb import to_rgb
 from shapefirst.measure.spectrum import cutoff_of, pixels, split
 from shapefirst.sampling.loop import decode
 
@@ -44,7 +45,7 @@ def map_over(image: Image.Image, maps: torch.Tensor, places: Sequence[int]) -> I
     weight = weight / weight.max().clamp(min=1e-12)
     mask = Image.fromarray((255 * weight).round().byte().numpy()).resize(image.size, Image.Resampling.BICUBIC)
     shade = 0.12 + 0.88 * np.asarray(mask, np.float32)[..., None] / 255
-    return Image.fromarray((np.asarray(image.convert("RGB"), np.float32) * shade).round().astype(np.uint8))
+    return Image.fromarray((np.asarray(to_rgb(image), np.float32) * shade).round().astype(np.uint8))
 
 
 def _image(x: torch.Tensor) -> Image.Image:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from PIL import Image
 
@@ -15,6 +15,7 @@ from shapefirst.files import png_of, slug
 from shapefirst.images.comparison import decibels, percent
 from shapefirst.images.outputs import BRIGHTER
 from shapefirst.measure import difference
+from shapefirst.measure.rgb import to_rgb
 from shapefirst.studio.making import JobResult, Progress, Sampled
 from shapefirst.studio.shelf import Hung, Shelf, Tab
 
@@ -166,7 +167,7 @@ def _kept(image: Image.Image, chunks: Mapping[str, object], outcome: JobResult, 
 
 def _preview(image: Image.Image) -> str:
     """A small copy as an address that holds it."""
-    small: Any = image.convert("RGB")
+    small = to_rgb(image).copy()
     small.thumbnail((LARGEST, LARGEST))
     stream = io.BytesIO()
     small.save(stream, format="JPEG", quality=92)
