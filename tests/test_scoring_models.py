@@ -66,7 +66,7 @@ def test_weights_that_are_only_pickled_are_taken_from_the_hub_s_own_conversion(e
         return ["config.json", "pytorch_model.bin", *(["model.safetensors"] if revision == "refs/pr/3" else [])]
 
     class Hub:
-        def model_info(self, repository, revision=None, files_metadata=False):
+        def model_info(self, repository, revision=None, files_metadata=False, timeout=None):
             return SimpleNamespace(siblings=[SimpleNamespace(rfilename=name, size=1) for name in files(revision)])
 
         def list_repo_files(self, repository, revision=None):
