@@ -44,7 +44,7 @@ def run(subject: Subject, pairs: Sequence[Pair]) -> Finding:
     found = {which: score_conditions(subject, made, prompts) for which, made in images.items()}
     leads = {which: of.lead(name, SWITCHED) for which, of in found.items()}
     title = subject.alignments[name].title
-    together = _together(found)
+    together = _together(found, name)
     return Finding(
         claims=(
             claim(
@@ -139,12 +139,12 @@ def _ratio(found: Scores, name: str, title: str, which: str, rule: Rule) -> Clai
     )
 
 
-def _together(found: dict[str, Scores]) -> Scores:
-    """Both models' conditions as one set, for a chart."""
+def _together(found: dict[str, Scores], alignment: str) -> Scores:
+    """Both models' conditions as one set, for a chart of one score."""
     first = next(iter(found.values()))
     names = tuple(f"{which}: {condition}" for which, of in found.items() for condition in of.conditions)
-    values = {name: np.concatenate([of.values[name] for of in found.values()], axis=1) for name in first.values}
-    return Scores(names, first.sides, values)
+    values = np.concatenate([of.values[alignment] for of in found.values()], axis=1)
+    return Scores(names, first.sides, {alignment: values})
 
 
 STUDY: Final = Study(

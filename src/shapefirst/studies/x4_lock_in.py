@@ -47,7 +47,7 @@ class _Exchange:
 
 def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
     """For each aspect, runs of A that go on as B from each step of the grid."""
-    grid = steps_at(SHARES, subject.steps)
+    grid = [k for k in steps_at(SHARES, subject.steps) if k < subject.steps]
     exchanges = [one for one in _exchanges(prompts) if len(one.a) > 1]
     if not exchanges:
         raise DoesNotApply("The prompts have no two colours, textures or nouns to exchange: give more of them.")
@@ -94,7 +94,9 @@ def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
                         {"title": "B is drawn", "xlabel": "step that B comes in", "ylabel": "share of the images"},
                     )
                 ],
-                "How late a prompt may change for the change to be drawn; mean and 95% band.",
+                "How late a prompt may change for the change to be drawn; mean and 95% band, n = "
+                + ", ".join(f"{len(wins)} ({aspect})" for aspect, wins in found.items())
+                + " prompts.",
                 "On average the change is drawn if it comes before this share of the run: "
                 + ", ".join(f"{aspect} {values.mean():.0%}" for aspect, values in times.items())
                 + ".",

@@ -1,0 +1,157 @@
+"""C1 to C3 and X3 to X6: on pocket in few steps, against identities and against what is written out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from test_studies_trajectory import whole
+
+from shapefirst.findings.finding import DoesNotApply
+from shapefirst.measure.scores import alignments_for
+from shapefirst.models import load
+from shapefirst.prompts import Pair, Prompt
+from shapefirst.sampling.loop import Embeddings, denoise, encode, generators
+from shapefirst.studies import (
+    c1_equal_snr,
+    c2_padding,
+    c3_sos_masked,
+    x3_windows,
+    x4_lock_in,
+    x5_negative,
+    x6_difference,
+)
+from shapefirst.studies.subject import Subject
+from shapefirst.training.noise import coloured, filter_like
+
+pytestmark = pytest.mark.usefixtures("few_will_do", "sketched")
+
+N, W = 5, 4.0
+PROMPTS = [
+    Prompt.of(("red", "mushroom"), "colour"),
+    Prompt.of(("blue", "rabbit"), "colour"),
+    Prompt.of(("glass", "hat"), "texture"),
+    Prompt.of(("wooden", "house"), "texture"),
+]
+PAIRS = [Pair(PROMPTS[i], PROMPTS[(i + 1) % len(PROMPTS)]) for i in range(len(PROMPTS))]
+
+
+@pytest.fixture(scope="module")
+def pocket():
+    pipe = load("pocket", sampler="ddim")
+    pipe.set_progress_bar_config(disable=True)
+    return Subject("pocket", pipe, alignments_for("pocket"), seed=3, steps=N, guidance_scale=W)
+
+
+def column(finding, name, **where):
+    rows = zip(*(finding.table[key] for key in where), strict=True)
+    kept = [i for i, row in enumerate(rows) if row == tuple(where.values())]
+    return np.array([finding.table[name][i] for i in kept])
+
+
+def test_a_model_is_no_cause_of_a_difference_to_itself(pocket):
+    """C1 and C2 with the model as its own control."""
+    beside = replace(pocket, control=pocket)
+    found = c1_equal_snr.STUDY.run(beside, PROMPTS)
+    whole(found)
+    *_, shape, text, as_good = (claim.found.estimate for claim in found.claims)
+    assert (shape, text, as_good) == (0, 0, 0)
+    assert np.array_equal(column(found, "lead", model="model"), column(found, "lead", model="control"))
+    found = c2_padding.STUDY.run(beside, PAIRS)
+    whole(found)
+    assert found.claims[0].found.estimate == 0
+    ratios = [claim.found.estimate for claim in found.claims[1:]]
+    assert ratios[0] == ratios[1]
+    for study, items in ((c1_equal_snr, PROMPTS), (c2_padding, PAIRS)):
+        with pytest.raises(DoesNotApply, match="--control"):
+            study.STUDY.run(pocket, items)
+
+
+def test_a_model_of_other_noise_starts_from_it(pocket):
+    h = filter_like(torch.randn(64, 4, 16, 16, generator=torch.Generator().manual_seed(0)).cumsum(-1))
+    subject = replace(pocket, colour=h)
+    first, *_ = subject.steps_of(encode(pocket.pipe, ["a red mushroom"]), [7])
+    white = torch.randn(4, 16, 16, generator=torch.Generator().manual_seed(7))
+    torch.testing.assert_close(first.x_t[0], coloured(white[None], h)[0])
+
+
+def test_a_masked_token_is_one_that_attention_does_not_see(pocket):
+    """Leaving a token out is a mask of minus infinity on its column."""
+    found = c3_sos_masked.STUDY.run(pocket, PROMPTS)
+    whole(found)
+    assert (column(found, "l1", condition="untouched") == 0).all()
+    assert (column(found, "l1", condition="[SOS] masked") > 0).all()
+    embeddings = encode(pocket.pipe, ["a red mushroom"])
+    short = c3_sos_masked._only(embeddings, range(1, 77))
+    x, t = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0)), torch.tensor(500)
+    mask = torch.ones(1, 77, dtype=torch.bool)
+    mask[:, 0] = False
+    with torch.no_grad():
+        masked = pocket.pipe.unet(x, t, embeddings.text, encoder_attention_mask=mask).sample
+        left_out = pocket.pipe.unet(x, t, short.text).sample
+    torch.testing.assert_close(masked, left_out, atol=1e-4, rtol=1e-4)
+
+
+def test_windows_are_guided_where_they_say(pocket):
+    found = x3_windows.STUDY.run(pocket, PROMPTS)
+    whole(found)
+    primary = pocket.alignments[pocket.primary]
+    embeddings, seeds = pocket.encode(PROMPTS), pocket.seeds(len(PROMPTS))
+    full = primary.score(pocket.sample(embeddings, seeds), PROMPTS)
+    assert np.allclose(column(found, "alignment", start=0, stop=N, weight="constant"), full)
+    none = primary.score(replace(pocket, guidance_scale=1.0).sample(embeddings, seeds), PROMPTS)
+    assert np.allclose(column(found, "alignment", start=0, stop=0, weight="constant"), none, atol=1e-3)
+
+
+def test_weights_by_step_are_those_of_each_step(pocket):
+    """The same weight in all steps is that weight; another in one step changes that step and those behind it."""
+    options = {"num_inference_steps": N, "generator": generators([1])}
+    stock = list(denoise(pocket.pipe, "a red mushroom", guidance_scale=W, **options))
+    options["generator"] = generators([1])
+    same = list(denoise(pocket.pipe, "a red mushroom", guidance_scale=[W] * N, **options))
+    assert torch.equal(stock[-1].x_next, same[-1].x_next)
+    options["generator"] = generators([1])
+    other = list(denoise(pocket.pipe, "a red mushroom", guidance_scale=[W, W, 2.0, W, W], **options))
+    assert torch.equal(stock[2].x_t, other[2].x_t)
+    step = other[2]
+    torch.testing.assert_close(step.eps, step.eps_null + 2.0 * (step.eps_text - step.eps_null))
+
+
+def test_from_the_first_step_on_the_other_prompt_is_drawn(pocket):
+    found = x4_lock_in.STUDY.run(pocket, PROMPTS)
+    whole(found)
+    exchange = next(one for one in x4_lock_in._exchanges(PROMPTS) if one.aspect == x4_lock_in.COLOUR)
+    assert [one.text for one in exchange.b] == ["a blue mushroom", "a red rabbit"]
+    name, wins, images = x4_lock_in._follow(pocket, exchange, [0, 2])
+    own = pocket.sample(pocket.encode(exchange.b), pocket.seeds(2))
+    for forked, image in zip(images[0], own, strict=True):
+        assert np.abs(np.asarray(forked, int) - np.asarray(image, int)).max() <= 1
+    assert (name, wins.shape) == ("judge-attribute", (2, 2))
+    with pytest.raises(DoesNotApply, match="exchange"):
+        x4_lock_in.STUDY.run(pocket, [Prompt("something"), Prompt("nothing")])
+
+
+def test_a_negative_prompt_in_all_steps_is_the_pipeline_s_own(pocket):
+    found = x5_negative.STUDY.run(pocket, PAIRS)
+    whole(found)
+    assert (column(found, "l1", negative="no negative") == 0).all()
+    asked = [f"{pair.source.text} and {pair.target.text}" for pair in PAIRS]
+    own = encode(pocket.pipe, asked, [pair.target.text for pair in PAIRS])
+    images = pocket.sample(own, pocket.seeds(len(PAIRS)))
+    plain = pocket.sample(encode(pocket.pipe, asked), pocket.seeds(len(PAIRS)))
+    moved = [
+        np.abs(np.asarray(a, float) - np.asarray(b, float)).mean() / 255 for a, b in zip(images, plain, strict=True)
+    ]
+    assert np.allclose(column(found, "l1", negative="all steps"), moved, atol=1e-3)
+
+
+def test_the_bands_of_the_difference_are_all_of_it(pocket):
+    found = x6_difference.STUDY.run(pocket, PROMPTS)
+    whole(found)
+    embeddings: Embeddings = pocket.encode(PROMPTS[:1])
+    for step in pocket.steps_of(embeddings, pocket.seeds(1)):
+        energy = column(found, "energy", prompt=PROMPTS[0].text, step=step.index).sum()
+        expected = float((step.eps_text - step.eps_null).double().square().sum())
+        assert energy == pytest.approx(expected, rel=1e-3)
