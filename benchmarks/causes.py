@@ -3,7 +3,7 @@
 shapefirst train-pocket --preset gpu --out runs/usual                                  (a GPU: minutes; or hours)
 shapefirst train-pocket --preset gpu --model pocket-equal-snr --out runs/equal
 shapefirst train-pocket --preset gpu --model pocket-plain-padding --out runs/plain
-shapefirst study c1 --model runs/usual/weights --control runs/equal/weights --count 192 --out out/c1
+shapefirst study c1 --model runs/usual/weights --control runs/equal/weights --out out/c1
 shapefirst study c2 --model runs/usual/weights --control runs/plain/weights --out out/c2
 python benchmarks/causes.py out/c1 out/c2 --note "what the recipes above do not tell"
 """
