@@ -105,6 +105,14 @@ def test_windows_are_guided_where_they_say(pocket):
     assert np.allclose(column(found, "alignment", start=0, stop=0, weight="constant"), none, atol=1e-3)
 
 
+def test_windows_say_at_once_what_they_need(pocket, monkeypatch):
+    monkeypatch.setattr(x3_windows, "PAINTING", ("no_such_package",))
+    with pytest.raises(DoesNotApply, match=r"painted by packages that are missing: pip install"):
+        x3_windows.STUDY.run(pocket, PROMPTS)
+    with pytest.raises(DoesNotApply, match="which only pocket's world has"):
+        x3_windows.STUDY.run(replace(pocket, name="sd15"), PROMPTS)
+
+
 def test_weights_by_step_are_those_of_each_step(pocket):
     """The same weight in all steps is that weight; another in one step changes that step and those behind it."""
     options = {"num_inference_steps": N, "generator": generators([1])}

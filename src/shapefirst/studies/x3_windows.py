@@ -10,12 +10,14 @@ better. Outside of a window the text branch alone is evaluated (w = 1), as the s
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Any, Final
 
 import numpy as np
 from PIL import Image
 
 from shapefirst.drawing import charts
+from shapefirst.errors import installing
 from shapefirst.findings.finding import Chart, Claim, DoesNotApply, Finding, Study, Summary, claim
 from shapefirst.findings.tables import cell, crossed
 from shapefirst.measure.distances import frechet_of_few
@@ -41,11 +43,13 @@ RULE_GROWS: Final = Rule("below", 1.0)
 
 CUTS: Final = (0.0, 0.2, 0.4, 0.5, 0.6, 0.8, 1.0)
 GROWS = "growing"
+PAINTING: Final = ("resvg_py", "material_design_icons_pack")
 
 
 def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
     """Images of each window, and of the weights that grow."""
     check_guidance(subject)
+    _check_true_pictures(subject)
     steps, n = subject.steps, len(prompts)
     cuts = steps_at(CUTS, steps)
     windows = [(a, b) for a in cuts for b in cuts if a < b and (a, b) != (0, steps)]
@@ -164,14 +168,17 @@ def _claims(
     )
 
 
-def _true_pictures(subject: Subject, prompts: Sequence[Prompt]) -> list[Image.Image]:
-    """One for each prompt.
-
-    Raises:
-        DoesNotApply: There are none of this model's world, or what paints them is missing.
-    """
+def _check_true_pictures(subject: Subject) -> None:
+    """Raise DoesNotApply if there are none of this model's world, or what paints them is missing."""
     if not subject.is_pocket:
         raise DoesNotApply("It needs true pictures of its prompts, which only pocket's world has.")
+    if any(find_spec(name) is None for name in PAINTING):
+        missing = f"painted by packages that are missing: {installing('train')}."
+        raise DoesNotApply(f"True pictures of pocket's world are {missing}")
+
+
+def _true_pictures(subject: Subject, prompts: Sequence[Prompt]) -> list[Image.Image]:
+    """One for each prompt."""
     dice, made = np.random.default_rng(subject.seed), []
     for prompt in prompts:
         relation = next((words for words in RELATIONS if f" {words} " in prompt.text), None)
