@@ -17,14 +17,9 @@ from PIL import Image
 from rich.progress import track
 
 from shapefirst.files import save_png
-from shapefirst.prompts import Prompt
 from shapefirst.sweep.store import Store
 from shapefirst.world.scenes import place, render
-from shapefirst.world.vocabulary import RELATIONS
-
-
-def relation_of(prompt: Prompt) -> str | None:
-    return next((words for words in RELATIONS if f" {words} " in prompt.text), None)
+from shapefirst.world.vocabulary import relation_of
 
 
 def main() -> None:
@@ -37,7 +32,7 @@ def main() -> None:
     dice = np.random.default_rng(given.seed)
     for n, prompt in enumerate(track(Store(given.sweep).plan().prompts, "rendering")):
         for i in range(given.each):
-            image, _ = render(place(list(prompt.phrases), relation_of(prompt), dice))
+            image, _ = render(place(list(prompt.phrases), relation_of(prompt.text), dice))
             save_png(Image.fromarray(image), given.out / f"{n:05d}-{i}.png", {"prompt": prompt.text})
 
 

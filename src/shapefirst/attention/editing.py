@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from dataclasses import replace as dataclass_replace
 from functools import partial
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
@@ -132,12 +131,13 @@ class _Editing(Edit):
     steps: frozenset[int] | None
     texts: tuple[str, ...] | None
     others: dict[str, torch.Tensor] = field(default_factory=dict)
+    readings: dict[tuple[str, int], Reading] = field(default_factory=dict)
 
     def edited(self, call: DenoiserCall, embeddings: torch.Tensor) -> torch.Tensor:
         if self.steps is not None and call.step not in self.steps:
             return embeddings
         texts = texts_of(call, self.texts, len(embeddings), "edit")
-        readings = [Reading(self.pipe, text, embeddings.shape[1]) for text in texts]
+        readings = [self._reading(text, embeddings.shape[1]) for text in texts]
         if self.change.replace or self.change.eos_of is not None:
             return self._exchanged(embeddings, readings)
         return self._emptied(embeddings, readings)
@@ -169,8 +169,15 @@ class _Editing(Edit):
     def _exchanges(self, reading: Reading) -> list[tuple[Reading, Sequence[str], Sequence[str]]]:
         """The other prompts, and which tokens of theirs come in place of which."""
         if self.change.eos_of is not None:
-            return [(dataclass_replace(reading, prompt=self.change.eos_of), END, END)]
-        return [(reading.exchanged(word, new), (word,), (new,)) for word, new in self.change.replace.items()]
+            return [(self._reading(self.change.eos_of, reading.length), END, END)]
+        return [
+            (self._reading(reading.exchanged(word, new), reading.length), (word,), (new,))
+            for word, new in self.change.replace.items()
+        ]
+
+    def _reading(self, text: str, length: int) -> Reading:
+        """The same one in every step: it keeps where its tokens stand."""
+        return self.readings.setdefault((text, length), Reading(self.pipe, text, length))
 
     def _other(self, text: str, like: torch.Tensor) -> torch.Tensor:
         """(L, D), the embeddings of another prompt, encoded once."""

@@ -184,7 +184,8 @@ class StudyOptions:
         from shapefirst.studies.own import study_in
 
         found = [*(study_named(name) for name in names), *map(study_in, self.study or ())]
-        if again := next((one.name for n, one in enumerate(found) if one.name in [s.name for s in found[:n]]), None):
+        names_of_all = [one.name for one in found]
+        if again := next((name for name in names_of_all if names_of_all.count(name) > 1), None):
             raise ShapefirstError(f"Two of the studies are named {again!r}: give each a name of its own.")
         if self.control is None and (some := [one.name for one in found if one.controlled]) and len(some) == len(found):
             raise ShapefirstError(

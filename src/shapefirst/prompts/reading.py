@@ -8,7 +8,7 @@ Stable Diffusion 3 is given the tokens of CLIP and those of T5 one after the oth
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
 
@@ -72,17 +72,24 @@ class Reading:
 
     def places_by_tokenizer(self, *names: str) -> list[tuple[int, ...]]:
         """Those among each tokenizer's tokens."""
-        return [
-            tuple(sorted({first + place for name in names for place in _places(name, tokenizer, text, length)}))
-            for tokenizer, text, first, length in self._parts
-        ]
+        if names not in self._found:
+            self._found[names] = [
+                tuple(sorted({first + place for name in names for place in _places(name, tokenizer, text, length)}))
+                for tokenizer, text, first, length in self._parts
+            ]
+        return self._found[names]
 
-    def exchanged(self, word: str, new: str) -> Reading:
+    @cached_property
+    def _found(self) -> dict[tuple[str, ...], list[tuple[int, ...]]]:
+        """What has been looked for before."""
+        return {}
+
+    def exchanged(self, word: str, new: str) -> str:
         """The prompt with another word in place of the one, where it first occurs."""
         found = find_words(self.prompt, word)
         if found is None:
             raise ShapefirstError(f"The words {said(word)} do not occur in the prompt {said(self.prompt)}.")
-        return replace(self, prompt=self.prompt[: found[0]] + new + self.prompt[found[1] :])
+        return self.prompt[: found[0]] + new + self.prompt[found[1] :]
 
 
 def _places(name: str, tokenizer: Any, text: str, length: int) -> tuple[int, ...]:

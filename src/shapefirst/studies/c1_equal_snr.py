@@ -78,7 +78,7 @@ def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
         raise DoesNotApply("The shapes in its pictures are not known: it is for models of pocket's world.")
     control = subject.needed_control
     subject.meter.expect(2 * len(prompts) * _evaluations(subject))
-    name = next(one for one in ("judge", subject.primary) if one in subject.alignments)
+    name = subject.scored_by("judge")
     ours, other = (_follow(one, prompts, name) for one in (subject, control))
     order = claim(
         "The model settles low frequencies before high ones.",

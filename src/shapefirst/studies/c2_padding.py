@@ -37,7 +37,7 @@ def run(subject: Subject, pairs: Sequence[Pair]) -> Finding:
     """Four conditions with both models, scored against both prompts."""
     control = subject.needed_control
     subject.meter.expect(2 * 4 * subject.cost() * len(pairs))
-    name = next(one for one in ("judge", subject.primary) if one in subject.alignments)
+    name = subject.scored_by("judge")
     sides = {which: encode_pairs(one, pairs) for which, one in (("model", subject), ("control", control))}
     images = {which: _draw(of) for which, of in sides.items()}
     prompts = {SOURCE: [pair.source for pair in pairs], TARGET: [pair.target for pair in pairs]}

@@ -108,6 +108,10 @@ class Subject:
         """The name of the alignment that verdicts are made by."""
         return next(iter(self.alignments))
 
+    def scored_by(self, wanted: str) -> str:
+        """The name of this alignment if there is one, else of the primary."""
+        return wanted if wanted in self.alignments else self.primary
+
     def range_of(self, alignment: str) -> Range:
         """What a score can be."""
         return range_of(self.alignments[alignment])

@@ -30,7 +30,7 @@ from shapefirst.studies.dropping import check_guidance, steps_at
 from shapefirst.studies.f7_savings import frechet_ratio
 from shapefirst.studies.subject import Subject
 from shapefirst.world.scenes import place, render
-from shapefirst.world.vocabulary import RELATIONS
+from shapefirst.world.vocabulary import relation_of
 
 #: Guidance in the first half aligns more than in the second.
 RULE_EARLY: Final = Rule("above", 0.0)
@@ -181,8 +181,7 @@ def _true_pictures(subject: Subject, prompts: Sequence[Prompt]) -> list[Image.Im
     """One for each prompt."""
     dice, made = np.random.default_rng(subject.seed), []
     for prompt in prompts:
-        relation = next((words for words in RELATIONS if f" {words} " in prompt.text), None)
-        picture_of, _ = render(place(list(prompt.phrases), relation, dice))
+        picture_of, _ = render(place(list(prompt.phrases), relation_of(prompt.text), dice))
         made.append(Image.fromarray(picture_of))
     return made
 

@@ -182,8 +182,7 @@ def _paired(prompts: Sequence[Prompt], which: int) -> tuple[list[Prompt], list[P
 
 def _follow(subject: Subject, one: _Exchange, grid: Sequence[int]) -> tuple[str, np.ndarray, dict[int, list]]:
     """The score's name, (n, grid) 1 where B wins, and the images by step."""
-    name = JUDGED.get(one.aspect, subject.primary)
-    name = name if name in subject.alignments else subject.primary
+    name = subject.scored_by(JUDGED.get(one.aspect, subject.primary))
     score = subject.alignments[name].score
     trunk, other, seeds = subject.encode(one.a), subject.encode(one.b), subject.seeds(len(one.a))
     _, forked = subject.fork(trunk, seeds, grid, {"b": lambda k: Fork(embeddings=other)})

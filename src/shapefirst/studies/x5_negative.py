@@ -47,7 +47,7 @@ def run(subject: Subject, pairs: Sequence[Pair]) -> Finding:
     images[ALL], early = subject.fork(negative, seeds, [half], {EARLY: lambda k: Fork(embeddings=plain)})
     images |= {LATE: late[LATE, half], EARLY: early[EARLY, half]}
     images = {which: images[which] for which in (NONE, ALL, EARLY, LATE)}
-    name = JUDGE_NOUN if JUDGE_NOUN in subject.alignments else subject.primary
+    name = subject.scored_by(JUDGE_NOUN)
     score, sought = subject.alignments[name], [in_either_place(subject, one) for one in unwanted]
     span = subject.range_of(name)
     left = {which: np.asarray(score.score(made, sought)) for which, made in images.items()}

@@ -26,13 +26,13 @@ from shapefirst.models import is_pocket, load, with_sampler
 from shapefirst.policies.auto import Policy
 from shapefirst.policies.schedule import TextSchedule
 from shapefirst.prompts.edits import switch_eos
+from shapefirst.prompts.known import unseen
 from shapefirst.prompts.tokens import positions, preprocessed, word_positions
 from shapefirst.sampling.loop import Step, decode, denoise, encode, generators
 from shapefirst.studio.offer import Offer
 from shapefirst.studio.settings import StudioSettings
 from shapefirst.studio.strip import titled
 from shapefirst.studio.turns import Ticket
-from shapefirst.world.vocabulary import unknown_words
 
 __all__ = ["MAP_SIZE", "JobResult", "Progress", "Sampled", "Studio"]
 
@@ -168,7 +168,7 @@ class Studio:
             finished = {done: tuple(one.image for one in run.results) for done, run in runs.items()}
             watched = _Watched(pipe, ticket, Progress(title, finished=finished, name=name))
             runs[name] = self._sampled(pipe, settings, title, embeddings, schedule, watched, kept=name == "full")
-        words, why = _words(pipe, settings)
+        words, why = _words(pipe, settings, prompts.text.shape[1])
         notes = (*_notes(pipe, settings), *([why] if why else []))
         return JobResult(settings, said, runs, words, pipe.device.type, is_timed, notes)
 
@@ -316,12 +316,11 @@ def _switched(pipe: Any, settings: StudioSettings, first: Embeddings, second: Em
     return replace(first, text=switch_eos(first.text, second.text, here, there), text_pooled=second.text_pooled)
 
 
-def _words(pipe: Any, settings: StudioSettings) -> tuple[tuple[tuple[str, tuple[int, ...]], ...], str]:
+def _words(pipe: Any, settings: StudioSettings, length: int) -> tuple[tuple[tuple[str, tuple[int, ...]], ...], str]:
     """The words that the text encoder sees and where, or none and why."""
     if (why := family_of(pipe).no_positions) is not None:
         return (), why
     try:
-        length = encode(pipe, settings.prompt).text.shape[1]
         found = word_positions(pipe.tokenizer, preprocessed(pipe, settings.prompt), length)
     except ShapefirstError as error:
         return (), str(error)
@@ -333,11 +332,8 @@ def _notes(pipe: Any, settings: StudioSettings) -> list[str]:
     for text in filter(None, (settings.prompt, settings.second)):
         if cut := cut_text(pipe, text):
             notes.append(f"The prompt is too long for the text encoder, which does not see its end: {cut!r}.")
-        if is_pocket(settings.model) and (unknown := unknown_words(text)):
-            notes.append(
-                f"pocket never saw {', '.join(map(repr, unknown))}. It knows sentences such as "
-                "'a red car above a wooden house'."
-            )
+        if is_pocket(settings.model) and (said := unseen(text)):
+            notes.append(said)
     if settings.guidance is not None and settings.guidance <= 1:
         notes.append(f"At a guidance scale of {settings.guidance:g} no guidance runs: each step has one evaluation.")
     return notes

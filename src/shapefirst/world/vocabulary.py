@@ -88,6 +88,11 @@ def phrase_of(attribute: str, noun: str) -> str:
 
 
 @guarded
+def relation_of(text: str) -> str | None:
+    """The relation that a prompt of two phrases names, if any."""
+    return next((words for words in RELATIONS if f" {words} " in text), None)
+
+
 def unknown_words(prompt: str) -> list[str]:
     """The words of ``prompt`` that pocket never saw in training, in order, each once."""
     words = dict.fromkeys(prompt[start:end].lower() for start, end in spans(prompt))
