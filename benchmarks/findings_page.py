@@ -1,7 +1,7 @@
 """Write docs/findings.md and its pictures: what the stored studies of one or more models found.
 
-    shapefirst study all --out benchmarks/results/studies/pocket       (20 minutes; another model, another folder)
-    python benchmarks/findings_page.py                                 (at once)
+    shapefirst study all --model pocket --model sd15 --out benchmarks/results/studies    (one: --out .../studies/pocket)
+    python benchmarks/findings_page.py                                                    (at once)
 
 Of each study the first chart and the first sheet of pictures are shown. The same results give the same page.
 """
@@ -19,6 +19,7 @@ from typing import Final
 from shapefirst.drawing.notation import duration, label, reach, rule_in_short
 from shapefirst.errors import ShapefirstError
 from shapefirst.files import save_text
+from shapefirst.findings.comparison import compared
 from shapefirst.findings.discovery import RATE, standing
 from shapefirst.findings.finding import Claim
 from shapefirst.findings.order import STUDIES
@@ -66,13 +67,18 @@ def _page(models: Mapping[str, Mapping[str, Stored]], pictures: Path) -> Iterato
     yield _HEAD
     for model, studies in models.items():
         yield f"**{_text(model)}**: {_setting(list(studies.values()))}\n"
-    names = [name for name in STUDIES if any(name in studies for studies in models.values())]
-    yield _row("study", "claim", *models)
-    yield "|" + "---|" * (2 + len(models))
-    for name in names:
-        for row in _verdicts([studies.get(name) for studies in models.values()]):
-            yield _row(f"[{label(name)}](#{name})", *row)
-    for name in names:
+    rows = list(compared(list(models.values())))
+    together = len(models) > 1
+    if together:
+        times = {word: sum(row.together == word for row in rows) for word in ("agree", "differ")}
+        yield f"Of {len(rows)} claims they agree in {times['agree']}, differ in {times['differ']}; the rest is open.\n"
+    yield _row("study", "claim", *models, *["together"] * together)
+    yield "|" + "---|" * (2 + len(models) + together)
+    for row in rows:
+        name = row.study.name
+        answers = [_answer(*answer) for answer in zip(row.claims, row.reasons, strict=True)]
+        yield _row(f"[{label(name)}](#{name})", _text(row.statement), *answers, *[row.together] * together)
+    for name in dict.fromkeys(row.study.name for row in rows):
         of_models = [(model, studies[name]) for model, studies in models.items() if name in studies]
         first = of_models[0][1]
         yield f"\n## {label(name)}: {_text(first.title)} {{ #{name} }}\n"
@@ -96,15 +102,8 @@ def _setting(stored: Sequence[Stored]) -> str:
     )
 
 
-def _verdicts(of_models: Sequence[Stored | None]) -> Iterator[list[str]]:
-    """A row for each claim of a study: its statement, and each model's verdict."""
-    statements = dict.fromkeys(claim.statement for study in of_models if study for claim in study.claims)
-    for statement in statements or [""]:
-        row = [_text(statement)]
-        for study in of_models:
-            mine = {claim.statement: claim.verdict for claim in study.claims} if study else {}
-            row.append(mine.get(statement, "does not apply" if study and study.reason else "–"))
-        yield row
+def _answer(claim: Claim | None, reason: str) -> str:
+    return claim.verdict if claim else "does not apply" if reason else "–"
 
 
 def _study(whose: str, study: Stored, pictures: Path) -> Iterator[str]:

@@ -15,10 +15,13 @@ os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from skips import pytest_make_collect_report, pytest_runtest_makereport  # noqa: F401
 
 gc.freeze()  # what is imported stays; to look through it again and again takes a tenth of the time
 gc.set_threshold(20_000, 20, 20)
+settings.register_profile("busy machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy machine")
 torch.set_num_threads(1)  # on models this small more threads only wait for each other
 
 #: What mostly waits: for a cluster, a browser, a process.

@@ -4,7 +4,7 @@ import re
 
 import pytest
 from commands import one_sentence, shapefirst
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from shapefirst.checks import BOUNDS, check_number
@@ -161,7 +161,6 @@ def test_numbers_of_a_policy(text):
 values = st.text(min_size=201, max_size=2000) | st.text("' \"a", min_size=201, max_size=2000)
 
 
-@settings(deadline=None)  # of a machine that is busy, as below
 @given(values, st.booleans())
 @example("'a " * 1000, False)
 @example('"x' * 1000, False)
@@ -175,7 +174,6 @@ def test_a_sentence_is_one_line_and_shows_no_value_at_length(value, quoted):
         assert str(error).endswith(" is none.")
 
 
-@settings(deadline=None)
 @given(st.text("abc' ,.", max_size=150))
 def test_a_short_sentence_stays_as_it_is(text):
     assert sentence_of(text) == text
@@ -199,7 +197,6 @@ def naive(num_steps, guided, first, last, power):
     return frozenset(found)
 
 
-@settings(deadline=None)
 @given(st.integers(5, 80), st.floats(0, 1), st.floats(0.5, 3))
 def test_steps_spread_as_far_as_ever(num_steps, share, power):
     guided = 5 + round(share * (num_steps - 5))

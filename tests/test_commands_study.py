@@ -96,6 +96,37 @@ def test_all_studies_make_results_a_table_and_one_page(out):
     assert "Title of a2" in (out / "report.html").read_text()
 
 
+def test_several_models_are_studied_in_turn_and_stand_on_one_page(out):
+    result = study(out, "f1", "a2", "--model", "sd15", "--model", "sd21")
+    assert result.exit_code == 0, result.output
+    assert [(name, subject.name) for name, subject, _ in RAN] == [
+        (n, m) for m in ("sd15", "sd21") for n in ("f1", "a2")
+    ]
+    assert sorted(path.name for path in out.iterdir()) == ["report.html", "sd15", "sd21"]
+    assert sorted(path.name for path in (out / "sd21").iterdir()) == ["a2", "f1", "report.html"]
+    assert result.stderr.splitlines()[-1] == "of 2 claims the models agree in 2, differ in 0; open: 0"
+    assert result.stdout.splitlines()[-1] == f"Report: {out / 'report.html'}"
+    command = load_stored(out / "sd21", "a2").setting.command
+    assert command == f"shapefirst study a2 --model sd21 --out {out / 'sd21'}"
+    assert shapefirst(*shlex.split(command)[1:]).exit_code == 0
+    again = study(out, "f1", "a2", "--model", "sd15", "--model", "sd21")
+    assert (again.stderr.count("kept from an earlier run"), len(RAN)) == (4, 4)
+    page = out / "report.html"
+    page.unlink()
+    assert shapefirst("report", out).stdout == f"Report: {page}\n"
+    assert "measured on sd15 and sd21" in page.read_text()
+
+
+def test_several_models_are_told_apart_before_anything_runs(out):
+    assert one_sentence(study(out, "f1", "--model", "sd15", "--model", "sd15")).endswith(
+        "--model sd15 is given twice: name each model once.\n"
+    )
+    assert study(out, "f1").exit_code == 0
+    said = one_sentence(study(out, "f1", "--model", "sd15", "--model", "sd21"))
+    assert said.endswith("holds the findings of a run of one model: choose another --out for several.\n")
+    assert ran() == ["f1"]
+
+
 def test_names_are_in_any_case_and_order(out):
     assert study(out, "A2", "f1", "F1").exit_code == 0
     assert ran() == ["f1", "a2"]

@@ -127,7 +127,6 @@ def test_promptset_says_what_is_wrong_with_its_files(file):
 
 
 @given(st.lists(st.integers()), st.integers(0, 30), st.integers(0, 30), st.integers(0, 9))
-@settings(deadline=None)
 def test_a_smaller_draw_is_part_of_a_larger_one_in_the_same_order(items, size, more, seed):
     small, large = (sample(enumerate(items), n, seed) for n in (size, size + more))
     assert len(small) == min(size, len(items))

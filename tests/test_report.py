@@ -4,17 +4,19 @@ import base64
 import math
 from dataclasses import replace
 from html.parser import HTMLParser
+from urllib.parse import unquote
 
 import pytest
 from PIL import Image
 
 from shapefirst.drawing.notation import duration, number, one_of, plural, reach
 from shapefirst.errors import ShapefirstError
+from shapefirst.findings.comparison import compared, load_models
 from shapefirst.findings.finding import Chart, Claim, Finding, Picture, Study, Summary, claim
 from shapefirst.findings.order import STUDIES
 from shapefirst.findings.storage import Stored, StudySetting, load_all, save, save_inapplicable
 from shapefirst.measure.intervals import Interval, Rule
-from shapefirst.report import render_report, write_report
+from shapefirst.report import render_models, render_report, write_report
 
 HOSTILE = "\"><script>alert(1)</script><img src=x onerror='alert(2)'> & ein Käse 奶酪 🧀 {{ title }} " + "long " * 200
 SETTING = StudySetting(
@@ -265,6 +267,59 @@ def test_the_same_results_make_the_same_page_from_the_folder_alone(out):
     text = first.read_text(encoding="utf-8")
     assert write_report(out).read_text(encoding="utf-8") == text
     assert text.index('<section id="f1"') < text.index('<section id="f3"') < text.index('<section id="f4"')
+
+
+def test_models_stand_side_by_side(tmp_path):
+    """Every claim with both verdicts, and whether they go together, by a table written here by hand."""
+    answers = {
+        "agree": ((0.7, 0.9), (0.6, 0.8)),
+        "differ": ((0.7, 0.9), (0.1, 0.3)),
+        "open": ((0.7, 0.9), (0.4, 0.8)),
+    }
+    for n, model in enumerate(("a/one", "two")):
+        answered = tuple(
+            claim(
+                f"They {word}.",
+                paper="yes",
+                quantity="share",
+                found=Interval(0.6, *ends[n], 9),
+                rule=Rule("above", 0.5),
+            )
+            for word, ends in answers.items()
+        )
+        setting = replace(SETTING, model=model, machine=HOSTILE)
+        save(tmp_path / f"of {n}", study("f2"), finding(claims=answered), setting)
+    save_inapplicable(tmp_path / "of 1", study("f3"), "No [SOS].", replace(SETTING, model="two"))
+    page = Page(write_report(tmp_path).read_text(encoding="utf-8"))
+    rows = {row.statement: row.together for row in compared_in(tmp_path)}
+    assert rows == {"They agree.": "agree", "They differ.": "differ", "They open.": "open", "": "open"}
+    assert "4 claims: they agree in 1, differ in 1, and 2 are open. They differ in F2." in page.words
+    assert page.all("script") == []
+    links = {one["href"] for one in page.all("a") if "report.html" in one["href"]}
+    assert {"of%200/report.html", "of%201/report.html#f3"} <= links
+    for link in links:
+        file, _, anchor = unquote(link).partition("#")
+        of_model = Page((tmp_path / file).read_text(encoding="utf-8"))
+        assert not anchor or anchor in {one.get("id") for one in of_model.all("section")}
+    assert len(page.all("img")) == 2  # of each model the first chart
+    assert write_report(tmp_path).read_text(encoding="utf-8").count("They differ.") == 1
+
+
+def compared_in(folder):
+    return compared([{one.name: one for one in stored} for stored in load_models(folder).values()])
+
+
+def test_a_folder_of_models_has_at_least_two_and_none_twice(tmp_path):
+    save(tmp_path / "a", study("f4", "pairs"), finding(), SETTING)
+    with pytest.raises(ShapefirstError, match=r"no stored findings in '.*'; '.*a' holds some"):
+        write_report(tmp_path)
+    with pytest.raises(ShapefirstError, match="--model A --model B"):
+        render_models({"a": load_all(tmp_path / "a")})
+    save(tmp_path / "b", study("f4", "pairs"), finding(), SETTING)
+    with pytest.raises(ShapefirstError, match=r"Two folders in '.*' hold findings of pocket"):
+        write_report(tmp_path)
+    save(tmp_path, study("f4", "pairs"), finding(), SETTING)  # its own come first: the others are no part of it
+    assert "measured on pocket" in write_report(tmp_path).read_text(encoding="utf-8")
 
 
 def test_the_title_names_the_model_or_is_what_one_says(out):

@@ -9,7 +9,7 @@ import sys
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from shapefirst.errors import ShapefirstError
@@ -76,7 +76,6 @@ PLACEMENTS = st.one_of(
 )
 
 
-@settings(deadline=None)
 @given(st.data(), st.none() | st.integers(1, 2000))
 def test_every_schedule_has_words_for_itself(data, num_steps):
     """Also one that fits no number of steps, such as a budget too small to extrapolate from."""

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from shapefirst.drawing import charts
@@ -154,7 +154,6 @@ def test_claims_of_our_own_are_told_from_the_papers():
         assert found.is_own is own
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(-1, 1), min_size=2, max_size=9))
 def test_an_interval_stays_within_what_is_possible(values):
     free, bounded = bootstrap(values), bootstrap(values, within=SIGNED)

@@ -8,7 +8,7 @@ import unicodedata
 
 import pytest
 from alphabets import TEXTS, bytes_of_clip, ids_read, pieces_of_t5, reading_with, with_inversion
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from transformers import CLIPTokenizer
 
 from shapefirst.errors import ShapefirstError
@@ -182,7 +182,6 @@ def every_tokenizer(by_bytes, tmp_path_factory):
     return (by_bytes, bytes_of_clip(tmp_path_factory.mktemp("!"), "!", 10_000), few, pieces_of_t5(10_000))
 
 
-@settings(deadline=None)
 @given(text=TEXTS)
 @example(text="long_hair")
 @example(text="ʼ it's ʼ")
@@ -195,7 +194,6 @@ def test_every_word_is_found_again_where_it_first_stands(every_tokenizer, text):
             assert phrase_positions(tokenizer, text, word) == first.setdefault(folded(word), places)
 
 
-@settings(deadline=None)
 @given(text=TEXTS)
 @example(text="cafe\u0323\u0301 İß \u1100\u1161\u11a8 \uac01")
 def test_the_tokens_of_a_word_spell_it_and_nothing_else(by_bytes, text):

@@ -7,7 +7,7 @@ import unicodedata
 
 import pytest
 from alphabets import TEXTS
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from shapefirst.words import find_words, folded, spans, words_in
@@ -104,7 +104,6 @@ def test_what_is_set_apart_is_a_word_by_itself():
     assert find_words(text, "toy", apart) == (16, 19)
 
 
-@settings(deadline=None)
 @given(TEXTS)
 @example("ʼ it's 'a")
 @example("a\u200bb ab")
@@ -116,13 +115,11 @@ def test_every_word_is_found_where_it_first_stands(text):
         assert find_words(text, word) == first.setdefault(folded(word), (start, end))
 
 
-@settings(deadline=None)
 @given(TEXTS)
 def test_words_are_the_same_composed_and_decomposed(text):
     assert words_in(unicodedata.normalize("NFC", text)) == words_in(unicodedata.normalize("NFD", text))
 
 
-@settings(deadline=None)
 @given(st.text(alphabet="ab1 -',.()é\n", max_size=30))
 def test_in_latin_they_are_what_the_plain_expression_finds(text):
     assert words(text) == re.findall(r"[^\W_]+(?:['-][^\W_]+)*", text)

@@ -21,6 +21,7 @@ __all__ = [
     "Dtype",
     "GuidanceScale",
     "Model",
+    "Models",
     "PolicyWords",
     "Sampler",
     "Scores",
@@ -56,6 +57,16 @@ Model: TypeAlias = Annotated[
     typer.Option(
         metavar="NAME",
         help="A name of `shapefirst models`, a hub id, a folder, a .safetensors checkpoint.",
+        autocompletion=_models,
+    ),
+]
+Models: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--model",
+        metavar="NAME",
+        help="A name of `shapefirst models`, a hub id, a folder, a .safetensors checkpoint; several in turn.",
+        show_default="pocket",
         autocompletion=_models,
     ),
 ]
@@ -147,15 +158,21 @@ def unpacked(command: Callable[..., None]) -> Callable[..., None]:
     return flat
 
 
-def command_line(context: typer.Context, command: Sequence[str], without: Collection[str] = ()) -> str:
-    """What to type to repeat a command with the options of this run; ``without`` names parameters to leave out.
+def command_line(context: typer.Context, command: Sequence[str], without: Collection[str] = (), **other: Any) -> str:
+    """What to type to repeat a command with the options of this run.
+
+    Args:
+        context: The run's.
+        command: The words behind "shapefirst".
+        without: Parameters to leave out.
+        other: Parameters that have another value than in this run.
 
     Raises:
         ShapefirstError: A name in it is no UTF-8 text, so that no results could say it.
     """
     words = ["shapefirst", *command]
     for parameter in context.command.params:
-        value = context.params.get(str(parameter.name))
+        value = {**context.params, **other}.get(str(parameter.name))
         if parameter.name in without or value in (None, [], ()) or value == parameter.default:
             continue
         for one in value if isinstance(value, list | tuple) else [value]:

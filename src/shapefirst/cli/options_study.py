@@ -17,7 +17,7 @@ from shapefirst.cli.options import (
     Device,
     Dtype,
     GuidanceScale,
-    Model,
+    Models,
     Sampler,
     Scores,
     named_models,
@@ -42,7 +42,7 @@ MOST_IMAGES: Final = 10**6  # image i of a study has the seed of its first plus 
 class StudyOptions:
     """What is studied, how, and where the results go."""
 
-    model: Model = "pocket"
+    models: Models = None
     prompts: Annotated[
         str | None,
         typer.Option(
@@ -104,6 +104,31 @@ class StudyOptions:
     batch_size: Annotated[
         int | None, typer.Option(metavar="N", help="Images at a time.", show_default="32 with pocket, else 4")
     ] = None
+
+    @property
+    def model(self) -> str:
+        """The one that is studied; of several, the first."""
+        return self.models[0] if self.models else "pocket"
+
+    def each(self) -> list[StudyOptions]:
+        """Those of each model by itself; of several, each has a folder of its name in ``out``.
+
+        Raises:
+            ShapefirstError: A model is named twice, or ``out`` holds what a run of one model left.
+        """
+        from shapefirst.files import Names, slug
+        from shapefirst.findings.storage import FACTS
+
+        if not self.models or len(self.models) == 1:
+            return [self]
+        if again := next((name for name in self.models if self.models.count(name) > 1), None):
+            raise ShapefirstError(f"--model {again} is given twice: name each model once.")
+        if any(self.out.glob(f"*/{FACTS}")):
+            raise ShapefirstError(
+                f"{str(self.out)!r} holds the findings of a run of one model: choose another --out for several."
+            )
+        names = Names()
+        return [replace(self, models=[name], out=self.out / names.unique(slug(name))) for name in self.models]
 
     @property
     def given(self) -> tuple[Path | None, int | None]:

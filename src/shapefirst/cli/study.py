@@ -51,11 +51,12 @@ def study(
       shapefirst study all --quick
       shapefirst study f4 f5 --count 128
       shapefirst study all --model sd15 --prompts prompts.txt --out out/sd15
+      shapefirst study all --model pocket --model runs/mine/weights --out out/both
       shapefirst study --study mine.py --count 64
       shapefirst study c1 --control runs/equal-snr/weights
       shapefirst study a6 --model instruct-pix2pix/ --image portrait.png --image street.png --out out/a6
     """
-    from shapefirst.files import LOCK, cleared, locked
+    from shapefirst.files import LOCK, locked
     from shapefirst.models import locate
     from shapefirst.studies import STUDIES, chosen
     from shapefirst.studies.own import advertised
@@ -65,33 +66,62 @@ def study(
         _list([*chosen(names)] if names else [*STUDIES, *advertised()])
         return
     wanted = chosen(names or []) if names or not asked.study else []
-    asked.check()
+    of_models = asked.each()
     given = source(asked.given[0], asked.pairs_file, asked.seed, asked.image or ())
-    locate(asked.model)  # or say at once that there is no such model
+    for one in of_models:
+        one.check()
+        locate(one.model)  # or say at once that there is no such model
     if missing := [name for name in MODULES if find_spec(name) is None]:
         raise ShapefirstError(f"Studies need {' and '.join(missing)}: {installing('studies')}.")
     with locked(asked.out / LOCK, str(asked.out)):
         with terminal.working("Getting torch and diffusers ready"):
-            from shapefirst.findings.storage import load_stored
-            from shapefirst.measure.judging import can_judge
-            from shapefirst.measure.scores import check_scores
-            from shapefirst.report import PAGE, write_report
-            from shapefirst.studies.runner import make_plan, make_tasks
-
-            asked, studies = asked.those_with_scores(asked.studies(wanted))
-        _check_pictured(asked, studies)
-        check_scores(named_models(asked.score))
-        repeated = partial(command_line, context, without=NOT_REPEATED)
-        tasks = make_tasks(studies, given, asked.setting(), asked.given[1], lambda name: repeated(("study", name)))
-        plan = make_plan(tasks, asked.out, force=asked.force)
-        unjudged = next((p for p in given.prompts if not can_judge(p)), None)
-        _remark(tasks, plan, given, asked, unjudged)
-        if plan.tasks:
-            _run(plan, asked, given, judge=unjudged is None)
-        cleared(asked.out / PAGE)
-        page = write_report(asked.out)
-        _results([found for one in studies if (found := load_stored(asked.out, one.name)) is not None])
+            ready = [one.those_with_scores(one.studies(wanted)) for one in of_models]
+        for one, studies in ready:
+            if len(of_models) > 1:
+                terminal.remark(f"{one.model}:")
+            page = _study(context, one, studies, given)
+        if len(of_models) > 1:
+            page = _side_by_side(asked.out)
     terminal.line(f"Report: {page}")
+
+
+def _study(context: typer.Context, asked: StudyOptions, studies: Sequence[Study], given: Source) -> Path:
+    """The studies of one model, its claims in the terminal, and its page."""
+    from shapefirst.files import cleared
+    from shapefirst.findings.storage import load_stored
+    from shapefirst.measure.judging import can_judge
+    from shapefirst.measure.scores import check_scores
+    from shapefirst.report import PAGE, write_report
+    from shapefirst.studies.runner import make_plan, make_tasks
+
+    _check_pictured(asked, studies)
+    check_scores(named_models(asked.score))
+    repeated = partial(command_line, context, without=NOT_REPEATED, models=asked.models, out=asked.out)
+    tasks = make_tasks(studies, given, asked.setting(), asked.given[1], lambda name: repeated(("study", name)))
+    plan = make_plan(tasks, asked.out, force=asked.force)
+    unjudged = next((p for p in given.prompts if not can_judge(p)), None)
+    _remark(tasks, plan, given, asked, unjudged)
+    if plan.tasks:
+        _run(plan, asked, given, judge=unjudged is None)
+    cleared(asked.out / PAGE)
+    page = write_report(asked.out)
+    _results([found for one in studies if (found := load_stored(asked.out, one.name)) is not None])
+    return page
+
+
+def _side_by_side(out: Path) -> Path:
+    """The page of all models, and in the terminal how often they agree."""
+    from shapefirst.findings.comparison import compared, load_models
+    from shapefirst.report import write_report
+
+    page = write_report(out)
+    rows = list(compared([{one.name: one for one in stored} for stored in load_models(out).values()]))
+    for row in rows:
+        if row.together == "differ":
+            terminal.remark(f"the models differ: {row.study.name}, {row.statement}")
+    agree, differ, undecided = (sum(row.together == word for row in rows) for word in ("agree", "differ", "open"))
+    terminal.remark(f"of {len(rows)} claims the models agree in {agree}, differ in {differ}; open: {undecided}")
+    return page
 
 
 def report(

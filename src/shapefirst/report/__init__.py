@@ -6,22 +6,25 @@ It imports ``findings`` and ``drawing``. A part more of a study is a few lines o
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
+from urllib.parse import quote
 
 from shapefirst.drawing.notation import label, one_of, plural
 from shapefirst.drawing.pages import fill
 from shapefirst.errors import ShapefirstError
 from shapefirst.files import save_text
+from shapefirst.findings.comparison import compared, load_models
 from shapefirst.findings.discovery import RATE, standing
 from shapefirst.findings.order import STUDIES
 from shapefirst.findings.storage import Stored, load_all, mismatch
 from shapefirst.measure.intervals import FEWEST, LEVEL
 from shapefirst.signatures import guarded
 
-__all__ = ["PAGE", "render_report", "write_report"]
+__all__ = ["PAGE", "render_models", "render_report", "write_report"]
 
 PAGE: Final = "report.html"
 HEAD: Final = 4096  # characters of an SVG that hold its size
@@ -57,8 +60,37 @@ def render_report(stored: Sequence[Stored], title: str = "") -> str:
 
 
 @guarded
+def render_models(models: Mapping[str, Sequence[Stored]]) -> str:
+    """The page of several models, each claim side by side.
+
+    Args:
+        models: Folder, beside the page, in which the model's own report lies -> what is stored there.
+
+    Raises:
+        ShapefirstError: There are fewer than two, or one without a study.
+    """
+    if len(models) < 2 or not all(models.values()):
+        raise ShapefirstError("Two models or more make a comparison: run the studies with --model A --model B.")
+    rows = list(compared([{one.name: one for one in stored} for stored in models.values()]))
+    return fill(
+        "report/models.html",
+        title=f"How text steers the picture, measured on {' and '.join(s[0].setting.model for s in models.values())}",
+        models=[
+            {"page": f"{quote(folder)}/{PAGE}", "stored": stored, "notes": _notes(stored)}
+            for folder, stored in models.items()
+        ],
+        rows=rows,
+        count={word: Counter(row.together for row in rows)[word] for word in ("agree", "differ", "open")},
+        studies=list({row.study.name: row.study for row in rows}.values()),
+        size_of=_size_of,
+    )
+
+
+@guarded
 def write_report(out: Path) -> Path:
     """Rebuilds ``out``/report.html from what is stored under ``out``; the same results give the same page.
+
+    Where ``out`` has a folder for each of several models, their reports are rebuilt, too.
 
     Returns:
         The page's path.
@@ -67,12 +99,16 @@ def write_report(out: Path) -> Path:
         ShapefirstError: Nothing is stored there, a finding is damaged, or the page cannot be written.
     """
     stored = load_all(out)
-    if not stored:
+    models = {} if stored else load_models(out)
+    if not stored and len(models) < 2:
+        of_one = f"; {str(out / next(iter(models)))!r} holds some" if models else ""
         raise ShapefirstError(
-            f"There are no stored findings in {str(out)!r}: run `shapefirst study all --out {out}` first."
+            f"There are no stored findings in {str(out)!r}{of_one}: run `shapefirst study all --out {out}` first."
         )
+    for folder, mine in models.items():
+        save_text(render_report(mine), out / folder / PAGE)
     path = out / PAGE
-    save_text(render_report(stored), path)
+    save_text(render_report(stored) if stored else render_models(models), path)
     return path
 
 

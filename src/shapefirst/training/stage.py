@@ -34,7 +34,7 @@ def run_stage(out: Path, model: str, preset_name: str, seed: int, stage: str) ->
     preset, curriculum = PRESETS[preset_name], CURRICULA[model]
     run = TrainingRun(out, seed, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     if stage == "render":
-        renders.store(renders.make(preset.renders, seed), out / "renders")
+        renders.store(renders.make(preset.renders, seed, pairs=preset.pairs), out / "renders")
     elif stage == "language":
         tokenizer, t5 = language.train_language(preset.language, run, preset.renders)
         _keep(out / "t5", t5.save_pretrained, tokenizer.save_pretrained)

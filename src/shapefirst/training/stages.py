@@ -87,7 +87,10 @@ CURRICULA: Final = {
 
 @dataclass(frozen=True)
 class Preset:
-    """How much of everything. Seconds a step and minutes are in the model card of the weights that it made."""
+    """How much of everything. Seconds a step and minutes are in the model card of the weights that it made.
+
+    ``pairs`` is the share of renders with two objects.
+    """
 
     renders: int
     teacher: Recipe
@@ -99,6 +102,7 @@ class Preset:
     language: Recipe
     transformer: Recipe
     card_images: int
+    pairs: float = 0.5
 
 
 #: Processes that share the denoiser's training on a CPU: one for every core while each gets a few images of the batch.
@@ -140,9 +144,10 @@ PRESETS = {
     ),
 }
 
-_LAST: Final = Recipe(steps=2500, batch=48, learning_rate=1.2e-4, ema=0.998, warmup=0.02)
+_LAST: Final = Recipe(steps=3000, batch=48, learning_rate=1.2e-4, ema=0.998, warmup=0.02)
 #: For 2 cores, to end a denoiser's training that a GPU began (--start-from): an hour or so, at a small learning rate.
-PRESETS["finish"] = replace(PRESETS["cpu"], renders=64_000, denoiser=_LAST, transformer=_LAST)
+#: Single objects are learned by then; which attribute is whose is not.
+PRESETS["finish"] = replace(PRESETS["cpu"], renders=64_000, denoiser=_LAST, transformer=_LAST, pairs=0.85)
 
 #: What each stage leaves in the folder: that it lies there shows that the stage is done.
 MAKES = {
@@ -217,8 +222,7 @@ def train_model(
     for stage in stages or curriculum.stages:
         launcher, environment = [sys.executable, "-m"], {**os.environ, **ALLOCATOR}
         if stage == "denoiser" and not torch.cuda.is_available():
-            workers = min(os.cpu_count() or 1, MOST)
-            launcher += ["torch.distributed.run", "--standalone", f"--nproc-per-node={workers}", "-m"]
+            launcher += ["torch.distributed.run", "--standalone", f"--nproc-per-node={min(_cores(), MOST)}", "-m"]
             environment["OMP_NUM_THREADS"] = "1"
         command = [*launcher, "shapefirst.training.stage", str(out), model, preset, str(seed), stage]
         with locked(out / STAGE_LOCK, str(out)):
@@ -228,6 +232,11 @@ def train_model(
                 f"The stage {stage!r} stopped with exit code {code}: what it had reached is kept, the same command "
                 "goes on from there."
             )
+
+
+def _cores() -> int:
+    """Those that this process may use, where the system tells: `taskset` leaves some to others."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def adopt(parts: Sequence[tuple[Path, str, str]], out: Path) -> None:

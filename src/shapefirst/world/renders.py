@@ -52,19 +52,19 @@ def labels_of(scene: Scene) -> list[int]:
     return [*out, NOUNS.index(objects[1].noun), ATTRIBUTES.index(objects[1].attribute)]
 
 
-def _shard(arguments: tuple[int, int, int]) -> tuple[NDArray[np.uint8], list[str], list[list[int]]]:
-    seed, shard, count = arguments
+def _shard(arguments: tuple[int, int, int, float]) -> tuple[NDArray[np.uint8], list[str], list[list[int]]]:
+    seed, shard, count, pairs = arguments
     rng = np.random.default_rng([seed, shard])
-    scenes = [sample_scene(rng) for _ in range(count)]
+    scenes = [sample_scene(rng, pair_probability=pairs) for _ in range(count)]
     return np.stack([render(s)[0] for s in scenes]), [s.caption for s in scenes], [labels_of(s) for s in scenes]
 
 
-def make(count: int, seed: int, workers: int | None = None) -> Renders:
+def make(count: int, seed: int, workers: int | None = None, pairs: float = 0.5) -> Renders:
     """Render ``count`` training images (none of a held-out combination); the same seed gives the same set.
 
-    ``workers`` are processes, by default one a core.
+    ``workers`` are processes, by default one a core; ``pairs`` is the share of scenes with two objects.
     """
-    shards = [(seed, i, min(_SHARD, count - i * _SHARD)) for i in range(-(-count // _SHARD))]
+    shards = [(seed, i, min(_SHARD, count - i * _SHARD), pairs) for i in range(-(-count // _SHARD))]
     images = np.empty((count, SIZE, SIZE, 3), np.uint8)
     captions: list[str] = []
     labels: list[list[int]] = []

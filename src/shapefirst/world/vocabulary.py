@@ -93,6 +93,7 @@ def relation_of(text: str) -> str | None:
     return next((words for words in RELATIONS if f" {words} " in text), None)
 
 
+@guarded
 def unknown_words(prompt: str) -> list[str]:
     """The words of ``prompt`` that pocket never saw in training, in order, each once."""
     words = dict.fromkeys(prompt[start:end].lower() for start, end in spans(prompt))
