@@ -11,9 +11,9 @@ import torch
 from hypothesis import given, settings
 from safetensors.torch import load_file
 
-from shapefirst.models.catalogue import POCKET
+from shapefirst.models import load
+from shapefirst.models.catalogue import NOISE_FILTER, POCKET
 from shapefirst.training import denoiser, language, noise
-from shapefirst.training.noise import FILTER
 from shapefirst.training.stage import run_stage
 from shapefirst.training.stages import CURRICULA, MAKES, adopt
 from shapefirst.world.scenes import sample_scene
@@ -73,9 +73,11 @@ def test_the_noise_of_an_equal_snr_model_lies_beside_it_and_is_the_latents_spect
     begin("pocket-equal-snr")
     for stage in CURRICULA["pocket-equal-snr"].stages:
         run_stage(tmp_path, "pocket-equal-snr", "smoke", 0, stage)
-    kept = load_file(tmp_path / "weights" / FILTER)["filter"]
+    kept = load_file(tmp_path / "weights" / NOISE_FILTER)["filter"]
     latents = load_file(tmp_path / MAKES["encode"])["latents"]
     assert torch.equal(kept, noise.filter_like(latents))
+    with pytest.warns(UserWarning, match="starts from white noise"):
+        load(tmp_path / "weights")
     assert kept[:, 0, 1].mean() > 3 * kept[:, 8, 8].mean()  # low frequencies are strong in latents, as in images
 
 

@@ -32,6 +32,8 @@ __all__ = [
 
 #: Where the embedded model's weights lie.
 POCKET: Final = Path(__file__).parent / "weights" / "pocket"
+#: Beside the weights of a model that was trained on noise that is not white (`training.noise`).
+NOISE_FILTER: Final = "noise_filter.safetensors"
 _PAPERS_SCALE: Final = 7.5  # Yi et al. 2024, for models that `MODELS` does not name
 
 

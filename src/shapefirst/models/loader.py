@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import warnings
 from collections.abc import Collection, Iterable
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,15 @@ from typing import TYPE_CHECKING, Any, Final
 
 from shapefirst.errors import ModelError, PackageError, ShapefirstError, first_line
 from shapefirst.files import on_disk
-from shapefirst.models.catalogue import MODELS, POCKET, default_sampler, is_pocket, make_sampler, sampler_info
+from shapefirst.models.catalogue import (
+    MODELS,
+    NOISE_FILTER,
+    POCKET,
+    default_sampler,
+    is_pocket,
+    make_sampler,
+    sampler_info,
+)
 from shapefirst.models.components import VARIANTS, Component, components_of, files_of
 from shapefirst.models.configurations import check_entries, no_more_weights
 from shapefirst.models.disk import check_keys, checked, file_names, read_index, read_json
@@ -100,7 +109,13 @@ def load(
         if place.type == "cpu" and getattr(pipe, "unet", None) is not None:
             # A tenth faster from four images on (benchmarks/saving.py), and no slower for one.
             pipe.unet.to(memory_format=torch.channels_last)
-        return pipe
+    if folder.is_dir() and (folder / NOISE_FILTER).is_file():
+        warnings.warn(
+            f"{name} was trained on noise of its own spectrum, and a call of the pipeline starts from white noise, "
+            "which its pictures show: `shapefirst study` starts from its own.",
+            stacklevel=3,
+        )
+    return pipe
 
 
 def dtype_name(dtype: str | torch.dtype | None, device: str | torch.device | None = None) -> str:

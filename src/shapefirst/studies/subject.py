@@ -21,12 +21,13 @@ from shapefirst.findings.finding import DoesNotApply
 from shapefirst.measure.alignment import Alignment, range_of
 from shapefirst.measure.intervals import Range
 from shapefirst.models import is_pocket, locate
+from shapefirst.models.catalogue import NOISE_FILTER
 from shapefirst.policies.auto import Policy
 from shapefirst.policies.schedule import TextSchedule
 from shapefirst.prompts import Prompt
 from shapefirst.prompts.tokens import Positions, positions, preprocessed
 from shapefirst.sampling.loop import Embeddings, Step, decode, denoise, encode, generators
-from shapefirst.training.noise import FILTER, coloured
+from shapefirst.training.noise import coloured
 
 __all__ = ["Fork", "Meter", "Subject", "colour_of", "part"]
 
@@ -286,7 +287,7 @@ class Subject:
 def colour_of(model: str) -> torch.Tensor | None:
     """The `Subject.colour` of a model: what training on noise of its own left beside its weights, if it did."""
     place = locate(model)
-    file = None if place is None else place / FILTER
+    file = None if place is None else place / NOISE_FILTER
     if file is None or not file.is_file():
         return None
     return load_file(file)["filter"]

@@ -23,8 +23,8 @@ from diffusers import (
 from torch import nn
 from transformers import CLIPModel, CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5Tokenizer
 
+from shapefirst.models.catalogue import NOISE_FILTER
 from shapefirst.training.denoiser import build_scheduler
-from shapefirst.training.noise import FILTER
 
 #: How ``CLIPImageProcessor`` has to prepare an image for pocket's CLIP.
 _PREPROCESSOR = {
@@ -60,8 +60,8 @@ def export(parts: Path, target: Path) -> None:
         file.write_text(json.dumps(config, indent=2) + "\n")
     (part / "clip" / "preprocessor_config.json").write_text(json.dumps(_PREPROCESSOR, indent=1) + "\n")
     shutil.copytree(parts / "judge", part / "judge")
-    if (parts / FILTER).exists():
-        shutil.copy(parts / FILTER, part)
+    if (parts / NOISE_FILTER).exists():
+        shutil.copy(parts / NOISE_FILTER, part)
     shutil.rmtree(target, ignore_errors=True)
     part.rename(target)
 

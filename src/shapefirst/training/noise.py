@@ -7,13 +7,8 @@ latents are, so that no band drowns before another.
 
 from __future__ import annotations
 
-from typing import Final
-
 import torch
 from torch import Tensor
-
-#: What lies beside the weights of a model that was trained on such noise: what `filter_like` gives.
-FILTER: Final = "noise_filter.safetensors"
 
 
 def filter_like(latents: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from transformers import CLIPModel, CLIPTokenizer, T5EncoderModel, T5Tokenizer
 
 from shapefirst.files import locked
 from shapefirst.measure.judge import Judge
+from shapefirst.models.catalogue import NOISE_FILTER
 from shapefirst.training import autoencoder, card, denoiser, export, judge, language, noise, text
 from shapefirst.training.ending import end_with_the_command
 from shapefirst.training.loop import TrainingRun
@@ -103,7 +104,7 @@ def _denoiser(preset: Preset, run: TrainingRun, curriculum: Curriculum) -> None:
     )
     if not dist.is_initialized() or dist.get_rank() == 0:
         if h is not None:
-            save_file({"filter": h.contiguous()}, run.folder / noise.FILTER)
+            save_file({"filter": h.contiguous()}, run.folder / NOISE_FILTER)
         _keep(run.folder / "denoiser", model.save_pretrained)
     if dist.is_initialized():
         dist.destroy_process_group()

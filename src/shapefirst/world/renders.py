@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -68,9 +69,11 @@ def make(count: int, seed: int, workers: int | None = None, pairs: float = 0.5) 
     images = np.empty((count, SIZE, SIZE, 3), np.uint8)
     captions: list[str] = []
     labels: list[list[int]] = []
+    alone = workers == 1 or len(shards) == 1
     # Torch may hold threads already: forked children could inherit a locked one.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        for part in track(pool.map(_shard, shards), "render", total=len(shards)):
+    with nullcontext() if alone else ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        parts = pool.map(_shard, shards) if pool else map(_shard, shards)
+        for part in track(parts, "render", total=len(shards)):
             images[len(captions) : len(captions) + len(part[1])] = part[0]
             captions += part[1]
             labels += part[2]
