@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from dataclasses import asdict
 from itertools import count
 from types import SimpleNamespace
@@ -20,6 +21,7 @@ from shapefirst.cli import tune as commands_tune
 from shapefirst.errors import ShapefirstError
 from shapefirst.images.jobs import Sampling
 from shapefirst.measure import l1
+from shapefirst.models import load
 from shapefirst.policies.file import read_policy
 from shapefirst.policies.schedule import TextSchedule
 from shapefirst.policies.words import describe
@@ -269,6 +271,7 @@ def test_an_interrupted_search_goes_on(folder, tmp_path, monkeypatch, stage):
         (("--steps", 5), "--steps must be at least 10"),
         (("--guidance-scale", 1), "nothing to tune"),
         (("--batch-size", 0), "--batch-size must be at least 1"),
+        (("--calibration-prompts", 3), "--calibration-prompts must be at least 4"),
         (("--steps", 2000), "from 1 to 1000"),
     ],
 )
@@ -284,11 +287,28 @@ def test_prompts_of_a_file(folder, tmp_path):
     refused = shapefirst(*command(folder, tmp_path / "policy.json", "--prompts", file))
     assert "There are 31 different prompts" in one_sentence(refused)
     file.write_text("\n".join(f"a cat {i}" for i in range(50)))
-    chosen_by, checked_on = commands_tune._halves(str(file))
+    chosen_by, checked_on = commands_tune._halves(str(file), None)
     assert (len(chosen_by), len(checked_on)) == (25, 25)
     assert not set(chosen_by) & set(checked_on)
     file.write_text("\n".join(f"a cat {i}" for i in range(500)))
-    assert [len(half) for half in commands_tune._halves(str(file))] == [64, 64]
+    assert [len(half) for half in commands_tune._halves(str(file), None)] == [64, 64]
+    assert [len(half) for half in commands_tune._halves(str(file), 100)] == [100, 100]
+    few = shapefirst(*command(folder, tmp_path / "policy.json", "--prompts", file, "--calibration-prompts", 300))
+    assert "There are 500 different prompts" in one_sentence(few)
+
+
+def test_a_slow_model_takes_fewer_prompts_and_says_beforehand_what_it_takes(folder, tmp_path):
+    out = tmp_path / "policy.json"
+    result = shapefirst(*command(folder, out, "--calibration-prompts", 4))
+    assert result.exit_code == 0, result.output
+    told = re.search(
+        r"About ([\d,]+) evaluations of the denoiser, as many as ([\d,]+) pictures .* 4 prompts", result.stderr
+    )
+    assert told is not None
+    cost = runner.search_cost(Tuner(load(folder), Sampling(W, N), [""] * 4, batch_size=8))
+    assert int(told[1].replace(",", "")) == pytest.approx(cost, abs=1)
+    assert int(told[2].replace(",", "")) == pytest.approx(cost / (2 * N), abs=1)
+    assert "On 4 other prompts" in result.stdout
 
 
 def test_a_spoilt_remainder_is_written_anew(tmp_path):

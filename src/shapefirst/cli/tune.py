@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["tune"]
 
 FEWEST, MOST = 16, 64  # prompts to calibrate on
+FEWEST_ASKED: Final = 4  # where one says how many
 FEWEST_STEPS: Final = 10
 CALIBRATION_SEED: Final = 1  # of pocket's prompts
 
@@ -35,6 +36,14 @@ def tune(
             help=f"Prompts, one a line: {FEWEST} to {MOST} to choose by, and as many more to check the choice on; "
             "or how many of pocket's.",
             show_default="pocket's words",
+        ),
+    ] = None,
+    calibration_prompts: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            help=f"How many to choose by, and as many to check on: fewer than {FEWEST} where a model is slow.",
+            show_default=f"half of the prompts, at most {MOST}",
         ),
     ] = None,
     save_time: Annotated[
@@ -87,7 +96,7 @@ def tune(
     given = "0.4" if save_time is None and max_l1 is None and evaluations is None else save_time
     saving = None if given is None else share_in(given, "--save-time", "--save-time {}")
     _check(goal, sampler, steps, batch_size, negative_prompt, scale)
-    chosen_by, checked_on = _halves(prompts)
+    chosen_by, checked_on = _halves(prompts, calibration_prompts)
     check_file(out)
     with locked(out.with_name(f".{out.name}{LOCK}"), str(out)):
         with terminal.working("Getting torch and diffusers ready"):
@@ -107,7 +116,8 @@ def tune(
         kept = unfinished_search(out, tuner, dtype)
         if kept.goes_on:
             terminal.note(f"going on where it was interrupted, with {len(kept.runs)} policies already tried.")
-        with terminal.counting(f"Trying policies on {len(chosen_by)} prompts", total=search_cost(tuner)) as tick:
+        cost = _told(search_cost(tuner), steps, len(chosen_by))
+        with terminal.counting(f"Trying policies on {len(chosen_by)} prompts", total=cost) as tick:
             found = try_policies(tuner, kept, tick)
         chosen = choose(found, saving, max_l1, evaluations)
         _print_front(found, chosen, ends=max_l1 is not None)
@@ -136,23 +146,37 @@ def _check(
     imported("scipy.special", "Intervals are computed")
 
 
-def _halves(given: str | None) -> tuple[list[str], list[str]]:
-    """Prompts to choose by, and others to check on."""
+def _told(cost: float, steps: int, prompts: int) -> float:
+    """What the search costs, in evaluations, said before it begins."""
+    terminal.remark(
+        f"About {cost:,.0f} evaluations of the denoiser, as many as {cost / (2 * steps):,.0f} pictures of full guidance "
+        f"take: {prompts} prompts to choose by (--calibration-prompts)."
+    )
+    return cost
+
+
+def _halves(given: str | None, half: int | None) -> tuple[list[str], list[str]]:
+    """Prompts to choose by, and others to check on: so many of each, or what there are."""
     from shapefirst.prompts import mixed, read_prompts
 
     file, count = prompts_and_count(given)
+    if half is not None:
+        why = "fewer say nothing about others"
+        check_number(half, "pairs", "--calibration-prompts", least=FEWEST_ASKED, why=why)
+        count = 2 * half if count is None else count
+    least = 2 * (half or FEWEST)
     if file is None:
-        count = 2 * FEWEST if count is None else count
-        check_number(count, "pairs", "--prompts", least=2 * FEWEST, why="half of them choose and half check the choice")
+        count = least if count is None else count
+        check_number(count, "pairs", "--prompts", least=least, why="half of them choose and half check the choice")
         prompts = mixed(count, CALIBRATION_SEED)
     else:
         prompts = list(dict.fromkeys(read_prompts(file)))
-        if len(prompts) < 2 * FEWEST:
+        if len(prompts) < least:
             raise ShapefirstError(
-                f"There are {len(prompts)} different prompts in {str(file)!r}: give at least {2 * FEWEST}, half of "
+                f"There are {len(prompts)} different prompts in {str(file)!r}: give at least {least}, half of "
                 "them to choose by and half to check the choice on."
             )
-    half = min(len(prompts) // 2, MOST)
+    half = half or min(len(prompts) // 2, MOST)
     return prompts[:half], prompts[half : 2 * half]
 
 
