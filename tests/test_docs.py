@@ -36,6 +36,9 @@ from shapefirst.findings import storage
 from shapefirst.findings.finding import Chart, Finding, Picture, Question, claim
 from shapefirst.findings.storage import StudySetting
 from shapefirst.measure.intervals import Rule, bootstrap
+from shapefirst.models import load
+from shapefirst.policies.file import PolicyFile, model_digest, sampler_digest, write_policy
+from shapefirst.policies.solver import Solver
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
@@ -45,7 +48,6 @@ FENCE = re.compile(
 )
 #: What a block may need so that it is not run.
 REASONS = (
-    "needs the file that tune writes",
     "needs a modular pipeline",
     "needs results of studies",
 )
@@ -85,11 +87,28 @@ def _elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_the_code_of_a_page_runs(page):
     """From top to bottom, as one program; what it registers is gone afterwards."""
     names: dict[str, Any] = {"__name__": "docs"}
+    if '.json")' in page.read_text(encoding="utf-8"):
+        tuned_policies()
     with patch.dict(FAMILIES):
         for block in blocks(page, "python"):
             code = compile("\n" * block.line + block.text, str(page), "exec")
             if block.why is None:
                 exec(code, names)
+
+
+def tuned_policies() -> None:
+    """The files of the pages' `tune`: another solver in 15 steps that stands for 25, of both goals."""
+    pipe = load("pocket", sampler="dpm-solver")
+    solver = Solver.of("DPMSolverMultistepScheduler", {**pipe.scheduler.config, "use_karras_sigmas": True})
+    for file, goal in (("policy.json", "keep"), ("best.json", "best")):
+        tuned = PolicyFile(
+            *("pocket", model_digest(pipe), type(pipe.scheduler).__name__, sampler_digest(pipe.scheduler)),
+            *(4.0, 15, tuple(range(15)), "neither", 0),
+            measured={"full guidance at steps": 25},
+            goal=goal,
+            solver=solver,
+        )
+        write_policy(tuned, Path(file))
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "sh")], ids=named)

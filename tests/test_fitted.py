@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from itertools import combinations, pairwise
 from types import SimpleNamespace
 
@@ -192,6 +193,17 @@ def test_a_block_samples_with_the_solver_and_its_steps_and_gives_the_own_one_bac
     np.testing.assert_array_equal(same, theirs)
     assert inner.rows == 4
     assert (pipe.scheduler, type(pipe), dict(pipe.config)) == (own, kind, config)
+
+
+def test_evaluations_are_counted_against_the_run_that_it_takes_the_place_of(make_pipe):
+    pipe = make_pipe("sd-epsilon", "ddim")
+    with guide(pipe, replace(karras(3), stands_for=5)) as evaluations:
+        pipe(PROMPTS[:1], guidance_scale=W, output_type="latent")
+    assert (evaluations.rows, evaluations.asked, evaluations.calls, evaluations.asked_calls) == (6, 10, 3, 5)
+    assert evaluations.saved == pytest.approx(0.4)
+    with guide(pipe, karras(3)) as evaluations:
+        pipe(PROMPTS[:1], guidance_scale=W, output_type="latent")
+    assert (evaluations.rows, evaluations.asked, evaluations.asked_calls) == (6, 6, 3)
 
 
 def test_blocks_may_end_in_any_order(make_pipe):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 
 import diffusers
 import naive
@@ -161,6 +162,21 @@ def test_a_fork_goes_on_as_the_run_does(make_pipe, name, more, words):
         assert naive.error(fork[-1].x_next, run[-1].x_next) < 1e-5
     end, *_ = denoise_together(pipe, encode(pipe, PROMPTS), [policy, TextSchedule.until(1)], **options(9))
     assert naive.error(end.latents, run[-1].x_next) < 1e-5
+
+
+def test_a_tolerance_that_lets_no_step_pass_says_so(make_pipe):
+    pipe = make_pipe()
+    call = {"prompt": "a cat", "num_inference_steps": 12, "output_type": "latent"}
+    said = r"A tolerance of 1e-12 let no step pass, so nothing was saved.*budget=0\.75"
+    with pytest.warns(UserWarning, match=said), guide(pipe, tol=1e-12):
+        pipe(**call)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for policy in ({"tol": 1e6}, {"tol": 0}, {"budget": 1}):
+            with guide(pipe, **policy):
+                pipe(**call)
+        with pytest.raises(ZeroDivisionError), guide(pipe, tol=1e-12):
+            pipe(**call, callback_on_step_end=lambda *_: 1 / 0)
 
 
 @pytest.mark.parametrize("order", [0, 1, 2])

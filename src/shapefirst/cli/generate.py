@@ -15,7 +15,7 @@ from shapefirst.cli.loading import obtained
 from shapefirst.cli.options import Model, Sampler, unpacked
 from shapefirst.cli.options_generate import MachineOptions, PictureOptions, PolicyOptions
 from shapefirst.errors import ShapefirstError, shortened
-from shapefirst.policies.auto import Auto, Policy
+from shapefirst.policies.auto import Policy
 from shapefirst.policies.schedule import TextSchedule
 
 if TYPE_CHECKING:
@@ -87,8 +87,6 @@ def generate_images(
     schedules = {"": schedule, **({"full": TextSchedule.always()} if compare else {})}
     with terminal.progress(f"Sampling with {model}", total=len(jobs) * len(schedules)) as report:
         results = sample(pipe, jobs, schedules, sampling, batch_size=machine.batch_size, on_progress=report)
-    if isinstance(schedule, Auto) and all(result.evaluations >= result.asked for result in results[""]):
-        terminal.note(f"a tolerance of {schedule.tol:g} guided every step, so nothing was saved: give a larger one.")
     made_by = {"model": model, "sampler": sampler, "device": find_device(machine.device).type, **machine.told(sampling)}
     _write(results, schedule, words, sampling, made_by, out)
 

@@ -149,8 +149,8 @@ def _check(
 def _told(cost: float, steps: int, prompts: int) -> float:
     """What the search costs, in evaluations, said before it begins."""
     terminal.remark(
-        f"About {cost:,.0f} evaluations of the denoiser, as many as {cost / (2 * steps):,.0f} pictures of full guidance "
-        f"take: {prompts} prompts to choose by (--calibration-prompts)."
+        f"About {cost:,.0f} evaluations of the denoiser, as many as {cost / (2 * steps):,.0f} pictures of full "
+        f"guidance take: {prompts} prompts to choose by (--calibration-prompts)."
     )
     return cost
 

@@ -194,7 +194,7 @@ class Handle:
     """
 
     def __init__(self, pipe: Any, policy: Policy) -> None:
-        self._pipe, self._denoisers = pipe, denoisers_of(pipe)
+        self._pipe, self._denoisers, self._policy = pipe, denoisers_of(pipe), policy
         block = Block(policy)
         self.evaluations = block.evaluations
         with ExitStack() as stack:
@@ -214,6 +214,8 @@ class Handle:
         """
         self.evaluations.end()
         self._hooks.close()
+        if self._denoisers and sys.exc_info()[0] is None:
+            _warn_of_a_tight_tolerance(self._policy, self.evaluations)
         denoisers, self._denoisers = self._denoisers, {}
         for name, denoiser in denoisers.items():
             other = getattr(self._pipe, name, None)
@@ -222,6 +224,15 @@ class Handle:
                     f"The {name} of this {type(self._pipe).__name__} was replaced while a policy was on it, and the "
                     "new one did not follow it: put it in before."
                 )
+
+
+def _warn_of_a_tight_tolerance(policy: Policy, evaluations: Evaluations) -> None:
+    if isinstance(policy, Auto) and policy.tol > 0 and evaluations.rows >= evaluations.asked > 0:
+        warnings.warn(
+            f"A tolerance of {policy.tol:g} let no step pass, so nothing was saved: in few steps each is a long way. "
+            "Give a larger one, or budget=0.75, which saves what it says.",
+            stacklevel=4,
+        )
 
 
 def check_way(pipe: Any, policy: Policy) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any
 
 import torch
@@ -22,7 +23,8 @@ class Evaluations:
     Attributes:
         rows: Rows evaluated, over all calls: with B images and both branches in one batch, 2B for a guided step.
         calls: Calls of the denoisers, those that evaluated nothing left out.
-        asked: Rows that the pipeline asked for: what full guidance would have evaluated.
+        asked: Rows that the pipeline asked for: what full guidance would have evaluated, of a tuned policy in all steps
+            of the run that it takes the place of.
         asked_calls: Calls that it asked for.
         control_rows: Rows evaluated by a ControlNet.
 
@@ -67,8 +69,19 @@ class Block:
 
     policy: Policy
     evaluations: Evaluations = field(default_factory=Evaluations)
+    _asked_for: int = 0
+    _calls_asked_for: int = 0
     _conditions: tuple[torch.Tensor | None, dict[str, dict[str, Any]]] = field(default_factory=lambda: (None, {}))
     _has_warned: bool = False
+
+    def ask(self, rows: int) -> None:
+        """Count a call that the pipeline asks for; in a solver's fewer steps, as a part of the run it stands for."""
+        self._asked_for += rows
+        self._calls_asked_for += 1
+        own, stands_for = self.policy.num_steps, self.policy.stands_for
+        part = 1 if stands_for is None or own is None else Fraction(stands_for, own)
+        self.evaluations.asked = round(self._asked_for * part)
+        self.evaluations.asked_calls = round(self._calls_asked_for * part)
 
     def conditions_of(self, timesteps: torch.Tensor) -> dict[str, dict[str, Any]]:
         """What the branches of the generation over these timesteps were last given, for all denoisers of a pipeline."""

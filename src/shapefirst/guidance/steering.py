@@ -59,8 +59,7 @@ class SteeringHook(ModuleHook):
         evaluate = partial(self._evaluate, forward, len(args))
         met = self.meet(asked)
         for block in self.blocks:
-            block.evaluations.asked += asked.rows
-            block.evaluations.asked_calls += 1
+            block.ask(asked.rows)
         if met is None:
             return evaluate(asked.arguments, asked.rows)
         way, call, asked = met

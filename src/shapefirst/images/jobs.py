@@ -157,7 +157,9 @@ def _batches(jobs: Sequence[Job], size: int) -> Iterator[Sequence[Job]]:
 def _sample(
     pipe: Any, batch: Sequence[Job], schedule: Policy, sampling: Sampling, report: Callable[[float], None]
 ) -> list[Result]:
-    own = None if schedule.solver is None else schedule.num_steps
+    own = None
+    if isinstance(schedule, TextSchedule) and schedule.solver is not None:
+        own, schedule = schedule.num_steps, replace(schedule, stands_for=sampling.steps)
     arguments: dict[str, Any] = {
         "prompt": [job.prompt for job in batch],
         "generator": generators([job.seed for job in batch]),
@@ -178,9 +180,8 @@ def _sample(
     with faults_of(pipe), guide(pipe, schedule) as spent:
         images = as_images(pipe, pipe(**arguments).images)
     seconds, n = time.perf_counter() - start, len(batch)
-    asked = spent.asked / n * (sampling.steps / own if own else 1)  # a solver of its own stands for the usual steps
     return [
-        Result(job.prompt, job.seed, image, spent.rows / n, asked, seconds / n)
+        Result(job.prompt, job.seed, image, spent.rows / n, spent.asked / n, seconds / n)
         for job, image in zip(batch, images, strict=True)
     ]
 

@@ -45,6 +45,7 @@ class Auto:
     LAST: ClassVar[int] = 2
     solver: ClassVar[None] = None  # it goes with any sampler, and any number of steps
     num_steps: ClassVar[None] = None
+    stands_for: ClassVar[None] = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.tol < math.inf:

@@ -83,9 +83,10 @@ class PolicyFile:
     def schedule(self) -> TextSchedule:
         """The policy, for runs of `steps` steps only."""
         if self.solver is not None and len(self.guided) == self.steps:
-            return TextSchedule.solved(self.solver, self.steps)
+            return TextSchedule.solved(self.solver, self.steps, self.full_steps)
         placed = TextSchedule.at(self.guided, keep=self.keep, order=self.order)
-        return replace(placed, num_steps=self.steps, solver=self.solver)
+        stands_for = self.full_steps if self.solver else None
+        return replace(placed, num_steps=self.steps, solver=self.solver, stands_for=stands_for)
 
     @property
     def call_arguments(self) -> dict[str, Any]:
@@ -159,7 +160,7 @@ def write_policy(policy: PolicyFile, path: Path) -> None:
 
 
 @guarded
-def read_policy(path: Path) -> PolicyFile:
+def read_policy(path: str | Path) -> PolicyFile:
     """What `write_policy` wrote.
 
     Raises:
@@ -167,7 +168,7 @@ def read_policy(path: Path) -> PolicyFile:
     """
     what = f"The policy {str(path)!r}"
     try:
-        content = json_of(content_of(path))
+        content = json_of(content_of(Path(path)))
     except FileNotFoundError:
         raise ShapefirstError(f"There is no policy file {str(path)!r}: `shapefirst tune` writes one.") from None
     except OSError as error:

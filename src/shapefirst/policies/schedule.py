@@ -61,6 +61,7 @@ class TextSchedule:
             that is done with the difference of the two, where neither does, with both. "neither" needs an order.
         num_steps: If given, the N that the schedule was made for: another is refused.
         solver: If given, what `guide` and `denoise` sample with in the place of the pipeline's scheduler.
+        stands_for: With a solver, the N of the run that it takes the place of: what was saved is counted against that.
 
     Raises:
         ShapefirstError: A bound that is no whole number or is negative, a window that ends before it starts, a
@@ -74,6 +75,7 @@ class TextSchedule:
     order: int | None = None
     num_steps: Steps | None = None
     solver: Solver | None = None
+    stands_for: Steps | None = None
 
     def __post_init__(self) -> None:
         check_kept(self.keep, self.order)
@@ -159,9 +161,9 @@ class TextSchedule:
 
     @classmethod
     @guarded
-    def solved(cls, solver: Solver, num_steps: Steps) -> TextSchedule:
-        """Every step whole, sampled with a solver of its own in so many steps."""
-        return cls(keep="neither", order=0, num_steps=num_steps, solver=solver)
+    def solved(cls, solver: Solver, num_steps: Steps, stands_for: Steps | None = None) -> TextSchedule:
+        """Every step whole, sampled with a solver of its own in so many steps, in place of a run of `stands_for`."""
+        return cls(keep="neither", order=0, num_steps=num_steps, solver=solver, stands_for=stands_for)
 
     def check(self, num_steps: Steps) -> None:
         """Raise ShapefirstError if the schedule cannot be followed in a run of `num_steps` steps."""

@@ -1,0 +1,107 @@
+"""Where a budget and a tolerance end, by the sampler: against fewer steps of it, at the same number of evaluations.
+
+    python benchmarks/few_steps.py [--prompts 16] [--steps 25]                     (a quarter of an hour on 2 cores)
+
+On pocket: L1 in [0, 1] of each picture to that of the fully guided run of the same seed and sampler, with 95% bootstrap
+intervals over prompts. It says for which samplers `Budget.is_too_small` has to hold, and what a tolerance saves in so
+few steps. The result is written to ``benchmarks/results/few-steps.md``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+from rich.progress import track
+
+from shapefirst import guide, load
+from shapefirst.files import save_text
+from shapefirst.measure import l1
+from shapefirst.measure.intervals import SHARE, bootstrap
+from shapefirst.models import default_guidance_scale
+from shapefirst.models.machine import hardware
+from shapefirst.prompts import mixed
+from shapefirst.sampling.loop import generators
+
+_DPM = {"algorithm_type": "dpmsolver++", "solver_order": 2, "final_sigmas_type": "zero"}
+#: Their classes and what is changed in pocket's configuration.
+SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "DDIM": ("DDIMScheduler", {}),
+    "Euler": ("EulerDiscreteScheduler", {}),
+    "Euler, Karras": ("EulerDiscreteScheduler", {"use_karras_sigmas": True}),
+    "DPM++ 2M": ("DPMSolverMultistepScheduler", _DPM),
+    "DPM++ 2M, trailing": ("DPMSolverMultistepScheduler", {**_DPM, "timestep_spacing": "trailing"}),
+    "DPM++ 2M, Karras": ("DPMSolverMultistepScheduler", {**_DPM, "use_karras_sigmas": True}),
+    "UniPC": ("UniPCMultistepScheduler", {}),
+    "UniPC, Karras": ("UniPCMultistepScheduler", {"use_karras_sigmas": True}),
+    "DEIS": ("DEISMultistepScheduler", {}),
+}
+BUDGETS = (0.75, 0.6, 0.5, 0.4)
+TOLERANCES = (0.006, 0.02, 0.06, 0.2)
+FIRST_SEED = 85_000
+BATCH = 8
+RESULT = Path(__file__).parent / "results" / "few-steps.md"
+
+
+def pictures(pipe: Any, prompts: list[str], steps: int, **policy: Any) -> tuple[list[np.ndarray], float]:
+    """Of each prompt, and the evaluations that they took over those of full guidance in all of `steps`."""
+    found: list[np.ndarray] = []
+    rows = asked = 0
+    for first in range(0, len(prompts), BATCH):
+        those = prompts[first : first + BATCH]
+        with guide(pipe, **policy) as evaluations:
+            out = pipe(
+                those,
+                num_inference_steps=steps,
+                guidance_scale=default_guidance_scale("pocket"),
+                generator=generators(range(FIRST_SEED + first, FIRST_SEED + first + len(those))),
+                output_type="np",
+            )
+        found += list(out.images)
+        rows, asked = rows + evaluations.rows, asked + evaluations.asked
+    return found, rows / asked
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("--prompts", type=int, default=16)
+    arguments.add_argument("--steps", type=int, default=25)
+    given = arguments.parse_args()
+    pipe, prompts, steps = copy.copy(load("pocket")), mixed(given.prompts, FIRST_SEED), given.steps
+    pipe.set_progress_bar_config(disable=True)
+    config = pipe.scheduler.config
+    rows = []
+    for name, (kind, options) in track(SAMPLERS.items(), "samplers"):
+        pipe.scheduler = getattr(diffusers, kind).from_config(config, **options)
+        full, _ = pictures(pipe, prompts, steps, budget=1.0)
+
+        def distance(images: list[np.ndarray], full: list[np.ndarray] = full) -> str:
+            errors = [l1(image, reference) for image, reference in zip(images, full, strict=True)]
+            return f"{bootstrap(errors, within=SHARE):.4f}, {np.median(errors):.4f}"
+
+        for budget in BUDGETS:
+            mine, spent = pictures(pipe, prompts, steps, budget=budget)
+            fewer = int(budget * steps)
+            rival, _ = pictures(pipe, prompts, fewer, budget=1.0)
+            rows.append((name, f"budget={budget:g}", f"{1 - spent:.0%}", distance(mine), f"{fewer}", distance(rival)))
+        for tol in TOLERANCES:
+            mine, spent = pictures(pipe, prompts, steps, tol=tol)
+            rows.append((name, f"tol={tol:g}", f"{1 - spent:.0%}", distance(mine), "", ""))
+    head = ("sampler", "policy", "saved", "mean L1, median", "fewer steps", "theirs: mean L1, median")
+    table = [head, ("---",) * len(head), *rows]
+    words = (
+        "# A budget against fewer steps, by the sampler\n\nWritten by `python benchmarks/few_steps.py`. pocket, "
+        f"{steps} steps, w = {default_guidance_scale('pocket'):g},\nn = {len(prompts)} prompts, image i of seed "
+        f"{FIRST_SEED} + i, {hardware()}. L1 in [0, 1] to\nthe fully guided run of {steps} steps of the same sampler, "
+        "with 95% bootstrap intervals over prompts, and the median.\n\n"
+    )
+    save_text(words + "\n".join(f"| {' | '.join(row)} |" for row in table) + "\n", RESULT)
+    print(RESULT)
+
+
+if __name__ == "__main__":
+    main()
