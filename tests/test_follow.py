@@ -164,6 +164,31 @@ def test_a_fork_goes_on_as_the_run_does(make_pipe, name, more, words):
     assert naive.error(end.latents, run[-1].x_next) < 1e-5
 
 
+@pytest.mark.parametrize(
+    ("kind", "options", "budget", "steps", "warns"),
+    [
+        ("DPMSolverMultistepScheduler", {"use_karras_sigmas": True}, 0.5, 20, True),
+        ("DPMSolverMultistepScheduler", {"timestep_spacing": "trailing"}, 0.5, 20, True),
+        ("DPMSolverMultistepScheduler", {"timestep_spacing": "leading"}, 0.5, 20, False),
+        ("DEISMultistepScheduler", {"timestep_spacing": "leading"}, 0.5, 20, True),
+        ("UniPCMultistepScheduler", {"use_karras_sigmas": True}, 0.6, 20, False),
+        ("UniPCMultistepScheduler", {"use_karras_sigmas": True}, 0.5, 50, False),
+        ("EulerDiscreteScheduler", {"use_karras_sigmas": True}, 0.5, 20, False),
+        ("DDIMScheduler", {"timestep_spacing": "trailing"}, 0.5, 20, False),
+    ],
+)
+def test_where_fewer_steps_were_nearer_a_small_budget_says_so(make_pipe, kind, options, budget, steps, warns):
+    """As `benchmarks/few_steps.py` found it."""
+    pipe = make_pipe()
+    pipe.scheduler = getattr(diffusers, kind).from_config(pipe.scheduler.config, **options)
+    said = rf"With {kind} a budget of 0\.5 over 20 steps .*: give num_inference_steps=10 instead"
+    with pytest.warns(UserWarning, match=said) if warns else warnings.catch_warnings():
+        if not warns:
+            warnings.simplefilter("error", UserWarning)
+        with guide(pipe, budget=budget):
+            pipe("a cat", num_inference_steps=steps, output_type="latent")
+
+
 def test_a_tolerance_that_lets_no_step_pass_says_so(make_pipe):
     pipe = make_pipe()
     call = {"prompt": "a cat", "num_inference_steps": 12, "output_type": "latent"}
@@ -171,7 +196,7 @@ def test_a_tolerance_that_lets_no_step_pass_says_so(make_pipe):
     with pytest.warns(UserWarning, match=said), guide(pipe, tol=1e-12):
         pipe(**call)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        warnings.simplefilter("error", UserWarning)
         for policy in ({"tol": 1e6}, {"tol": 0}, {"budget": 1}):
             with guide(pipe, **policy):
                 pipe(**call)

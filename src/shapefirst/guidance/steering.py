@@ -184,7 +184,7 @@ class SteeringHook(ModuleHook):
         if stochastic:
             policy = replace(policy, order=0)
         else:
-            _warn_of_small_budget(policy, run.num_steps)
+            _warn_of_small_budget(policy, run)
         if name == "whole calls":
             return WholeCalls(policy, stochastic=stochastic)
         if policy.keep != "neither" or isinstance(policy, Auto):
@@ -218,13 +218,15 @@ def _held(policy: Policy, calls: Sequence[int]) -> Policy:
     return policy.held_in_calls(calls) if isinstance(policy, TextSchedule) else policy
 
 
-def _warn_of_small_budget(policy: Policy, steps: int) -> None:
+def _warn_of_small_budget(policy: Policy, run: Generation) -> None:
+    steps, solver = run.num_steps, run.scheduler
     budget = policy.placement if isinstance(policy, TextSchedule) and policy.keep == "neither" else None
-    if isinstance(budget, Budget) and budget.is_too_small(steps):
+    if isinstance(budget, Budget) and budget.is_too_small(steps, type(solver).__name__, getattr(solver, "config", {})):
         fewer = math.floor(budget.share * steps)
         warnings.warn(
-            f"A budget of {budget.share:g} over {steps} steps strays further from their picture than {fewer} steps of "
-            f"the same sampler do: give num_inference_steps={fewer} instead, or a policy of `shapefirst tune`.",
+            f"With {type(solver).__name__} a budget of {budget.share:g} over {steps} steps strayed further from "
+            f"their pictures than {fewer} steps of the same sampler did, on pocket: give num_inference_steps={fewer} "
+            "instead, or a policy of `shapefirst tune`.",
             stacklevel=2,
         )
 

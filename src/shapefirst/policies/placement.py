@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from shapefirst.errors import ShapefirstError
 from shapefirst.signatures import guarded
@@ -77,7 +78,7 @@ class Budget:
     share: float
 
     FIRST: ClassVar[float] = 0.6
-    #: Below this share of so few steps, fewer steps came nearer to pocket's pictures (`benchmarks/pareto.py`).
+    #: Below this share of so few steps, fewer steps came nearer to pocket's pictures with solvers of higher order.
     WORTH: ClassVar[float] = 0.55
     FEW: ClassVar[int] = 30
     LEAST: ClassVar[int] = 5
@@ -86,9 +87,21 @@ class Budget:
         if not 0 < self.share <= 1:
             raise ShapefirstError(f"A budget is a share of the evaluations, above 0 and up to 1, not {self.share:g}.")
 
-    def is_too_small(self, num_steps: int) -> bool:
-        """Whether fewer steps of the same sampler are the better way to save as much."""
-        return self.share < self.WORTH and num_steps <= self.FEW
+    def is_too_small(self, num_steps: int, solver: str, config: Mapping[str, Any]) -> bool:
+        """Whether fewer steps of the same sampler are the better way to save as much.
+
+        They are for multistep solvers of order 2 and 3 that begin at full noise in any number of steps, and for DEIS;
+        with Euler and DDIM, and with "leading" spacing, a budget is nearer (`benchmarks/results/few-steps.md`).
+
+        Args:
+            num_steps: N.
+            solver: The scheduler's class.
+            config: Its configuration.
+        """
+        if self.share >= self.WORTH or num_steps > self.FEW or config.get("solver_order", 1) < 2:
+            return False
+        begins_at_noise = config.get("timestep_spacing") != "leading" or bool(config.get("use_karras_sigmas"))
+        return begins_at_noise or "DEIS" in solver
 
     def steps(self, num_steps: int, others: int) -> frozenset[int]:
         guided = math.floor((2 * num_steps * self.share - others * num_steps) / (2 - others) + 1e-9)
