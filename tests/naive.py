@@ -77,7 +77,8 @@ def sample(
         if change is not None and call == change[0] * calls_a_step:
             text, seen = encode(pipe, change[1]), {}
         x_in = solver.scale_model_input(x, t)
-        u = math.log(1 + sigma_over_alpha(solver, float(t)))
+        rounded = solver.config.get("use_karras_sigmas")  # to whole timesteps, which say less than the list of sigmas
+        u = math.log(1 + (float(solver.sigmas[call]) if rounded else sigma_over_alpha(solver, float(t))))
         if guided(call // calls_a_step):
             eps_null, eps_text = predict(pipe, torch.cat([x_in] * 2), t, both(null, text)).chunk(2)
             seen.pop(u, None)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from commands import one_sentence, shapefirst
-from diffusers import StableDiffusionPipeline
+from diffusers import DPMSolverMultistepScheduler, PNDMScheduler, StableDiffusionPipeline
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from PIL import Image
@@ -23,6 +23,7 @@ from shapefirst.errors import ShapefirstError
 from shapefirst.images import jobs
 from shapefirst.models import MODELS, is_pocket, load, loader
 from shapefirst.models.machine import find_device
+from shapefirst.policies.file import PolicyFile, model_digest, sampler_digest, write_policy
 from shapefirst.prompts import read_prompts
 
 
@@ -143,6 +144,53 @@ def test_images_have_the_size_that_is_asked_for_and_come_in_batches(folder, out,
     assert sizes == [2, 1]
     image = Image.open(out / "a-cat_seed2_full.png")
     assert (image.size, image.text["height"], image.text["width"]) == ((48, 32), "32", "48")
+
+
+def with_scheduler(folder, scheduler):
+    """The folder, with another scheduler in it; and the stock pipeline's picture of it."""
+    scheduler.save_pretrained(folder / "scheduler")
+    index = json.loads((folder / "model_index.json").read_text())
+    named = {"scheduler": ["diffusers", type(scheduler).__name__]}
+    (folder / "model_index.json").write_text(json.dumps({**index, **named}))
+    pipe = StableDiffusionPipeline.from_pretrained(folder)
+    seed = torch.Generator().manual_seed(0)
+    return pipe("a cat", num_inference_steps=5, guidance_scale=3, generator=[seed], output_type="np").images[0]
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "name"),
+    [
+        (DPMSolverMultistepScheduler(use_karras_sigmas=True, steps_offset=1), "dpm-solver-karras"),
+        (PNDMScheduler(skip_prk_steps=True, steps_offset=1), "own (PNDMSchedul"),
+    ],
+)
+def test_without_a_sampler_the_picture_is_the_stock_pipeline_s(folder, out, scheduler, name):
+    stock = with_scheduler(folder, scheduler)
+    command = ("generate", "a cat", "--steps", 5, "--guidance-scale", 3, "--model", folder, "--device", "cpu")
+    for options in ((), ("--sampler", "own"), ("--sampler", "ddim")):
+        result = shapefirst(*command, *options, "--out", out)
+        assert result.exit_code == 0, result.output
+    made = Image.open(out / "a-cat_seed0_full.png")
+    assert made.text["sampler"].startswith(name)
+    assert abs(np.asarray(made) / 255 - stock).max() < 0.01
+    other = Image.open(out / "a-cat_seed0_full-2.png")
+    assert other.text["sampler"] == "ddim"
+    assert abs(np.asarray(other) / 255 - stock).max() > 0.01
+    assert len(list(out.iterdir())) == 2
+
+
+def test_a_tuned_policy_brings_its_sampler_along(folder, out, tmp_path):
+    with_scheduler(folder, PNDMScheduler(skip_prk_steps=True, steps_offset=1))
+    pipe, file = load(folder, sampler="dpm-solver-karras", device="cpu"), tmp_path / "policy.json"
+    digests = model_digest(pipe), type(pipe.scheduler).__name__, sampler_digest(pipe.scheduler)
+    write_policy(PolicyFile(str(folder), *digests, 3.0, 4, (0, 1, 3), "neither", 1), file)
+    command = ("generate", "a cat", "--guidance-scale", 3, "--model", folder, "--policy", file, "--out", out)
+    result = shapefirst(*command)
+    assert result.exit_code == 0, result.output
+    assert "Sampler dpm-solver-karras, which the policy was tuned with." in result.stdout
+    assert Image.open(next(out.iterdir())).text["sampler"] == "dpm-solver-karras"
+    refused = one_sentence(shapefirst(*command, "--sampler", "own"))
+    assert "tuned with the sampler DPMSolverMultistepScheduler, not PNDMScheduler" in refused
 
 
 def test_a_lora_is_put_on_with_its_strength(folder, out, tmp_path):

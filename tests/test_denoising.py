@@ -72,14 +72,16 @@ def test_guidance_scale_and_kept_text(make_pipe, kind, w):
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_step_obeys_the_equations(make_pipe, kind, sampler):
-    pipe = make_pipe(kind, sampler)
+    pipe, solver = make_pipe(kind, sampler), make_pipe(kind, sampler).scheduler
+    solver.set_timesteps(N)
     for step in denoise(pipe, PROMPTS, generator=generators(SEEDS), **OPTIONS):
         assert naive.error(step.eps, step.eps_null + W * (step.eps_text - step.eps_null)) < 1e-4
-        abar = pipe.scheduler.alphas_cumprod[round(step.t)]
-        x_t = step.x_t * abar.sqrt() if sampler in ("euler", "heun") else step.x_t
-        if step.t == round(step.t):
+        spaced = "karras" in sampler  # whose timesteps are rounded
+        abar = 1 / (1 + solver.sigmas[step.index] ** 2) if spaced else solver.alphas_cumprod[round(step.t)]
+        x_t = step.x_t * abar.sqrt() if sampler in ("euler", "euler-karras", "heun") else step.x_t
+        if spaced or step.t == round(step.t):
             assert naive.error(abar.sqrt() * step.x0 + (1 - abar).sqrt() * step.eps, x_t) < 1e-4
-    if sampler != "ddim":  # DDIM stops one small step short of t = 0 here, as Stable Diffusion's configuration has it
+    if sampler not in ("ddim", "deis"):  # which stop one small step short of t = 0 here
         assert naive.error(step.x_next, step.x0) < 1e-4
 
 

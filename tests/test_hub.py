@@ -559,7 +559,7 @@ def test_zero_terminal_snr_of_a_checkpoint_is_kept_or_the_sampler_refused(folder
         scheduler = load(checkpoint, device="cpu", sampler=sampler).scheduler
         assert scheduler.config.prediction_type == "v_prediction"
         assert scheduler.alphas_cumprod[-1] < 1e-6
-    for sampler in ("heun", "dpm-solver-singlestep"):
+    for sampler in ("heun", "dpm-solver-singlestep", "deis", "own"):
         assert "trained down to no signal at all" in refusal(checkpoint, device="cpu", sampler=sampler)
 
 
@@ -575,7 +575,7 @@ def test_a_scheduler_made_by_hand_is_known_to_match_a_flow():
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_a_flow_is_sampled_by_its_own_samplers(folders, sampler):
     if SAMPLERS[sampler].flow_class is None:
-        assert "its samplers are dpm-solver, euler, unipc, heun" in refusal(folders["sd35"], sampler=sampler)
+        assert "its samplers are dpm-solver, euler, unipc, deis, heun" in refusal(folders["sd35"], sampler=sampler)
         return
     pipe = load(folders["sd35"], device="cpu", sampler=sampler)
     pipe.set_progress_bar_config(disable=True)

@@ -11,12 +11,15 @@ import warnings
 
 import pytest
 import torch
+from diffusers import DPMSolverMultistepScheduler, EulerAncestralDiscreteScheduler, PNDMScheduler
 from naive import error
 from safetensors.torch import load_file, save_file
 from test_guidance import generate
 
 from shapefirst.errors import ModelError, ShapefirstError, UnsupportedPipelineError
 from shapefirst.models import MODELS, SAMPLERS, load, loader, locate, make_sampler
+from shapefirst.models.catalogue import sampler_name
+from shapefirst.policies.file import sampler_digest
 
 
 @pytest.fixture(scope="session")
@@ -54,6 +57,53 @@ def test_samplers_keep_the_model_s_own_noise(saved, sampler):
     assert pipe.scheduler.config.beta_end == 0.004
     assert pipe.scheduler.config.get("clip_sample", False) is False
     assert make_sampler("ddim", pipe.scheduler.config).config.prediction_type == "epsilon"
+
+
+@pytest.mark.parametrize("flow", [False, True])
+def test_a_sampler_is_what_its_name_says_whatever_was_there_before(flow):
+    model = {"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0} if flow else {"beta_end": 0.004}
+    for before in ("ddim", "dpm-solver-karras", "deis", "euler"):
+        if flow and SAMPLERS[before].flow_class is None:
+            continue
+        config = make_sampler(before, model).config
+        for name in SAMPLERS:
+            if not flow or SAMPLERS[name].flow_class is not None:
+                made = make_sampler(name, config)
+                assert sampler_name(made) == name
+                assert bool(made.config.get("use_karras_sigmas")) is name.endswith("karras") or name in ("ddim", "heun")
+                assert sampler_digest(made) == sampler_digest(make_sampler(name, model))
+
+
+def test_dpm_solver_karras_is_what_most_people_set(saved):
+    pipe = load(saved, sampler="dpm-solver-karras", device="cpu")
+    usual = load(saved, device="cpu").scheduler.config
+    usual = DPMSolverMultistepScheduler.from_config(usual, use_karras_sigmas=True)
+    assert sampler_digest(pipe.scheduler) == sampler_digest(usual)
+    for scheduler in (pipe.scheduler, usual):
+        scheduler.set_timesteps(25)
+    assert torch.equal(pipe.scheduler.sigmas, usual.sigmas)
+
+
+def test_the_scheduler_that_a_model_came_with(damaged):
+    pipe = load(damaged, device="cpu")
+    pndm = PNDMScheduler.from_config(pipe.scheduler.config, skip_prk_steps=True)
+    pndm.save_pretrained(damaged / "scheduler")
+    index = json.loads((damaged / "model_index.json").read_text())
+    (damaged / "model_index.json").write_text(json.dumps({**index, "scheduler": ["diffusers", "PNDMScheduler"]}))
+    own, state = load(damaged, sampler="own", device="cpu").scheduler, torch.get_rng_state()
+    assert type(own) is PNDMScheduler
+    assert sampler_digest(own) == sampler_digest(pndm)
+    assert sampler_name(own) == "own (PNDMScheduler)"
+    assert type(load(damaged, device="cpu").scheduler).__name__ == "DDIMScheduler"
+    EulerAncestralDiscreteScheduler.from_config(pndm.config).save_pretrained(damaged / "scheduler")
+    named = ["diffusers", "EulerAncestralDiscreteScheduler"]
+    (damaged / "model_index.json").write_text(json.dumps({**index, "scheduler": named}))
+    assert sampler_name(load(damaged, sampler="own", device="cpu").scheduler).startswith("own (EulerAnc")
+    assert torch.equal(torch.get_rng_state(), state)
+    config = damaged / "scheduler" / "scheduler_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "trained_betas": [1.0] * 1000}))
+    assert "came with, EulerAncestral" in (said := refusal(damaged, sampler="own", device="cpu"))
+    assert "name another one, such as ddim" in said
 
 
 def test_weights_in_half_precision_are_loaded_as_asked(make_pipe, tmp_path):

@@ -11,8 +11,7 @@ import typer
 from shapefirst import __version__
 from shapefirst.checks import check_prompt
 from shapefirst.cli import tables, terminal
-from shapefirst.cli.loading import obtained
-from shapefirst.cli.options import Model, Sampler, unpacked
+from shapefirst.cli.options import Model, SamplerOrOwn, unpacked
 from shapefirst.cli.options_generate import MachineOptions, PictureOptions, PolicyOptions
 from shapefirst.errors import ShapefirstError, shortened
 from shapefirst.policies.auto import Policy
@@ -43,7 +42,7 @@ def generate_images(
         ),
     ] = None,
     model: Model = "pocket",
-    sampler: Sampler = None,
+    sampler: SamplerOrOwn = None,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Where the PNGs go.")] = Path("out"),
     compare: Annotated[
         bool, typer.Option("--compare", help="Also full guidance, the difference, and a sheet of the three.")
@@ -63,9 +62,9 @@ def generate_images(
       shapefirst generate "a horse on the moon" --model sdxl --offload model --budget 60% --out horses
     """
     from shapefirst.files import check_writable
-    from shapefirst.models import sampler_info, usual_sampler
+    from shapefirst.models.catalogue import OWN_SAMPLER, sampler_info, sampler_name
 
-    if sampler is not None:
+    if sampler not in (None, OWN_SAMPLER):
         sampler_info(sampler)
     texts = _all_prompts(prompts or [], prompts_file)
     picture.check(len(texts))
@@ -79,16 +78,32 @@ def generate_images(
         from shapefirst.models.machine import find_device
     machine.check()
     jobs, sampling = make_jobs(texts, picture.num_images, picture.seed), picture.sampling(model, steps)
-    sampler = sampler or usual_sampler(obtained(model, machine.dtype, machine.device))
-    pipe = machine.load(model, sampler)
+    pipe = machine.load(model, sampler or OWN_SAMPLER)
+    if sampler is None and words is not None:
+        _take_sampler(pipe, words)
     _warn(pipe, model, [*texts, *filter(None, [sampling.negative_prompt])], schedule, sampling)
     if words is not None:
         _check_policy(pipe, words, schedule, sampling)
     schedules = {"": schedule, **({"full": TextSchedule.always()} if compare else {})}
     with terminal.progress(f"Sampling with {model}", total=len(jobs) * len(schedules)) as report:
         results = sample(pipe, jobs, schedules, sampling, batch_size=machine.batch_size, on_progress=report)
-    made_by = {"model": model, "sampler": sampler, "device": find_device(machine.device).type, **machine.told(sampling)}
+    made_by = {"model": model, "sampler": sampler_name(pipe.scheduler), **machine.told(sampling)}
+    made_by["device"] = find_device(machine.device).type
     _write(results, schedule, words, sampling, made_by, out)
+
+
+def _take_sampler(pipe: Any, words: str) -> None:
+    """Gives the pipeline the sampler that a policy was tuned with, if it was and the sampler has a name."""
+    from shapefirst.models.catalogue import sampler_with
+    from shapefirst.policies.file import PolicyFile
+    from shapefirst.policies.words import find_policy
+
+    policy = find_policy(words)
+    if isinstance(policy, PolicyFile) and policy.goal == "keep" and not policy.samples_as(pipe.scheduler):
+        found = sampler_with(policy.sampler, policy.sampler_digest, pipe.scheduler.config)
+        if found is not None:
+            name, pipe.scheduler = found
+            terminal.line(f"Sampler {name}, which the policy was tuned with.")
 
 
 def _check_policy(pipe: Any, words: str, schedule: Policy, sampling: Sampling) -> None:

@@ -15,6 +15,7 @@ import typer
 
 from shapefirst.checks import check_text
 from shapefirst.errors import ShapefirstError
+from shapefirst.models.catalogue import SAMPLERS
 
 __all__ = [
     "Device",
@@ -24,6 +25,7 @@ __all__ = [
     "Models",
     "PolicyWords",
     "Sampler",
+    "SamplerOrOwn",
     "Scores",
     "command_line",
     "named_models",
@@ -41,8 +43,6 @@ def _models(incomplete: str) -> list[str]:
 
 
 def _samplers(incomplete: str) -> list[str]:
-    from shapefirst.models.catalogue import SAMPLERS
-
     return [name for name in SAMPLERS if name.startswith(incomplete)]
 
 
@@ -74,8 +74,18 @@ Sampler: TypeAlias = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="ddim, dpm-solver, dpm-solver-singlestep, euler, unipc or heun.",
+        help=f"{', '.join(SAMPLERS)}.",
         show_default="ddim; euler for flow matching",
+        autocompletion=_samplers,
+    ),
+]
+SamplerOrOwn: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--sampler",
+        metavar="NAME",
+        help=f"own, the scheduler that the model came with, {', '.join(SAMPLERS)}.",
+        show_default="own; with a tuned policy its own",
         autocompletion=_samplers,
     ),
 ]

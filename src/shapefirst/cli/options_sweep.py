@@ -12,6 +12,7 @@ from shapefirst.checks import check_number
 from shapefirst.cli.loading import warn_of_unjudged
 from shapefirst.cli.options import Device, Dtype, prompts_and_count
 from shapefirst.errors import ShapefirstError
+from shapefirst.models.catalogue import SAMPLERS
 
 if TYPE_CHECKING:
     from shapefirst.sweep.grid import Shards
@@ -43,7 +44,7 @@ class GridOptions:
     ] = None
     samplers: Annotated[
         list[str] | None,
-        typer.Option("--sampler", metavar="NAME", help="ddim, dpm-solver, euler, ...", show_default="ddim"),
+        typer.Option("--sampler", metavar="NAME", help=f"{', '.join(SAMPLERS)}.", show_default="ddim"),
     ] = None
     steps: Annotated[list[int] | None, typer.Option(metavar="N", help="Denoising steps.", show_default="50")] = None
     text_steps: Annotated[

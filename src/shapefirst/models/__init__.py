@@ -18,13 +18,14 @@ loader          all of these put together
 scoring         transformers models that score images
 adapters        IP-Adapters, put on a pipeline
 
-It imports ``families``, ``prompts``, ``files`` and errors. A model gets a name by an entry in ``catalogue.MODELS``, a
-sampler by one in ``catalogue.SAMPLERS``. Only safetensors are read, and nothing is downloaded unless the name is a hub
-model that is not on the disk.
+It imports ``families``, ``policies``, ``prompts``, ``files`` and errors. A model gets a name by an entry in
+``catalogue.MODELS``, a sampler by one in ``catalogue.SAMPLERS``. Only safetensors are read, and nothing is downloaded
+unless the name is a hub model that is not on the disk.
 """
 
 from shapefirst.models.catalogue import (
     MODELS,
+    OWN_SAMPLER,
     SAMPLERS,
     ModelInfo,
     SamplerInfo,
@@ -38,6 +39,7 @@ from shapefirst.models.loader import check_samplers, download_of, files_of_model
 
 __all__ = [
     "MODELS",
+    "OWN_SAMPLER",
     "SAMPLERS",
     "ModelInfo",
     "SamplerInfo",

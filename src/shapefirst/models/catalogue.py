@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from inspect import signature
 from pathlib import Path
@@ -13,10 +14,12 @@ from shapefirst.errors import ShapefirstError, first_line
 from shapefirst.files import on_disk
 from shapefirst.models.configurations import check_entries
 from shapefirst.models.quiet import quietly
+from shapefirst.policies.file import sampler_digest
 from shapefirst.signatures import Pipeline, guarded
 
 __all__ = [
     "MODELS",
+    "OWN_SAMPLER",
     "POCKET",
     "SAMPLERS",
     "ModelInfo",
@@ -26,7 +29,10 @@ __all__ = [
     "is_flow",
     "is_pocket",
     "make_sampler",
+    "own_sampler",
     "sampler_info",
+    "sampler_name",
+    "sampler_with",
     "with_sampler",
 ]
 
@@ -139,16 +145,30 @@ class SamplerInfo:
 
 
 _DPM = {"algorithm_type": "dpmsolver++", "solver_order": 2, "lower_order_final": True, "final_sigmas_type": "zero"}
+#: Schedulers with another solver's configuration take what they know of it, and these say it anew.
+_DEIS = {"algorithm_type": "deis", "solver_type": "logrho", "solver_order": 2, "lower_order_final": True}
+#: How steps may lie where they are not even. A sampler's name says it, whatever the model's own scheduler does.
+_SPACINGS = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas")
+_KARRAS = {"use_karras_sigmas": True}
 
 SAMPLERS: Final[dict[str, SamplerInfo]] = {
     # DDIMScheduler would clip x0 to [-1, 1] by default, which is right for pixels and ruins latents.
     "ddim": SamplerInfo("DDIMScheduler", {"clip_sample": False}),
     "dpm-solver": SamplerInfo("DPMSolverMultistepScheduler", _DPM, flow_class="DPMSolverMultistepScheduler"),
+    # DPM++ 2M Karras; the spacing is of noise, which a flow has in other terms.
+    "dpm-solver-karras": SamplerInfo("DPMSolverMultistepScheduler", {**_DPM, **_KARRAS}),
     "dpm-solver-singlestep": SamplerInfo("DPMSolverSinglestepScheduler", _DPM),
     "euler": SamplerInfo("EulerDiscreteScheduler", flow_class="FlowMatchEulerDiscreteScheduler"),
+    "euler-karras": SamplerInfo("EulerDiscreteScheduler", _KARRAS),
     "unipc": SamplerInfo("UniPCMultistepScheduler", flow_class="UniPCMultistepScheduler"),
+    "unipc-karras": SamplerInfo("UniPCMultistepScheduler", _KARRAS),
+    "deis": SamplerInfo("DEISMultistepScheduler", _DEIS, flow_class="DEISMultistepScheduler"),
     "heun": SamplerInfo("HeunDiscreteScheduler", order=2, flow_class="FlowMatchHeunDiscreteScheduler"),
 }
+
+
+#: What stands in the place of a sampler's name for the scheduler that a model came with.
+OWN_SAMPLER: Final = "own"
 
 
 @guarded
@@ -215,19 +235,37 @@ def make_sampler(name: str, config: Mapping[str, Any]) -> Any:
         import diffusers
 
         scheduler = getattr(diffusers, class_name)
-        if config.get("rescale_betas_zero_snr") and "rescale_betas_zero_snr" not in signature(scheduler).parameters:
-            raise ShapefirstError(
-                f"This model was trained down to no signal at all (rescale_betas_zero_snr), which {name} cannot sample "
-                "from: take ddim, dpm-solver, euler or unipc."
-            )
-        check_entries(scheduler, {**config, **options}, "This model's scheduler")
+        options = {**{one: False for one in _SPACINGS if one in signature(scheduler).parameters}, **options}
+        return _made(scheduler, config, options, f"sampler {name}")
+
+
+def own_sampler(scheduler: Any, config: Mapping[str, Any]) -> Any:
+    """The scheduler that a model came with, with the configuration ``config``, which may say more than its own does.
+
+    Raises:
+        ShapefirstError: No step can be made with it.
+    """
+    kind = type(scheduler)
+    what = f"sampler that this model came with, {kind.__name__},"
+    return _made(kind, config, {}, what, ": name another one, such as ddim")
+
+
+def _made(kind: Any, config: Mapping[str, Any], options: Mapping[str, Any], what: str, remedy: str = "") -> Any:
+    """A scheduler of this class, of which a step was tried."""
+    if config.get("rescale_betas_zero_snr") and "rescale_betas_zero_snr" not in signature(kind).parameters:
+        raise ShapefirstError(
+            f"This model was trained down to no signal at all (rescale_betas_zero_snr), which the {what} cannot sample "
+            "from: take ddim, dpm-solver, euler or unipc."
+        )
+    with quietly():
+        check_entries(kind, {**config, **options}, "This model's scheduler")
         try:
-            made = scheduler.from_config(config, **options)
+            made = kind.from_config(config, **options)
             _rehearse(copy.deepcopy(made))
             return made
         except Exception as error:  # whatever a class of diffusers makes of another one's settings
             raise ShapefirstError(
-                f"The sampler {name} cannot be made from this model's scheduler: {first_line(error)}."
+                f"The {what} cannot be made from this model's scheduler ({first_line(error)}){remedy}."
             ) from error
 
 
@@ -238,7 +276,8 @@ def _rehearse(scheduler: Any) -> None:
     shift = {"mu": 1.0} if scheduler.config.get("use_dynamic_shifting") else {}
     scheduler.set_timesteps(min(2, scheduler.config.num_train_timesteps), **shift)
     latents = torch.ones(1, 1, 2, 2)
-    noisy = scheduler.step(latents, scheduler.timesteps[0], latents).prev_sample
+    with torch.random.fork_rng(devices=[]):  # where a step draws noise, the user's own generator is left alone
+        noisy = scheduler.step(latents, scheduler.timesteps[0], latents).prev_sample
     if not noisy.isfinite().all():
         raise ValueError("its steps give no finite numbers")
 
@@ -249,3 +288,30 @@ def with_sampler(pipe: Pipeline, name: str) -> Any:
     other = copy.copy(pipe)
     other.scheduler = make_sampler(name, pipe.scheduler.config)
     return other
+
+
+def sampler_with(class_name: str, digest: str, config: Mapping[str, Any]) -> tuple[str, Any] | None:
+    """The sampler of `SAMPLERS` of this class and with these settings, by name and as a scheduler.
+
+    Args:
+        class_name: Of diffusers.
+        digest: `policies.file.sampler_digest` of the scheduler.
+        config: The configuration of the model's scheduler.
+
+    Returns:
+        None if there is none.
+    """
+    for name, info in SAMPLERS.items():
+        if class_name in (info.class_name, info.flow_class):
+            with suppress(ShapefirstError):
+                made = make_sampler(name, config)
+                if (type(made).__name__, sampler_digest(made)) == (class_name, digest):
+                    return name, made
+    return None
+
+
+def sampler_name(scheduler: Any) -> str:
+    """A scheduler's name in `SAMPLERS`; "own (PNDMScheduler)" where it has none."""
+    class_name = type(scheduler).__name__
+    found = sampler_with(class_name, sampler_digest(scheduler), scheduler.config)
+    return f"{OWN_SAMPLER} ({class_name})" if found is None else found[0]

@@ -15,10 +15,12 @@ from shapefirst.files import on_disk
 from shapefirst.models.catalogue import (
     MODELS,
     NOISE_FILTER,
+    OWN_SAMPLER,
     POCKET,
     default_sampler,
     is_pocket,
     make_sampler,
+    own_sampler,
     sampler_info,
 )
 from shapefirst.models.components import VARIANTS, Component, components_of, files_of
@@ -69,8 +71,9 @@ def load(
         dtype: float32, float16 or bfloat16, by name or as torch's; by default float16 on CUDA and float32 elsewhere,
             whatever the files hold. Of weights that are there in several formats it chooses the fitting ones; what is
             on the disk in any of them is not downloaded again.
-        sampler: A name in `SAMPLERS`, built from the model's own scheduler configuration. By default DDIM, or Euler
-            for a model that was trained by flow matching.
+        sampler: A name in `SAMPLERS`, built from the model's own scheduler configuration; or "own" for the scheduler
+            that the model came with, as diffusers' own pipelines have it and `shapefirst generate` takes it. By default
+            it is neither, but the paper's: DDIM, or Euler for a model that was trained by flow matching.
         conditioned: Take folders of pipelines that are given a picture beside the prompt, too (`tasks.CONDITIONED`).
 
     Returns:
@@ -80,9 +83,9 @@ def load(
     Raises:
         ModelError: The model is unknown, not to be had, incomplete, pickled or corrupt.
         UnsupportedPipelineError: It is no text-to-image pipeline with guidance that shapefirst can steer.
-        ShapefirstError: Unknown sampler, device or dtype.
+        ShapefirstError: Unknown sampler, device or dtype; or a sampler that cannot be made of the model's.
     """
-    if sampler is not None:
+    if sampler not in (None, OWN_SAMPLER):
         sampler_info(sampler)
     name = str(name_or_path)
     kind = dtype_name(dtype, device)
@@ -99,7 +102,11 @@ def load(
             pipe, noise = _from_folder(folder, name, kind, conditioned), {}
         config = {**pipe.scheduler.config, **noise}
         config["_use_default_values"] = [one for one in config.get("_use_default_values", ()) if one not in noise]
-        pipe.scheduler = make_sampler(sampler or default_sampler(config), config)
+        pipe.scheduler = (
+            own_sampler(pipe.scheduler, config)
+            if sampler == OWN_SAMPLER
+            else make_sampler(sampler or default_sampler(config), config)
+        )
         fit_tokenizers(pipe, name)
         check_size(pipe, name)
         if is_pocket(name):

@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from inspect import signature
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final, Literal, TypeAlias
@@ -126,9 +127,13 @@ class PolicyFile:
         name = type(pipe.scheduler).__name__
         if name != self.sampler:
             raise ShapefirstError(f"The policy was tuned with the sampler {self.sampler}, not {name}: {again}")
-        if sampler_digest(pipe.scheduler) != self.sampler_digest:
+        if not self.samples_as(pipe.scheduler):
             raise ShapefirstError(f"The policy was tuned with other settings of the sampler {name}: {again}")
         return self.schedule
+
+    def samples_as(self, scheduler: Any) -> bool:
+        """Whether the policy was tuned with a scheduler like this one."""
+        return (type(scheduler).__name__, sampler_digest(scheduler)) == (self.sampler, self.sampler_digest)
 
 
 def model_digest(pipe: Any) -> str:
@@ -148,8 +153,9 @@ def model_digest(pipe: Any) -> str:
 
 
 def sampler_digest(scheduler: Any) -> str:
-    """Twelve hex digits of a scheduler's settings."""
-    public = {name: repr(value) for name, value in sorted(scheduler.config.items()) if not name.startswith("_")}
+    """Twelve hex digits of a scheduler's settings: not of those of other classes, which from_config() keeps, too."""
+    takes = signature(type(scheduler)).parameters
+    public = {name: repr(value) for name, value in sorted(scheduler.config.items()) if name in takes}
     return hashlib.sha256(json.dumps(public).encode()).hexdigest()[:12]
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from shapefirst.checks import Steps
-from shapefirst.models.catalogue import is_flow, make_sampler
+from shapefirst.models.catalogue import SAMPLERS, is_flow, make_sampler
 from shapefirst.policies.schedule import TextSchedule
 from shapefirst.policies.solver import Solver
 from shapefirst.signatures import guarded
@@ -23,13 +23,8 @@ CONVERGED_STEPS: Final = 200
 #: Shares of N that a solver is fitted for.
 SHARES: Final = (0.3, 0.4, 0.5, 0.6, 0.67, 0.75)
 FEWEST: Final = 5
-#: Stock solvers: name in `models.SAMPLERS`, and what is changed of it. All begin where the model's noise is strongest.
-STOCK: Final[Sequence[tuple[str, dict[str, Any]]]] = (
-    ("dpm-solver", {}),
-    ("dpm-solver", {"use_karras_sigmas": True}),
-    ("unipc", {}),
-    ("euler", {}),
-)
+#: Stock solvers, by their names in `SAMPLERS`. All begin where the model's noise is strongest.
+STOCK: Final = ("dpm-solver", "dpm-solver-karras", "unipc", "euler")
 
 
 def steps_to_fit(steps: Steps) -> list[int]:
@@ -42,18 +37,18 @@ def reference(goal: str, steps: Steps, config: Any) -> tuple[TextSchedule, int]:
     """The policy and the steps of the runs that every other is held against, on a scheduler's configuration."""
     if goal == "keep":
         return TextSchedule.always(), steps
-    return _stock("dpm-solver", {}, CONVERGED_STEPS, config), CONVERGED_STEPS
+    return _stock("dpm-solver", CONVERGED_STEPS, config), CONVERGED_STEPS
 
 
 def solvers(steps: Sequence[int], config: Any) -> Iterator[tuple[int, TextSchedule]]:
-    """Stock solvers, each in these numbers of steps. Karras' spacing is of noise, and not of a flow."""
+    """Stock solvers, each in these numbers of steps, as far as the model can be sampled by them."""
     for number in steps:
-        for name, options in STOCK:
-            if not (options and is_flow(config)):
-                yield number, _stock(name, options, number, config)
+        for name in STOCK:
+            if SAMPLERS[name].flow_class or not is_flow(config):
+                yield number, _stock(name, number, config)
 
 
-def _stock(name: str, options: dict[str, Any], steps: int, config: Any) -> TextSchedule:
+def _stock(name: str, steps: int, config: Any) -> TextSchedule:
     made = make_sampler(name, config)
     trailing = {"timestep_spacing": "trailing"} if "timestep_spacing" in made.config else {}
-    return TextSchedule.solved(Solver.of(type(made).__name__, {**made.config, **trailing, **options}), steps)
+    return TextSchedule.solved(Solver.of(type(made).__name__, {**made.config, **trailing}), steps)
