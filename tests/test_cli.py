@@ -144,6 +144,11 @@ def test_images_have_the_size_that_is_asked_for_and_come_in_batches(folder, out,
     assert sizes == [2, 1]
     image = Image.open(out / "a-cat_seed2_full.png")
     assert (image.size, image.text["height"], image.text["width"]) == ((48, 32), "32", "48")
+    for side, size in (("--height", (16, 32)), ("--width", (32, 16))):
+        assert shapefirst(*command[:-1], out / side, "--num-images", 1, side, 32).exit_code == 0
+        image = Image.open(out / side / "a-cat_seed0_full.png")
+        assert image.size == size
+        assert image.text[side.strip("-")] == "32"
 
 
 def with_scheduler(folder, scheduler):

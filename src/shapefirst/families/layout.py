@@ -25,6 +25,7 @@ __all__ = [
     "denoisers_of",
     "has_guider",
     "networks_of_class",
+    "own_sides",
     "own_size",
     "scheduler_of",
     "without_denoiser",
@@ -138,3 +139,16 @@ def own_size(pipe: Any) -> dict[str, Any]:
     """The argument by which a call makes images of the model's own size: PixArt would look for the nearest it knows."""
     has_bins = "use_resolution_binning" in inspect.signature(pipe.__call__).parameters
     return {"use_resolution_binning": False} if has_bins else {}
+
+
+def own_sides(pipe: Any) -> dict[str, int]:
+    """Height and width in pixels of the images that the model was made for; {} where it does not tell.
+
+    Many pipelines go by both sides or by neither: who gives one of them has to give the other.
+    """
+    size = getattr(unwrap_module(next(iter(denoisers_of(pipe).values()))), "config", {}).get("sample_size")
+    sides = [size, size] if isinstance(size, int) else list(size or ())
+    factor = getattr(pipe, "vae_scale_factor", None)
+    if len(sides) != 2 or factor is None:
+        return {}
+    return {name: side * factor for name, side in zip(("height", "width"), sides, strict=True)}

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from shapefirst.checks import check_number, check_seed, check_side, check_steps
 from shapefirst.errors import ShapefirstError
-from shapefirst.families.layout import own_size
+from shapefirst.families.layout import own_sides, own_size
 from shapefirst.guidance.blocks import guide
 from shapefirst.models.faults import faults_of
 from shapefirst.policies.auto import Policy
@@ -43,7 +43,7 @@ class Sampling:
     guidance_scale: float
     steps: int = 50
     negative_prompt: str | None = None
-    height: int | None = None  #: of the images, in pixels; by default the pipeline's own
+    height: int | None = None  #: of the images, in pixels; by default the model's own, each for itself
     width: int | None = None
 
     def __post_init__(self) -> None:
@@ -169,11 +169,12 @@ def _sample(
         **_step_callback(pipe, report),
         **own_size(pipe),
     }
-    for name in ("height", "width"):
-        if (side := getattr(sampling, name)) is not None:
-            if name not in inspect.signature(pipe.__call__).parameters:
-                raise ShapefirstError(f"{type(pipe).__name__} makes images of its own {name} alone: leave it out.")
-            arguments[name] = side
+    sides = {name: side for name in ("height", "width") if (side := getattr(sampling, name)) is not None}
+    for name in sides:
+        if name not in inspect.signature(pipe.__call__).parameters:
+            raise ShapefirstError(f"{type(pipe).__name__} makes images of its own {name} alone: leave it out.")
+    if sides:
+        arguments |= {**own_sides(pipe), **sides}
     if sampling.negative_prompt is not None:
         arguments["negative_prompt"] = [sampling.negative_prompt] * len(batch)
     start = time.perf_counter()
