@@ -16,6 +16,7 @@ from test_matrix import _small_layers, counted, denoisers, error, traces  # noqa
 from tiny import STEPS, Tiny
 
 from shapefirst.guidance.blocks import guide, is_steered, text_until
+from shapefirst.policies.file import model_digest
 
 CPU = torch.device("cpu")
 SD, SD3, WAN = "StableDiffusionPipeline", "StableDiffusion3Pipeline", "WanPipeline"
@@ -72,6 +73,14 @@ def test_an_offloaded_pipeline(name, offload):
         assert state(row) != before
         row()
     assert state(row) == before
+
+
+@pytest.mark.parametrize("offload", [whole_models, layers, groups, leaves])
+def test_a_tuned_policy_is_for_an_offloaded_pipeline_too(offload):
+    row = own(SD)
+    digest = model_digest(row.pipe)
+    offload(row)
+    assert model_digest(row.pipe) == digest
 
 
 @pytest.mark.parametrize("offload", [whole_models, layers, groups, leaves])

@@ -6,13 +6,17 @@ import copy
 import itertools
 import json
 import math
+from dataclasses import replace
 
 import naive
 import numpy as np
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline
 from hypothesis import given
 from hypothesis import strategies as st
+from peft import LoraConfig
+from peft.utils import get_peft_model_state_dict
 from test_guidance import N, generate
 from test_pipelines import stable_diffusion_3
 
@@ -20,6 +24,7 @@ from shapefirst.errors import ShapefirstError, UnsupportedPipelineError
 from shapefirst.families.noise import levels
 from shapefirst.guidance.blocks import guide
 from shapefirst.guidance.extrapolation import Memory, weights
+from shapefirst.models.lora import add_loras
 from shapefirst.policies import file
 from shapefirst.policies.auto import Auto
 from shapefirst.policies.file import PolicyFile, model_digest, read_policy, sampler_digest, write_policy
@@ -361,6 +366,42 @@ def test_a_policy_of_another_model_or_sampler_is_refused(make_pipe, tuned, tmp_p
     pipe.scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config, timestep_spacing="trailing")
     with pytest.raises(ShapefirstError, match="other settings of the sampler"):
         guide(pipe, path)
+
+
+def test_a_policy_is_for_the_loras_that_it_was_tuned_with_at_their_strengths(make_pipe, tuned, tmp_path):
+    for name in "ab":
+        unet = copy.deepcopy(make_pipe()).unet
+        unet.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False))
+        layers = get_peft_model_state_dict(unet)
+        StableDiffusionPipeline.save_lora_weights(tmp_path, layers, weight_name=f"{name}.safetensors")
+
+    def with_loras(*strengths):
+        pipe = copy.deepcopy(make_pipe())
+        add_loras(pipe, [(tmp_path / f"{name}.safetensors", strength) for name, strength in strengths])
+        return pipe
+
+    a, plain = with_loras(("a", 1.0)), tuned.model_digest
+    others = [with_loras(("a", 0.7)), with_loras(("b", 1.0)), with_loras(("a", 1.0), ("b", 1.0))]
+    assert len({plain, model_digest(a), *map(model_digest, others)}) == 5
+    assert model_digest(with_loras(("b", 1.0), ("a", 1.0))) == model_digest(others[2])
+    assert model_digest(with_loras(("a", 0.0))) == model_digest(with_loras(("a", 0.0), ("b", 0.0))) == plain
+    named = copy.deepcopy(make_pipe())
+    named.load_lora_weights(tmp_path, weight_name="a.safetensors", adapter_name="to_q")
+    assert model_digest(named) == model_digest(copy.deepcopy(a).to(torch.bfloat16)) == model_digest(a)
+    a.disable_lora()
+    assert model_digest(a) == plain
+    a.enable_lora()
+    for policy, pipe, on in (
+        (tuned, a, "'tiny' without a LoRA"),
+        (
+            replace(tuned, model_digest=model_digest(a), lora="a.safetensors=0.7"),
+            make_pipe(),
+            "LoRA 'a.safetensors=0.7'",
+        ),
+    ):
+        write_policy(policy, tmp_path / "policy.json")
+        with pytest.raises(ShapefirstError, match=f"tuned on another model, .*{on}: run"):
+            guide(pipe, tmp_path / "policy.json")
 
 
 def test_a_broken_policy_file_is_refused(tuned, tmp_path):

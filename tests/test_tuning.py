@@ -13,8 +13,12 @@ import diffusers
 import naive
 import numpy as np
 import pytest
+import torch
 from commands import holding, one_sentence, shapefirst
 from cuts import killed
+from diffusers import StableDiffusionPipeline
+from peft import LoraConfig
+from peft.utils import get_peft_model_state_dict
 from test_guidance import PROMPTS
 
 from shapefirst.cli import tune as commands_tune
@@ -211,6 +215,34 @@ def test_tune_writes_a_policy_that_generate_takes(folder, tmp_path):
         refused = shapefirst("generate", "a cat", "--model", folder, "--policy", out, "--out", tmp_path / "no", *words)
         assert message in one_sentence(refused)
     assert not (tmp_path / "no").exists()
+
+
+def test_a_search_with_a_lora_and_offloading(folder, tmp_path, monkeypatch):
+    """Layer by layer, with the card played by the CPU; the policy is for the model with the LoRA on it."""
+    import accelerate
+
+    offload, cpu = accelerate.cpu_offload, torch.device("cpu")
+    monkeypatch.setattr(accelerate, "cpu_offload", lambda model, _, **options: offload(model, cpu, **options))
+    monkeypatch.setattr("shapefirst.models.offloading.check_offload", lambda device: None)
+    for name, few in {"SAVINGS": (0.4,), "FEWER": (0.5,), "PAPERS": (0.4,)}.items():
+        monkeypatch.setattr(f"shapefirst.tuning.candidates.{name}", few)
+    monkeypatch.setattr(goals, "SHARES", (0.5,))
+    monkeypatch.setattr(search, "PROBE_ROUNDS", 1)
+    unet = load(folder, device="cpu").unet
+    unet.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False))
+    layers = get_peft_model_state_dict(unet)
+    StableDiffusionPipeline.save_lora_weights(tmp_path, layers, weight_name="style.safetensors")
+    out, lora = tmp_path / "policy.json", ("--lora", f"{tmp_path / 'style.safetensors'}=0.5")
+    more = ("--calibration-prompts", 4, "--batch-size", 4, "--offload", "sequential", "--device", "cpu", *lora)
+    result = shapefirst(*command(folder, out, *more))
+    assert result.exit_code == 0, result.output
+    assert f"--sampler ddim --lora {lora[1]} --offload sequential --policy" in result.stdout
+    policy = read_policy(out)
+    assert (policy.lora, policy.measured["device"]) == ("style.safetensors=0.5", "cpu")
+    made = ("generate", "a cat", "--model", folder, "--policy", out, "--out", tmp_path / "images", "--device", "cpu")
+    for words in (lora, (*lora, "--offload", "sequential")):
+        assert shapefirst(*made, *words).exit_code == 0
+    assert "with the LoRA 'style.safetensors=0.5': run" in one_sentence(shapefirst(*made))
 
 
 def test_a_policy_that_is_being_looked_for_is_left_alone(folder, tmp_path):

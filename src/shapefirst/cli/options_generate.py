@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TypeAlias
 
 import typer
 
@@ -16,9 +18,10 @@ from shapefirst.policies.schedule import TextSchedule
 if TYPE_CHECKING:
     from shapefirst.images.jobs import Sampling
 
-__all__ = ["DEFAULT_STEPS", "MachineOptions", "PictureOptions", "PolicyOptions", "policy_and_steps"]
+__all__ = ["DEFAULT_STEPS", "BatchSize", "MachineOptions", "PictureOptions", "PolicyOptions", "policy_and_steps"]
 
 DEFAULT_STEPS: Final = 50
+BatchSize: TypeAlias = Annotated[int, typer.Option(metavar="N", help="Images at a time.")]
 
 
 @dataclass(frozen=True)
@@ -154,7 +157,7 @@ class MachineOptions:
         list[str] | None,
         typer.Option(metavar="FILE", help="A LoRA (.safetensors), or FILE=0.7 for its strength; may be given again."),
     ] = None
-    batch_size: Annotated[int, typer.Option(metavar="N", help="Images at a time.")] = 4
+    batch_size: BatchSize = 4
 
     def check(self) -> None:
         """Raise ShapefirstError for what is not to be had here."""
@@ -183,6 +186,17 @@ class MachineOptions:
         if self.offload is not None:
             offload(pipe, self.offload, self.device)
         return pipe
+
+    @property
+    def words(self) -> str:
+        """The LoRAs and the offloading as options, for a command that goes on with the same."""
+        options = [*(word for lora in self.lora or () for word in ("--lora", lora))]
+        return shlex.join(options + (["--offload", self.offload] if self.offload else []))
+
+    @property
+    def loras(self) -> str:
+        """The LoRAs by the names of their files, with their strengths."""
+        return ", ".join(Path(lora).name for lora in self.lora or ())
 
     def told(self, sampling: Sampling) -> dict[str, object]:
         """What a picture says of them, where they are given."""

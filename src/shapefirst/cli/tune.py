@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -10,8 +11,9 @@ import typer
 
 from shapefirst.checks import check_number, check_prompt, share_in
 from shapefirst.cli import terminal
-from shapefirst.cli.loading import load_quietly, obtained, warn_of_cuts
-from shapefirst.cli.options import Device, Dtype, GuidanceScale, Model, Sampler, prompts_and_count
+from shapefirst.cli.loading import obtained, warn_of_cuts
+from shapefirst.cli.options import GuidanceScale, Model, Sampler, prompts_and_count, unpacked
+from shapefirst.cli.options_generate import BatchSize, MachineOptions
 from shapefirst.cli.tabular import Entry, Value, print_table
 from shapefirst.errors import ShapefirstError, imported, shortened
 
@@ -27,7 +29,16 @@ FEWEST_STEPS: Final = 10
 CALIBRATION_SEED: Final = 1  # of pocket's prompts
 
 
+@dataclass(frozen=True)
+class _Machine(MachineOptions):
+    """With more images at a time, since nobody waits for the first."""
+
+    batch_size: BatchSize = 8
+
+
+@unpacked
 def tune(
+    machine: _Machine,
     model: Model = "pocket",
     prompts: Annotated[
         str | None,
@@ -72,9 +83,6 @@ def tune(
     steps: Annotated[int, typer.Option(metavar="N", help="Denoising steps of full guidance.")] = 50,
     guidance_scale: GuidanceScale = None,
     negative_prompt: Annotated[str | None, typer.Option(metavar="P", help="What not to draw.")] = None,
-    device: Device = None,
-    dtype: Dtype = None,
-    batch_size: Annotated[int, typer.Option(metavar="N", help="Images at a time.")] = 8,
     out: Annotated[Path, typer.Option(metavar="FILE", help="Where the policy goes.")] = Path("policy.json"),
 ) -> None:
     """Find the policy that keeps the picture, or comes closest to the best one, for the time you want to save.
@@ -85,9 +93,10 @@ def tune(
     \b
     Examples:
       shapefirst tune --save-time 0.4
-      shapefirst tune --max-l1 0.002 --sampler dpm-solver --steps 25 --out dpm.json
+      shapefirst tune --max-l1 0.002 --sampler dpm-solver-karras --steps 25 --out dpm.json
       shapefirst tune --goal best --evaluations 30 --out best.json
       shapefirst tune --model sd15 --prompts prompts.txt --out sd15.json
+      shapefirst tune --model sdxl --prompts prompts.txt --lora style.safetensors=0.7 --offload model --out style.json
     """
     from shapefirst.files import LOCK, check_file, cleared, locked
     from shapefirst.models import default_guidance_scale, usual_sampler
@@ -95,7 +104,8 @@ def tune(
     scale = default_guidance_scale(model) if guidance_scale is None else guidance_scale
     given = "0.4" if save_time is None and max_l1 is None and evaluations is None else save_time
     saving = None if given is None else share_in(given, "--save-time", "--save-time {}")
-    _check(goal, sampler, steps, batch_size, negative_prompt, scale)
+    _check(goal, sampler, steps, negative_prompt, scale)
+    machine.check()
     chosen_by, checked_on = _halves(prompts, calibration_prompts)
     check_file(out)
     with locked(out.with_name(f".{out.name}{LOCK}"), str(out)):
@@ -108,12 +118,12 @@ def tune(
             from shapefirst.tuning.runner import search_cost, try_policies, tuned_policy
             from shapefirst.tuning.search import Tuner, held_out
         check_choice(saving, max_l1, evaluations)
-        sampler = sampler or usual_sampler(obtained(model, dtype, device))
-        pipe = load_quietly(model, sampler, device, dtype)
+        sampler = sampler or usual_sampler(obtained(model, machine.dtype, machine.device))
+        pipe = machine.load(model, sampler)
         check_steps(steps, pipe.scheduler)
         warn_of_cuts(pipe, {*chosen_by, *checked_on})
-        tuner = Tuner(pipe, Sampling(scale, steps, negative_prompt), chosen_by, batch_size, goal)
-        kept = unfinished_search(out, tuner, dtype)
+        tuner = Tuner(pipe, Sampling(scale, steps, negative_prompt), chosen_by, machine.batch_size, goal)
+        kept = unfinished_search(out, tuner, machine.dtype)
         if kept.goes_on:
             terminal.note(f"going on where it was interrupted, with {len(kept.runs)} policies already tried.")
         cost = _told(search_cost(tuner), steps, len(chosen_by))
@@ -123,14 +133,14 @@ def tune(
         _print_front(found, chosen, ends=max_l1 is not None)
         with terminal.progress(f"Checking the choice on {len(checked_on)} other prompts", total=1) as report:
             measured = held_out(tuner, chosen.candidate, checked_on, report)
-        write_policy(tuned_policy(model, tuner, found, chosen.candidate, len(checked_on), *measured), cleared(out))
+        policy = tuned_policy(model, tuner, found, chosen.candidate, len(checked_on), *measured, machine.loras)
+        write_policy(policy, cleared(out))
         kept.forget()
-    _print_choice(chosen, measured, checked_on, out, f"--model {model} --sampler {sampler}")
+    used = f"--model {model} --sampler {sampler} {machine.words}".rstrip()
+    _print_choice(chosen, measured, checked_on, out, used)
 
 
-def _check(
-    goal: str, sampler: str | None, steps: int, batch_size: int, negative_prompt: str | None, scale: float
-) -> None:
+def _check(goal: str, sampler: str | None, steps: int, negative_prompt: str | None, scale: float) -> None:
     from shapefirst.models import sampler_info
 
     if goal not in ("keep", "best"):
@@ -138,7 +148,6 @@ def _check(
     if sampler is not None:
         sampler_info(sampler)
     check_number(steps, "steps", "--steps", least=FEWEST_STEPS, why="there is nothing to choose among")
-    check_number(batch_size, "batch size", "--batch-size")
     check_number(scale, "guidance scale", "--guidance-scale")
     check_prompt(negative_prompt or "", "--negative-prompt")
     if scale <= 1:

@@ -36,7 +36,7 @@ class PolicyFile:
 
     Attributes:
         model: Its name or path, for people.
-        model_digest: `model_digest` of its denoiser.
+        model_digest: `model_digest` of its denoiser, with the LoRAs on it.
         sampler: The scheduler's class.
         sampler_digest: `sampler_digest` of the scheduler.
         guidance_scale: w that the policy was tuned with.
@@ -48,6 +48,7 @@ class PolicyFile:
         measured: What `tune` measured on prompts that it did not choose by.
         goal: What the policy was chosen for: to "keep" the picture of a run of the sampler, or for the "best" one.
         solver: As in `TextSchedule`.
+        lora: The LoRAs that were on the model, with their strengths, for people.
 
     Raises:
         ShapefirstError: A scale without guidance, steps that there are not, or what `TextSchedule` refuses.
@@ -68,6 +69,7 @@ class PolicyFile:
     measured: Mapping[str, Any] = field(default_factory=dict)
     goal: Literal["keep", "best"] = "keep"
     solver: Solver | None = None
+    lora: str = ""
 
     def __post_init__(self) -> None:
         for name in ("model_digest", "sampler", "sampler_digest"):
@@ -121,7 +123,8 @@ class PolicyFile:
         """
         again = "run `shapefirst tune` for this one."
         if model_digest(pipe) != self.model_digest:
-            raise ShapefirstError(f"The policy was tuned on another model, {shortened(self.model)!r}: {again}")
+            on = f" with the LoRA {shortened(self.lora)!r}" if self.lora else " without a LoRA" * _has_lora(pipe)
+            raise ShapefirstError(f"The policy was tuned on another model, {shortened(self.model)!r}{on}: {again}")
         if self.goal == "best":  # whatever it samples with
             return self.schedule
         name = type(pipe.scheduler).__name__
@@ -139,17 +142,53 @@ class PolicyFile:
 def model_digest(pipe: Any) -> str:
     """Twelve hex digits of a pipeline's denoiser: of the shapes of its weights and the signs of some of their values.
 
-    Signs are the same in every precision.
+    Signs are the same in every precision. A LoRA that is on it tells it from others, with its strength; one that is
+    switched off does not.
     """
-    import torch
-
     from shapefirst.families.layout import denoiser_of
 
-    seen = hashlib.sha256()
-    for name, weight in denoiser_of(pipe).named_parameters():
-        signs = torch.signbit(weight.detach().flatten()[:VALUES]).cpu().numpy().tobytes()
-        seen.update(f"{name}{tuple(weight.shape)}".encode() + signs)
+    denoiser, seen = denoiser_of(pipe), hashlib.sha256()
+    layers, loras = _lora_layers(denoiser), dict[str, Any]()
+    for name, weight in denoiser.named_parameters():
+        signs = f"{tuple(weight.shape)}".encode() + _signs(denoiser, name, weight)
+        inside = next((layer for layer in layers if name.startswith(f"{layer}.")), None)
+        if inside is None or name.startswith(f"{inside}.base_layer."):
+            seen.update(name.replace(".base_layer.", ".").encode() + signs)
+            continue
+        parts = name.removeprefix(inside).split(".")
+        for adapter, strength in layers[inside].items():
+            if strength and adapter in parts:
+                where = f"{inside}{'.'.join(part for part in parts if part != adapter)} {strength:.6g}"
+                loras.setdefault(adapter, hashlib.sha256()).update(where.encode() + signs)
+    for digest in sorted(one.digest() for one in loras.values()):  # whatever they are called, and in whatever order
+        seen.update(digest)
     return seen.hexdigest()[:12]
+
+
+def _lora_layers(denoiser: Any) -> dict[str, dict[str, float]]:
+    """The layers that peft has put LoRAs on: name -> each LoRA that is switched on, with its strength."""
+    found = {}
+    for name, module in denoiser.named_modules():
+        if hasattr(module, "base_layer") and hasattr(module, "active_adapters"):
+            on = () if module.disable_adapters else module.active_adapters
+            found[name] = {adapter: float(module.scaling.get(adapter, 1.0)) for adapter in on}
+    return found
+
+
+def _has_lora(pipe: Any) -> bool:
+    from shapefirst.families.layout import denoiser_of
+
+    return any(any(on.values()) for on in _lora_layers(denoiser_of(pipe)).values())
+
+
+def _signs(denoiser: Any, name: str, weight: Any) -> bytes:
+    """Of the first values of a weight, also where accelerate keeps them elsewhere until they are needed."""
+    import torch
+
+    if weight.is_meta:
+        layer, _, own = name.rpartition(".")
+        weight = denoiser.get_submodule(layer)._hf_hook.weights_map[own]
+    return bytes(torch.signbit(weight.detach().flatten()[:VALUES]).cpu().numpy().tobytes())
 
 
 def sampler_digest(scheduler: Any) -> str:

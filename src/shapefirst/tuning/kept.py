@@ -123,5 +123,5 @@ def unfinished_search(out: Path, tuner: Tuner, dtype: str | None) -> UnfinishedS
     """What an earlier search of the same model, prompts, sampling, batches, kind of device and number format left."""
     pipe = tuner.pipe
     digests = model_digest(pipe), sampler_digest(pipe.scheduler)
-    same = [tuner.goal, asdict(tuner.sampling), tuner.prompts, tuner.batch_size, pipe.device.type, dtype]
+    same = [tuner.goal, asdict(tuner.sampling), tuner.prompts, tuner.batch_size, pipe._execution_device.type, dtype]
     return UnfinishedSearch(out, [*digests, *same])

@@ -99,8 +99,10 @@ def tuned_policy(
     prompts: int,
     distance: Interval,
     saved: Interval,
+    lora: str = "",
 ) -> PolicyFile:
-    """The choice, for `policies.file.write_policy`, with what was measured on so many other prompts."""
+    """The choice, for `policies.file.write_policy`, with what was measured on so many other prompts, with these LoRAs
+    on the pipeline."""
     pipe, schedule = tuner.pipe, choice.schedule
     return PolicyFile(
         model=model,
@@ -114,6 +116,7 @@ def tuned_policy(
         order=schedule.order,
         goal="best" if tuner.goal == "best" else "keep",
         solver=schedule.solver,
+        lora=lora,
         versions={"shapefirst": __version__, "diffusers": diffusers.__version__, "torch": torch.__version__},
         measured={
             "full guidance at steps": tuner.sampling.steps,
@@ -122,7 +125,7 @@ def tuned_policy(
             "L1": asdict(distance),
             "L1 by evaluations": _front(found),
             "time saved": asdict(saved),
-            "device": pipe.device.type,
+            "device": pipe._execution_device.type,
             "batch size": tuner.batch_size,
         },
     )

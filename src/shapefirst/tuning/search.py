@@ -173,7 +173,7 @@ class Tuner:
         tries = times_to_try(recorded, steps, keep=self.goal == "keep")
         for times in tries:
             scheduler, x = fitted_solver(self.pipe, recorded, times, batch_size=self.batch_size, tick=tick)
-            batches = x.to(self.pipe.device, recorded.prompts.text.dtype).split(self.batch_size)
+            batches = x.to(self.pipe._execution_device, recorded.prompts.text.dtype).split(self.batch_size)
             distances = [one for batch, latents in enumerate(batches) for one in self._distances(batch, latents)]
             if best is None or statistics.fmean(distances) < best[0]:
                 best = statistics.fmean(distances), distances, scheduler
