@@ -140,6 +140,7 @@ def _sag():
 def test_what_does_not_exist_ends_in_a_sentence(folder, tmp_path, monkeypatch):
     version = diffusers.__version__
     near = refusal("StableDifusionXLPipeline")
+    assert "which has" not in refusal("FooPipeline")
     assert near.startswith(f"There is no pipeline 'StableDifusionXLPipeline' in diffusers {version}, which has ")
     assert "StableDiffusionXLPipeline and" in near
     assert refusal("UNet2DConditionModel").startswith("There is no pipeline 'UNet2DConditionModel' ")

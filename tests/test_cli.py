@@ -295,8 +295,23 @@ def test_without_guidance_there_is_nothing_to_save(folder, out):
         "generate", "a cat", "--model", folder, "--out", out, "--steps", 2, "--guidance-scale", 1, "--text-steps", 1
     )
     assert result.exit_code == 0
-    assert "no guidance runs, so there is no text branch to drop: give a larger one, or --budget 0.6" in result.stderr
+    (said,) = result.stderr.splitlines()
+    assert said.startswith("Note: ")
+    assert "no guidance runs, so there is no text branch to drop: give a larger one, or --budget 0.6" in said
     assert Image.open(next(out.iterdir())).text["denoiser_evaluations"] == "2"
+
+
+def test_a_warning_is_one_line_without_its_source_and_comes_once(folder, out, monkeypatch):
+    sample = jobs._sample
+
+    def warned(*given):
+        for line in ("1", "2"):
+            exec(compile(f"import warnings\nwarnings.warn('of\\nsomething')  # {line}", line, "exec"))
+        return sample(*given)
+
+    monkeypatch.setattr(jobs, "_sample", warned)
+    result = shapefirst("generate", "a cat", "a dog", "--model", folder, "--out", out, "--steps", 1, "--batch-size", 1)
+    assert result.stderr.splitlines() == ["Warning: of something"]
 
 
 @pytest.mark.usefixtures("pocket")
@@ -346,9 +361,9 @@ def test_generate_follows_a_policy_and_shows_it(folder, out):
     settings = Image.open(out / "a-cat_seed0_every-3-of6.png").text
     assert (settings["policy"], settings["guided"], settings["denoiser_evaluations"]) == ("every:3", "#..#..", "4")
     assert "text_steps" not in settings
-    with pytest.warns(UserWarning, match=r"A tolerance of 0\.01 let no step pass, so nothing was saved"):
-        result = shapefirst("generate", "a cat", *options, "--policy", "tol:0.01")
+    result = shapefirst("generate", "a cat", *options, "--policy", "tol:0.01")
     assert result.exit_code == 0, result.output
+    assert result.stderr.startswith("Warning: A tolerance of 0.01 let no step pass, so nothing was saved")
     assert (out / "a-cat_seed0_tol-0-01-of6.png").is_file()
 
 
@@ -411,7 +426,7 @@ def test_version_and_help_with_examples():
         (["a cat", "--policy", "budget:0.6", "--text-steps", "5"], "not both --policy and --text-steps"),
         (["a cat", "--policy", "budget:0.6", "--policy", "full"], "one --policy"),
         (["a cat", "--policy", "budget:0.05"], "too few to extrapolate from: give 0.1 or more"),
-        (["a cat", "--policy", "paper:60"], "guides step 59"),
+        (["a cat", "--policy", "paper:60"], "guides the first 60 steps, but this generation has 50"),
         (["a cat", "--policy", "/nonesuch.json"], "no policy file '/nonesuch.json'"),
         (["--prompts-file", "/nonesuch.txt"], "/nonesuch.txt"),
         (["-"], "stdin"),
@@ -433,6 +448,13 @@ def test_what_is_no_number_or_no_choice_is_refused(option, out):
 @pytest.mark.parametrize("words", [["--bogus"], ["bogus"], ["generate", "--bogus"], ["prompts", "bogus"]])
 def test_unknown_commands_and_options_are_named(words):
     assert words[-1] in one_sentence(shapefirst(*words))
+
+
+def test_a_command_that_is_nearly_one_is_guessed_and_a_remedy_is_never_cut(empty_cache):
+    assert one_sentence(shapefirst("generat")) == "Error: No such command 'generat'. Did you mean 'generate'?\n"
+    said = one_sentence(shapefirst("generate", "a cat", "--model", "sdxl"))
+    assert said.endswith("`hf download stabilityai/stable-diffusion-xl-base-1.0`.\n")
+    assert len(one_sentence(shapefirst("x" * 1000))) < 520
 
 
 def test_without_a_command_there_is_help_and_the_exit_code_of_a_wrong_call():

@@ -153,7 +153,7 @@ def test_bad_input_is_refused(make_pipe):
     for options, message in {
         "generator": (generators([1]), "2 images but 1 generators"),
         "latents": (naive.noise([1]), "2 images but 1 latents"),
-        "schedule": (TextSchedule.until(60), "guides step 59"),
+        "schedule": (TextSchedule.until(60), "guides the first 60 steps"),
     }.items():
         value, text = message if isinstance(message, tuple) else (options, message)
         with pytest.raises(ShapefirstError, match=text):

@@ -341,7 +341,7 @@ def test_a_tuned_policy_belongs_to_its_model(tmp_path):
 
 
 def test_a_policy_that_does_not_fit_is_refused_before_anything_runs(small):
-    with pytest.raises(ShapefirstError, match="the last step of this generation of 6 is 5"):
+    with pytest.raises(ShapefirstError, match="the first 7 steps, but this generation has 6"):
         small(Guider("paper:7"))
     with pytest.raises(ShapefirstError, match="too few to extrapolate from"):
         small(Guider(budget=0.3))

@@ -107,8 +107,11 @@ def test_words_of_a_schedule_are_those_of_the_fewest_steps_that_it_fits():
 @given(STEPS, st.integers(1, 30))
 def test_a_step_beyond_the_last_is_refused(num_steps, beyond):
     bound = num_steps + beyond
-    for schedule, named in ((TextSchedule.until(bound), bound - 1), (TextSchedule.starting_at(bound), bound)):
-        with pytest.raises(ShapefirstError, match=f"guides step {named}, .* of this generation of {num_steps} is"):
+    for schedule, said in (
+        (TextSchedule.until(bound), f"guides the first {bound} steps, but this generation has {num_steps}:"),
+        (TextSchedule.starting_at(bound), f"guides step {bound}, .* of this generation of {num_steps} is"),
+    ):
+        with pytest.raises(ShapefirstError, match=said):
             schedule.uses_text(0, num_steps)
 
 

@@ -108,7 +108,7 @@ def test_what_was_not_named_at_the_start_is_not_to_be_had(tmp_path):
         (StudioSettings(model="sd15"), "start it with --model"),
         (StudioSettings(policy=str(tmp_path / "policy.json")), "There is no policy"),
         (StudioSettings(sampler="magic"), "There is no sampler 'magic'"),
-        (StudioSettings(policy="paper:26"), "guides step 25"),
+        (StudioSettings(policy="paper:26"), "guides the first 26 steps"),
     ):
         with pytest.raises(ShapefirstError, match=said):
             offer.completed(settings)

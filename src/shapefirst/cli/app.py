@@ -41,7 +41,7 @@ class _Commands(TyperGroup):
             return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
-        with _one_sentence():
+        with _one_sentence(), terminal.warnings_as_lines():
             result = super().invoke(ctx)
             if sys.stdout is not None:  # closed from the start
                 sys.stdout.flush()
@@ -75,7 +75,7 @@ def _one_sentence() -> Iterator[None]:
     except (ShapefirstError, typer.TyperException) as problem:
         said = _sentence(problem) if isinstance(problem, typer.TyperException) else _ARGUMENT.sub(_option, str(problem))
         if said:
-            terminal.error(shortened(sentence_of(said), LONGEST))
+            terminal.error(said)
         raise typer.Exit(BAD_INPUT) from problem
     except KeyboardInterrupt as stop:
         terminal.error("interrupted.")
@@ -94,7 +94,8 @@ def _sentence(problem: typer.TyperException) -> str:
         return ""
     errors = getattr(problem.__cause__, "errors", None)  # pydantic's
     given = f", not {errors()[0]['input']!r}" if callable(errors) and "is not one of" not in said else ""
-    return f"{said.replace('Value error, ', '')}{given}."
+    end = "" if said.endswith("?") and not given else "."
+    return shortened(sentence_of(f"{said.replace('Value error, ', '')}{given}{end}"), LONGEST)
 
 
 app = typer.Typer(

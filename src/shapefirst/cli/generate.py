@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -194,6 +195,7 @@ def _all_prompts(prompts: list[str], prompts_file: Path | None) -> list[str]:
 
 def _warn(pipe: Any, model: str, texts: list[str], schedule: Policy, sampling: Sampling) -> None:
     """What the user should know before the images are there."""
+    from shapefirst.guidance.counting import UnguidedWarning
     from shapefirst.images.jobs import cut_text
     from shapefirst.models import is_pocket
     from shapefirst.prompts.known import unseen
@@ -210,3 +212,4 @@ def _warn(pipe: Any, model: str, texts: list[str], schedule: Policy, sampling: S
             f"at a guidance scale of {sampling.guidance_scale:g} no guidance runs, so there is no text branch to drop: "
             "give a larger one, or --budget 0.6, which skips whole evaluations."
         )
+        warnings.simplefilter("ignore", UnguidedWarning)  # which says it in Python's words

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from contextvars import ContextVar
@@ -33,10 +34,12 @@ __all__ = [
     "spare_no_character",
     "stdout",
     "warning",
+    "warnings_as_lines",
     "working",
 ]
 
 LOGGED_EVERY: Final = 60  # seconds between two lines of progress
+_LONGEST: Final = 500  # characters of a warning: libraries show whole configurations
 _WIDE: Final = 200  # where no terminal sets a width, lines must not break: file names are for other programs to read
 
 
@@ -87,6 +90,23 @@ def error(sentence: str) -> None:
 def warning(sentence: str) -> None:
     """One line on what will not be as asked for."""
     _say("Warning", "bold yellow", sentence)
+
+
+@contextmanager
+def warnings_as_lines() -> Iterator[None]:
+    """What Python warns of within the block, as `warning` does, each thing once: nobody here has written the line of
+    code that it would show."""
+    told: set[str] = set()
+
+    def show(message: Warning | str, *_: object, **__: object) -> None:
+        sentence = shortened(" ".join(str(message).split()), _LONGEST)
+        if sentence not in told:
+            told.add(sentence)
+            warning(sentence)
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
 
 
 def note(sentence: str) -> None:

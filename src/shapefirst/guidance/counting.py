@@ -13,7 +13,7 @@ import torch
 from shapefirst.guidance.introspection import share_memory
 from shapefirst.policies.auto import Policy
 
-__all__ = ["Block", "Evaluations", "warn_unguided"]
+__all__ = ["Block", "Evaluations", "UnguidedWarning", "warn_unguided"]
 
 
 @dataclass
@@ -96,10 +96,15 @@ class Block:
             warn_unguided(pipe)
 
 
+class UnguidedWarning(UserWarning):
+    """A call has no branch that a policy could drop."""
+
+
 def warn_unguided(pipe: str, instead: str = "budget=0.6 or every:2, which skip whole evaluations") -> None:
     """Say that there is nothing to drop, and what to do ``instead``."""
     warnings.warn(
         f"This call of {pipe} runs without classifier-free guidance, at least in some steps, so "
         f"there is no branch to drop in them: give guidance_scale=7.5 or another scale above 1, or {instead}.",
+        UnguidedWarning,
         stacklevel=3,
     )

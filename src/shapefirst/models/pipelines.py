@@ -115,7 +115,8 @@ def _unknown(name: str) -> str:
     if needed := getattr(getattr(diffusers, name, None), "_backends", None):  # it stands in for one that is not there
         absent = [package for package in needed if find_spec(package) is None] or needed
         return f"{name} of {installed} needs {' and '.join(absent)}, in other versions or at all: install them."
-    near = get_close_matches(name, [other for other in dir(diffusers) if other.endswith("Pipeline")])
+    stems = [other.removesuffix("Pipeline") for other in dir(diffusers) if other.endswith("Pipeline")]
+    near = [f"{stem}Pipeline" for stem in get_close_matches(name.removesuffix("Pipeline"), stems)]
     having = f", which has {' and '.join(near)}" if near else ""
     return (
         f"There is no pipeline {shortened(name)!r} in {installed}{having}: name one of its classes, a model of "

@@ -295,9 +295,11 @@ def _guided_steps(schedule: TextSchedule, num_steps: Steps) -> frozenset[int]:
         )
     last = max((start if stop is None else stop - 1 for start, stop in schedule.windows), default=0)
     if any(bound is not None and bound > num_steps for window in schedule.windows for bound in window):
+        beyond = f"step {last}, counted from 0, but the last step of this generation of {num_steps} is {num_steps - 1}"
+        if schedule.windows == ((0, last + 1),):
+            beyond = f"the first {last + 1} steps, but this generation has {num_steps}"
         raise ShapefirstError(
-            f"The text schedule guides step {last}, counted from 0, but the last step of this generation of "
-            f"{num_steps} is {num_steps - 1}: name steps that it has, or a share of them such as paper:0.5."
+            f"The text schedule guides {beyond}: name steps that it has, or a share of them such as paper:0.5."
         )
     if schedule.fraction is not None:
         guided = frozenset(range(math.floor(schedule.fraction * num_steps + 0.5)))

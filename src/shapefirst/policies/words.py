@@ -166,10 +166,12 @@ def _meant(policy: object) -> str:
     if not re.fullmatch(r"\d{1,4}(\.\d+)?%?|\d?\.\d+%?", text):
         return ""
     number = float(text.rstrip("%")) / (100 if "%" in text else 1)
+    typed = isinstance(policy, str)  # perhaps on the command line; a number is given in Python alone
     if number > 1:
-        part = f", or budget:{number / 100:g}" if number <= 100 else ""
+        part = f", or budget{':' if typed else '='}{number / 100:g}" if number <= 100 else ""
         return f" (did you mean paper:{number:g}, the text in so many steps{part}?)" if number % 1 == 0 else ""
-    return f" (did you mean budget:{number:g}, or budget={number:g} in Python?)" if number else ""
+    words = f"budget:{number:g}, or budget={number:g} in Python" if typed else f"budget={number:g}"
+    return f" (did you mean {words}?)" if number else ""
 
 
 def _further() -> str:
