@@ -242,14 +242,20 @@ def test_tables_are_json_where_that_is_asked_for_and_tabs_in_a_pipe(folder, out)
     command = ("generate", "a cat", "--model", folder, "--steps", 4, "--policy", "every:2", "--compare", "--out", out)
     result = shapefirst(*command, "--json")
     (line,) = result.stdout.splitlines()
-    full, mine = json.loads(line)["rows"]
-    assert (full["denoiser evaluations"], mine["denoiser evaluations"], mine["prompt"]) == (8, 4, "a cat")
-    assert (full["L1"], mine["L1"] > 0, mine["file"]) == (None, True, str(out / "a-cat_seed0_every-2-of4.png"))
+    assert '"denoiser_evaluations": 8,' in line
+    table = json.loads(line)
+    assert table["table"] is None
+    full, mine = table["rows"]
+    assert (full["denoiser_evaluations"], mine["denoiser_evaluations"], mine["prompt"]) == (8, 4, "a cat")
+    assert (full["l1"], mine["l1"] > 0, mine["file"]) == (None, True, str(out / "a-cat_seed0_every-2-of4.png"))
+    assert [(row["policy"], row["saved"], row["seed"]) for row in (full, mine)] == [("full", 0, 0), ("every:2", 0.5, 0)]
     assert "Side by side" in result.stderr
     head, *rows = shapefirst(*command).stdout.splitlines()[2:4]
     assert (head.split("\t")[0], rows[0].split("\t")[0]) == ("prompt", "a cat")
     assert {row["name"] for row in json.loads(shapefirst("--json", "models").stdout)["rows"]} == set(MODELS)
-    assert "umbrella" in json.loads(shapefirst("models", "pocket", "--json").stdout)["nouns"]
+    words = json.loads(shapefirst("models", "pocket", "--json").stdout)
+    assert "umbrella" in words["nouns"]
+    assert "never_seen_together_in_training" in words
     assert shapefirst("generate", "--out", out, "--steps", 1, "--model", folder, "--", "--json").exit_code == 0
 
 

@@ -1,10 +1,15 @@
-"""Progress: a bar on a terminal, and in a log a line now and then."""
+"""Progress, a bar on a terminal, and in a log a line now and then; and tables that fit."""
 
 from __future__ import annotations
 
 from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from rich.console import Console
 
 from shapefirst.cli import terminal
+from shapefirst.cli.tabular import Entry, print_table
 
 
 def test_a_log_of_hours_has_a_line_now_and_then(monkeypatch, capsys):
@@ -48,3 +53,16 @@ def test_what_is_done_within_a_minute_says_nothing(capsys):
         for done in range(4):
             progress(done)
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("width", [40, 200])
+def test_a_file_s_name_is_never_broken(monkeypatch, capsys, width):
+    """It could not be copied."""
+    monkeypatch.setattr(terminal, "stdout", lambda: Console(width=width, force_terminal=True, color_system=None))
+    files = [Path("out") / f"a-red-mushroom-above-a-wooden-car_seed{n}_full.png" for n in range(2)]
+    rows = [["a red mushroom above a wooden car", file, Entry(18.0, "18")] for file in files]
+    print_table(("prompt", "file", "evaluations"), rows)
+    written = capsys.readouterr().out
+    assert all(str(file) in written for file in files)
+    assert all(len(line) <= width or line.startswith("  a red") for line in written.splitlines())
+    assert ("file" in written.partition("evaluations")[0]) is (width == 200)

@@ -154,6 +154,7 @@ def _write(
         "negative_prompt": sampling.negative_prompt or "",
     }
     full = {**common, "text_steps": steps}
+    policy = words or "full"
     if words is not None:
         strip = _strip(schedule, steps)
         own = {**common, "policy": words, **({"guided": strip} if strip else {})}
@@ -164,13 +165,14 @@ def _write(
         assert isinstance(schedule, TextSchedule)
         own = {**common, "text_steps": schedule.text_steps(steps), "keep": schedule.keep}
         tag = f"text{own['text_steps']}of{steps}" + ("-keep-text" if schedule.keep == "text" else "")
+        policy = f"{'text' if schedule.keep == 'text' else 'paper'}:{own['text_steps']}"
     if "full" not in results:
-        tables.written(write_images(results[""], Pictures(out), tag, own))
+        tables.written(write_images(results[""], Pictures(out), tag, own), policy)
         return
     title = describe(schedule, steps)
     comparison = Comparison(title[0].upper() + title[1:], results[""], results["full"])
     written, sheet = write_comparison(comparison, out, tag, own, full)
-    tables.written(written)
+    tables.written(written, policy)
     terminal.line(f"Side by side: {sheet}")
 
 

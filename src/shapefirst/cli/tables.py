@@ -20,20 +20,24 @@ if TYPE_CHECKING:
 __all__ = ["comparisons", "costs", "meeting", "model_table", "models_table", "summaries", "vocabulary", "written"]
 
 
-def written(rows: Sequence[Written]) -> None:
-    """What each image cost, where it lies, and how far it is from the fully guided one where that is known."""
+def written(rows: Sequence[Written], policy: str) -> None:
+    """What each image cost, where it lies, and how far it is from the fully guided one where that is known. Of several
+    the images under the policy are those with a distance."""
     from shapefirst.images.comparison import decibels
 
     compared = any(row.l1 is not None for row in rows)
     columns = ("prompt", "file", "denoiser evaluations", "seconds", *(("L1", "PSNR") if compared else ()))
     cells: list[list[Value]] = []
+    more = []
     for row in rows:
         evaluations, seconds = row.result.evaluations, row.result.seconds
         cost = Entry(evaluations, f"{evaluations:g}"), Entry(round(seconds, 3), f"{seconds:.2f}")
         near = Entry(row.l1, "" if row.l1 is None else f"{row.l1:.4f}")
         far = Entry(row.psnr, "" if row.psnr is None else decibels(row.psnr))
-        cells.append([row.result.prompt, str(row.path), *cost, *((near, far) if compared else ())])
-    print_table(columns, cells)
+        cells.append([row.result.prompt, row.path, *cost, *((near, far) if compared else ())])
+        followed = "full" if compared and row.l1 is None else policy
+        more.append({"seed": row.result.seed, "policy": followed, "saved": 1 - evaluations / row.result.asked})
+    print_table(columns, cells, more=more)
 
 
 def comparisons(rows: Sequence[Comparison]) -> None:
@@ -53,11 +57,11 @@ def models_table(infos: Sequence[ModelInfo]) -> None:
     """Each model: its name, what it is, where it comes from and where on this disk it lies, or what it takes to get."""
     from shapefirst.models import locate
 
-    rows = []
+    rows: list[list[Value]] = []
     for info in infos:
         full, half = info.gigabytes
         size = f"about {full:g} GB" + (f" ({half:g} in float16)" if half < full else "")
-        rows.append([info.name, info.summary, info.source or "this package", str(locate(info.name) or f"no: {size}")])
+        rows.append([info.name, info.summary, info.source or "this package", locate(info.name) or f"no: {size}"])
     print_table(("name", "what it is", "comes from", "on this disk"), rows)
 
 
@@ -130,18 +134,19 @@ def meeting(found: Meeting) -> None:
 def costs(shards: Shards, paces: Mapping[tuple[str, str], Pace], *, disk_of: KeepImages, inception: bool) -> None:
     """A row for each setting, and the whole. ``paces`` are those of models and samplers, or none."""
     from shapefirst.drawing.notation import duration
-    from shapefirst.findings.finding import Summary
     from shapefirst.sweep.cost import cost_of, disk_bytes
 
     found = cost_of(shards)
-    rows = []
+    rows: list[list[Value]] = []
     for cost in found:
         pace = paces.get((cost.setting.model, cost.setting.sampler))
         counts = (len(shards.policies(cost.setting)), cost.images, cost.shared, cost.apart)
-        cells = (*(f"{count:,}" for count in counts), f"{cost.shared / cost.apart:.0%}")
-        rows.append((str(cost.setting), *cells, *([duration(cost.seconds(pace))] if pace else [])))
+        share, seconds = cost.shared / cost.apart, cost.seconds(pace) if pace else None
+        cells = [*(Entry(count, f"{count:,}") for count in counts), Entry(share, f"{share:.0%}")]
+        time = [] if seconds is None else [Entry(seconds, duration(seconds))]
+        rows.append([str(cost.setting), *cells, *time])
     names = ("setting", "policies", "images", "evaluations", "in separate runs", "share", *(("time",) if paces else ()))
-    summaries([Summary(names, tuple(rows))])
+    print_table(names, rows, splits=True)
     total = sum(cost.images for cost in found)
     megabytes = disk_bytes(shards, inception=inception, keep_images=disk_of) / 1e6
     room = f"{megabytes:,.0f} MB" if megabytes < 1000 else f"{megabytes / 1000:,.1f} GB"
