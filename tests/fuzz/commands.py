@@ -106,7 +106,7 @@ POLICIES: Final = (
 GOOD: Final[dict[str, tuple[str, ...]]] = {
     "--policy": POLICIES,
     "--model": ("pocket", "pocket", "./pocket", "folder", "nobody/nothing", "one.png"),
-    "--sampler": ("ddim", "euler", "heun", "plms"),
+    "--sampler": ("ddim", "dpm-solver-karras", "heun", "own", "plms"),
     "--keep": ("null", "text", "neither"),
     "--text-steps": ("0", "4", "4.0", "50%", "101%", "0:50:5", "0:999999999:1", "5:0:1", "0:50:0", f"{ENDLESS}%"),
     "--device": ("cpu", "meta", "hpu", "mkldnn", "privateuseone", "cuda:99", "cpu:5", "xla", "tpu"),

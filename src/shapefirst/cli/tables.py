@@ -36,7 +36,9 @@ def written(rows: Sequence[Written], policy: str) -> None:
         far = Entry(row.psnr, "" if row.psnr is None else decibels(row.psnr))
         cells.append([row.result.prompt, row.path, *cost, *((near, far) if compared else ())])
         followed = "full" if compared and row.l1 is None else policy
-        more.append({"seed": row.result.seed, "policy": followed, "saved": 1 - evaluations / row.result.asked})
+        more.append(
+            {"seed": row.result.seed, "policy": followed, "saved": round(1 - evaluations / row.result.asked, 4)}
+        )
     print_table(columns, cells, more=more)
 
 
