@@ -98,8 +98,8 @@ def test_the_code_of_a_page_runs(page):
 
 def tuned_policies() -> None:
     """The files of the pages' `tune`: another solver in 15 steps that stands for 25, of both goals."""
-    pipe = load("pocket", sampler="dpm-solver")
-    solver = Solver.of("DPMSolverMultistepScheduler", {**pipe.scheduler.config, "use_karras_sigmas": True})
+    pipe = load("pocket", sampler="dpm-solver-karras")
+    solver = Solver.like(pipe.scheduler)
     for file, goal in (("policy.json", "keep"), ("best.json", "best")):
         tuned = PolicyFile(
             *("pocket", model_digest(pipe), type(pipe.scheduler).__name__, sampler_digest(pipe.scheduler)),
