@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 
 import naive
+import numpy as np
 import pytest
 import torch
 from alphabets import bytes_of_clip, ids_read, reading_with, with_inversion
@@ -138,6 +139,18 @@ def test_decode_gives_the_pipeline_s_pictures(make_pipe, kind):
     expected = generate(pipe, output_type="pil")
     assert [picture.size for picture in pictures] == [(16, 16)] * 2
     assert [picture.tobytes() for picture in pictures] == [picture.tobytes() for picture in expected]
+
+
+def test_an_autoencoder_is_cast_where_it_would_overflow_alone_and_nothing_is_said(make_pipe, monkeypatch):
+    said = []
+    monkeypatch.setattr("diffusers.models.modeling_utils.logger.warning", lambda text, *_: said.append(text))
+    pipe = make_pipe("sdxl")
+    *_, step = denoise(pipe, PROMPTS[0], generator=generators([0]), num_inference_steps=1)
+    (whole,) = decode(pipe, step.x_next)
+    pipe.vae.half()
+    (half,) = decode(pipe, step.x_next)
+    assert np.abs(np.subtract(half, whole, dtype=int)).max() <= 3
+    assert (pipe.vae.dtype, said) == (torch.float16, [])
 
 
 def test_another_size(make_pipe):

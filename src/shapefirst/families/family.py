@@ -96,17 +96,18 @@ class Family:
     def decode(self, pipe: Any, latents: torch.Tensor) -> torch.Tensor:
         """Clean latents (B, C, H, W) in the model's own scale -> pixels (B, 3, H, W), from -1 to 1."""
         vae, config = pipe.vae, pipe.vae.config
-        dtype = vae.dtype
-        overflows = dtype == torch.float16 and config.get("force_upcast", False)  # SDXL's own, in half precision
+        overflows = vae.dtype == torch.float16 and config.get("force_upcast", False)  # SDXL's own, in half precision
         mean, std = (config.get(f"latents_{name}") for name in ("mean", "std"))
         if mean is not None and std is not None:
             mean, std = (latents.new_tensor(values)[:, None, None] for values in (mean, std))
             latents = latents * std / config.scaling_factor + mean
         else:
             latents = latents / config.scaling_factor + (config.get("shift_factor") or 0.0)
-        vae.to(torch.float32 if overflows else dtype)
+        if overflows:
+            vae.float()  # of `to(dtype)` diffusers warns, whatever the model
         try:
             pixels: torch.Tensor = vae.decode(latents.to(vae.dtype), return_dict=False)[0]
         finally:
-            vae.to(dtype)
+            if overflows:
+                vae.half()
         return pixels
