@@ -301,5 +301,8 @@ def test_results_are_tables_of_claims_and_of_each_study(tmp_path):
     assert (rows[0]["hypothesis"], rows[0]["n"]) == ("It has no [SOS].", None)
     assert (rows[1]["estimate"], rows[1]["low"], rows[1]["n"]) == (0.1 + 0.2, -1e-9, 4)
     assert "f4, mine" in repr(found)
-    with pytest.raises(KeyError):
+    assert found.get("f7") is None
+    with pytest.raises(KeyError, match=r"^There is no table 'f7' in '.*': the tables are f4, mine, and `claims`\.$"):
+        found["f7"]
+    with pytest.raises(ShapefirstError, match=r"f3 has no table, as it does not apply: It has no \[SOS\]"):
         found["f3"]

@@ -27,6 +27,12 @@ _COLUMNS: Final = (
 )
 
 
+class _NoTableError(ShapefirstError, KeyError):
+    """What a mapping raises, as a sentence."""
+
+    __str__ = ValueError.__str__  # a KeyError's own gives it in quotes
+
+
 class Results(Mapping[str, Any]):
     """A folder of `shapefirst study` (or of `sweep report`): a study's name -> its tidy table, a `pyarrow.Table`.
 
@@ -39,7 +45,7 @@ class Results(Mapping[str, Any]):
 
     def __getitem__(self, name: str) -> Any:
         if name not in self:
-            raise KeyError(name)
+            raise _NoTableError(self._why_not(name))
         parquet = imported("pyarrow.parquet", "Tables of results are read")
         return parquet.read_table(io.BytesIO(content_of(placed(self._folder / name) / TABLE)))
 
@@ -54,6 +60,12 @@ class Results(Mapping[str, Any]):
 
     def __repr__(self) -> str:
         return f"Results({str(self._folder)!r}: {', '.join(self) or 'none'}; .claims, and [name] of each)"
+
+    def _why_not(self, name: object) -> str:
+        if name in self._stored:
+            return f"The study {name} has no table, as it does not apply: {self._stored[str(name)].reason}"
+        there = f"the tables are {', '.join(self)}" if len(self) else "it has no tables"
+        return f"There is no table {said(name)} in {said(str(self._folder))}: {there}, and `claims`."
 
     @cached_property
     def claims(self) -> Any:
