@@ -2,11 +2,14 @@
 
 import asyncio
 import warnings
+from functools import partial
 
 import pytest
+import torch
 
 import shapefirst
-from shapefirst import Evaluations, Guider, ShapefirstError, TextSchedule, apply, guide, text_until
+from shapefirst import Evaluations, Guider, ShapefirstError, TextSchedule, apply, edit, guide, text_until, trace
+from shapefirst.attention import record, substitute
 from shapefirst.checks import share_in
 from shapefirst.prompts.known import VocabularyWarning, unseen
 
@@ -73,6 +76,18 @@ def test_a_block_says_how_it_is_used_and_warns_when_it_was_not(make_pipe):
             pass
         with pytest.raises(ShapefirstError):
             guide(pipe, budget=0)
+
+
+def test_every_block_that_was_never_entered_warns(make_pipe):
+    pipe = make_pipe()
+    embeddings = torch.zeros(1, 77, pipe.unet.config.cross_attention_dim)
+    for begin in (trace, record, partial(edit, drop="red"), partial(substitute, embeddings=embeddings, positions=[1])):
+        block = begin(pipe)
+        assert "above the pipeline's call" in repr(block)
+        name = getattr(begin, "func", begin).__name__
+        with pytest.warns(UserWarning, match=rf"never entered: write `with {name}\(pipe") as caught:
+            del block
+        assert caught[0].filename == __file__
 
 
 def test_a_block_decorates_a_function_and_counts_each_call(make_pipe):

@@ -91,7 +91,7 @@ def edit(
         block = _Editing(pipe, change, only, texts)
         return None, partial(AttentionHook.enter(pipe, denoiser, block).leave, block)
 
-    return Reentrant(begin)
+    return Reentrant(begin, "An edit", "write `with edit(pipe, ...):` above the pipeline's call.")
 
 
 def texts_of(call: DenoiserCall, told: Sequence[str] | None, images: int, function: str) -> list[str]:

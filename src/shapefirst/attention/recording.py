@@ -157,7 +157,7 @@ def record(
         block = _Averaging(Maps(), size, wanted, branches, full)
         return block.maps, partial(AttentionHook.enter(pipe, denoiser, block).leave, block)
 
-    return Reentrant(begin)
+    return Reentrant(begin, "A recording", "write `with record(pipe) as maps:` above the pipeline's call.")
 
 
 @guarded
@@ -211,7 +211,7 @@ def substitute(
         block = Substitution(embeddings, mask, keys, values)
         return None, partial(AttentionHook.enter(pipe, denoiser, block).leave, block)
 
-    return Reentrant(begin)
+    return Reentrant(begin, "A substitution", "write `with substitute(pipe, ...):` above the pipeline's call.")
 
 
 @guarded

@@ -122,13 +122,11 @@ class PolicyBlock(Reentrant[Evaluations]):
             handle = Handle(pipe, policy)
             return handle.evaluations, handle.remove
 
-        super().__init__(begin)  # no method, which would hold this object, and `__del__` would come late
+        super().__init__(begin, "A policy", _USE)
         self._pipe, self._policy = pipe, policy
         self.evaluations: Evaluations | None = None
-        self._used = False
 
     def __enter__(self) -> Evaluations:
-        self._used = True
         self.evaluations = super().__enter__()
         return self.evaluations
 
@@ -155,10 +153,6 @@ class PolicyBlock(Reentrant[Evaluations]):
         with suppress(ShapefirstError):
             policy = describe(self._policy, self._policy.num_steps or 50)
         return f"<{type(self._pipe).__name__} with {policy}: {_USE}>"
-
-    def __del__(self) -> None:
-        if not getattr(self, "_used", True) and not sys.is_finalizing():
-            warnings.warn(f"A policy was made for a pipeline and never entered: {_USE}", stacklevel=2)
 
 
 _USE: Final = "write `with guide(pipe, ...) as evaluations:` above the pipeline's call, or `apply(pipe, ...)`."

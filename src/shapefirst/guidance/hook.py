@@ -9,7 +9,9 @@ call of a pipeline, torch.compile compiles what is behind the hook and never the
 from __future__ import annotations
 
 import re
+import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from functools import lru_cache, partial
@@ -38,17 +40,30 @@ Value = TypeVar("Value")
 
 
 class Reentrant(AbstractContextManager[Value], Generic[Value]):
-    """A `with` block that can be entered again, and within itself.
+    """A `with` block that can be entered again, and within itself. One that never was has done nothing, and warns.
 
     Args:
-        begin: Begins it, and gives what it yields and how it ends.
+        begin: Begins it, and gives what it yields and how it ends. It holds no reference to the block, or the warning
+            would come late.
+        what: What was made for a pipeline, such as "A policy".
+        use: How it is written, for who forgot to.
     """
 
-    def __init__(self, begin: Callable[[], tuple[Value, Callable[[], None]]]) -> None:
+    def __init__(self, begin: Callable[[], tuple[Value, Callable[[], None]]], what: str, use: str) -> None:
         self._begin = begin
+        self._what, self._use = what, use
+        self._used = False
         self._ends: list[Callable[[], None]] = []
 
+    def __repr__(self) -> str:
+        return f"<{self._what} for a pipeline: {self._use}>"
+
+    def __del__(self) -> None:
+        if not getattr(self, "_used", True) and not sys.is_finalizing():
+            warnings.warn(f"{self._what} was made for a pipeline and never entered: {self._use}", stacklevel=2)
+
     def __enter__(self) -> Value:
+        self._used = True
         value, end = self._begin()
         self._ends.append(end)
         return value

@@ -214,4 +214,4 @@ def trace(
         seen = Trace(pipe, size, heads, texts)
         return seen, partial(AttentionHook.enter(pipe, denoiser, seen).leave, seen)
 
-    return Reentrant(begin)
+    return Reentrant(begin, "A trace", "write `with trace(pipe) as seen:` above the pipeline's call.")
