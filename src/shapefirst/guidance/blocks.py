@@ -61,32 +61,14 @@ def text_until(
 def guide(
     pipe: Any, policy: Policy | str | Path | None = None, *, budget: float | str | None = None, tol: float | None = None
 ) -> PolicyBlock:
-    """Within the block, generations of `pipe` follow a policy; the block yields an `Evaluations` counter.
+    """Within the block, generations of `pipe` follow a policy, which says what each step evaluates.
 
-    It is a decorator, too: each call of the function is a block.
+    The block yields an `Evaluations` counter. It is a decorator, too: each call of the function is a block. When it
+    ends, also by an error, the pipeline is as it was found.
 
-    Any batch size, `num_images_per_prompt`, scheduler and dtype will do. Steps are denoising steps, whatever the number
-    of denoiser calls in each (see `shapefirst.guidance.timeline`), and are those that the call runs: where
-    image-to-image with strength 0.6 runs the last 30 of 50 steps, or a call with `denoising_end=0.6` the first 30,
-    there are 30.
-
-    How a pipeline is met is what its family says (`shapefirst.families`): all branches in one batch, or a call a
-    branch; any other by whole calls, which policies that keep neither branch skip. So are the calls of a pipeline whose
-    guidance is off (`guidance_scale <= 1`) or distilled, where there is no branch to drop: a policy that would drop one
-    changes nothing then, and says so in a warning. Where several denoisers take turns (Wan 2.2), a budget, a placement
-    and a tolerance hold for each one's steps.
-
-    Blocks nest: the inner policy holds until its block ends, then the outer one again; an outer counter also counts
-    the inner block. One block may be entered again. The pipeline is left as it was found, also if the block raises. A
-    loop of your own over the pipeline's parts works too, except with a tolerance; its batch is taken for a guided one
-    if both halves of the latents are equal.
-
-    A block is the pipeline's, and not the task's: what other threads and tasks of asyncio run on the pipeline meanwhile
-    follows the policy, too. So does another pipeline that shares its denoisers (`from_pipe`), in the threads that have
-    entered a block; in others it runs as ever.
-
-    Where a callback changes what a generation is made of (the prompt, the size of the latents, the guidance scale), a
-    policy that extrapolates begins anew: it guides each step until it has as many behind it as its order asks for.
+        with guide(pipe, budget=0.6) as evaluations:
+            image = pipe("a wooden car", num_inference_steps=25).images[0]
+        print(f"{evaluations.saved:.0%} of the denoiser's evaluations saved")
 
     Args:
         pipe: A diffusers pipeline.
@@ -104,6 +86,28 @@ def guide(
             told whose they are.
         ShapefirstError: Not exactly one of policy, budget and tol; one that is no policy; a policy file that was made
             for another model or sampler; in the first step of a generation, a policy that does not fit its steps.
+
+    Any batch size, `num_images_per_prompt`, scheduler and dtype will do. Steps are denoising steps, whatever the number
+    of denoiser calls in each (see `shapefirst.guidance.timeline`), and are those that the call runs: where
+    image-to-image with strength 0.6 runs the last 30 of 50 steps, or a call with `denoising_end=0.6` the first 30,
+    there are 30.
+
+    How a pipeline is met is what its family says (`shapefirst.families`): all branches in one batch, or a call a
+    branch; any other by whole calls, which policies that keep neither branch skip. So are the calls of a pipeline whose
+    guidance is off (`guidance_scale <= 1`) or distilled, where there is no branch to drop: a policy that would drop one
+    changes nothing then, and says so in a warning. Where several denoisers take turns (Wan 2.2), a budget, a placement
+    and a tolerance hold for each one's steps.
+
+    Blocks nest: the inner policy holds until its block ends, then the outer one again; an outer counter also counts
+    the inner block. One block may be entered again. A loop of your own over the pipeline's parts works too, except with
+    a tolerance; its batch is taken for a guided one if both halves of the latents are equal.
+
+    A block is the pipeline's, and not the task's: what other threads and tasks of asyncio run on the pipeline meanwhile
+    follows the policy, too. So does another pipeline that shares its denoisers (`from_pipe`), in the threads that have
+    entered a block; in others it runs as ever.
+
+    Where a callback changes what a generation is made of (the prompt, the size of the latents, the guidance scale), a
+    policy that extrapolates begins anew: it guides each step until it has as many behind it as its order asks for.
     """
     found = policy_of(pipe, policy, budget=budget, tol=tol)
     check_way(pipe, found)
