@@ -9,7 +9,7 @@ BIN    := $(VENV)/bin
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /  make \1|/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-18s%s\n", $$1, $$2 }'
 
-demo: $(VENV)/.installed ## images of 8 prompts with full guidance and with the text in the first steps only
+demo: $(VENV)/.installed ## images of 8 prompts with full guidance, under budgets, and with the text in the first steps only
 	@$(BIN)/shapefirst demo
 
 docs: $(VENV)/.installed ## the documentation as a site in site/, without a network; every link is checked

@@ -31,6 +31,7 @@ TAKEN_IN: Final = {
     "src/shapefirst/models/weights/pocket": "pocket-model",
     "examples": "examples",
 }
+_CODE: Final = re.compile(r"(?<=<code>)[^<]+")
 _LINK: Final = re.compile(r"\]\((?:\.\./)+([^)#]+)")
 
 
@@ -89,6 +90,15 @@ def public_names() -> list[str]:
     (names,) = (n.value for n in body if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "__all__")
     found = {name for name in ast.literal_eval(names) if not name.startswith("_")}
     return [*(name for name in FIRST if name in found), *sorted(found - set(FIRST))]
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Names in the cells of a table break between their parts, and not within a word, where the column is narrow."""
+    return re.sub(r"<td[^>]*>.*?</td>", lambda cell: _CODE.sub(_in_parts, cell[0]), html, flags=re.DOTALL)
+
+
+def _in_parts(code: re.Match[str]) -> str:
+    return re.sub(r"(?<=[a-z\d])(?=[A-Z])|(?<=[_/.=+,])(?=\w)", "<wbr>", code[0])
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import json
 import os
 import re
@@ -17,7 +18,9 @@ import zlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from importlib.metadata import requires
 from pathlib import Path
+from textwrap import dedent
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
@@ -84,8 +87,8 @@ def _elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=named)
-def test_the_code_of_a_page_runs(page):
-    """From top to bottom, as one program; what it registers is gone afterwards."""
+def test_the_code_of_a_page_runs(page, capsys):
+    """From top to bottom, as one program; what it registers is gone afterwards. It prints the strips that it shows."""
     names: dict[str, Any] = {"__name__": "docs"}
     if '.json")' in page.read_text(encoding="utf-8"):
         tuned_policies()
@@ -94,6 +97,41 @@ def test_the_code_of_a_page_runs(page):
             code = compile("\n" * block.line + block.text, str(page), "exec")
             if block.why is None:
                 exec(code, names)
+    shown = re.findall(r"^print\(.*\)  # ([#nNtT.]+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    assert re.findall(r"^[#nNtT.]+$", capsys.readouterr().out, re.MULTILINE) == shown
+
+
+def test_the_example_of_guide_runs_and_stands_before_its_arguments(capsys):
+    said = inspect.getdoc(shapefirst.guide) or ""
+    before = said[: said.index("\nArgs:")]
+    assert before.index("\n\n") < 240
+    code = dedent("\n".join(re.findall(r"^    .*", before, re.MULTILINE)))
+    exec(code, {"guide": shapefirst.guide, "pipe": shapefirst.load("pocket")})
+    assert capsys.readouterr().out == "40% of the denoiser's evaluations saved\n"
+
+
+def test_large_models_are_loaded_in_half_precision_on_every_page():
+    """Or a small card is out of memory, and the `fp16` files are turned into float32."""
+    for file in (*PAGES, *EXAMPLES.glob("*.py")):
+        for call in re.findall(
+            r"from_pretrained\((.*?)\)$", file.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+        ):
+            assert ("fp16" in call) == ("torch_dtype=torch.float16" in call), file
+
+
+def test_every_extra_of_a_user_is_named_at_the_start():
+    text = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    extras = {one.partition("extra == ")[2].strip("'\" ") for one in requires("shapefirst") or () if "extra ==" in one}
+    assert [
+        one for one in sorted(extras - {"bench", "docs", "dev"}) if not re.search(rf"`{one}`|\[{one}\]", text)
+    ] == []
+
+
+def test_the_best_method_of_each_cost_stands_first():
+    rows = re.findall(r"^\| (\d+) \| (.+?) \| ([\d.]+) ", (ROOT / "docs" / "best.md").read_text(), re.MULTILINE)
+    assert len(rows) == 10
+    assert rows == sorted(rows, key=lambda row: (int(row[0]), float(row[2])))
+    assert not any("**" in method for _, method, _ in rows)
 
 
 def tuned_policies() -> None:
@@ -251,6 +289,12 @@ def test_the_site_has_every_page_and_loads_nothing_from_elsewhere(site):
             r"<(?:script|img|iframe|source)[^>]*\ssrc=\"?([^\" >]+)|<link[^>]*\shref=\"?([^\" >]+)", text
         )
         assert [url for pair in loaded for url in pair if url.startswith(("http", "//"))] == []
+
+
+def test_names_in_tables_break_between_their_words_on_a_phone(site):
+    page = (site / "pipelines.html").read_text(encoding="utf-8")
+    assert "<code>Animate<wbr>Diff<wbr>Control<wbr>Net<wbr>Pipeline</code>" in page
+    assert not re.findall(r"<td[^>]*><code>\w{24,}</code></td>", page)
 
 
 def test_the_reference_has_every_public_name(site):
