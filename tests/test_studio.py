@@ -334,7 +334,8 @@ def test_previews_are_told_between_the_steps(studio, turns, monkeypatch):
     previews = [news for news in seen if news.preview]
     assert {news.name for news in previews} == {"full", "saved"}
     assert {*previews[-1].finished} == {"full"}
-    assert progress_html(previews[-1], ["full", "saved"]).count("data:image/jpeg") == 2
+    shown = progress_html(previews[-1], ["full", "saved"])
+    assert (shown.count("data:image/jpeg"), shown.count("<figure")) == (2, 3)  # and a place for the difference
 
 
 @pytest.mark.parametrize("kind", ["pixart", "sdxl"])
@@ -363,6 +364,26 @@ def test_a_prompt_is_shown_as_text(studio, turns):
     text = Image.open(io.BytesIO(shelf.picture(key))).text
     assert text["prompt"] == nasty
     assert (text["policy"], text["seed"], text["num_inference_steps"]) == ("every:2", "0", "6")
+
+
+def test_a_single_pass_tells_no_share_of_the_time_and_equal_pictures_are_identical(studio, turns):
+    shelf = Shelf()
+    shown = [
+        result_html(made(studio, turns, replace(SETTINGS, policy=policy)), shelf, shelf.tab(TOKEN))
+        for policy in ("every:2", "steps:0-5")
+    ]
+    for html in shown:
+        assert "time saved" not in html
+        assert html.count(" s</span>") == 2  # of each run, as a plain fact
+    assert "<dd>50%</dd>" in shown[0]
+    assert "difference.png" in shown[0]
+    assert shown[1].count("<dd>identical</dd>") == 2
+    assert "No difference" in shown[1]
+    assert "difference.png" not in shown[1]
+
+
+def test_code_in_a_sentence_is_shown_as_code():
+    assert '<p class="sf-note">Say <code>a &lt; b</code> or `c.</p>' in status_html("", notes=["Say `a < b` or `c."])
 
 
 def test_the_shelf_forgets_the_oldest():

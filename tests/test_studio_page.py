@@ -112,6 +112,11 @@ class Page:
         return self
 
     def generate(self):
+        """Once the page is at rest: what is asked for while Gradio hangs up after an earlier answer may be lost."""
+        count, end = -1, time.monotonic() + PATIENCE
+        while count != (count := self.driver.execute_script("return performance.getEntriesByType('resource').length")):
+            assert time.monotonic() < end
+            time.sleep(0.4)
         self.find("#sf-go").click()
         return self
 
@@ -133,7 +138,7 @@ def test_full_and_saved_stand_side_by_side(page):
     page.open().generate().until("Done.")
     assert [cell.get_attribute("textContent") for cell in page.all("#sf-result figcaption b")] == [
         "Full guidance",
-        "Saved",
+        "With the policy",
         "Difference, 4 times brighter",
     ]
     assert "50%\nevaluations saved" in page.text("#sf-result")
@@ -227,6 +232,34 @@ def test_a_page_that_is_loaded_again_goes_on(page, pace):
     assert page.value("#sf-prompt textarea") == "a blue car"
     assert len(page.all("#sf-result img")) == 3
     assert len(page.all("#sf-gallery li")) == 1
+    page.driver.get(page.address)  # the page's own address begins anew
+    page.until("Ready.")
+    assert (page.value("#sf-prompt textarea"), page.value("#sf-policy input")) == ("a red mushroom", "budget:0.75")
+    assert page.value("#sf-sampler input") == "ddim (the model's usual)"
+    assert page.all("#sf-result img") == []
+    assert len(page.all("#sf-gallery li")) == 1
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+def test_the_page_stands_still_while_a_picture_forms_and_shows_it_without_scrolling(page, pace, width):
+    def places():
+        return page.driver.execute_script(
+            "const all = document.querySelectorAll('#sf-prompt, #sf-result .sf-figure :is(img, .sf-empty)');"
+            "return Array.from(all, (one) => one.getBoundingClientRect()).map("
+            "(box) => [box.left, box.top, box.width].map(Math.round))"
+        )
+
+    page.open(width=width)
+    before = places()
+    assert len(before) == 4
+    assert before[1][1] + before[1][2] < 900 - 200
+    pace.seconds = 0.2
+    page.generate().until("of 6")
+    assert places() == before
+    pace.seconds = 0.0
+    page.until("Done.")
+    page.find("#sf-result img")
+    assert places()[:3] == before[:3]  # below them the strip of the policy has come
 
 
 def test_by_keyboard_on_a_phone(page):

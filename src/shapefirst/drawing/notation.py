@@ -1,13 +1,28 @@
-"""Figures to read: estimates with just the digits that their interval supports, durations, counts, interval strips."""
+"""What templates write: estimates with just the digits that their interval supports, durations, counts, interval
+strips, and code within text."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
+
+from markupsafe import Markup, escape
 
 from shapefirst.measure.intervals import Interval, Rule
 
-__all__ = ["duration", "label", "number", "one_of", "plural", "reach", "rule_in_short", "strip", "threshold"]
+__all__ = [
+    "duration",
+    "label",
+    "number",
+    "one_of",
+    "plural",
+    "reach",
+    "rule_in_short",
+    "strip",
+    "threshold",
+    "with_code",
+]
 
 
 def number(value: float, digits: int | None = None) -> str:
@@ -59,6 +74,11 @@ def label(name: str) -> str:
 def one_of(values: Iterable[object]) -> str:
     """What all values have in common; where they differ, each of them once, in their order."""
     return ", ".join(dict.fromkeys(f"{value:g}" if isinstance(value, float) else str(value) for value in values))
+
+
+def with_code(text: str) -> Markup:
+    """The text, escaped; what stands between backticks is code."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
 def strip(found: Interval, rule: Rule, width: int) -> tuple[float, float, float, float] | None:

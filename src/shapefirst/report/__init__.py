@@ -54,7 +54,6 @@ def render_report(stored: Sequence[Stored], title: str = "") -> str:
         # Beside a sweep alone nobody misses the studies.
         missing=[name for name in STUDIES if name not in run] if run & set(STUDIES) else [],
         paragraphs=_paragraphs,
-        code_in=_code_in,
         size_of=_size_of,
     )
 
@@ -152,11 +151,6 @@ def _chance(stored: Sequence[Stored]) -> str:
 def _paragraphs(text: str) -> list[str]:
     """Which blank lines part."""
     return [part.strip() for part in re.split(r"\n\s*\n", text) if part.strip()]
-
-
-def _code_in(text: str) -> list[str]:
-    """Text and code in turns; code stands between backticks."""
-    return re.split(r"`([^`]+)`", text)
 
 
 def _size_of(svg: str) -> tuple[int, int]:

@@ -90,7 +90,6 @@ class JobResult:
         runs: "full", and as far as they were asked for "saved", "switched" and "second".
         words: Of the prompt, with the positions of their tokens.
         device: Where it ran.
-        is_timed: Whether both pictures were sampled in this job, so that their times compare.
         notes: What one should know: words that pocket never saw, an end that was cut off, why there are no maps.
         maps: Step -> (B, L, h, w) of the full picture, once they were read.
     """
@@ -100,7 +99,6 @@ class JobResult:
     runs: Mapping[str, Sampled]
     words: tuple[tuple[str, tuple[int, ...]], ...]
     device: str
-    is_timed: bool = True
     notes: tuple[str, ...] = ()
     maps: dict[int, torch.Tensor] = field(default_factory=dict)
 
@@ -162,7 +160,6 @@ class Studio:
             )
             wanted["second"] = ("The second prompt", other, TextSchedule.always())
         self._warm_up(pipe, settings, prompts, ticket)
-        is_timed = _key(settings) not in self._full
         runs: dict[str, Sampled] = {}
         for name, (title, embeddings, schedule) in wanted.items():
             finished = {done: tuple(one.image for one in run.results) for done, run in runs.items()}
@@ -170,7 +167,7 @@ class Studio:
             runs[name] = self._sampled(pipe, settings, title, embeddings, schedule, watched, kept=name == "full")
         words, why = _words(pipe, settings, prompts.text.shape[1])
         notes = (*_notes(pipe, settings), *([why] if why else []))
-        return JobResult(settings, said, runs, words, pipe.device.type, is_timed, notes)
+        return JobResult(settings, said, runs, words, pipe.device.type, notes)
 
     def read_maps(self, outcome: JobResult, ticket: Ticket) -> None:
         """What each pixel of the full picture attends to, from one more run of it: `outcome.maps`.

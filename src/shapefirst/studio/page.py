@@ -10,10 +10,9 @@ from typing import Any, Final
 import gradio as gr
 
 from shapefirst.checks import fitted
-from shapefirst.drawing.pages import fill
 from shapefirst.errors import ShapefirstError
 from shapefirst.policies.schedule import TextSchedule
-from shapefirst.studio.layout import Controls
+from shapefirst.studio.layout import Controls, samplers_of
 from shapefirst.studio.looking import bands_of, map_over, preview_of
 from shapefirst.studio.making import JobResult, Progress, Studio
 from shapefirst.studio.repeating import command_of, python_of
@@ -38,6 +37,7 @@ TOKEN: Final = """() => {
 }"""
 #: The address says the settings, so that to load the page again is to find them.
 ADDRESS: Final = "(link) => { if (link) history.replaceState(null, '', new URL(link).search); }"
+EMPTY: Final = "Generate makes both pictures, from the same noise."
 
 Update = dict[Any, Any]
 
@@ -76,6 +76,9 @@ class StudioPage:
         gr.on([policy.input, steps.change], self._see, [policy, steps], [on.strip, on.said, steps], **latest)
         on.strip.input(self._toggle, [policy, steps, on.strip], [policy, on.strip, on.said], **latest)
         gr.on([one.change for one in fields], self._repeat, fields, told, **latest)
+        on.fields["model"].input(
+            self._usual, [on.fields["model"], on.fields["sampler"]], on.fields["sampler"], **latest
+        )
         looks = [on.step.change, on.which.change, on.word.change]
         gr.on(looks, self._look, [on.token, on.step, on.which, on.word], [on.moment, on.stop], **latest)
 
@@ -85,12 +88,15 @@ class StudioPage:
         running = tab.ticket is not None and not tab.ticket.is_over
         settings = tab.settings if running else None
         try:
-            settings = settings or settings_of_link(query) or tab.settings or StudioSettings()
+            settings = settings or settings_of_link(query)
+            if settings is None:  # the page's own address begins anew
+                settings, tab.outcome, tab.shown = StudioSettings(), None, ""
         except ShapefirstError as error:
             settings, wrong = StudioSettings(), str(error)
         update = {one: getattr(settings, name) for name, one in self._on.fields.items()}
         update |= {self._on.token: token, **self._see(settings.policy, settings.steps, fixed=True)}
         update |= self._repeat(request, *update.values()) if not wrong else {}
+        update[self._on.fields["sampler"]] = self._usual(settings.model, settings.sampler)
         update |= self._rest(tab, status_html(wrong or "Ready.", is_error=bool(wrong)))
         yield update
         if running and tab.ticket is not None:
@@ -136,7 +142,7 @@ class StudioPage:
             self._on.go: gr.update(interactive=True),
             self._on.stop: gr.update(interactive=False),
             self._on.status: status + (status_html("", notes=outcome.notes) if notes and outcome else ""),
-            self._on.result: tab.shown or fill("studio/empty.html"),
+            self._on.result: tab.shown or progress_html(Progress(""), ["full", "saved"], EMPTY),
             self._on.gallery: gallery_html(tab, [link_of(one.settings) for one in tab.hung]),
             self._on.explorer: gr.update(visible=outcome is not None),
         }
@@ -182,6 +188,11 @@ class StudioPage:
             self._on.said: said,
         }
         return update if tuned is None or fixed else {**update, self._on.fields["steps"]: steps}
+
+    def _usual(self, model: str, sampler: str) -> Any:
+        """The samplers, as of another model."""
+        known = model if model in self._offer.models else StudioSettings().model
+        return gr.update(choices=samplers_of(self._offer, known), value=sampler)
 
     def _toggle(self, words: str, steps: float, guided: Sequence[int]) -> Update:
         """Steps of the strip were clicked on: the policy that they are."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -24,10 +24,13 @@ __all__ = ["Framed", "gallery_html", "moment_html", "progress_html", "result_htm
 LARGEST: Final = 384  # pixels of a preview's longer side
 TITLES: Final = {
     "full": "Full guidance",
-    "saved": "Saved",
-    "switched": "With the other [EOS]",
-    "second": "The second prompt",
+    "saved": "With the policy",
+    "difference": f"Difference, {BRIGHTER} times brighter",
+    "switched": "First prompt, second [EOS]",
+    "second": "Second prompt",
 }
+SUMS: Final = ("evaluations saved", "L1 to the full picture", "PSNR")
+UNKNOWN: Final = "–"  # a figure that is still to come
 
 
 @dataclass(frozen=True)
@@ -56,52 +59,39 @@ def status_html(sentence: str, *, is_error: bool = False, notes: Sequence[str] =
     return fill("studio/status.html", sentence=sentence, is_error=is_error, notes=notes)
 
 
-def progress_html(progress: Progress, names: Sequence[str]) -> str:
-    """What there is of the pictures of a job; ``names`` are those of its runs."""
+def progress_html(progress: Progress, names: Sequence[str], note: str = "") -> str:
+    """What there is of the pictures of a job, in the places that they will have; ``names`` are those of its runs."""
     count = max((len(images) for images in (*progress.finished.values(), progress.preview)), default=1) or 1
     shown = {**progress.finished, **({progress.name: progress.preview} if progress.preview else {})}
     rows = [
         [
             Framed(TITLES[name], _preview(shown[name][n]) if name in shown else "", f"{TITLES[name]}, so far")
-            for name in names
+            for name in _places(names)
         ]
         for n in range(count)
     ]
-    return fill("studio/result.html", rows=rows, sums=(), note="")
+    sums = [(title, UNKNOWN) for title in SUMS] if "saved" in names else []
+    return fill("studio/result.html", rows=rows, sums=sums, note=note)
 
 
 def result_html(outcome: JobResult, shelf: Shelf, tab: Tab) -> str:
     """The pictures of a job side by side, with what they cost; they are kept on the shelf and hung in the gallery."""
-    settings, full = outcome.settings, outcome.runs["full"]
+    settings = outcome.settings
     rows: list[list[Framed]] = []
     hung: list[Hung] = []
     for n, seed in enumerate(settings.seeds):
-        row = [_figure(outcome, name, run, n, shelf) for name, run in outcome.runs.items()]
-        if outcome.comparison is not None:
-            change = difference(outcome.comparison.results[n].image, full.results[n].image)
-            content = {"content": f"absolute difference to full guidance, {BRIGHTER} times brighter"}
-            brighter = change.point(lambda value: min(255, BRIGHTER * value))
-            address = _kept(
-                brighter, {**_chunks(outcome, outcome.runs["saved"], n), **content}, outcome, n, "difference", shelf
-            )
-            distance = f"L1 {outcome.comparison.l1[n]:.4f}", f"PSNR {decibels(outcome.comparison.psnr[n])}"
-            row.insert(
-                2,
-                Framed(
-                    f"Difference, {BRIGHTER} times brighter",
-                    address,
-                    "The difference of the two",
-                    distance,
-                    is_link=True,
-                ),
-            )
+        row = [
+            _difference(outcome, n, shelf)
+            if name == "difference"
+            else _figure(outcome, name, outcome.runs[name], n, shelf)
+            for name in _places(outcome.runs)
+        ]
         rows.append(row)
         best = row[1] if "saved" in outcome.runs else row[0]
         said = f"{settings.prompt}, seed {seed}: {settings.policy}, {settings.steps} steps of {settings.sampler}"
         hung.append(Hung(settings, seed, best.address, said))
     shelf.hang(tab, hung)
-    earlier = "" if outcome.is_timed else " The full picture is that of an earlier job: times do not compare."
-    return fill("studio/result.html", rows=rows, sums=_sums(outcome), note=f"{outcome.policy}.{earlier}")
+    return fill("studio/result.html", rows=rows, sums=_sums(outcome), note=f"{outcome.policy}.")
 
 
 def gallery_html(tab: Tab, links: Sequence[str]) -> str:
@@ -126,16 +116,33 @@ def _figure(outcome: JobResult, name: str, run: Sampled, n: int, shelf: Shelf) -
     return Framed(TITLES[name], address, f"{TITLES[name]}: {prompt}", cost, cells, is_link=True)
 
 
+def _difference(outcome: JobResult, n: int, shelf: Shelf) -> Framed:
+    """Of the saved picture to the full one; nothing is shown where there is none."""
+    found = outcome.comparison
+    assert found is not None
+    if not found.l1[n]:
+        return Framed("No difference", lines=("identical",))
+    change = difference(found.results[n].image, found.reference[n].image)
+    content = {"content": f"absolute difference to full guidance, {BRIGHTER} times brighter"}
+    brighter = change.point(lambda value: min(255, BRIGHTER * value))
+    chunks = {**_chunks(outcome, outcome.runs["saved"], n), **content}
+    address = _kept(brighter, chunks, outcome, n, "difference", shelf)
+    distance = f"L1 {found.l1[n]:.4f}", f"PSNR {decibels(found.psnr[n])}"
+    return Framed(TITLES["difference"], address, "The difference of the two", distance, is_link=True)
+
+
 def _sums(outcome: JobResult) -> list[tuple[str, str]]:
+    """Seconds are not among them: a share of those of a single pass says more of the machine."""
     found = outcome.comparison
     if found is None:
         return []
-    return [
-        ("evaluations saved", percent(found.evaluations_saved)),
-        *([("time saved", percent(found.seconds_saved))] if outcome.is_timed else []),
-        ("L1 to the full picture", f"{found.mean_l1:.4f}"),
-        ("PSNR", decibels(found.mean_psnr)),
-    ]
+    distances = (f"{found.mean_l1:.4f}", decibels(found.mean_psnr)) if found.mean_l1 else ("identical", "identical")
+    return list(zip(SUMS, (percent(found.evaluations_saved), *distances), strict=True))
+
+
+def _places(names: Iterable[str]) -> list[str]:
+    """The pictures of a row: those of the runs, and the difference behind the saved one."""
+    return [place for name in names for place in ((name, "difference") if name == "saved" else (name,))]
 
 
 def _chunks(outcome: JobResult, run: Sampled, n: int) -> dict[str, object]:
