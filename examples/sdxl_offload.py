@@ -6,7 +6,6 @@ It writes stock.png and budget.png, and says how far they are apart. The weights
 """
 
 import sys
-import time
 
 import torch
 from diffusers import DPMSolverMultistepScheduler, StableDiffusionXLPipeline
@@ -24,15 +23,14 @@ pipe.enable_model_cpu_offload()
 
 def picture():
     generator = torch.Generator().manual_seed(0)  # one for each picture, or they are two different pictures
-    start = time.perf_counter()
-    image = pipe(prompt, num_inference_steps=25, generator=generator).images[0]
-    return image, time.perf_counter() - start
+    return pipe(prompt, num_inference_steps=25, generator=generator).images[0]
 
 
-stock, whole = picture()
+stock = picture()
 stock.save("stock.png")
 with guide(pipe, budget=0.75) as evaluations:
-    kept, sooner = picture()
+    kept = picture()
 kept.save("budget.png")
-print(f"{evaluations.saved:.0%} of the evaluations saved: {sooner:.1f} s instead of {whole:.1f} s")
+# No seconds: a first run pays for what later ones do not, so one of each would say nothing of the saving.
+print(f"{evaluations.saved:.0%} of the evaluations saved: {evaluations.rows} instead of {evaluations.asked}")
 print(f"L1 in [0, 1] between the two: {l1(stock, kept):.4f}")
