@@ -16,7 +16,7 @@ import scorers
 from PIL import Image
 
 import shapefirst
-from shapefirst.drawing.overlays import overlay
+from shapefirst.drawing.overlays import heat, overlay
 from shapefirst.drawing.sheets import Cell, contact_sheet
 from shapefirst.errors import ShapefirstError
 from shapefirst.measure import Moments, difference, l1, psnr, ssim
@@ -263,6 +263,7 @@ def readers(folder):
         "spectrum": pixels,
         "silhouette": lambda images: silhouette_of(images[0]),
         "sheet": lambda images: np.asarray(contact_sheet([[Cell(images[0])]])),
+        "heat": lambda images: np.asarray(heat(images[0], np.eye(4))),
         "overlay": lambda images: np.asarray(overlay(images[0], np.eye(4))),
     }
 

@@ -12,7 +12,7 @@ from conftest import KINDS
 from PIL import Image
 
 from shapefirst.attention.recording import kl_divergence, record, substitute
-from shapefirst.drawing.overlays import overlay
+from shapefirst.drawing.overlays import heat, overlay
 from shapefirst.errors import ShapefirstError
 from shapefirst.findings.finding import DoesNotApply, Finding
 from shapefirst.measure.shapes import iou
@@ -195,6 +195,18 @@ def test_an_overlay_is_orange_where_the_map_is_high_and_leaves_its_picture_alone
     assert np.ptp(low) < 25  # next to no colour where there is next to no attention
     flat = np.asarray(overlay(GREY, np.ones((4, 4))), int)
     assert np.ptp(flat) == 0  # a constant map has neither heat nor border
+
+
+def test_heat_grows_lighter_with_the_map_and_shows_the_picture_through():
+    ramp = np.tile(np.linspace(0, 1, 16, dtype=np.float32), (16, 1))
+    lightness = np.asarray(heat(GREY, ramp).convert("L"), int)[96]
+    assert (np.diff(lightness) >= -1).all()
+    assert lightness[-1] - lightness[0] > 80
+    violet, yellow = (np.asarray(heat(GREY, ramp), int)[96, at] for at in (0, -1))
+    assert violet[2] > violet[1]
+    assert yellow[0] > yellow[2] + 40
+    dark = np.asarray(heat(Image.new("RGB", GREY.size), ramp), int)
+    assert (dark < np.asarray(heat(GREY, ramp), int)).all()
 
 
 # --- F1 -------------------------------------------------------------------------------------------------------------

@@ -21,12 +21,16 @@ from tiny.pictures import _sd3_sizes, autoencoder, flow
 from shapefirst.attention.editing import edit
 from shapefirst.errors import ShapefirstError, UnsupportedPipelineError
 from shapefirst.guidance.blocks import guide
+from shapefirst.images import overlays
 from shapefirst.images.heat_maps import trace
+from shapefirst.images.overlays import write_overlays
+from shapefirst.models import load
 from shapefirst.prompts.edits import blank, keep_only, noise, switch_eos
 from shapefirst.prompts.reading import Reading
 from shapefirst.prompts.tokens import phrase_positions, positions
 from shapefirst.sampling.loop import denoise, encode, generators
 
+PICTURE = Image.new("RGB", (64, 64), "red")
 KINDS = ["sd-epsilon", "pixart", "sdxl"]
 STEPS = list(range(N))
 
@@ -158,6 +162,43 @@ def test_several_images_of_a_prompt_and_its_overlay(make_pipe):
         assert seen.heat_map(special).values.max() > 0
 
 
+@pytest.mark.parametrize("kind", ["sd-epsilon", "sdxl"])
+def test_a_word_that_occurs_twice_has_two_maps(make_pipe, kind):
+    pipe = make_pipe(kind)
+    with trace(pipe) as seen:
+        generate(pipe, ["a red cat, a dog"], [0])
+    assert seen.words() == ["a", "red", "cat", "a", "dog"]
+    first, second = (seen.heat_map(n) for n in (0, 3))
+    assert (first.words, second.words) == ("a", "a")
+    assert np.array_equal(first.values, seen.heat_map("a").values)
+    assert np.abs(first.values - second.values).max() > 1e-4
+    assert np.array_equal(seen.heat_map(4).values, seen.heat_map("dog").values)
+
+
+def test_a_sheet_shows_the_picture_first_and_each_word_in_its_turn(make_pipe, tmp_path, monkeypatch):
+    rows: dict[str, Any] = {}
+    monkeypatch.setattr(overlays, "contact_sheet", lambda cells, **how: (rows.update(how, cells=cells), PICTURE)[1])
+    pipe = make_pipe()
+    with trace(pipe) as seen:
+        generate(pipe, ["a red cat, a dog"], [0])
+    files, _ = write_overlays(seen, PICTURE, range(5), tmp_path)
+    assert rows["row_titles"] == ["a", "red", "cat", "a", "dog"]
+    assert all(row[0].image is PICTURE for row in rows["cells"])
+    assert rows["cells"][1][1].caption.startswith("red: ")
+    assert len({file.name for file in files}) == 6
+
+
+def test_on_pocket_words_lie_on_their_objects():
+    pipe = load("pocket", sampler="dpm-solver")
+    with trace(pipe) as seen:
+        pipe(
+            "a wooden house above a blue fish", num_inference_steps=12, generator=generators([0]), output_type="latent"
+        )
+    for word, is_above in (("wooden", True), ("house", True), ("blue", False), ("fish", False)):
+        above, below = np.split(seen.heat_map(word).values, 2)
+        assert (above.max() > below.max()) == is_above, word
+
+
 def test_what_cannot_be_traced_is_said(make_pipe):
     pipe = make_pipe()
     with trace(pipe) as seen:
@@ -166,6 +207,7 @@ def test_what_cannot_be_traced_is_said(make_pipe):
         generate(pipe, ["a cat"], [0])
     for wrong, message in (
         ({"words": "dog"}, "'dog' do not occur"),
+        ({"words": 2}, "no word 2 in this trace: there are 0, 1"),
         ({"words": "cat", "image": 1}, "no image 1 in this trace: there are 0"),
         ({"words": "cat", "steps": [9]}, "no step 9"),
         ({"words": "cat", "steps": []}, "at least one"),

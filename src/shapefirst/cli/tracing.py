@@ -73,8 +73,8 @@ def trace_words(
     jobs, policies = make_jobs([prompt], 1, seed), {"": TextSchedule.always()}
     with terminal.progress(f"Sampling with {model}", total=1) as report, trace(pipe, size=size) as seen:
         (drawn,) = sample(pipe, jobs, policies, Sampling(scale, steps), on_progress=report)[""]
-    different = list({folded(one): one for one in reversed(word or seen.words())}.values())[::-1]
-    files, sheet = write_overlays(seen, drawn.image, different, out)
+    asked = list({folded(one): one for one in reversed(word or ())}.values())[::-1]
+    files, sheet = write_overlays(seen, drawn.image, asked or range(len(seen.words())), out)
     for file in files:
         terminal.line(str(file))
     terminal.line(f"Sheet: {sheet}")

@@ -1,4 +1,4 @@
-"""A map over the picture that it belongs to."""
+"""A map over the picture that it belongs to: as heat, or with the border of its shape."""
 
 from __future__ import annotations
 
@@ -10,10 +10,41 @@ from PIL import Image, ImageFilter
 from shapefirst.measure.rgb import to_rgb
 from shapefirst.measure.shapes import Mask, binarise, resize
 
-__all__ = ["overlay"]
+__all__ = ["heat", "overlay"]
 
 LEAST_WIDTH: Final = 192  # pixels
 _HEAT, _EDGE = np.array((213, 94, 0)) / 255, np.array((0, 114, 178)) / 255  # of Okabe and Ito's colours
+#: Viridis at equal distances, from dark violet over green to yellow, of ever greater lightness.
+_VIRIDIS: Final = (
+    0x440154,
+    0x482475,
+    0x414487,
+    0x355F8D,
+    0x2A788E,
+    0x21918C,
+    0x22A884,
+    0x44BF70,
+    0x7AD151,
+    0xBDDF26,
+    0xFDE725,
+)
+_COVER: Final = 0.6  # of the picture, which shines through
+
+
+def heat(image: Image.Image, values: np.ndarray) -> Image.Image:
+    """A map over a picture: viridis from its least to its greatest value, over the picture in grey.
+
+    Args:
+        image: Any size; small ones are enlarged.
+        values: (h, w), a map.
+    """
+    grey, v = _grey(image), np.asarray(values, np.float32)
+    span = float(np.ptp(v))
+    scaled = resize((v - v.min()) / span if span else np.zeros_like(v), grey.shape).clip(0, 1)
+    colours = np.array([[one >> shift & 255 for shift in (16, 8, 0)] for one in _VIRIDIS], np.float32) / 255
+    at = np.linspace(0, 1, len(colours))
+    drawn = np.stack([np.interp(scaled, at, channel) for channel in colours.T], -1)
+    return Image.fromarray(np.round(255 * ((1 - _COVER) * grey[..., None] + _COVER * drawn)).astype(np.uint8))
 
 
 def overlay(image: Image.Image, values: np.ndarray) -> Image.Image:
@@ -24,15 +55,20 @@ def overlay(image: Image.Image, values: np.ndarray) -> Image.Image:
         image: Any size; small ones are enlarged.
         values: (h, w), a map, or a mask to show by itself.
     """
-    width = max(LEAST_WIDTH, image.width)
-    height = max(1, round(image.height * width / image.width))
-    grey = np.asarray(to_rgb(image).convert("L").resize((width, height), Image.Resampling.LANCZOS), np.float32) / 255
+    grey = _grey(image)
     v = np.asarray(values, np.float32)
     span = float(np.ptp(v))
-    heat = 0.8 * resize((v - v.min()) / span if span else np.zeros_like(v), (height, width))[..., None]
+    heat = 0.8 * resize((v - v.min()) / span if span else np.zeros_like(v), grey.shape)[..., None]
     drawn = (1 - 0.6 * (1 - grey[..., None])) * (1 - heat) + heat * _HEAT
-    drawn[_border(binarise(v), (height, width))] = _EDGE
+    drawn[_border(binarise(v), grey.shape)] = _EDGE
     return Image.fromarray(np.round(255 * drawn.clip(0, 1)).astype(np.uint8))
+
+
+def _grey(image: Image.Image) -> np.ndarray:
+    """(H, W) in [0, 1], the picture's lightness, large enough to be seen."""
+    width = max(LEAST_WIDTH, image.width)
+    height = max(1, round(image.height * width / image.width))
+    return np.asarray(to_rgb(image).convert("L").resize((width, height), Image.Resampling.LANCZOS), np.float32) / 255
 
 
 def _border(mask: Mask, size: tuple[int, int]) -> Mask:

@@ -20,7 +20,7 @@ from PIL import Image
 
 from shapefirst.attention.editing import texts_of
 from shapefirst.attention.hook import AttentionHook, DenoiserCall, Recording, resized, within
-from shapefirst.drawing.overlays import overlay
+from shapefirst.drawing.overlays import heat
 from shapefirst.errors import ShapefirstError, said
 from shapefirst.families.layout import denoiser_of
 from shapefirst.guidance.hook import Reentrant
@@ -47,8 +47,8 @@ class HeatMap:
     values: np.ndarray
 
     def overlay(self, image: Image.Image) -> Image.Image:
-        """The map over the picture: orange from its least to its greatest value, the border of its shape blue."""
-        return overlay(image, self.values)
+        """The map over the picture in grey: from dark violet, its least value, over green to yellow, its greatest."""
+        return heat(image, self.values)
 
 
 class Trace(Recording):
@@ -110,7 +110,7 @@ class Trace(Recording):
     @guarded
     def heat_map(
         self,
-        words: str,
+        words: str | Number,
         *,
         image: Number = 0,
         steps: Collection[Number] | None = None,
@@ -120,7 +120,8 @@ class Trace(Recording):
         """Where an image attends to one or more words, the mean over steps, layers and heads.
 
         Args:
-            words: "mushroom", "red mushroom", or a special token, "[SOS]", "[SEM]" (all words) or "[EOS]". What is
+            words: "mushroom", "red mushroom", or a special token, "[SOS]", "[SEM]" (all words) or "[EOS]". Of what
+                occurs more than once it is the first; a number is the place of any word in `words()`, from 0. What is
                 several tokens, or stands in two text encoders, is added up.
             image: Which one of the batch, from 0.
             steps: These steps only.
@@ -132,7 +133,10 @@ class Trace(Recording):
                 layer or head.
         """
         reading = self._reading(image)
-        places = [self._kept.index(place) for place in reading.places(words)]
+        if not isinstance(words, str):
+            self._checked(words, range(len(reading.words)), "word")
+        found = reading.places(words) if isinstance(words, str) else reading.word_places(words)
+        places = [self._kept.index(place) for place in found]
         if not places:
             raise ShapefirstError(f"{said(words)} is cut off from the prompt {said(reading.prompt)}.")
         if heads is not None and not self._by_head:
@@ -156,7 +160,7 @@ class Trace(Recording):
         same = [
             one if one.shape == largest else enlarged(one[None, None], largest, mode="bilinear")[0, 0] for one in maps
         ]
-        return HeatMap(words, torch.stack(same).mean(0).numpy())
+        return HeatMap(words if isinstance(words, str) else reading.words[words], torch.stack(same).mean(0).numpy())
 
     def _reading(self, image: int) -> Reading:
         if not self._readings:

@@ -18,7 +18,7 @@ __all__ = ["write_overlays"]
 PARTS: Final = 4  # of a run, side by side
 
 
-def write_overlays(seen: Trace, image: Image.Image, words: Sequence[str], out: Path) -> tuple[list[Path], Path]:
+def write_overlays(seen: Trace, image: Image.Image, words: Sequence[str | int], out: Path) -> tuple[list[Path], Path]:
     """Writes the picture, an overlay for each word, and the sheet.
 
     Args:
@@ -38,21 +38,23 @@ def write_overlays(seen: Trace, image: Image.Image, words: Sequence[str], out: P
     parts = _parts(seen.steps)
     rows = [[seen.heat_map(word), *(seen.heat_map(word, steps=part) for part in parts)] for word in words]
     overlays = [[one.overlay(image) for one in row] for row in rows]
+    spelled = [whole.words for whole, *_ in rows]
     names, stem = Names(), slug(prompt)
     files = [out / f"{names.unique(stem)}.png"]
     save_png(image, files[0])
-    for word, (whole, *_) in zip(words, overlays, strict=True):
+    for word, (whole, *_) in zip(spelled, overlays, strict=True):
         files.append(out / f"{names.unique(f'{stem}-{slug(word)}')}.png")
         save_png(whole, files[-1])
+    shares = [[f"{one.words}: {one.values.mean():.1%} of attention" for one in row] for row in rows]
     sheet = contact_sheet(
         [
-            [Cell(picture, f"{one.values.mean():.1%} of the attention") for picture, one in zip(*row, strict=True)]
-            for row in zip(overlays, rows, strict=True)
+            [Cell(image, "the picture"), *(Cell(picture, share) for picture, share in zip(*row, strict=True))]
+            for row in zip(overlays, shares, strict=True)
         ],
-        title=f"{prompt}\nWhere the denoiser looks at each word. Orange from the least to the greatest attention of "
-        "each map, mean over heads and layers; blue: the border of its shape (Otsu's threshold).",
-        column_titles=["all steps", *(_spelled(part) for part in parts)],
-        row_titles=list(words),
+        title=f"{prompt}\nWhere the denoiser looks at each word, over the picture in grey: dark violet is the least "
+        "attention of a map, green more, yellow the most. Mean over heads and layers.",
+        column_titles=["", "all steps", *(_spelled(part) for part in parts)],
+        row_titles=spelled,
         row_title_width=120,
     )
     place = out / f"{names.unique(f'{stem}-sheet')}.png"

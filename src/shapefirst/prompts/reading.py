@@ -59,8 +59,25 @@ class Reading:
     @cached_property
     def words(self) -> tuple[str, ...]:
         """Its words, in order, as spelled in the prompt; those that are cut off are left out."""
-        tokenizer, text, _, length = self._parts[0]
-        return tuple(word for word, places in word_positions(tokenizer, text, length) if places)
+        return tuple(word for word, places in self._words[0] if places)
+
+    def word_places(self, n: int) -> tuple[int, ...]:
+        """The positions of the n-th of `words`, which may be there more than once, in order."""
+        whole = [at for at, (_, places) in enumerate(self._words[0]) if places][n]
+        return tuple(
+            sorted({place for words in self._words for _, places in words[whole : whole + 1] for place in places})
+        )
+
+    @cached_property
+    def _words(self) -> list[list[tuple[str, tuple[int, ...]]]]:
+        """Of each tokenizer the words with their positions."""
+        return [
+            [
+                (word, tuple(first + place for place in places))
+                for word, places in word_positions(tokenizer, text, length)
+            ]
+            for tokenizer, text, first, length in self._parts
+        ]
 
     def places(self, *names: str) -> tuple[int, ...]:
         """The positions of all that is named, in order.
