@@ -247,16 +247,3 @@ def test_what_cannot_be_is_refused():
         TextSchedule(solver=KARRAS)
     with pytest.raises(UnsupportedPipelineError, match="brings a solver of its own"):
         check_solver(SimpleNamespace())
-
-
-# --- budgets ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("budget", "steps", "warned"), [(0.5, 20, True), (0.6, 20, False), (0.5, 40, False)])
-def test_a_budget_that_fewer_steps_do_better_says_so(make_pipe, recwarn, budget, steps, warned):
-    pipe = make_pipe()
-    with guide(pipe, budget=budget):
-        pipe(PROMPTS[:1], num_inference_steps=steps, output_type="latent")
-    said = [str(one.message) for one in recwarn if "A budget of" in str(one.message)]
-    assert said == [text for text in said if f"give num_inference_steps={round(budget * steps)} instead" in text]
-    assert bool(said) is warned

@@ -75,7 +75,7 @@ def test_the_wheel_runs_where_there_is_no_repository(built, tmp_path):
     made = run(*env, *command, "generate", "a red mushroom", "--steps", 2, "--out", "images", "--json", cwd=tmp_path)
     (row,) = json.loads(made)["rows"]
     assert (tmp_path / row["file"]).is_file()
-    assert row["denoiser evaluations"] == 4
+    assert row["denoiser_evaluations"] == 4
 
 
 def test_the_change_log_and_the_citation_are_of_this_version():

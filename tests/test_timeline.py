@@ -81,7 +81,7 @@ def check_steps(pipe: Any, num_steps: int, **options: Any) -> None:
     half = int(0.5 * num_steps + 0.5)
     assert evaluations.rows == calls + sum(naive.step_of_call(pipe.scheduler, i) < half for i in range(calls))
     with (
-        pytest.raises(ShapefirstError, match=f"guides step {num_steps}, .* generation of {num_steps} is"),
+        pytest.raises(ShapefirstError, match=f"the first {num_steps + 1} steps, but this generation has {num_steps}:"),
         text_until(pipe, num_steps + 1),
     ):
         call()

@@ -106,7 +106,7 @@ def test_what_decides_while_sampling_takes_at_most_what_is_told(make_pipe, tol):
 def test_it_refuses_what_does_not_fit(make_pipe):
     pipe = make_pipe()
     prompts = encode(pipe, PROMPTS)
-    with pytest.raises(ShapefirstError, match="guides step"):
+    with pytest.raises(ShapefirstError, match="guides the first"):
         denoise_together(pipe, prompts, [TextSchedule.until(7)], num_inference_steps=N)
     with guide(pipe, TextSchedule.until(2)), pytest.raises(ShapefirstError, match="outside of guide"):
         denoise_together(pipe, prompts, SCHEDULES, num_inference_steps=N)
