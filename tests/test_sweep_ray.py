@@ -33,6 +33,8 @@ pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ne
 @pytest.fixture(scope="module")
 def cluster():
     """Two nodes of one core each, of which a test may take the second away."""
+    # Ray's workers give way to all else: beside other tests, which are never idle, they came to nothing for minutes.
+    os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 (spelled so)
     found = cluster_utils.Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     second = found.add_node(num_cpus=1)
     found.wait_for_nodes()
