@@ -67,10 +67,10 @@ def _page(models: Mapping[str, Mapping[str, Stored]], pictures: Path) -> Iterato
     yield _HEAD
     for model, studies in models.items():
         yield f"**{_text(model)}**: {_setting(list(studies.values()))}\n"
-    rows = list(compared(list(models.values())))
+    rows = list(compared(studies.values() for studies in models.values()))
     together = len(models) > 1
     if together:
-        times = {word: sum(row.together == word for row in rows) for word in ("agree", "differ")}
+        times = Counter(row.together for row in rows)
         yield f"Of {len(rows)} claims they agree in {times['agree']}, differ in {times['differ']}; the rest is open.\n"
     yield _row("study", "claim", *models, *["together"] * together)
     yield "|" + "---|" * (2 + len(models) + together)

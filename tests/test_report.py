@@ -306,7 +306,7 @@ def test_models_stand_side_by_side(tmp_path):
 
 
 def compared_in(folder):
-    return compared([{one.name: one for one in stored} for stored in load_models(folder).values()])
+    return compared(load_models(folder).values())
 
 
 def test_a_folder_of_models_has_at_least_two_and_none_twice(tmp_path):

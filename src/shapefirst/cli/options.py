@@ -33,6 +33,7 @@ __all__ = [
     "unpacked",
 ]
 
+_MODEL: Final = "A name of `shapefirst models`, a hub id, a folder, a .safetensors checkpoint"
 _NUMBER: Final = re.compile(r"-?\d{1,18}")
 
 
@@ -56,7 +57,7 @@ Model: TypeAlias = Annotated[
     str,
     typer.Option(
         metavar="NAME",
-        help="A name of `shapefirst models`, a hub id, a folder, a .safetensors checkpoint.",
+        help=f"{_MODEL}.",
         autocompletion=_models,
     ),
 ]
@@ -65,7 +66,7 @@ Models: TypeAlias = Annotated[
     typer.Option(
         "--model",
         metavar="NAME",
-        help="A name of `shapefirst models`, a hub id, a folder, a .safetensors checkpoint; several in turn.",
+        help=f"{_MODEL}; several in turn.",
         show_default="pocket",
         autocompletion=_models,
     ),

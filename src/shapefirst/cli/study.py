@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -111,17 +112,22 @@ def _study(context: typer.Context, asked: StudyOptions, studies: Sequence[Study]
 
 def _side_by_side(out: Path) -> Path:
     """The page of all models, and in the terminal how often they agree."""
+    from shapefirst.files import save_text
     from shapefirst.findings.comparison import compared, load_models
-    from shapefirst.report import write_report
+    from shapefirst.report import PAGE, render_models
 
-    page = write_report(out)
-    rows = list(compared([{one.name: one for one in stored} for stored in load_models(out).values()]))
+    models = load_models(out)
+    rows = list(compared(models.values()))
     for row in rows:
         if row.together == "differ":
             terminal.remark(f"the models differ: {row.study.name}, {row.statement}")
-    agree, differ, undecided = (sum(row.together == word for row in rows) for word in ("agree", "differ", "open"))
-    terminal.remark(f"of {len(rows)} claims the models agree in {agree}, differ in {differ}; open: {undecided}")
-    return page
+    count = Counter(row.together for row in rows)
+    terminal.remark(
+        f"of {len(rows)} claims the models agree in {count['agree']}, differ in {count['differ']}; "
+        f"open: {count['open']}"
+    )
+    save_text(render_models(models), out / PAGE)
+    return out / PAGE
 
 
 def report(

@@ -38,9 +38,8 @@ def heat(image: Image.Image, values: np.ndarray) -> Image.Image:
         image: Any size; small ones are enlarged.
         values: (h, w), a map.
     """
-    grey, v = _grey(image), np.asarray(values, np.float32)
-    span = float(np.ptp(v))
-    scaled = resize((v - v.min()) / span if span else np.zeros_like(v), grey.shape).clip(0, 1)
+    grey = _grey(image)
+    scaled = _scaled(values, grey).clip(0, 1)
     colours = np.array([[one >> shift & 255 for shift in (16, 8, 0)] for one in _VIRIDIS], np.float32) / 255
     at = np.linspace(0, 1, len(colours))
     drawn = np.stack([np.interp(scaled, at, channel) for channel in colours.T], -1)
@@ -56,12 +55,17 @@ def overlay(image: Image.Image, values: np.ndarray) -> Image.Image:
         values: (h, w), a map, or a mask to show by itself.
     """
     grey = _grey(image)
+    heat = 0.8 * _scaled(values, grey)[..., None]
+    drawn = (1 - 0.6 * (1 - grey[..., None])) * (1 - heat) + heat * _HEAT
+    drawn[_border(binarise(np.asarray(values, np.float32)), grey.shape)] = _EDGE
+    return Image.fromarray(np.round(255 * drawn.clip(0, 1)).astype(np.uint8))
+
+
+def _scaled(values: np.ndarray, like: np.ndarray) -> np.ndarray:
+    """(H, W), a map as large as a picture: 0 at its least value, 1 at its greatest; resizing may overshoot."""
     v = np.asarray(values, np.float32)
     span = float(np.ptp(v))
-    heat = 0.8 * resize((v - v.min()) / span if span else np.zeros_like(v), grey.shape)[..., None]
-    drawn = (1 - 0.6 * (1 - grey[..., None])) * (1 - heat) + heat * _HEAT
-    drawn[_border(binarise(v), grey.shape)] = _EDGE
-    return Image.fromarray(np.round(255 * drawn.clip(0, 1)).astype(np.uint8))
+    return resize((v - v.min()) / span if span else np.zeros_like(v), like.shape)
 
 
 def _grey(image: Image.Image) -> np.ndarray:

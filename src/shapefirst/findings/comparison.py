@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
@@ -48,12 +48,13 @@ class Compared:
         return "agree" if set(verdicts) == decided else "open"
 
 
-def compared(models: Sequence[Mapping[str, Stored]]) -> Iterator[Compared]:
+def compared(found: Iterable[Iterable[Stored]]) -> Iterator[Compared]:
     """Claim by claim, in the order of the studies.
 
     Args:
-        models: Of each model, a study's name -> what it found.
+        found: Of each model, what its studies found.
     """
+    models = [{one.name: one for one in stored} for stored in found]
     names = {name for model in models for name in model}
     for name in [*(name for name in STUDIES if name in names), *sorted(names.difference(STUDIES))]:
         of_models = [model.get(name) for model in models]

@@ -70,7 +70,7 @@ def render_models(models: Mapping[str, Sequence[Stored]]) -> str:
     """
     if len(models) < 2 or not all(models.values()):
         raise ShapefirstError("Two models or more make a comparison: run the studies with --model A --model B.")
-    rows = list(compared([{one.name: one for one in stored} for stored in models.values()]))
+    rows = list(compared(models.values()))
     return fill(
         "report/models.html",
         title=f"How text steers the picture, measured on {' and '.join(s[0].setting.model for s in models.values())}",
@@ -79,7 +79,7 @@ def render_models(models: Mapping[str, Sequence[Stored]]) -> str:
             for folder, stored in models.items()
         ],
         rows=rows,
-        count={word: Counter(row.together for row in rows)[word] for word in ("agree", "differ", "open")},
+        count=Counter(row.together for row in rows),
         studies=list({row.study.name: row.study for row in rows}.values()),
         size_of=_size_of,
     )
