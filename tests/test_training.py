@@ -178,7 +178,7 @@ def test_finished_weights_can_be_trained_further(tmp_path):
     from shapefirst.training import denoiser
 
     weights, out = tmp_path / "weights", tmp_path / "out"
-    for part in ("clip", "vae"):
+    for part in ("clip", "vae", "judge"):
         (weights / part).mkdir(parents=True)
         (weights / part / "config.json").write_text("{}")
         save_file({"x": torch.zeros(1)}, weights / part / "model.safetensors")
@@ -193,7 +193,8 @@ def test_finished_weights_can_be_trained_further(tmp_path):
 
     # A learning rate of zero leaves the start as it was.
     captions = denoiser.Captions(torch.randn(2, 77, 192).half(), None, torch.tensor([1, 1, 1, 1]))
-    inputs = denoiser.build_unet, torch.randn(4, 4, 16, 16), captions
+    labels = torch.zeros(4, 4, dtype=torch.long)
+    inputs = denoiser.build_unet, torch.randn(4, 4, 16, 16), captions, labels
     recipe = Recipe(steps=1, batch=2, learning_rate=0.0)
     again = denoiser.train_denoiser(*inputs, recipe, run_in(out), start_from=out / training.START)
     assert isinstance(again, UNet2DConditionModel)
@@ -263,3 +264,18 @@ def test_a_killed_command_ends_its_stage_and_what_that_has_started(tmp_path):
     began = time.monotonic()
     assert command.stdout.read() == b""  # once nobody is left who could write
     assert time.monotonic() - began < 10
+
+
+def test_heads_learn_as_much_faster_as_they_are_told_to(tmp_path):
+    torch.manual_seed(0)
+    model = torch.nn.ModuleDict({"body": torch.nn.Linear(3, 1), "heads": torch.nn.Linear(3, 1)})
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+
+    def loss(_: int, g: torch.Generator) -> dict[str, torch.Tensor]:
+        x = torch.ones(4, 3)
+        return {"loss": (model["body"](x) + model["heads"](x)).mean()}
+
+    recipe = Recipe(steps=1, batch=4, learning_rate=1e-3, weight_decay=0.0)
+    after = fit("toy", model, loss, recipe, run_in(tmp_path), faster={"heads": 5.0})
+    moved = {name: (after[name] - before[name]).abs().mean().item() for name in before}
+    assert moved["heads.weight"] == pytest.approx(5 * moved["body.weight"], rel=1e-3)

@@ -86,7 +86,7 @@ SamplerOrOwn: TypeAlias = Annotated[
         "--sampler",
         metavar="NAME",
         help=f"own, the scheduler that the model came with, {', '.join(SAMPLERS)}.",
-        show_default="own; with a tuned policy its own",
+        show_default="own, or that of a tuned policy",
         autocompletion=_samplers,
     ),
 ]

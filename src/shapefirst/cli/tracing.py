@@ -9,8 +9,8 @@ import typer
 
 from shapefirst.checks import check_number, check_prompt, check_seed
 from shapefirst.cli import terminal
-from shapefirst.cli.loading import load_quietly, obtained, warn_of_cuts
-from shapefirst.cli.options import Device, Dtype, GuidanceScale, Model, Sampler
+from shapefirst.cli.loading import load_quietly, warn_of_cuts
+from shapefirst.cli.options import Device, Dtype, GuidanceScale, Model, SamplerOrOwn
 from shapefirst.cli.options_generate import DEFAULT_STEPS
 from shapefirst.errors import ShapefirstError, said
 from shapefirst.prompts.reading import SPECIAL
@@ -31,7 +31,7 @@ def trace_words(
     ] = None,
     model: Model = "pocket",
     steps: Annotated[int, typer.Option(metavar="N", help="Denoising steps.")] = DEFAULT_STEPS,
-    sampler: Sampler = None,
+    sampler: SamplerOrOwn = None,
     guidance_scale: GuidanceScale = None,
     seed: Annotated[int, typer.Option(help="Seed of the image.")] = 0,
     size: Annotated[int, typer.Option(metavar="PIXELS", help="Longer side of the maps, at most the layers' own.")] = 64,
@@ -49,12 +49,12 @@ def trace_words(
       shapefirst trace "a red mushroom" --word mushroom --word "[EOS]" --model sd15 --out out/mushroom
     """
     from shapefirst.files import check_writable
-    from shapefirst.models import default_guidance_scale, sampler_info, usual_sampler
+    from shapefirst.models.catalogue import OWN_SAMPLER, default_guidance_scale, sampler_info
 
     check_prompt(prompt, "The prompt")
     check_number(steps, "steps", "--steps")
     check_seed(seed)
-    if sampler is not None:
+    if sampler not in (None, OWN_SAMPLER):
         sampler_info(sampler)
     scale = default_guidance_scale(model) if guidance_scale is None else guidance_scale
     check_number(scale, "guidance scale", "The guidance scale")
@@ -68,7 +68,7 @@ def trace_words(
         from shapefirst.images.jobs import generate as sample
         from shapefirst.images.overlays import write_overlays
         from shapefirst.policies.schedule import TextSchedule
-    pipe = load_quietly(model, sampler or usual_sampler(obtained(model, dtype, device)), device, dtype)
+    pipe = load_quietly(model, sampler or OWN_SAMPLER, device, dtype)
     warn_of_cuts(pipe, [prompt])
     jobs, policies = make_jobs([prompt], 1, seed), {"": TextSchedule.always()}
     with terminal.progress(f"Sampling with {model}", total=1) as report, trace(pipe, size=size) as seen:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from shapefirst.world.renders import Renders
 
 WIDTHS = (32, 64, 128, 160)
+#: Classes of the four questions: noun and attribute of the first object, of the second or none.
+SIZES = (len(NOUNS), len(ATTRIBUTES), len(NOUNS) + 1, len(ATTRIBUTES) + 1)
 BATCH = 128
 
 
@@ -48,13 +50,12 @@ class Judge(nn.Module):
             layers += [nn.Conv2d(width, width, 3, 1, 1), nn.GroupNorm(8, width), nn.SiLU()]
             before = width
         self.body = nn.Sequential(*layers, nn.Flatten(), nn.Linear(before * 16, 256), nn.SiLU())
-        self.sizes = (len(NOUNS), len(ATTRIBUTES), len(NOUNS) + 1, len(ATTRIBUTES) + 1)
-        self.head = nn.Linear(256, sum(self.sizes))
+        self.head = nn.Linear(256, sum(SIZES))
 
     def forward(self, images: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
         """Logits of (noun, attribute, second noun or none, second attribute or none), and features (b, 256)."""
         features = self.body(images)
-        return self.head(features).split(self.sizes, dim=-1), features
+        return self.head(features).split(SIZES, dim=-1), features
 
     @torch.no_grad()
     def see(self, images: Sequence[Image.Image]) -> Iterator[tuple[tuple[Tensor, ...], Tensor]]:

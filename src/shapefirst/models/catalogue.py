@@ -22,6 +22,7 @@ __all__ = [
     "OWN_SAMPLER",
     "POCKET",
     "SAMPLERS",
+    "WEIGHTS",
     "ModelInfo",
     "SamplerInfo",
     "default_guidance_scale",
@@ -36,8 +37,10 @@ __all__ = [
     "with_sampler",
 ]
 
-#: Where the embedded model's weights lie.
-POCKET: Final = Path(__file__).parent / "weights" / "pocket"
+#: Where the weights of the embedded models lie, each in a folder of its name.
+WEIGHTS: Final = Path(__file__).parent / "weights"
+#: The folder of the first of them, with the judge and the CLIP that look at the pictures of all.
+POCKET: Final = WEIGHTS / "pocket"
 #: Beside the weights of a model that was trained on noise that is not white (`training.noise`).
 NOISE_FILTER: Final = "noise_filter.safetensors"
 _PAPERS_SCALE: Final = 7.5  # Yi et al. 2024, for models that `MODELS` does not name
@@ -173,15 +176,17 @@ OWN_SAMPLER: Final = "own"
 
 @guarded
 def is_pocket(name: str) -> bool:
-    """Whether this is the embedded model, or a folder that `train-pocket` made: the judge of its world lies in it."""
-    place = None if name in MODELS else on_disk(name)
-    return name == "pocket" or (place is not None and (place / "judge" / "config.json").is_file())
+    """Whether this is an embedded model, or a folder that `train-pocket` made: the judge of its world lies in it."""
+    if name in MODELS:
+        return MODELS[name].source is None
+    place = on_disk(name)
+    return place is not None and (place / "judge" / "config.json").is_file()
 
 
 @guarded
 def default_guidance_scale(name: str) -> float:
     """The w that suits a model: its own if `MODELS` names it, else the paper's."""
-    if is_pocket(name):
+    if name not in MODELS and is_pocket(name):
         name = "pocket"
     return MODELS[name].guidance_scale if name in MODELS else _PAPERS_SCALE
 

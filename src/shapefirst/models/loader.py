@@ -16,7 +16,7 @@ from shapefirst.models.catalogue import (
     MODELS,
     NOISE_FILTER,
     OWN_SAMPLER,
-    POCKET,
+    WEIGHTS,
     default_sampler,
     is_pocket,
     make_sampler,
@@ -156,8 +156,8 @@ def find(name: str, dtype: str = "float32") -> Path:
         return folder
     if name in MODELS and MODELS[name].source is None:
         raise ModelError(
-            f"The weights of {name} are missing from {POCKET}: reinstall shapefirst, or train them with "
-            f"`shapefirst train-pocket --out {POCKET}`."
+            f"The weights of {name} are missing from {WEIGHTS / name}: reinstall shapefirst, or put there what "
+            f"`shapefirst train-pocket --model {name} --out DIR` leaves in DIR/weights."
         )
     repository = _hub_id(name)
     return download(repository, name, partial(_files_for, repository, name, dtype), first=_INDEX)
@@ -171,7 +171,7 @@ def locate(name: str) -> Path | None:
         ModelError: `name` is neither a known name nor a hub id nor something on this disk.
     """
     if name in MODELS and MODELS[name].source is None:
-        return POCKET if (POCKET / "model_index.json").is_file() else None
+        return WEIGHTS / name if (WEIGHTS / name / _INDEX).is_file() else None
     place = None if name in MODELS else on_disk(name)
     return place or cached(_hub_id(name), _is_complete)
 

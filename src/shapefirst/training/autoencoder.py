@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL
+from rich.progress import track
 from torch import Tensor
 
 from shapefirst.training.loop import Recipe, TrainingRun, fit, mixed_precision
@@ -90,6 +91,6 @@ def standardise(model: AutoencoderKL, renders: Renders) -> None:
 @torch.no_grad()
 def encode_all(model: AutoencoderKL, renders: Renders) -> Tensor:
     """(n, 4, 16, 16) latents of every render (the posterior's mean), float16."""
-    parts = torch.arange(len(renders)).split(128)
+    parts = track(torch.arange(len(renders)).split(128), "latents")
     device = next(model.parameters()).device
     return torch.cat([model.encode(renders.batch(i, device)).latent_dist.mean.half().cpu() for i in parts])

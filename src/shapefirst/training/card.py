@@ -96,7 +96,7 @@ def write(parts: Path, weights: Path, model: str, preset_name: str, seed: int) -
     preset, curriculum = PRESETS[preset_name], CURRICULA[model]
     recipes = curriculum.recipes(preset)
     scale = MODELS["pocket"].guidance_scale
-    logs = {stage: _log(parts / f"{stage}.jsonl") for stage in recipes}
+    logs = {stage: _log(file) for stage in recipes if (file := parts / f"{stage}.jsonl").exists()}
     loss_curves(logs, weights / "losses.png")
     figures = quality.measure_model(
         weights, count=preset.card_images, others=max(2, preset.card_images // 4), guidance_scale=scale
@@ -125,7 +125,9 @@ def write(parts: Path, weights: Path, model: str, preset_name: str, seed: int) -
         stages="\n".join(
             f"| {stage} | {log[-1]['step']:,} | {recipes[stage].batch} | {recipes[stage].learning_rate:g} "
             f"| {log[-1]['seconds'] / 60:.0f} | {log[-1]['loss']:.4f} |"
-            for stage, log in logs.items()
+            if (log := logs.get(stage))
+            else f"| {stage} | kept from the weights that this began with | | | | |"
+            for stage in recipes
         ),
         figures="\n".join(table_rows(figures)),
         remarks="".join(f" {line}" for line in _remarks(parts)),
@@ -162,8 +164,9 @@ def loss_curves(logs: dict[str, list[dict[str, Any]]], path: Path) -> None:
     import matplotlib.pyplot as plt
     import numpy as np
 
-    figure, axes = plt.subplots(1, len(logs), figsize=(3.2 * len(logs), 2.6), layout="constrained")
-    for axis, (stage, log) in zip(axes, logs.items(), strict=True):
+    panels = {"figsize": (3.2 * len(logs), 2.6), "layout": "constrained", "squeeze": False}
+    figure, axes = plt.subplots(1, len(logs), **panels)
+    for axis, (stage, log) in zip(axes[0], logs.items(), strict=True):
         steps, loss = np.array([r["step"] for r in log]), np.array([r["loss"] for r in log])
         axis.semilogy(steps, loss, color="0.8", linewidth=0.8)
         window = min(20, len(loss))

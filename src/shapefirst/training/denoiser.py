@@ -1,8 +1,9 @@
 """Stage: the denoiser eps(t, x_t, C), a U-Net or a transformer that reads the prompt by cross-attention.
 
 Epsilon prediction under Stable Diffusion's scaled-linear betas. The loss is weighted by min(snr, 5) / snr (Hang et al.
-2023) and the timesteps of a batch are stratified; the prompt is empty in one step out of ten, for classifier-free
-guidance.
+2023), and never by less than 0.2 / snr, as it is under much noise that the prompt decides what stands where; the
+timesteps of a batch are stratified; the prompt is empty in one step out of ten, for classifier-free guidance. What the
+picture shows is asked of features within the network, too (`training.questions`).
 """
 
 from __future__ import annotations
@@ -18,11 +19,17 @@ from diffusers.models.attention_processor import AttnProcessor
 from rich.progress import track
 from torch import Tensor, nn
 
+from shapefirst.training.judge import answered
 from shapefirst.training.loop import Recipe, TrainingRun, fit, generator_on, mixed_precision, part_of
 from shapefirst.training.noise import coloured
+from shapefirst.training.questions import Questioned
 
 EMPTY_PROMPT_SHARE = 0.1
-SNR_CAP = 5.0
+SNR_CAP, SNR_FLOOR = 5.0, 0.2
+#: What an answer of each head counts beside the error of the noise.
+QUESTION_WEIGHT = 0.015
+#: The heads begin from nothing where the network may go on from finished weights.
+HEADS_LEARN_FASTER = 5.0
 #: No caption of the world has more tokens, with what begins and ends it: what is masked beyond is not kept.
 LONGEST = 24
 
@@ -123,6 +130,7 @@ def train_denoiser(
     build: Callable[[int], Any],
     latents: Tensor,
     captions: Captions,
+    labels: Tensor,
     recipe: Recipe,
     run: TrainingRun,
     *,
@@ -133,6 +141,7 @@ def train_denoiser(
 
     Args:
         build: Width of the text's states -> untrained network.
+        labels: (n, 4) what each picture shows, as `world.renders.Renders` has it.
         start_from: A network of that kind to go on from.
         filter_of_noise: (4, 16, 16), by which the noise is coloured and the loss is whitened (`training.noise`);
             None for white noise.
@@ -150,10 +159,11 @@ def train_denoiser(
         model.set_attn_processor(AttnProcessor())
     abar = build_scheduler().alphas_cumprod.to(device)
     snr = abar / (1 - abar)
-    weight = snr.clamp(max=SNR_CAP) / snr
-    latents, states, rows = (x.to(device) for x in (latents, captions.states, captions.rows))
+    weight = snr.clamp(SNR_FLOOR, SNR_CAP) / snr
+    latents, states, rows, labels = (x.to(device) for x in (latents, captions.states, captions.rows, labels))
     masks = None if captions.masks is None else captions.masks.to(device)
     h = None if filter_of_noise is None else filter_of_noise.to(device)
+    questioned = Questioned(model).to(device)
 
     def loss(_: int, g: torch.Generator) -> dict[str, Tensor]:
         b, g = recipe.batch, generator_on(device, g)
@@ -166,10 +176,16 @@ def train_denoiser(
         x_t = a.sqrt() * latents[index].float() + (1 - a).sqrt() * coloured(white, h)
         with mixed_precision(device):
             predicted = predict(model, x_t, t, states[row].float(), None if masks is None else masks[row])
+            answers = [answered(logits, labels[index]) for logits in questioned.answers()]
         error = (coloured(predicted.float(), None if h is None else 1 / h) - white).square().mean((1, 2, 3))
-        return {"loss": (error * weight[t]).mean(), "mse": error.mean()}
+        asked = torch.stack([error for error, _ in answers]).sum()
+        of_noise = (error * weight[t]).mean()
+        right = torch.stack([right for _, right in answers]).mean()
+        return {"loss": of_noise + QUESTION_WEIGHT * asked, "noise": of_noise, "mse": error.mean(), "all_right": right}
 
-    model.load_state_dict(fit("denoiser", model, loss, recipe, run))
+    faster = {"heads": HEADS_LEARN_FASTER} if start_from is not None else {}
+    questioned.load_state_dict(fit("denoiser", questioned, loss, recipe, run, faster=faster))
+    questioned.withdraw()
     if device.type == "cpu":
         model.set_default_attn_processor()
     return model.cpu().eval()

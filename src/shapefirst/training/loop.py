@@ -14,7 +14,7 @@ import json
 import math
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,17 +98,31 @@ def learning_rate(recipe: Recipe, step: int) -> float:
 
 
 def fit(
-    stage: str, model: nn.Module, loss_function: LossFunction, recipe: Recipe, run: TrainingRun
+    stage: str,
+    model: nn.Module,
+    loss_function: LossFunction,
+    recipe: Recipe,
+    run: TrainingRun,
+    *,
+    faster: Mapping[str, float] | None = None,
 ) -> dict[str, Tensor]:
     """Train ``model`` in place for ``recipe.steps`` steps and return the averaged weights (the last ones without EMA).
 
     Resumes from ``run.folder/{stage}.checkpoint.safetensors`` where that exists, and appends one JSON line every 20
     steps to ``run.folder/{stage}.jsonl``.
+
+    Args:
+        faster: Child of ``model`` -> by how much its learning rate is above that of the recipe.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     names = [n for n, p in model.named_parameters() if p.requires_grad]
+    factors = [(faster or {}).get(name.partition(".")[0], 1.0) for name in names]
+    groups = [
+        {"params": [p for p, f in zip(parameters, factors, strict=True) if f == factor], "factor": factor}
+        for factor in dict.fromkeys(factors)
+    ]
     optimizer = torch.optim.AdamW(
-        parameters, recipe.learning_rate, betas=recipe.betas, weight_decay=recipe.weight_decay, foreach=True
+        groups, recipe.learning_rate, betas=recipe.betas, weight_decay=recipe.weight_decay, foreach=True
     )
     average = [p.detach().clone() for p in parameters]
     checkpoint, log = run.folder / f"{stage}.checkpoint.safetensors", run.folder / f"{stage}.jsonl"
@@ -126,7 +140,7 @@ def fit(
         for step in range(start, recipe.steps):
             rate = learning_rate(recipe, step)
             for group in optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = rate * group["factor"]
             values = loss_function(step, generator_for(run.seed, stage, step))
             values["loss"].backward()
             _average_gradients(parameters)

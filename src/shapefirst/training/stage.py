@@ -83,7 +83,7 @@ def _encode(run: TrainingRun, curriculum: Curriculum) -> None:
     )
     tokenizer = (T5Tokenizer if t5 else CLIPTokenizer).from_pretrained(out / ("t5" if t5 else "clip"))
     read = denoiser.encode_captions(world.captions, tokenizer, encoder.to(run.device), masked=t5)
-    kept = {"latents": latents.contiguous(), "states": read.states, "rows": read.rows}
+    kept = {"latents": latents.contiguous(), "states": read.states, "rows": read.rows, "labels": world.labels}
     save_file(kept | ({} if read.masks is None else {"masks": read.masks}), out / "encoded.part")
     (out / "encoded.part").rename(out / "encoded.safetensors")
 
@@ -97,6 +97,7 @@ def _denoiser(preset: Preset, run: TrainingRun, curriculum: Curriculum) -> None:
         denoiser.build_transformer if curriculum.reads_t5 else denoiser.build_unet,
         encoded["latents"],
         denoiser.Captions(encoded["states"], encoded.get("masks"), encoded["rows"]),
+        encoded["labels"],
         curriculum.recipes(preset)["denoiser"],
         run,
         start_from=start if start.exists() else None,

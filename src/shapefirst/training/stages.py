@@ -65,7 +65,8 @@ _KEPT = (("clip", "clip"), ("vae", "vae"), ("unet", START))
 _SCORES = (("clip", "sharp"), ("judge", "judge"))
 CURRICULA: Final = {
     "pocket": Curriculum(
-        ("render", "teacher", "text", "autoencoder", "encode", "denoiser", "vision", "judge", "export", "card"), _KEPT
+        ("render", "teacher", "text", "autoencoder", "encode", "denoiser", "vision", "judge", "export", "card"),
+        (*_KEPT, *_SCORES),
     ),
     "pocket-dit": Curriculum(
         ("render", "language", "encode", "denoiser", "export", "card"),
@@ -144,9 +145,9 @@ PRESETS = {
     ),
 }
 
-_LAST: Final = Recipe(steps=3000, batch=48, learning_rate=1.2e-4, ema=0.998, warmup=0.02)
-#: For 2 cores, to end a denoiser's training that a GPU began (--start-from): an hour or so, at a small learning rate.
-#: Single objects are learned by then; which attribute is whose is not.
+_LAST: Final = Recipe(steps=900, batch=96, learning_rate=3e-4, ema=0.995)
+#: For 2 cores, to train a finished denoiser further (--start-from): half an hour, mostly of pairs. Single objects are
+#: learned by then; which attribute is whose is not.
 PRESETS["finish"] = replace(PRESETS["cpu"], renders=64_000, denoiser=_LAST, transformer=_LAST, pairs=0.85)
 
 #: What each stage leaves in the folder: that it lies there shows that the stage is done.
@@ -197,8 +198,8 @@ def train_model(
 ) -> None:
     """Run ``stages`` (default: all of the model's, in order) into the folder ``out``.
 
-    ``start_from`` is a folder of finished weights, such as the package's own: its text encoder and autoencoder are
-    kept, and its denoiser is trained further instead of a new one.
+    ``start_from`` is a folder of finished weights, such as the package's own: its text encoder, its autoencoder and
+    what scores pictures are kept, and its denoiser is trained further instead of a new one.
 
     Each stage is a process of its own, so that it starts with clean memory and the allocator's settings.
 
@@ -220,7 +221,7 @@ def train_model(
     adopt(parts, out)
     out.mkdir(parents=True, exist_ok=True)
     for stage in stages or curriculum.stages:
-        launcher, environment = [sys.executable, "-m"], {**os.environ, **ALLOCATOR}
+        launcher, environment = [sys.executable, "-m"], {**os.environ, **ALLOCATOR, "TRANSFORMERS_VERBOSITY": "error"}
         if stage == "denoiser" and not torch.cuda.is_available():
             launcher += ["torch.distributed.run", "--standalone", f"--nproc-per-node={min(_cores(), MOST)}", "-m"]
             environment["OMP_NUM_THREADS"] = "1"
