@@ -152,9 +152,8 @@ def costs(shards: Shards, paces: Mapping[tuple[str, str], Pace], *, disk_of: Kee
     total = sum(cost.images for cost in found)
     megabytes = disk_bytes(shards, inception=inception, keep_images=disk_of) / 1e6
     room = f"{megabytes:,.0f} MB" if megabytes < 1000 else f"{megabytes / 1000:,.1f} GB"
-    lines = [
-        f"{len(shards.prompts):,} prompts, {len(shards):,} shard{'s' * (len(shards) != 1)}, {total:,} images, about {room} on the disk"
-    ]
+    count = f"{len(shards):,} shard{'s' * (len(shards) != 1)}"
+    lines = [f"{len(shards.prompts):,} prompts, {count}, {total:,} images, about {room} on the disk"]
     if paces:
         whole = sum(cost.seconds(paces[cost.setting.model, cost.setting.sampler]) for cost in found)
         lines.append(f"Time on this machine, one worker: about {duration(whole)}")
