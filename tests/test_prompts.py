@@ -9,12 +9,14 @@ import os
 import subprocess
 import threading
 from contextlib import nullcontext
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from shapefirst.errors import ShapefirstError
+from shapefirst.files import content_of
 from shapefirst.prompts import (
     Prompt,
     as_lines,
@@ -30,6 +32,7 @@ from shapefirst.prompts import (
     read_prompts,
     sample,
 )
+from shapefirst.prompts.lines import read_text
 from shapefirst.world.vocabulary import ATTRIBUTES, NOUNS, TEXTURES
 
 COLOUR = "a green bench and a red car\r\na brown cat and a red orange\r\nA black cat is inside a white toilet.\r\n"
@@ -520,3 +523,9 @@ def test_mixed_prompts_are_distinct_also_when_single_objects_have_run_out(count)
     assert mixed(count // 2 + 1, seed=3) == prompts[: count // 2 + 1]
     with pytest.raises(ShapefirstError, match="10000"):
         mixed(10_001, seed=0)
+
+
+@pytest.mark.skipif(not os.access("/proc/kmsg", os.R_OK), reason="the kernel's log is not to be read here")
+def test_a_log_that_never_ends_is_read_as_far_as_it_goes():
+    assert isinstance(read_text(Path("/proc/kmsg"), "the prompts"), str)
+    assert content_of(Path("/proc/kmsg")) == b""

@@ -9,6 +9,7 @@ import io
 import json
 import os
 import re
+import stat
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
@@ -131,9 +132,10 @@ def read_text(source: Path | str, what: str) -> str:
 
 
 def _opened(path: str, flags: int) -> int:
-    """A pipe that nobody writes to is empty: it would be waited for without end."""
+    """Opened so that nothing is waited for without end: a pipe that nobody writes to is empty, and so is the kernel's
+    log when it has been read, which says that it is an ordinary file."""
     found = os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
-    if hasattr(os, "O_NONBLOCK"):
+    if hasattr(os, "O_NONBLOCK") and not stat.S_ISREG(os.fstat(found).st_mode):
         os.set_blocking(found, True)
     return found
 
