@@ -37,7 +37,7 @@ def folder(make_pipe, tmp_path):
 @pytest.fixture
 def pocket(folder, monkeypatch):
     """A tiny model in the place of the embedded one."""
-    monkeypatch.setattr(loader, "POCKET", folder)
+    monkeypatch.setattr(loader, "embedded_folder", lambda name: folder)
 
 
 @pytest.fixture

@@ -61,7 +61,7 @@ def fakes(monkeypatch, tmp_path):
     monkeypatch.setattr(studies, "study_named", fake)
     every = studies.chosen
     monkeypatch.setattr(studies, "chosen", lambda names: every(["f1", "f4", "a2"] if names == ["all"] else names))
-    monkeypatch.setattr("shapefirst.models.loader.POCKET", weights)
+    monkeypatch.setattr("shapefirst.models.loader.embedded_folder", lambda name: weights)
     monkeypatch.setattr("shapefirst.models.locate", lambda name: weights)
     monkeypatch.setattr(commands_study, "load_quietly", lambda *arguments, **more: "the pipeline")
     monkeypatch.setattr("shapefirst.images.jobs.cut_text", lambda pipe, text: text[60:])

@@ -181,7 +181,7 @@ def test_a_hub_model_in_the_cache(saved, empty_cache):
 
 
 def test_pocket_without_weights(monkeypatch, tmp_path):
-    monkeypatch.setattr(loader, "POCKET", tmp_path / "weights")
+    monkeypatch.setattr(loader, "embedded_folder", lambda name: tmp_path / "weights")
     assert locate("pocket") is None
     assert "shapefirst train-pocket" in refusal("pocket")
 

@@ -22,11 +22,11 @@ __all__ = [
     "OWN_SAMPLER",
     "POCKET",
     "SAMPLERS",
-    "WEIGHTS",
     "ModelInfo",
     "SamplerInfo",
     "default_guidance_scale",
     "default_sampler",
+    "embedded_folder",
     "is_flow",
     "is_pocket",
     "make_sampler",
@@ -39,7 +39,7 @@ __all__ = [
 
 #: Where the weights of the embedded models lie, each in a folder of its name.
 WEIGHTS: Final = Path(__file__).parent / "weights"
-#: The folder of the first of them, with the judge and the CLIP that look at the pictures of all.
+#: Those of the first of them, with the judge and the CLIP that look at the pictures of all.
 POCKET: Final = WEIGHTS / "pocket"
 #: Beside the weights of a model that was trained on noise that is not white (`training.noise`).
 NOISE_FILTER: Final = "noise_filter.safetensors"
@@ -172,6 +172,11 @@ SAMPLERS: Final[dict[str, SamplerInfo]] = {
 
 #: What stands in the place of a sampler's name for the scheduler that a model came with.
 OWN_SAMPLER: Final = "own"
+
+
+def embedded_folder(name: str) -> Path:
+    """Where the weights of an embedded model lie."""
+    return WEIGHTS / name
 
 
 @guarded

@@ -16,8 +16,8 @@ from shapefirst.models.catalogue import (
     MODELS,
     NOISE_FILTER,
     OWN_SAMPLER,
-    WEIGHTS,
     default_sampler,
+    embedded_folder,
     is_pocket,
     make_sampler,
     own_sampler,
@@ -156,7 +156,7 @@ def find(name: str, dtype: str = "float32") -> Path:
         return folder
     if name in MODELS and MODELS[name].source is None:
         raise ModelError(
-            f"The weights of {name} are missing from {WEIGHTS / name}: reinstall shapefirst, or put there what "
+            f"The weights of {name} are missing from {embedded_folder(name)}: reinstall shapefirst, or put there what "
             f"`shapefirst train-pocket --model {name} --out DIR` leaves in DIR/weights."
         )
     repository = _hub_id(name)
@@ -171,7 +171,8 @@ def locate(name: str) -> Path | None:
         ModelError: `name` is neither a known name nor a hub id nor something on this disk.
     """
     if name in MODELS and MODELS[name].source is None:
-        return WEIGHTS / name if (WEIGHTS / name / _INDEX).is_file() else None
+        folder = embedded_folder(name)
+        return folder if (folder / _INDEX).is_file() else None
     place = None if name in MODELS else on_disk(name)
     return place or cached(_hub_id(name), _is_complete)
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from shapefirst.errors import ModelError, shortened
 from shapefirst.files import on_disk
-from shapefirst.models.catalogue import MODELS, WEIGHTS
+from shapefirst.models.catalogue import MODELS, embedded_folder
 from shapefirst.models.disk import read_index
 from shapefirst.models.hub import cached, is_hub_id
 from shapefirst.models.quiet import quietly
@@ -72,7 +72,7 @@ def _class_called(name: str) -> type | None:
 def _known(name: str) -> Path | None:
     """Where the model_index.json of a model with a name here lies, if it is on this disk: else its class is known."""
     source = MODELS[name].source
-    return WEIGHTS / name if source is None else _in_cache(source)
+    return embedded_folder(name) if source is None else _in_cache(source)
 
 
 def _in_cache(source: str) -> Path | None:

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel, CLIPTokenizer
 
-from shapefirst.measure.judge import Judge
+from shapefirst.measure.judge import SIZES, Judge
 from shapefirst.training.judge import answered
 from shapefirst.training.loop import Recipe, TrainingRun, fit, mixed_precision
 from shapefirst.world.renders import Renders
@@ -122,7 +122,7 @@ def train_text(
             "text": clip.text_model,
             "projection": clip.text_projection,
             "seen": nn.Linear(features.shape[1], clip.projection_dim, bias=False),
-            "answers": nn.Linear(WIDTH, sum(teacher.sizes)),
+            "answers": nn.Linear(WIDTH, sum(SIZES)),
             "scale": nn.ParameterDict({"log": clip.logit_scale}),
         }
     ).to(run.device)
@@ -148,7 +148,7 @@ def train_text(
         target = same / same.sum(1, keepdim=True)
         logits, of_padding = (scale * F.normalize(x.float(), dim=-1) @ seen.T for x in said)
         contrast = sum(F.cross_entropy(q, target) + F.cross_entropy(q.T, target) for q in (logits, of_padding)) / 4
-        answers = [learning["answers"](x).split(teacher.sizes, dim=-1) for x in read]
+        answers = [learning["answers"](x).split(SIZES, dim=-1) for x in read]
         (at_first, _), (at_later, right) = (answered(answer, labels[index]) for answer in answers)
         accuracy = (same.gather(1, logits.argmax(1, keepdim=True)) > 0).float().mean()
         return {"loss": contrast + (at_first + at_later) / 2, "accuracy": accuracy, "all_right": right}
