@@ -32,7 +32,7 @@ def test_every_head_reads_the_features_of_its_layer_averaged_over_sixteen_places
         if features.dim() == 3:  # the transformer's 64 tokens, row by row
             features = features.permute(0, 2, 1).reshape(2, -1, 8, 8)
         side = features.shape[-1] // 4
-        grid = features.reshape(2, -1, 4, side, 4, side).mean((3, 5)).flatten(1) if side else features
+        grid = features.reshape(2, -1, 4, side, 4, side).mean((3, 5)).flatten(1)
         by_hand = head[3](head[2](head[1](grid)))
         assert torch.allclose(torch.cat(logits, 1), by_hand, atol=1e-5)
         assert tuple(q.shape[1] for q in logits) == SIZES

@@ -27,7 +27,6 @@ from shapefirst.measure.judging import JudgeScore, load_judge
 from shapefirst.measure.vlm import load_vlm
 from shapefirst.measure.vqa import load_vqa
 from shapefirst.models import is_pocket, locate
-from shapefirst.models.catalogue import POCKET
 from shapefirst.models.scoring import locate_scorer
 from shapefirst.signatures import guarded
 
@@ -154,7 +153,7 @@ def _hidden(judge: Judge, images: Sequence[Image.Image]) -> np.ndarray:
 
 def _clip_for(model_name: str, clip: str | None, device: str | torch.device | None) -> Clip:
     if clip is None and is_pocket(model_name):
-        return _loaded(str(_beside(model_name, "clip")), device, "pocket's own")
+        return _loaded(str(_folder(model_name) / "clip"), device, "pocket's own")
     return _loaded(clip or CLIP, device, None)
 
 
@@ -166,12 +165,11 @@ def _loaded(name: str, device: str | torch.device | None, called: str | None) ->
 
 @lru_cache(maxsize=1)
 def _judge(model_name: str) -> Judge:
-    return load_judge(_beside(model_name, "judge"))
+    return load_judge(_folder(model_name) / "judge")
 
 
-def _beside(model_name: str, part: str) -> Path:
-    """Where the judge or the CLIP for an embedded model's pictures lies: beside its weights, else pocket's own."""
+def _folder(model_name: str) -> Path:
     folder = locate(model_name)
     if folder is None:
         raise ModelError(f"The weights of {model_name} are missing: reinstall shapefirst.")
-    return folder / part if (folder / part).is_dir() else POCKET / part
+    return folder

@@ -39,7 +39,7 @@ __all__ = [
 
 #: Where the weights of the embedded models lie, each in a folder of its name.
 WEIGHTS: Final = Path(__file__).parent / "weights"
-#: Those of the first of them, with the judge and the CLIP that look at the pictures of all.
+#: Those of pocket, with the judge and the CLIP of its world.
 POCKET: Final = WEIGHTS / "pocket"
 #: Beside the weights of a model that was trained on noise that is not white (`training.noise`).
 NOISE_FILTER: Final = "noise_filter.safetensors"

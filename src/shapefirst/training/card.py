@@ -164,8 +164,7 @@ def loss_curves(logs: dict[str, list[dict[str, Any]]], path: Path) -> None:
     import matplotlib.pyplot as plt
     import numpy as np
 
-    panels = {"figsize": (3.2 * len(logs), 2.6), "layout": "constrained", "squeeze": False}
-    figure, axes = plt.subplots(1, len(logs), **panels)
+    figure, axes = plt.subplots(1, len(logs), figsize=(3.2 * len(logs), 2.6), layout="constrained", squeeze=False)
     for axis, (stage, log) in zip(axes[0], logs.items(), strict=True):
         steps, loss = np.array([r["step"] for r in log]), np.array([r["loss"] for r in log])
         axis.semilogy(steps, loss, color="0.8", linewidth=0.8)

@@ -177,11 +177,15 @@ def train_denoiser(
         with mixed_precision(device):
             predicted = predict(model, x_t, t, states[row].float(), None if masks is None else masks[row])
             answers = [answered(logits, labels[index]) for logits in questioned.answers()]
+        wrong, right = (torch.stack(one) for one in zip(*answers, strict=True))
         error = (coloured(predicted.float(), None if h is None else 1 / h) - white).square().mean((1, 2, 3))
-        asked = torch.stack([error for error, _ in answers]).sum()
         of_noise = (error * weight[t]).mean()
-        right = torch.stack([right for _, right in answers]).mean()
-        return {"loss": of_noise + QUESTION_WEIGHT * asked, "noise": of_noise, "mse": error.mean(), "all_right": right}
+        return {
+            "loss": of_noise + QUESTION_WEIGHT * wrong.sum(),
+            "noise": of_noise,
+            "mse": error.mean(),
+            "all_right": right.mean(),
+        }
 
     faster = {"heads": HEADS_LEARN_FASTER} if start_from is not None else {}
     questioned.load_state_dict(fit("denoiser", questioned, loss, recipe, run, faster=faster))

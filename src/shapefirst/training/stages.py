@@ -146,8 +146,8 @@ PRESETS = {
 }
 
 _LAST: Final = Recipe(steps=900, batch=96, learning_rate=3e-4, ema=0.995)
-#: For 2 cores, to train a finished denoiser further (--start-from): half an hour, mostly of pairs. Single objects are
-#: learned by then; which attribute is whose is not.
+#: For 2 cores, to train a finished denoiser further (--start-from), mostly on pairs: an hour with all stages, half
+#: of it for the denoiser. Single objects are learned by then; which attribute is whose is not.
 PRESETS["finish"] = replace(PRESETS["cpu"], renders=64_000, denoiser=_LAST, transformer=_LAST, pairs=0.85)
 
 #: What each stage leaves in the folder: that it lies there shows that the stage is done.
