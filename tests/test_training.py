@@ -16,6 +16,7 @@ from torch import nn
 
 from shapefirst.errors import ShapefirstError
 from shapefirst.files import LOCK
+from shapefirst.models.catalogue import POCKET
 from shapefirst.training import loop
 from shapefirst.training import stages as training
 from shapefirst.training.ending import exit_code
@@ -145,15 +146,25 @@ def test_a_stage_without_what_it_reads_is_refused_before_anything_is_written(tmp
 
 def test_what_the_stages_read_is_made_by_earlier_stages_or_taken_over():
     for model, curriculum in training.CURRICULA.items():
-        there = {
-            stage
-            for stage, made in training.MAKES.items()
-            if made.split("/")[0] in dict(map(reversed, curriculum.borrowed))
-        }
+        borrowed = {target for _, target in curriculum.borrowed}
+        there = {stage for stage, made in training.MAKES.items() if made.split("/")[0] in borrowed}
+        encoders = {stage for stage in ("text", "language") if stage in {*curriculum.stages, *there}}
+        assert len(encoders) == 1, model
         for stage in curriculum.stages:
-            lacking = set(training.NEEDS.get(stage, ())) - there
-            assert lacking in (set(), {"text"}, {"language"}), (model, stage)  # a model has one text encoder
+            needs = set(training.NEEDS.get(stage, ())) - ({"text", "language"} - encoders)
+            assert needs & {*training.MAKES} <= there | ({"coarse"} - {*curriculum.stages}), (model, stage)
             there.add(stage)
+
+
+def test_a_kept_text_encoder_needs_no_teacher(tmp_path, monkeypatch):
+    started = []
+    monkeypatch.setattr(training, "exit_code", lambda command, environment: started.append(command[-1]) or 0)
+    training.train_model(tmp_path / "new", preset="smoke")
+    assert started == list(training.CURRICULA["pocket"].stages)
+    started.clear()
+    training.train_model(tmp_path / "further", preset="smoke", start_from=POCKET)
+    assert "teacher" not in started
+    assert {"render", "encode", "denoiser", "export", "card"} <= {*started}
 
 
 def test_weights_that_are_not_whole_are_not_adopted(tmp_path):
@@ -176,6 +187,7 @@ def test_finished_weights_can_be_trained_further(tmp_path):
     from diffusers import UNet2DConditionModel
 
     from shapefirst.training import denoiser
+    from shapefirst.training.questions import Contents
 
     weights, out = tmp_path / "weights", tmp_path / "out"
     for part in ("clip", "vae", "judge"):
@@ -193,8 +205,8 @@ def test_finished_weights_can_be_trained_further(tmp_path):
 
     # A learning rate of zero leaves the start as it was.
     captions = denoiser.Captions(torch.randn(2, 77, 192).half(), None, torch.tensor([1, 1, 1, 1]))
-    labels = torch.zeros(4, 4, dtype=torch.long)
-    inputs = denoiser.build_unet, torch.randn(4, 4, 16, 16), captions, labels
+    contents = Contents(torch.zeros(4, 4, dtype=torch.long), torch.zeros(4, 16, 16, dtype=torch.uint8))
+    inputs = denoiser.build_unet, torch.randn(4, 4, 16, 16), captions, contents
     recipe = Recipe(steps=1, batch=2, learning_rate=0.0)
     again = denoiser.train_denoiser(*inputs, recipe, run_in(out), start_from=out / training.START)
     assert isinstance(again, UNet2DConditionModel)

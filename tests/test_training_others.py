@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from safetensors.torch import load_file
+from torch import nn
 
 from shapefirst.models import load
 from shapefirst.models.catalogue import NOISE_FILTER, POCKET
@@ -169,3 +170,29 @@ def test_without_padding_no_loss_reaches_a_position_after_the_first_eos(begin, t
     text.train_text(*given_, padding=False)
     assert reached["x"][20:].sum() == 0
     assert reached["x"].sum() > 0
+
+
+def test_a_refined_network_reads_and_writes_smaller_patches_as_the_coarse_one_did_larger_ones():
+    torch.manual_seed(0)
+    coarse = denoiser.build_transformer(24, patch_size=4)
+    nn.init.normal_(coarse.proj_out.weight)
+    nn.init.normal_(coarse.proj_out.bias)
+    fine = denoiser.refined(coarse)
+    assert fine.config.patch_size == 2
+
+    own, before = fine.state_dict(), coarse.state_dict()
+    changed = {name for name in own if own[name].shape != before[name].shape}
+    assert changed == {"pos_embed.proj.weight", "proj_out.weight", "proj_out.bias"}
+    assert all(torch.equal(own[name], before[name]) for name in own.keys() - changed)
+
+    # Patches of 4 x 4 that are one of 2 x 2 four times over: all four are read as the whole was.
+    small = torch.randn(1, 4, 2, 2)
+    read, whole = fine.pos_embed.proj(small.repeat(1, 1, 8, 8)), coarse.pos_embed.proj(small.repeat(1, 1, 8, 8))
+    assert torch.allclose(read, whole.repeat_interleave(2, 2).repeat_interleave(2, 3), atol=1e-5)
+    # And of the same features the mean of the four is written.
+    features = torch.randn(1, 224)
+    written = coarse.proj_out(features).view(2, 2, 2, 2, 4).mean((0, 2))
+    assert torch.allclose(fine.proj_out(features).view(2, 2, 4), written, atol=1e-5)
+    # Where a patch of the one begins, there a patch of the other begins.
+    places = fine.pos_embed.pos_embed.view(8, 8, -1)[::2, ::2].flatten(0, 1)
+    assert torch.allclose(places, coarse.pos_embed.pos_embed[0], atol=1e-6)

@@ -1,6 +1,7 @@
 """The world is reproducible, its captions are true, its masks are the silhouettes, and held-out things stay out."""
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -109,6 +110,25 @@ def test_the_same_seed_renders_the_same_training_set_in_any_number_of_processes(
     assert np.array_equal(again.images, one.images)
     assert again.captions == one.captions
     assert again.labels.equal(one.labels)
+    assert again.where.equal(one.where)
+    assert one.where.equal(two.where)
+
+
+def test_where_an_object_is_said_to_be_is_its_paint_and_nothing_elsewhere():
+    rng = np.random.default_rng(3)
+    for _ in range(20):
+        scene = sample_scene(rng, pair_probability=1.0)
+        masks = render(scene)[1]
+        where = data.where_of(scene, masks)
+        assert where.shape == (16, 16)
+        for number, thing in enumerate(scene.in_reading_order(), 1):
+            alone, _ = render(replace(scene, objects=(thing,)))
+            other, _ = render(replace(scene, objects=tuple(o for o in scene.objects if o is not thing)))
+            painted = np.abs(alone.astype(int) - other).sum(-1).reshape(16, 4, 16, 4).mean((1, 3)) > 0
+            assert painted[where == number].all()
+            rows, columns = np.nonzero(where == number)
+            assert abs(rows.mean() * 4 + 2 - thing.y) < thing.size / 4
+            assert abs(columns.mean() * 4 + 2 - thing.x) < thing.size / 4
 
 
 def test_unknown_words_are_named_once_and_in_order():

@@ -19,15 +19,12 @@ from diffusers.models.attention_processor import AttnProcessor
 from rich.progress import track
 from torch import Tensor, nn
 
-from shapefirst.training.judge import answered
 from shapefirst.training.loop import Recipe, TrainingRun, fit, generator_on, mixed_precision, part_of
 from shapefirst.training.noise import coloured
-from shapefirst.training.questions import Questioned
+from shapefirst.training.questions import Contents, Questioned
 
 EMPTY_PROMPT_SHARE = 0.1
 SNR_CAP, SNR_FLOOR = 5.0, 0.2
-#: What an answer of each head counts beside the error of the noise.
-QUESTION_WEIGHT = 0.015
 #: The heads begin from nothing where the network may go on from finished weights.
 HEADS_LEARN_FASTER = 5.0
 #: No caption of the world has more tokens, with what begins and ends it: what is masked beyond is not kept.
@@ -63,14 +60,18 @@ def build_unet(width: int) -> UNet2DConditionModel:
     )
 
 
-def build_transformer(width: int) -> PixArtTransformer2DModel:
+def build_transformer(width: int, patch_size: int = 2) -> PixArtTransformer2DModel:
     """The untrained network: PixArt-alpha's (Chen et al. 2023), 8 layers x 224 on the 64 patches of 16 x 16 latents.
 
     It predicts no variance: no sampler here would read it, and pipelines throw it away.
+
+    Args:
+        width: That of the text encoder.
+        patch_size: 4 for the coarse network that training begins with (`refined`): 16 patches, a quarter of the work.
     """
     model = PixArtTransformer2DModel(
         sample_size=16,
-        patch_size=2,
+        patch_size=patch_size,
         in_channels=4,
         out_channels=4,
         num_layers=8,
@@ -79,6 +80,8 @@ def build_transformer(width: int) -> PixArtTransformer2DModel:
         cross_attention_dim=224,
         caption_channels=width,
         use_additional_conditions=False,
+        # Places count in patches of 2 x 2, so that a coarse network's positions mean what the fine one's do.
+        interpolation_scale=2 / patch_size,
     )
     # As PixArt-alpha begins: nothing of the text comes in, nothing goes out.
     for block in model.transformer_blocks:
@@ -87,6 +90,24 @@ def build_transformer(width: int) -> PixArtTransformer2DModel:
     nn.init.zeros_(model.proj_out.weight)
     nn.init.zeros_(model.proj_out.bias)
     return model
+
+
+@torch.no_grad()
+def refined(coarse: PixArtTransformer2DModel) -> PixArtTransformer2DModel:
+    """The network of 2 x 2 patches to go on with from a trained one of 4 x 4.
+
+    All blocks are taken over: they work on any number of patches. What reads a patch takes the four smaller ones
+    together (Beyer et al. 2023, FlexiViT), what writes one the mean of the four, and both are soon learned anew.
+    """
+    fine = build_transformer(coarse.config.caption_channels)
+    weights, own = coarse.state_dict(), fine.state_dict()
+    read, write, bias = "pos_embed.proj.weight", "proj_out.weight", "proj_out.bias"
+    weights[read] = weights[read].unfold(2, 2, 2).unfold(3, 2, 2).sum((2, 3))
+    for name in (write, bias):
+        places = weights[name].unflatten(0, (2, 2, 2, 2, -1))  # row, row within, column, column within, channel
+        weights[name] = places.mean((0, 2)).reshape_as(own[name])
+    fine.load_state_dict(weights)
+    return fine
 
 
 def build_scheduler() -> DDIMScheduler:
@@ -130,21 +151,23 @@ def train_denoiser(
     build: Callable[[int], Any],
     latents: Tensor,
     captions: Captions,
-    labels: Tensor,
+    contents: Contents,
     recipe: Recipe,
     run: TrainingRun,
     *,
     start_from: Path | None = None,
     filter_of_noise: Tensor | None = None,
+    stage: str = "denoiser",
 ) -> Any:
     """Train on latents (n, 4, 16, 16) and their captions.
 
     Args:
         build: Width of the text's states -> untrained network.
-        labels: (n, 4) what each picture shows, as `world.renders.Renders` has it.
+        contents: What the n pictures show.
         start_from: A network of that kind to go on from.
         filter_of_noise: (4, 16, 16), by which the noise is coloured and the loss is whitened (`training.noise`);
             None for white noise.
+        stage: What its checkpoint and its log are called.
     """
     torch.manual_seed(run.seed)
     device = run.device
@@ -160,7 +183,8 @@ def train_denoiser(
     abar = build_scheduler().alphas_cumprod.to(device)
     snr = abar / (1 - abar)
     weight = snr.clamp(SNR_FLOOR, SNR_CAP) / snr
-    latents, states, rows, labels = (x.to(device) for x in (latents, captions.states, captions.rows, labels))
+    latents, states, rows = (x.to(device) for x in (latents, captions.states, captions.rows))
+    contents = contents.to(device)
     masks = None if captions.masks is None else captions.masks.to(device)
     h = None if filter_of_noise is None else filter_of_noise.to(device)
     questioned = Questioned(model).to(device)
@@ -176,19 +200,18 @@ def train_denoiser(
         x_t = a.sqrt() * latents[index].float() + (1 - a).sqrt() * coloured(white, h)
         with mixed_precision(device):
             predicted = predict(model, x_t, t, states[row].float(), None if masks is None else masks[row])
-            answers = [answered(logits, labels[index]) for logits in questioned.answers()]
-        wrong, right = (torch.stack(one) for one in zip(*answers, strict=True))
+            wrong, right = questioned.graded(contents[index])
         error = (coloured(predicted.float(), None if h is None else 1 / h) - white).square().mean((1, 2, 3))
         of_noise = (error * weight[t]).mean()
         return {
-            "loss": of_noise + QUESTION_WEIGHT * wrong.sum(),
+            "loss": of_noise + wrong,
             "noise": of_noise,
             "mse": error.mean(),
-            "all_right": right.mean(),
+            "all_right": right,
         }
 
     faster = {"heads": HEADS_LEARN_FASTER} if start_from is not None else {}
-    questioned.load_state_dict(fit("denoiser", questioned, loss, recipe, run, faster=faster))
+    questioned.load_state_dict(fit(stage, questioned, loss, recipe, run, faster=faster))
     questioned.withdraw()
     if device.type == "cpu":
         model.set_default_attn_processor()

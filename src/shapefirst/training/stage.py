@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,14 @@ from transformers import CLIPModel, CLIPTokenizer, T5EncoderModel, T5Tokenizer
 from shapefirst.files import locked
 from shapefirst.measure.judge import Judge
 from shapefirst.models.catalogue import NOISE_FILTER
-from shapefirst.training import autoencoder, card, denoiser, export, judge, language, noise, text
+from shapefirst.training import autoencoder, card, denoiser, export, judge, language, noise, questions, text
 from shapefirst.training.ending import end_with_the_command
 from shapefirst.training.loop import TrainingRun
 from shapefirst.training.stages import CURRICULA, MAKES, PRESETS, STAGE_LOCK, START, Curriculum, Preset
 from shapefirst.world import renders
+
+#: What a stage trains where the denoiser is a transformer.
+BUILDS = {"coarse": partial(denoiser.build_transformer, patch_size=4), "denoiser": denoiser.build_transformer}
 
 
 def run_stage(out: Path, model: str, preset_name: str, seed: int, stage: str) -> None:
@@ -41,8 +45,8 @@ def run_stage(out: Path, model: str, preset_name: str, seed: int, stage: str) ->
         _keep(out / "t5", t5.save_pretrained, tokenizer.save_pretrained)
     elif stage == "encode":
         _encode(run, curriculum)
-    elif stage == "denoiser":
-        _denoiser(preset, run, curriculum)
+    elif stage in ("coarse", "denoiser"):
+        _denoiser(stage, preset, run, curriculum)
     elif stage == "export":
         export.export(out, out / "weights")
     elif stage == "card":
@@ -83,30 +87,33 @@ def _encode(run: TrainingRun, curriculum: Curriculum) -> None:
     )
     tokenizer = (T5Tokenizer if t5 else CLIPTokenizer).from_pretrained(out / ("t5" if t5 else "clip"))
     read = denoiser.encode_captions(world.captions, tokenizer, encoder.to(run.device), masked=t5)
-    kept = {"latents": latents.contiguous(), "states": read.states, "rows": read.rows, "labels": world.labels}
+    kept = {"latents": latents.contiguous(), "states": read.states, "rows": read.rows}
+    kept |= {"labels": world.labels, "where": world.where}
     save_file(kept | ({} if read.masks is None else {"masks": read.masks}), out / "encoded.part")
     (out / "encoded.part").rename(out / "encoded.safetensors")
 
 
-def _denoiser(preset: Preset, run: TrainingRun, curriculum: Curriculum) -> None:
+def _denoiser(stage: str, preset: Preset, run: TrainingRun, curriculum: Curriculum) -> None:
     if "WORLD_SIZE" in os.environ:
         dist.init_process_group("gloo")
     encoded, start = load_file(run.folder / "encoded.safetensors"), run.folder / START
     h = None if curriculum.white_noise else noise.filter_like(encoded["latents"])
     model = denoiser.train_denoiser(
-        denoiser.build_transformer if curriculum.reads_t5 else denoiser.build_unet,
+        BUILDS[stage] if curriculum.reads_t5 else denoiser.build_unet,
         encoded["latents"],
         denoiser.Captions(encoded["states"], encoded.get("masks"), encoded["rows"]),
-        encoded["labels"],
-        curriculum.recipes(preset)["denoiser"],
+        questions.Contents(encoded["labels"], encoded["where"]),
+        curriculum.recipes(preset)[stage],
         run,
         start_from=start if start.exists() else None,
         filter_of_noise=h,
+        stage=stage,
     )
     if not dist.is_initialized() or dist.get_rank() == 0:
         if h is not None:
             save_file({"filter": h.contiguous()}, run.folder / NOISE_FILTER)
-        _keep(run.folder / "denoiser", model.save_pretrained)
+        model, target = (denoiser.refined(model), START) if stage == "coarse" else (model, "denoiser")
+        _keep(run.folder / target, model.save_pretrained)
     if dist.is_initialized():
         dist.destroy_process_group()
 
