@@ -11,6 +11,7 @@ from functools import partial
 
 import numpy as np
 import pytest
+import torch
 from commands import one_sentence, shapefirst
 from hypothesis import given
 from hypothesis import strategies as st
@@ -276,6 +277,28 @@ def test_what_is_copied_makes_the_same_picture(make_pipe, turns, tmp_path, monke
         (file,) = (tmp_path / "out").glob(pattern)
         assert np.array_equal(Image.open(file), outcome.runs[name].results[0].image), name
     assert np.array_equal(ran(python_of(settings))[0], outcome.runs["saved"].results[0].image)
+
+
+def test_a_model_is_sampled_as_it_came_unless_another_sampler_is_named(make_pipe, turns, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pipe = make_pipe(sampler="dpm-solver-karras")
+    pipe.save_pretrained("tiny")
+    studio = Studio(make_offer(["tiny"]))
+    settings = studio.offer.completed(replace(SETTINGS, width=64, height=72))
+    assert settings.sampler == "own"
+    drawn = made(studio, turns, settings)
+    size = {"width": 64, "height": 72, "guidance_scale": settings.guidance, "num_inference_steps": 6}
+    stock = type(pipe).from_pretrained("tiny")(
+        "a red car", generator=torch.Generator().manual_seed(0), output_type="np", **size
+    )
+    assert np.abs(np.asarray(drawn.runs["full"].results[0].image) / 255 - stock.images[0]).max() < 0.01
+    shelf = Shelf()
+    tab = shelf.tab(TOKEN)
+    result_html(drawn, shelf, tab)
+    assert tab.hung[0].said.endswith("6 steps of the model's own sampler")
+
+    named = made(studio, turns, replace(settings, sampler="ddim"))
+    assert not np.array_equal(named.runs["full"].results[0].image, drawn.runs["full"].results[0].image)
 
 
 def ran(lines):

@@ -63,10 +63,9 @@ def generate_images(
       shapefirst generate "a horse on the moon" --model sdxl --offload model --budget 60% --out horses
     """
     from shapefirst.files import check_writable
-    from shapefirst.models.catalogue import OWN_SAMPLER, sampler_info, sampler_name
+    from shapefirst.models.catalogue import OWN_SAMPLER, check_sampler, sampler_name
 
-    if sampler not in (None, OWN_SAMPLER):
-        sampler_info(sampler)
+    check_sampler(sampler)
     texts = _all_prompts(prompts or [], prompts_file)
     picture.check(len(texts))
     words, (schedule, steps) = asked.words, asked.found(picture.steps)

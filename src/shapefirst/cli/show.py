@@ -78,7 +78,7 @@ def list_models(
         raise ShapefirstError("--sheet draws what pocket knows: say `shapefirst models pocket --sheet FILE`.")
     if sheet is not None:
         _draw_gallery(sheet)
-    elif name == "pocket":
+    elif name is not None and MODELS[name].source is None:
         tables.vocabulary()
     elif name:
         tables.model_table(MODELS[name])

@@ -49,13 +49,12 @@ def trace_words(
       shapefirst trace "a red mushroom" --word mushroom --word "[EOS]" --model sd15 --out out/mushroom
     """
     from shapefirst.files import check_writable
-    from shapefirst.models.catalogue import OWN_SAMPLER, default_guidance_scale, sampler_info
+    from shapefirst.models.catalogue import OWN_SAMPLER, check_sampler, default_guidance_scale
 
     check_prompt(prompt, "The prompt")
     check_number(steps, "steps", "--steps")
     check_seed(seed)
-    if sampler not in (None, OWN_SAMPLER):
-        sampler_info(sampler)
+    check_sampler(sampler)
     scale = default_guidance_scale(model) if guidance_scale is None else guidance_scale
     check_number(scale, "guidance scale", "The guidance scale")
     for one in word or ():

@@ -179,6 +179,12 @@ def embedded_folder(name: str) -> Path:
     return WEIGHTS / name
 
 
+def scorers_folder(folder: Path) -> Path:
+    """Where the judge and the CLIP for pictures of a model lie: in its own folder, or, as the package has them once for
+    all embedded models, in pocket's."""
+    return POCKET if folder.parent == WEIGHTS else folder
+
+
 @guarded
 def is_pocket(name: str) -> bool:
     """Whether this is an embedded model, or a folder that `train-pocket` made: the judge of its world lies in it."""
@@ -202,6 +208,12 @@ def sampler_info(name: str) -> SamplerInfo:
     if name not in SAMPLERS:
         raise ShapefirstError(f"There is no sampler {name!r}; there are {', '.join(SAMPLERS)}.")
     return SAMPLERS[name]
+
+
+def check_sampler(name: str | None) -> None:
+    """Raise ShapefirstError for a name of no sampler; none at all and the model's own are fine."""
+    if name not in (None, OWN_SAMPLER):
+        sampler_info(name)
 
 
 def is_flow(config: Any) -> bool:
@@ -294,9 +306,10 @@ def _rehearse(scheduler: Any) -> None:
 
 @guarded
 def with_sampler(pipe: Pipeline, name: str) -> Any:
-    """The same weights with another solver; the pipeline's own is left alone."""
-    other = copy.copy(pipe)
-    other.scheduler = make_sampler(name, pipe.scheduler.config)
+    """The same weights with another solver, or one more of the kind it has (`OWN_SAMPLER`), which is left alone."""
+    other, scheduler = copy.copy(pipe), pipe.scheduler
+    own = name == OWN_SAMPLER
+    other.scheduler = own_sampler(scheduler, scheduler.config) if own else make_sampler(name, scheduler.config)
     return other
 
 

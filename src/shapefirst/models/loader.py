@@ -16,12 +16,12 @@ from shapefirst.models.catalogue import (
     MODELS,
     NOISE_FILTER,
     OWN_SAMPLER,
+    check_sampler,
     default_sampler,
     embedded_folder,
     is_pocket,
     make_sampler,
     own_sampler,
-    sampler_info,
 )
 from shapefirst.models.components import VARIANTS, Component, components_of, files_of
 from shapefirst.models.configurations import check_entries, no_more_weights
@@ -85,8 +85,7 @@ def load(
         UnsupportedPipelineError: It is no text-to-image pipeline with guidance that shapefirst can steer.
         ShapefirstError: Unknown sampler, device or dtype; or a sampler that cannot be made of the model's.
     """
-    if sampler not in (None, OWN_SAMPLER):
-        sampler_info(sampler)
+    check_sampler(sampler)
     name = str(name_or_path)
     kind = dtype_name(dtype, device)
     folder = find(name, kind)

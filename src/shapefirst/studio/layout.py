@@ -9,7 +9,7 @@ import gradio as gr
 
 from shapefirst.checks import BOUNDS
 from shapefirst.drawing.pages import fill
-from shapefirst.models import SAMPLERS
+from shapefirst.models import OWN_SAMPLER, SAMPLERS
 from shapefirst.studio.offer import Offer
 from shapefirst.studio.settings import StudioSettings, link_of
 from shapefirst.studio.showing import status_html
@@ -122,7 +122,7 @@ def samplers_of(offer: Offer, model: str) -> list[tuple[str, str]]:
     """What to call each sampler -> its name in `StudioSettings`; the first is the model's usual one."""
     usual = offer.models[model]
     others = [(name, name) for name in SAMPLERS if name != usual]
-    return [(f"{usual} (the model's usual)", ""), *others]
+    return [("the model's own" if usual == OWN_SAMPLER else f"{usual} (the model's usual)", ""), *others]
 
 
 def _reports(offer: Offer) -> str:

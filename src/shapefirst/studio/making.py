@@ -22,7 +22,7 @@ from shapefirst.errors import ShapefirstError
 from shapefirst.families import Embeddings, family_of
 from shapefirst.images.comparison import Comparison
 from shapefirst.images.jobs import Result, cut_text
-from shapefirst.models import is_pocket, load, with_sampler
+from shapefirst.models import OWN_SAMPLER, is_pocket, load, with_sampler
 from shapefirst.policies.auto import Policy
 from shapefirst.policies.schedule import TextSchedule
 from shapefirst.prompts.edits import switch_eos
@@ -127,7 +127,7 @@ class Studio:
         if self._loaded is None or self._loaded[0] != settings.model:
             self._loaded = None  # before the next one takes its memory
             self._full.clear()
-            pipe = load(settings.model, device=self.offer.device, dtype=self.offer.dtype)
+            pipe = load(settings.model, device=self.offer.device, dtype=self.offer.dtype, sampler=OWN_SAMPLER)
             pipe.set_progress_bar_config(disable=True)
             self._loaded = settings.model, pipe
         return with_sampler(self._loaded[1], settings.sampler)

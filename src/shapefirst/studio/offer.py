@@ -9,7 +9,8 @@ from typing import Final
 
 from shapefirst.errors import ShapefirstError
 from shapefirst.files import content_of
-from shapefirst.models import default_guidance_scale, locate, sampler_info, usual_sampler
+from shapefirst.models import OWN_SAMPLER, default_guidance_scale, is_pocket, locate, usual_sampler
+from shapefirst.models.catalogue import check_sampler
 from shapefirst.policies.auto import Policy
 from shapefirst.policies.file import PolicyFile, read_policy
 from shapefirst.policies.schedule import TextSchedule
@@ -26,7 +27,7 @@ class Offer:
     """Models, tuned policies and reports by the names that they were given on the command line.
 
     Attributes:
-        models: Each with the sampler that it is usually sampled with.
+        models: Each with the sampler that it is usually sampled with: but for pocket its own.
         policies: What `shapefirst tune` wrote.
         reports: Pages of `shapefirst study` and `sweep report`.
         device: As of `load`.
@@ -51,7 +52,7 @@ class Offer:
                 f"{', '.join(self.models)}: start it with --model for another one."
             )
         sampler = settings.sampler or self.models[settings.model]
-        sampler_info(sampler)
+        check_sampler(sampler)
         scale = default_guidance_scale(settings.model) if settings.guidance is None else settings.guidance
         self.policy(settings)
         return replace(settings, sampler=sampler, guidance=scale)
@@ -90,7 +91,7 @@ def make_offer(
         place = locate(name)
         if place is None:
             raise ShapefirstError(f"The model {name!r} is not on this disk.")
-        found[name] = usual_sampler(place)
+        found[name] = usual_sampler(place) if is_pocket(name) else OWN_SAMPLER
     return Offer(
         found,
         {words: read_policy(Path(words)) for words in policies},

@@ -23,7 +23,7 @@ class StudioSettings:
         second: A prompt whose [EOS] is put into the first one's place; "" for none.
         negative: What not to draw.
         model: One that the studio was started with.
-        sampler: A name in `SAMPLERS`; "" is the model's usual one.
+        sampler: A name in `SAMPLERS`, or "own" for the one that the model came with; "" is the model's usual one.
         steps: N.
         policy: Words of `policies.words`, or a tuned policy that the studio was started with.
         guidance: w; None is the model's own.

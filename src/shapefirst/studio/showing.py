@@ -16,6 +16,7 @@ from shapefirst.images.comparison import decibels, percent
 from shapefirst.images.outputs import BRIGHTER
 from shapefirst.measure import difference
 from shapefirst.measure.rgb import to_rgb
+from shapefirst.models import OWN_SAMPLER
 from shapefirst.studio.making import JobResult, Progress, Sampled
 from shapefirst.studio.shelf import Hung, Shelf, Tab
 
@@ -88,7 +89,9 @@ def result_html(outcome: JobResult, shelf: Shelf, tab: Tab) -> str:
         ]
         rows.append(row)
         best = row[1] if "saved" in outcome.runs else row[0]
-        said = f"{settings.prompt}, seed {seed}: {settings.policy}, {settings.steps} steps of {settings.sampler}"
+        said = (
+            f"{settings.prompt}, seed {seed}: {settings.policy}, {settings.steps} steps of {_called(settings.sampler)}"
+        )
         hung.append(Hung(settings, seed, best.address, said))
     shelf.hang(tab, hung)
     return fill("studio/result.html", rows=rows, sums=_sums(outcome), note=f"{outcome.policy}.")
@@ -143,6 +146,10 @@ def _sums(outcome: JobResult) -> list[tuple[str, str]]:
 def _places(names: Iterable[str]) -> list[str]:
     """The pictures of a row: those of the runs, and the difference behind the saved one."""
     return [place for name in names for place in ((name, "difference") if name == "saved" else (name,))]
+
+
+def _called(sampler: str) -> str:
+    return "the model's own sampler" if sampler == OWN_SAMPLER else sampler
 
 
 def _chunks(outcome: JobResult, run: Sampled, n: int) -> dict[str, object]:

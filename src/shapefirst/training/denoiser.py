@@ -81,7 +81,7 @@ def build_transformer(width: int, patch_size: int = 2) -> PixArtTransformer2DMod
         caption_channels=width,
         use_additional_conditions=False,
         # Places count in patches of 2 x 2, so that a coarse network's positions mean what the fine one's do.
-        interpolation_scale=2 / patch_size,
+        interpolation_scale=1 if patch_size == 2 else 2 / patch_size,
     )
     # As PixArt-alpha begins: nothing of the text comes in, nothing goes out.
     for block in model.transformer_blocks:
