@@ -11,8 +11,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from commands import holding, one_sentence, shapefirst
 from PIL import Image
+from safetensors.torch import save_file
 
 from shapefirst import models, studies
 from shapefirst.cli import study as commands_study
@@ -63,7 +65,8 @@ def fakes(monkeypatch, tmp_path):
     monkeypatch.setattr(studies, "chosen", lambda names: every(["f1", "f4", "a2"] if names == ["all"] else names))
     monkeypatch.setattr("shapefirst.models.loader.embedded_folder", lambda name: weights)
     monkeypatch.setattr("shapefirst.models.locate", lambda name: weights)
-    monkeypatch.setattr(commands_study, "load_quietly", lambda *arguments, **more: "the pipeline")
+    for place in ("shapefirst.cli.loading", "shapefirst.cli.study"):
+        monkeypatch.setattr(f"{place}.load_quietly", lambda *arguments, **more: "the pipeline")
     monkeypatch.setattr("shapefirst.images.jobs.cut_text", lambda pipe, text: text[60:])
     monkeypatch.setattr(scores, "alignments_for", lambda name, **scorers: {"judge": (name, scorers)})
     return weights
@@ -145,6 +148,30 @@ def test_the_subject_is_what_the_options_say(out):
     assert (name, scorers) == ("sd15", {"clip": "a/clip", "vqa": None, "vlm": None, "device": "cpu", "judge": True})
     assert len(items) == 4
     assert load_stored(out, "f1").setting.fingerprint.endswith("+clip a/clip")
+
+
+def test_loras_and_offloading_are_put_on_the_model_and_told_apart(out, tmp_path, monkeypatch):
+    style, put = tmp_path / "style.safetensors", []
+    save_file({"x": torch.zeros(1)}, style)
+    monkeypatch.setattr("shapefirst.models.lora.add_loras", lambda pipe, loras: put.append((pipe, loras)))
+    monkeypatch.setattr("shapefirst.models.offloading.offload", lambda pipe, *how: put.append((pipe, *how)))
+    offloaded = ("--offload", "model", "--device", "cpu")
+    assert "here is none: leave it out" in one_sentence(study(out, "f1", *offloaded))
+    monkeypatch.setattr("shapefirst.models.offloading.check_offload", lambda device: None)
+    words = ("f1", "--lora", f"{style}=0.5", *offloaded)
+
+    assert study(out, *words).exit_code == 0
+    assert put == [("the pipeline", [(style, 0.5)]), ("the pipeline", "model", "cpu")]
+    setting = load_stored(out, "f1").setting
+    assert setting.fingerprint.endswith("+lora style.safetensors=0.5")
+    assert f"--lora {style}=0.5" in setting.command
+    assert study(out, *words).exit_code == 0
+    assert ran() == ["f1"]
+    assert "kept" not in one_sentence(study(out, "f1", "--lora", f"{style}=0.6"))
+    save_file({"x": torch.ones(1)}, style)
+    assert "weights" in one_sentence(study(out, *words))
+    both = ("a6", "--ip-adapter", style, *offloaded)
+    assert "--ip-adapter does not go with --offload" in one_sentence(study(tmp_path / "other", *both))
 
 
 def test_without_options_the_models_own_guidance_scale_is_taken(out):

@@ -18,10 +18,28 @@ from shapefirst.policies.schedule import TextSchedule
 if TYPE_CHECKING:
     from shapefirst.images.jobs import Sampling
 
-__all__ = ["DEFAULT_STEPS", "BatchSize", "MachineOptions", "PictureOptions", "PolicyOptions", "policy_and_steps"]
+__all__ = [
+    "DEFAULT_STEPS",
+    "BatchSize",
+    "LoadOptions",
+    "Loras",
+    "MachineOptions",
+    "Offload",
+    "PictureOptions",
+    "PolicyOptions",
+    "policy_and_steps",
+]
 
 DEFAULT_STEPS: Final = 50
 BatchSize: TypeAlias = Annotated[int, typer.Option(metavar="N", help="Images at a time.")]
+Offload: TypeAlias = Annotated[
+    Literal["model", "sequential"] | None,
+    typer.Option(help="Keep the model in memory and bring its parts, or their layers, to the card in turn."),
+]
+Loras: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(metavar="FILE", help="A LoRA (.safetensors), or FILE=0.7 for its strength; may be given again."),
+]
 
 
 @dataclass(frozen=True)
@@ -144,44 +162,37 @@ class PictureOptions:
 
 
 @dataclass(frozen=True)
-class MachineOptions:
+class LoadOptions:
     """How the model is loaded, and what it is made to carry."""
 
     device: Device = None
     dtype: Dtype = None
-    offload: Annotated[
-        Literal["model", "sequential"] | None,
-        typer.Option(help="Keep the model in memory and bring its parts, or their layers, to the card in turn."),
-    ] = None
-    lora: Annotated[
-        list[str] | None,
-        typer.Option(metavar="FILE", help="A LoRA (.safetensors), or FILE=0.7 for its strength; may be given again."),
-    ] = None
-    batch_size: BatchSize = 4
+    offload: Offload = None
+    lora: Loras = None
 
     def check(self) -> None:
         """Raise ShapefirstError for what is not to be had here."""
         from shapefirst.models.lora import loras_of
 
-        check_number(self.batch_size, "batch size", "--batch-size")
         loras_of(self.lora or ())
         if self.offload is not None:
             from shapefirst.models.offloading import check_offload
 
             check_offload(self.device)
 
-    def load(self, model: str, sampler: str) -> Any:
-        """The pipeline."""
+    def load(self, model: str, sampler: str, *, conditioned: bool = False) -> Any:
+        """The pipeline (see ``models.load``)."""
         from shapefirst.cli.loading import load_quietly
         from shapefirst.models.lora import add_loras, loras_of
 
         if self.offload is None:
-            pipe = load_quietly(model, sampler, self.device, self.dtype)
+            pipe = load_quietly(model, sampler, self.device, self.dtype, conditioned=conditioned)
         else:
             from shapefirst.models.loader import dtype_name
             from shapefirst.models.offloading import offload
 
-            pipe = load_quietly(model, sampler, "cpu", dtype_name(self.dtype, self.device))
+            kind = dtype_name(self.dtype, self.device)
+            pipe = load_quietly(model, sampler, "cpu", kind, conditioned=conditioned)
         add_loras(pipe, loras_of(self.lora or ()))
         if self.offload is not None:
             offload(pipe, self.offload, self.device)
@@ -203,6 +214,17 @@ class MachineOptions:
         given = {"dtype": self.dtype, "lora": ", ".join(self.lora or ()), "offload": self.offload}
         sides = {"height": sampling.height, "width": sampling.width}
         return {name: value for name, value in {**given, **sides}.items() if value}
+
+
+@dataclass(frozen=True)
+class MachineOptions(LoadOptions):
+    """That, and how much of it runs at a time."""
+
+    batch_size: BatchSize = 4
+
+    def check(self) -> None:
+        check_number(self.batch_size, "batch size", "--batch-size")
+        super().check()
 
 
 def policy_and_steps(words: str, steps: int | None, *, anywhere: bool = False) -> tuple[Policy, int]:

@@ -23,6 +23,7 @@ from shapefirst.cli.options import (
     named_models,
     prompts_and_count,
 )
+from shapefirst.cli.options_generate import LoadOptions, Loras, Offload
 from shapefirst.errors import ShapefirstError
 
 if TYPE_CHECKING:
@@ -101,6 +102,8 @@ class StudyOptions:
     score: Scores = None
     device: Device = None
     dtype: Dtype = None
+    offload: Offload = None
+    lora: Loras = None
     batch_size: Annotated[
         int | None, typer.Option(metavar="N", help="Images at a time.", show_default="32 with pocket, else 4")
     ] = None
@@ -147,6 +150,24 @@ class StudyOptions:
         from shapefirst.models import default_guidance_scale
 
         return float(default_guidance_scale(self.model) if self.guidance_scale is None else self.guidance_scale)
+
+    @property
+    def loading(self) -> LoadOptions:
+        """How the model under study is loaded."""
+        return LoadOptions(self.device, self.dtype, self.offload, self.lora)
+
+    @property
+    def carried(self) -> dict[str, str | None]:
+        """What of that changes results, for a fingerprint."""
+        return {"dtype": self.dtype, "lora": self.loading.loras or None}
+
+    @property
+    def _added(self) -> list[Path]:
+        """Files of weights that are put on the model."""
+        from shapefirst.models.lora import loras_of
+
+        adapters = [] if self.ip_adapter is None else [self.ip_adapter]
+        return adapters + [file for file, _ in loras_of(self.lora or ())]
 
     @property
     def scorers(self) -> dict[str, str | None]:
@@ -198,9 +219,12 @@ class StudyOptions:
         if self.sampler is not None:
             sampler_info(self.sampler)
         if self.ip_adapter is not None:
+            if self.offload is not None:
+                raise ShapefirstError("--ip-adapter does not go with --offload: leave one of them out.")
             check_ip_adapter(self.ip_adapter)
         if self.batch_size is not None:
             check_number(self.batch_size, "batch size", "--batch-size")
+        self.loading.check()
         check_writable(self.out)
 
     def studies(self, names: Sequence[str]) -> list[Study]:
@@ -225,7 +249,7 @@ class StudyOptions:
 
         if self.control is None:
             return ""
-        return f"control {self.control} ({fingerprint(obtained(self.control, self.dtype, self.device), {}, None)})"
+        return f"control {self.control} ({fingerprint(obtained(self.control, self.dtype, self.device), {})})"
 
     def setting(self) -> StudySetting:
         """What all results have in common; the model is downloaded if it is not there."""
@@ -240,7 +264,7 @@ class StudyOptions:
         clip = None if self.clip in (NO_CLIP, *usual) else self.clip
         return StudySetting(
             model=self.model,
-            fingerprint=fingerprint(place, {**self.scorers, "clip": clip, "dtype": self.dtype}, self.ip_adapter),
+            fingerprint=fingerprint(place, {**self.scorers, "clip": clip, **self.carried}, self._added),
             version=__version__,
             seed=self.seed,
             steps=self.number_of_steps,

@@ -165,7 +165,7 @@ def _run(plan: Plan, asked: StudyOptions, given: Source, *, judge: bool) -> None
 
     setting = plan.tasks[0].setting
     pictured = all(task.study.pictured for task in plan.tasks)
-    pipe = load_quietly(asked.model, setting.sampler, asked.device, asked.dtype, conditioned=pictured)
+    pipe = asked.loading.load(asked.model, setting.sampler, conditioned=pictured)
     if asked.ip_adapter is not None:
         add_ip_adapter(pipe, asked.ip_adapter)
     used = [item for task in plan.tasks for item in task.items]

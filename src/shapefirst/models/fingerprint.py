@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -13,16 +13,16 @@ __all__ = ["fingerprint"]
 END: Final = 2**20  # bytes
 
 
-def fingerprint(place: Path | None, also: Mapping[str, str | None], adapter: Path | None = None) -> str:
-    """Twelve hex digits that tell the weights in a model's folder or file, and in the ``adapter`` that was put on it,
-    from others; "+" and what else tells results apart, where it was named: the models that score, the number format.
+def fingerprint(place: Path | None, also: Mapping[str, str | None], added: Sequence[Path] = ()) -> str:
+    """Twelve hex digits that tell the weights in a model's folder or file, and in what was ``added`` to it, from
+    others; "+" and what else tells results apart, where it was named: the models that score, the number format.
 
     A sha256 over names, sizes and the first and last MiB of the safetensors files: weights that were trained differ
     everywhere, and reading all of several GB would take longer than a quick study.
     """
     seen = hashlib.sha256()
     files: list[tuple[Path, Path]] = []
-    for whole in (one for one in (place, adapter) if one is not None):
+    for whole in (one for one in (place, *added) if one is not None):
         inside = sorted(file for file in whole.rglob("*.safetensors") if file.is_file()) if whole.is_dir() else [whole]
         files += [(file.relative_to(whole) if whole.is_dir() else Path(file.name), file) for file in inside]
     for name, file in files:
