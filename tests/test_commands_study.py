@@ -48,7 +48,7 @@ def fake(name):
         )
 
     return Study(
-        name, f"Title of {name}", f"Does {name}?", "Yes.", "pairs" if name == "f4" else "prompts", 9, 3, measure
+        name, f"Title of {name}", f"Does {name}?", "Yes.", "pairs" if name == "f4" else "prompts", 9, measure, quick=3
     )
 
 

@@ -19,7 +19,7 @@ def run(subject, prompts):
     long = claim("Prompts are long.", paper="not asked", quantity="letters", found=found, rule=rule)
     return Finding(claims=(long,), table={**subject.about(prompts), "letters": values})
 
-STUDY = Study(name="NAME", title="Length", question="How long?", paper="", needs="prompts", count=8, quick=8, run=run)
+STUDY = Study(name="NAME", title="Length", question="How long?", paper="", needs="prompts", count=8, run=run)
 """
 
 

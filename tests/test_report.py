@@ -95,7 +95,7 @@ def finding(**changes):
 
 
 def study(name, needs="prompts"):
-    return Study(name, f"Title of {name} {HOSTILE}", HOSTILE, HOSTILE, needs, 64, 6, lambda *_: None)
+    return Study(name, f"Title of {name} {HOSTILE}", HOSTILE, HOSTILE, needs, 64, lambda *_: None)
 
 
 @pytest.fixture

@@ -51,7 +51,9 @@ class Fakes:
             )
             return Finding((found,), {"value": values})
 
-        return Study(name, f"Title of {name}", f"Does {name}?", "Yes.", needs, 8, 4, measure, COSTS.get(name, 100))
+        return Study(
+            name, f"Title of {name}", f"Does {name}?", "Yes.", needs, 8, measure, COSTS.get(name, 100), quick=4
+        )
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ HOSTILE = "<script>alert(\"1\")</script> & ein Käse\u2028奶酪 🧀\n'x'"
 SETTING = StudySetting(
     "pocket", "abc", "0.1.0", 7, 50, 7.5, "ddim", False, 4, "def", "shapefirst study f4 --seed 7", "2 cores", 12.5
 )
-STUDY = Study("f4", "Which token", HOSTILE, "The [EOS].", "pairs", 64, 6, lambda *_: None)
+STUDY = Study("f4", "Which token", HOSTILE, "The [EOS].", "pairs", 64, lambda *_: None)
 
 
 def finding(**changes):

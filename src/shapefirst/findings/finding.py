@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from shapefirst.errors import ShapefirstError
-from shapefirst.measure.intervals import Interval, Rule, Verdict
+from shapefirst.measure.intervals import FEWEST, Interval, Rule, Verdict
 from shapefirst.signatures import guarded
 
 if TYPE_CHECKING:
@@ -167,18 +167,18 @@ class Study(Question):
 
     Attributes:
         count: Number of prompts or pairs by default.
-        quick: Number with ``--quick``.
         cost: About what ``count`` of them take, in images of 50 guided steps: its part of the progress bar, no more.
         run: (subject, prompts or pairs) -> Finding; raises ``DoesNotApply``.
         controlled: Whether it compares the model with another one, its control.
         judged: Whether its verdicts go by how well images show their prompts, or by features of them: by a CLIP.
         pictured: Whether it gives the model a picture beside the prompt, and so runs on models that insist on one.
+        quick: Number with ``--quick``: by default the fewest that a verdict takes.
     """
 
     count: int
-    quick: int
     run: Callable[[Any, Sequence[Any]], Finding] = field(repr=False)
     cost: float = 100
     pictured: bool = False
     judged: bool = False
     controlled: bool = False
+    quick: int = FEWEST

@@ -136,7 +136,6 @@ STUDY: Final = Study(
     paper="The more [EOS] positions are switched, the more of the target and the less of the source is seen.",
     needs="pairs",
     count=8,
-    quick=8,
     cost=64,
     judged=True,
     run=run,

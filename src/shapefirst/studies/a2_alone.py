@@ -125,7 +125,6 @@ STUDY: Final = Study(
     paper="[SOS] alone gives unrelated images, [EOS] alone gives the prompt.",
     needs="prompts",
     count=12,
-    quick=8,
     cost=48,
     judged=True,
     run=run,

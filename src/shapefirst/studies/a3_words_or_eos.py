@@ -98,7 +98,6 @@ STUDY: Final = Study(
     paper="Both together are best; [EOS] alone beats the words alone.",
     needs="prompts",
     count=12,
-    quick=8,
     cost=60,
     judged=True,
     run=run,

@@ -87,7 +87,6 @@ STUDY: Final = Study(
     paper="The values carry the content.",
     needs="pairs",
     count=12,
-    quick=8,
     cost=48,
     judged=True,
     run=run,

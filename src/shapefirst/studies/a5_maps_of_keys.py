@@ -182,7 +182,6 @@ STUDY: Final = Study(
     paper="Less than making the maps uniform would, in all steps.",
     needs="pairs",
     count=16,
-    quick=8,
     cost=40,
     run=run,
 )

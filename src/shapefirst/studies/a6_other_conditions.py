@@ -309,7 +309,6 @@ STUDY: Final = Study(
     paper="The removal holds for other conditions, such as the picture of a subject or a face, too.",
     needs="prompts",
     count=8,
-    quick=8,
     cost=104,
     run=run,
     pictured=True,

@@ -177,7 +177,6 @@ STUDY: Final = Study(
     paper="Maps of A's noun take the shape of B's object.",
     needs="pairs",
     count=16,
-    quick=8,
     cost=57,
     run=run,
 )

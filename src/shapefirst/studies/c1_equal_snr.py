@@ -252,7 +252,6 @@ STUDY: Final = Study(
     paper="Not asked. By Falck et al. (2025) the order comes from white noise, and vanishes without it.",
     needs="prompts",
     count=64,
-    quick=8,
     cost=420,
     judged=True,
     controlled=True,

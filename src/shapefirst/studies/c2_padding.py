@@ -154,7 +154,6 @@ STUDY: Final = Study(
     paper="Not asked. By Toker et al. (2025) padding carries meaning only where the text encoder was trained with it.",
     needs="pairs",
     count=64,
-    quick=8,
     cost=520,
     judged=True,
     controlled=True,

@@ -107,7 +107,6 @@ STUDY: Final = Study(
     paper="Not asked; it says that [SOS] carries no meaning though it gets the attention.",
     needs="prompts",
     count=32,
-    quick=8,
     cost=96,
     judged=True,
     run=run,

@@ -349,7 +349,6 @@ STUDY: Final = Study(
     paper="The shape is there after the first few steps; later steps only fill in detail.",
     needs="prompts",
     count=24,
-    quick=8,
     cost=41,
     run=run,
 )

@@ -338,7 +338,6 @@ STUDY: Final = Study(
     paper="The low frequencies are corrupted last and so recovered first; the high ones come in the last steps.",
     needs="prompts",
     count=24,
-    quick=8,
     cost=26,
     run=run,
 )

@@ -131,7 +131,6 @@ STUDY: Final = Study(
     paper="[SOS] gets above 0.9 in all steps, although it carries no meaning.",
     needs="prompts",
     count=24,
-    quick=8,
     cost=39,
     run=run,
 )

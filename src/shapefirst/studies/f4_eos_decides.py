@@ -131,7 +131,6 @@ STUDY: Final = Study(
     paper="With the [EOS] of another prompt, the image follows that prompt; traces of the words remain.",
     needs="pairs",
     count=48,
-    quick=8,
     cost=60,
     judged=True,
     run=run,

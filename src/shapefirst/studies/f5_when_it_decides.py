@@ -212,7 +212,6 @@ STUDY: Final = Study(
     paper="The early steps decide: switching the [EOS] there moves the image to the other prompt, later hardly.",
     needs="pairs",
     count=10,
-    quick=8,
     cost=110,
     judged=True,
     run=run,

@@ -313,7 +313,6 @@ STUDY: Final = Study(
     paper="The difference between the predictions fades, and dropping the text late changes little.",
     needs="prompts",
     count=16,
-    quick=8,
     cost=104,
     run=run,
 )

@@ -295,7 +295,6 @@ STUDY: Final = Study(
     paper="More than a quarter of the latency at about equal FID.",
     needs="prompts",
     count=24,
-    quick=8,
     cost=178,
     judged=True,
     run=run,

@@ -240,7 +240,6 @@ STUDY: Final = Study(
     paper="Not asked: w = 7.5 and 50 steps throughout.",
     needs="pairs",
     count=8,
-    quick=8,
     cost=100,
     judged=True,
     run=run,

@@ -182,7 +182,6 @@ STUDY: Final = Study(
     paper="Not asked: the paper drops the text and compares FID.",
     needs="prompts",
     count=8,
-    quick=8,
     cost=58,
     run=run,
 )

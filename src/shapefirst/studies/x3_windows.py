@@ -244,7 +244,6 @@ STUDY: Final = Study(
     paper="Not asked; its early steps are what the text is for.",
     needs="prompts",
     count=48,
-    quick=8,
     cost=900,
     judged=True,
     run=run,

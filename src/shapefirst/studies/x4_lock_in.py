@@ -198,7 +198,6 @@ STUDY: Final = Study(
     paper="Not asked one by one; the shape comes first, details after.",
     needs="prompts",
     count=24,
-    quick=8,
     cost=500,
     judged=True,
     run=run,

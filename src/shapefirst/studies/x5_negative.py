@@ -118,7 +118,6 @@ STUDY: Final = Study(
     paper="Not asked.",
     needs="pairs",
     count=32,
-    quick=8,
     cost=96,
     judged=True,
     run=run,

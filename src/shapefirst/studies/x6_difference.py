@@ -128,7 +128,6 @@ STUDY: Final = Study(
     paper="Not asked.",
     needs="prompts",
     count=32,
-    quick=8,
     cost=32,
     run=run,
 )
