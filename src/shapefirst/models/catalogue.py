@@ -24,6 +24,7 @@ __all__ = [
     "SAMPLERS",
     "ModelInfo",
     "SamplerInfo",
+    "check_sampler",
     "default_guidance_scale",
     "default_sampler",
     "embedded_folder",
@@ -182,7 +183,7 @@ def embedded_folder(name: str) -> Path:
 def scorers_folder(folder: Path) -> Path:
     """Where the judge and the CLIP for pictures of a model lie: in its own folder, or, as the package has them once for
     all embedded models, in pocket's."""
-    return POCKET if folder.parent == WEIGHTS else folder
+    return POCKET if folder.resolve().parent == WEIGHTS.resolve() else folder
 
 
 @guarded

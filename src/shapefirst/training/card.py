@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,8 @@ padding holds the prompt is a design here, not a discovery.""",
 _OF_T5 = {
     "pipeline": "PixArtAlphaPipeline",
     "positions": "120 prompt positions, padding masked",
-    "of_text": """Its text encoder was trained on texts alone, and frozen.""",
+    "of_text": """Its text encoder was trained on texts alone, and frozen. The judge and the CLIP that score it are
+pocket's, and lie with pocket in the package.""",
 }
 
 
@@ -116,7 +118,7 @@ def write(parts: Path, weights: Path, model: str, preset_name: str, seed: int) -
         relation_list=", ".join(f"“{r}”" for r in RELATIONS),
         held_out=len(HELD_OUT),
         combinations=len(NOUNS) * len(ATTRIBUTES),
-        parts="\n".join(_parts(weights)),
+        parts="\n".join(_parts(weights, ("clip", "judge") if curriculum.reads_t5 else ())),
         renders=len(captions),
         pairs=sum(c.split().count("a") == 2 for c in captions) / len(captions),
         seed=seed,
@@ -187,11 +189,12 @@ def _remarks(parts: Path) -> list[str]:
     return file.read_text().splitlines() if file.exists() else []
 
 
-def _parts(weights: Path) -> list[str]:
+def _parts(weights: Path, elsewhere: Collection[str]) -> list[str]:
+    """A row for each part of the model, but for those that the package has in another folder."""
     from safetensors import safe_open
 
     rows = []
-    for path in sorted(weights.rglob("*.safetensors")):
+    for path in sorted(one for one in weights.rglob("*.safetensors") if one.parent.name not in elsewhere):
         with safe_open(path, "np") as f:
             count = sum(math.prod(f.get_slice(name).get_shape()) for name in f.keys())  # noqa: SIM118 (not a dict)
         name = str(path.parent.relative_to(weights))
