@@ -157,11 +157,6 @@ class StudyOptions:
         return LoadOptions(self.device, self.dtype, self.offload, self.lora)
 
     @property
-    def carried(self) -> dict[str, str | None]:
-        """What of that changes results, for a fingerprint."""
-        return {"dtype": self.dtype, "lora": self.loading.loras or None}
-
-    @property
     def _added(self) -> list[Path]:
         """Files of weights that are put on the model."""
         from shapefirst.models.lora import loras_of
@@ -264,7 +259,9 @@ class StudyOptions:
         clip = None if self.clip in (NO_CLIP, *usual) else self.clip
         return StudySetting(
             model=self.model,
-            fingerprint=fingerprint(place, {**self.scorers, "clip": clip, **self.carried}, self._added),
+            fingerprint=fingerprint(
+                place, {**self.scorers, "clip": clip, "dtype": self.dtype, "lora": self.loading.loras}, self._added
+            ),
             version=__version__,
             seed=self.seed,
             steps=self.number_of_steps,

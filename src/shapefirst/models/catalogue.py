@@ -180,12 +180,6 @@ def embedded_folder(name: str) -> Path:
     return WEIGHTS / name
 
 
-def scorers_folder(folder: Path) -> Path:
-    """Where the judge and the CLIP for pictures of a model lie: in its own folder, or, as the package has them once for
-    all embedded models, in pocket's."""
-    return POCKET if folder.resolve().parent == WEIGHTS.resolve() else folder
-
-
 @guarded
 def is_pocket(name: str) -> bool:
     """Whether this is an embedded model, or a folder that `train-pocket` made: the judge of its world lies in it."""
