@@ -12,6 +12,7 @@ from test_studies_trajectory import whole
 from shapefirst.findings.finding import DoesNotApply
 from shapefirst.measure.scores import alignments_for
 from shapefirst.models import load
+from shapefirst.policies.schedule import TextSchedule
 from shapefirst.prompts import Pair, Prompt
 from shapefirst.sampling.loop import Embeddings, denoise, encode, generators
 from shapefirst.studies import (
@@ -23,7 +24,7 @@ from shapefirst.studies import (
     x5_negative,
     x6_difference,
 )
-from shapefirst.studies.subject import Subject
+from shapefirst.studies.subject import Meter, Subject
 from shapefirst.training.noise import coloured, filter_like
 
 pytestmark = pytest.mark.usefixtures("few_will_do", "sketched")
@@ -104,6 +105,16 @@ def test_windows_are_guided_where_they_say(pocket):
     assert np.allclose(column(found, "alignment", start=0, stop=N, weight="constant"), full)
     none = primary.score(replace(pocket, guidance_scale=1.0).sample(embeddings, seeds), prompts)
     assert np.allclose(column(found, "alignment", start=0, stop=0, weight="constant"), none, atol=1e-3)
+    schedule = TextSchedule.window(1, 3, keep="text")
+    alone = primary.score(pocket.sample(embeddings, seeds, schedule=schedule), prompts)
+    assert np.allclose(column(found, "alignment", start=1, stop=3, weight="constant"), alone, atol=1e-3)
+
+
+def test_what_windows_have_in_common_is_computed_once(pocket):
+    subject = replace(pocket, meter=Meter())
+    found = x3_windows.STUDY.run(subject, PROMPTS[:2])
+    assert subject.meter.done == subject.meter.expected == found.evaluations * 2
+    assert found.evaluations < found.evaluations_apart
 
 
 def test_windows_say_at_once_what_they_need(pocket, monkeypatch):

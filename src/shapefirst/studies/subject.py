@@ -6,9 +6,9 @@ trunk: x_T -> ... -> x_t ---> ... -> x_0        one run
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -27,7 +27,10 @@ from shapefirst.policies.schedule import TextSchedule
 from shapefirst.prompts import Prompt
 from shapefirst.prompts.tokens import Positions, positions, preprocessed
 from shapefirst.sampling.loop import Embeddings, Step, decode, denoise, encode, generators
+from shapefirst.sampling.together import denoise_together
 from shapefirst.training.noise import coloured
+
+Named = TypeVar("Named", bound=Hashable)
 
 __all__ = ["Fork", "Meter", "Subject", "colour_of", "part"]
 
@@ -237,6 +240,33 @@ class Subject:
             rows, scale = part(embeddings, here), guidance_scale
             *_, last = self.steps_of(rows, seeds[here], schedule=schedule, guidance_scale=scale)
             images += decode(self.pipe, last.x_next)
+        return images
+
+    def sample_together(
+        self, embeddings: Embeddings, seeds: Sequence[int], schedules: Mapping[Named, Policy]
+    ) -> dict[Named, list[Image.Image]]:
+        """The images of `sample` for each of the schedules; what these have in common is computed once, and counts
+        as `policies.sharing.evaluations_together` says."""
+        images: dict[Named, list[Image.Image]] = {name: [] for name in schedules}
+        for here in self.batches(len(seeds)):
+            mine = seeds[here]
+
+            def count(evaluations: float, images: Sequence[int] = mine) -> None:
+                self.meter.add(evaluations * len(images))
+
+            ended = denoise_together(
+                self.pipe,
+                part(embeddings, here),
+                list(schedules.values()),
+                num_inference_steps=self.steps,
+                guidance_scale=self.guidance_scale,
+                generator=generators(mine),
+                latents=self._coloured(mine),
+                batch_size=2 * self.batch_size,
+                on_step=count,
+            )
+            for made, end in zip(images.values(), ended, strict=True):
+                made += decode(self.pipe, end.latents)
         return images
 
     def fork(
