@@ -147,6 +147,10 @@ def methods(setting: str, out: Path) -> list[Method]:
             )
             found += [Method(name, f"{steps} steps", name, steps, stock) for name in STOCK]
             found.append(Method("AYS, DPM++ 2M", f"{steps} steps", "DPM++ 2M, leading", steps, ays(steps)))
+        found += [
+            Method(f"{OURS}, each image its steps", f"tol {tol:g}", "DPM++ 2M, Karras", 40, partial(guided, tol=tol))
+            for tol in (0.02, 0.05, 0.1)
+        ]
         return found
     found += [
         Method(f"{OURS}, budget", f"{share:g}", sampler, n, partial(guided, budget=share + 1e-6)) for share in SHARES
