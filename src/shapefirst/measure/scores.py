@@ -27,6 +27,7 @@ from shapefirst.measure.judging import JudgeScore, load_judge
 from shapefirst.measure.vlm import load_vlm
 from shapefirst.measure.vqa import load_vqa
 from shapefirst.models import is_pocket, locate
+from shapefirst.models.catalogue import scorers_folder
 from shapefirst.models.scoring import locate_scorer
 from shapefirst.signatures import guarded
 
@@ -173,4 +174,4 @@ def _folder(model_name: str) -> Path:
     folder = locate(model_name)
     if folder is None:
         raise ModelError(f"The weights of {model_name} are missing: reinstall shapefirst.")
-    return folder
+    return scorers_folder(folder)

@@ -35,6 +35,7 @@ __all__ = [
     "sampler_info",
     "sampler_name",
     "sampler_with",
+    "scorers_folder",
     "with_sampler",
 ]
 
@@ -76,6 +77,13 @@ MODELS: Final[dict[str, ModelInfo]] = {
             None,
             "StableDiffusionPipeline",
             "the embedded model: small pictures of its own small world, on any CPU",
+            4.0,
+        ),
+        ModelInfo(
+            "pocket-dit",
+            None,
+            "PixArtAlphaPipeline",
+            "the same world drawn by a transformer that reads a T5, as PixArt-alpha does",
             4.0,
         ),
         ModelInfo(
@@ -178,6 +186,12 @@ OWN_SAMPLER: Final = "own"
 def embedded_folder(name: str) -> Path:
     """Where the weights of an embedded model lie."""
     return WEIGHTS / name
+
+
+def scorers_folder(folder: Path) -> Path:
+    """Where the judge and the CLIP for pictures of the model in ``folder`` lie: with it, or, as the package has them
+    once for all embedded models, with pocket."""
+    return POCKET if folder.resolve().parent == WEIGHTS.resolve() else folder
 
 
 @guarded

@@ -19,6 +19,7 @@ from rich.progress import track
 
 from shapefirst.families.layout import own_size
 from shapefirst.measure.judge import Judge, Sighting
+from shapefirst.models.catalogue import scorers_folder
 from shapefirst.sampling.loop import generators
 from shapefirst.world.renders import labels_of
 from shapefirst.world.scenes import Scene, place, render, sample_scene
@@ -118,7 +119,7 @@ def measure_model(
     """Every figure of the model card for the weights in ``folder``.
 
     Args:
-        folder: A pipeline with ``clip`` and ``judge`` beside it, as ``export`` leaves it.
+        folder: A pipeline of that world, with what scores it (`scorers_folder`).
         count: Single-object prompts, and renders for the parts.
         others: Prompts of each other kind: pairs, held-out combinations, the paper's guidance scale.
         guidance_scale: The w of all but the last kind.
@@ -130,13 +131,14 @@ def measure_model(
 
     pipe = load(folder)
     unet = getattr(pipe, "unet", None) is not None  # pocket's bars are higher than those of its transformer
-    judge = Judge.load(folder / "judge")
+    scorers = scorers_folder(folder)
+    judge = Judge.load(scorers / "judge")
     singles = fresh_scenes(count, seed, pair=False)
     renders = [Image.fromarray(render(s)[0]) for s in singles]
     figures = judged("judge on fresh renders", judge.look(renders), singles, (0.98, 0.98, None))
     figures += _autoencoder(pipe.vae, judge, renders, singles)
-    clip = CLIPModel.from_pretrained(folder / "clip", dtype=torch.float32).eval()
-    figures += _zero_shot(clip, CLIPTokenizer.from_pretrained(folder / "clip"), renders, singles)
+    clip = CLIPModel.from_pretrained(scorers / "clip", dtype=torch.float32).eval()
+    figures += _zero_shot(clip, CLIPTokenizer.from_pretrained(scorers / "clip"), renders, singles)
 
     def looked_at(scenes: list[Scene], first_seed: int, scale: float) -> list[Sighting]:
         return judge.look(draw(pipe, [s.caption for s in scenes], first_seed, guidance_scale=scale))
