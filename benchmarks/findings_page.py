@@ -13,17 +13,21 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Final
 
+from PIL import Image
+
 from shapefirst.drawing.notation import duration, label, reach, rule_in_short
 from shapefirst.errors import ShapefirstError
-from shapefirst.files import save_text
+from shapefirst.files import png_of, save_text
 from shapefirst.findings.comparison import compared
 from shapefirst.findings.discovery import RATE, standing
 from shapefirst.findings.finding import Claim
 from shapefirst.findings.order import STUDIES
 from shapefirst.findings.storage import Stored, load_all
+from shapefirst.measure.intervals import Verdict
 
 ROOT: Final = Path(__file__).parent.parent
 RESULTS: Final = ROOT / "benchmarks" / "results" / "studies"
@@ -34,6 +38,21 @@ _HEAD: Final = """# Findings
 What the [studies](studies.md) found. A claim replicates if its whole 95% interval over prompts lies on the side of a
 threshold that was written down before the run; it is inconclusive if the interval covers the threshold. Claims
 that are not the paper's are marked as our own.
+"""
+_OF_POCKET: Final = """pocket's text encoder was trained to say at every position of the padding what the picture shows:
+that its padding holds the prompt is a design, and no discovery. pocket-dit's was trained on sentences alone and frozen,
+and its padding is masked ([the two](pocket.md)). Other models may answer otherwise.
+"""
+_TAIL: Final = """
+## Make this page from your own run
+
+```sh
+shapefirst study all --model pocket --model sd15 --out benchmarks/results/studies
+python benchmarks/findings_page.py
+```
+
+The script writes the page anew: all claims, intervals and verdicts side by side, a chart and a sheet of pictures of each
+study.
 """
 
 
@@ -65,6 +84,8 @@ def write(folders: Sequence[Path], page: Path = PAGE) -> Path:
 
 def _page(models: Mapping[str, Mapping[str, Stored]], pictures: Path) -> Iterator[str]:
     yield _HEAD
+    if "pocket" in models:
+        yield _OF_POCKET
     for model, studies in models.items():
         yield f"**{_text(model)}**: {_setting(list(studies.values()))}\n"
     rows = list(compared(studies.values() for studies in models.values()))
@@ -85,19 +106,24 @@ def _page(models: Mapping[str, Mapping[str, Stored]], pictures: Path) -> Iterato
         yield f"{_text(first.question)} **The paper:** {_text(first.paper)}\n"
         for model, study in of_models:
             yield from _study(f"{model}, " if len(models) > 1 else "", study, pictures / f"{model}".replace("/", "-"))
-    yield ""
+    yield _TAIL
 
 
 def _setting(stored: Sequence[Stored]) -> str:
     s = stored[0].setting
     found = Counter(claim.verdict for study in stored for claim in study.claims)
-    verdicts = ", ".join(f"{count} {verdict}" for verdict, count in sorted(found.items()))
+    counted: dict[Verdict, str] = {
+        "replicates": "replicate",
+        "does not replicate": "do not replicate",
+        "inconclusive": "are inconclusive",
+    }
+    verdicts = ", ".join(f"{found[verdict]} {words}" for verdict, words in counted.items())
     seconds = sum(study.setting.seconds for study in stored)
     quick = "**A short run of few prompts, to see it work rather than to learn from it.** " if s.quick else ""
     stands = sum(standing([claim for study in stored for claim in study.claims]))
     return (
         f"{quick}{s.steps} steps of {s.sampler}, w = {s.guidance_scale:g}, seed {s.seed}, {_text(s.machine)}, "
-        f"{duration(seconds)}. Of {found.total()} claims: {verdicts}. "
+        f"{duration(seconds)}. Of {found.total()} claims {verdicts}. "
         f"{stands} of the verdicts stand at a false discovery rate of {RATE:.0%}."
     )
 
@@ -122,12 +148,18 @@ def _study(whose: str, study: Stored, pictures: Path) -> Iterator[str]:
             yield f"- *{_text(claim.statement)}* {_text(claim.hypothesis)}"
     yield ""
     shown = [(chart.alt, chart.caption, f"{chart.name}.svg", chart.svg.encode()) for chart in study.charts[:1]]
-    shown += [(one.alt, one.caption, f"{one.name}.png", one.png) for one in study.pictures[:1]]
+    shown += [(one.alt, one.caption, f"{one.name}.png", _small(one.png)) for one in study.pictures[:1]]
     for alt, caption, name, content in shown:
         pictures.mkdir(exist_ok=True)
         file = pictures / re.sub(r"[^\w.-]", "-", f"{study.name}-{name}")
         file.write_bytes(content)
         yield f"![{_text(alt)}](findings/{pictures.name}/{file.name})\n\n*{_text(caption)}*\n"
+
+
+def _small(png: bytes) -> bytes:
+    """The picture in 256 colours: a third of the bytes, for a repository that keeps every version."""
+    with Image.open(BytesIO(png)) as image:
+        return png_of(image.convert("RGB").quantize(256, dither=Image.Dither.FLOYDSTEINBERG), {})
 
 
 def _measured(claim: Claim) -> str:
