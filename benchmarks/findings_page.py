@@ -1,4 +1,4 @@
-"""Write docs/findings.md and its pictures: what the stored studies of one or more models found.
+"""Write docs/findings.md with its pictures, and README's short table: what stored studies of one or more models found.
 
     shapefirst study all --model pocket --model sd15 --out benchmarks/results/studies    (one: --out .../studies/pocket)
     python benchmarks/findings_page.py                                                    (at once)
@@ -43,6 +43,7 @@ _OF_POCKET: Final = """pocket's text encoder was trained to say at every positio
 that its padding holds the prompt is a design, and no discovery. pocket-dit's was trained on sentences alone and frozen,
 and its padding is masked ([the two](pocket.md)). Other models may answer otherwise.
 """
+_BEGINS, _ENDS = "<!-- from benchmarks/findings_page.py -->", "<!-- so far -->"
 _TAIL: Final = """
 ## Make this page from your own run
 
@@ -51,17 +52,18 @@ shapefirst study all --model pocket --model sd15 --out benchmarks/results/studie
 python benchmarks/findings_page.py
 ```
 
-The script writes the page anew: all claims, intervals and verdicts side by side, a chart and a sheet of pictures of each
-study.
+The script writes the page anew: all claims, intervals and verdicts side by side, a chart and a sheet of pictures of
+each study.
 """
 
 
-def write(folders: Sequence[Path], page: Path = PAGE) -> Path:
+def write(folders: Sequence[Path], page: Path = PAGE, readme: Path | None = None) -> Path:
     """The page, and the pictures beside it in a folder of its name.
 
     Args:
         folders: Of one model each, as `shapefirst study --out` wrote them.
         page: Where it goes.
+        readme: Where the short table goes, between the two remarks that are there for it.
 
     Raises:
         ShapefirstError: A folder holds no finding, two are of one model, or one is damaged.
@@ -79,7 +81,26 @@ def write(folders: Sequence[Path], page: Path = PAGE) -> Path:
     shutil.rmtree(pictures, ignore_errors=True)
     pictures.mkdir(parents=True)
     save_text("\n".join(_page(models, pictures)), page)
+    if readme is not None:
+        before, _, rest = readme.read_text(encoding="utf-8").partition(_BEGINS)
+        save_text("\n".join([before + _BEGINS, *_short(models), _ENDS]) + rest.partition(_ENDS)[2], readme)
     return page
+
+
+def _short(models: Mapping[str, Mapping[str, Stored]]) -> Iterator[str]:
+    """The first claim of each of the paper's findings, and how many of all claims replicate."""
+    yield _row("the paper says", *(f"on {_text(model)}" for model in models))
+    yield "|" + "---|" * (1 + len(models))
+    rows = list(compared(studies.values() for studies in models.values()))
+    for name in (name for name in STUDIES if name.startswith("f")):
+        row = next((row for row in rows if row.study.name == name), None)
+        if row is not None:
+            answers = (_answer(*answer) for answer in zip(row.claims, row.reasons, strict=True))
+            yield _row(_text(row.statement), *answers)
+    counts = (
+        Counter(claim.verdict for study in studies.values() for claim in study.claims) for studies in models.values()
+    )
+    yield _row("of all claims", *(f"{found['replicates']} of {found.total()} replicate" for found in counts))
 
 
 def _page(models: Mapping[str, Mapping[str, Stored]], pictures: Path) -> Iterator[str]:
@@ -180,4 +201,5 @@ def _text(text: str) -> str:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folders", nargs="*", type=Path, help="by default those in benchmarks/results/studies")
-    print(write(parser.parse_args().folders or sorted(path for path in RESULTS.iterdir() if path.is_dir())))
+    given = parser.parse_args().folders or sorted(path for path in RESULTS.iterdir() if path.is_dir())
+    print(write(given, readme=ROOT / "README.md"))

@@ -348,6 +348,16 @@ def test_the_findings_are_written_from_stored_studies(tmp_path, monkeypatch):
     for name in re.findall(r"\]\((findings/\S+)\)", text):
         assert (tmp_path / name).is_file()
     assert sorted(path.name for path in (tmp_path / "findings" / "pocket").iterdir()) == ["f6-all.png", "f6-l1.svg"]
+    readme, table = (
+        tmp_path / "README.md",
+        "| It ends. | inconclusive | does not apply |\n| of all claims | 0 of 1 replicate |",
+    )
+    readme.write_text("Before.\n<!-- from benchmarks/findings_page.py -->\nold\n<!-- so far -->\nAfter.\n")
+    for _ in range(2):
+        write([tmp_path / "pocket", tmp_path / "other"], tmp_path / "findings.md", readme)
+        begins = "Before.\n<!-- from benchmarks/findings_page.py -->\n| the paper says |"
+        assert readme.read_text().startswith(begins)
+        assert readme.read_text().endswith(f"{table} 0 of 0 replicate |\n<!-- so far -->\nAfter.\n")
     with pytest.raises(ShapefirstError, match="Two folders hold findings of pocket"):
         write([tmp_path / "pocket", tmp_path / "pocket"], tmp_path / "findings.md")
 
