@@ -1,6 +1,6 @@
 """Write docs/findings.md with its pictures, and README's short table: what stored studies of one or more models found.
 
-    shapefirst study all --model pocket --model sd15 --out benchmarks/results/studies    (one: --out .../studies/pocket)
+    shapefirst study all --model pocket --model pocket-dit --out benchmarks/results/studies    (one: --out .../studies/pocket)
     python benchmarks/findings_page.py                                                    (at once)
 
 Of each study the first chart and the first sheet of pictures are shown. The same results give the same page.
@@ -48,7 +48,7 @@ _TAIL: Final = """
 ## Make this page from your own run
 
 ```sh
-shapefirst study all --model pocket --model sd15 --out benchmarks/results/studies
+shapefirst study all --model pocket --model pocket-dit --out benchmarks/results/studies
 python benchmarks/findings_page.py
 ```
 
