@@ -1,7 +1,7 @@
 """Write docs/findings.md with its pictures, and README's short table: what stored studies of one or more models found.
 
-    shapefirst study all --model pocket --model pocket-dit --out benchmarks/results/studies    (one: --out .../studies/pocket)
-    python benchmarks/findings_page.py                                                    (at once)
+    shapefirst study all --model pocket --model pocket-dit --out benchmarks/results/studies
+    python benchmarks/findings_page.py    (at once; of one model: --out benchmarks/results/studies/pocket)
 
 Of each study the first chart and the first sheet of pictures are shown. The same results give the same page.
 """
