@@ -153,6 +153,14 @@ def test_from_the_first_step_on_the_other_prompt_is_drawn(pocket):
         x4_lock_in.STUDY.run(pocket, [Prompt("something"), Prompt("nothing")])
 
 
+def test_how_late_a_change_may_come_is_the_area_below_its_curve():
+    grid, steps = [1, 2, 3, 4, 6, 8], 10
+    wins = np.array([[1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 1], [0, 0, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0]], float)
+    assert np.allclose(x4_lock_in._areas(wins, grid, steps), [0.5, 0.9, 0.0, 0.15])
+    wins = np.array([[0.9, 0.8, 0.7, 0.6, 0.4, 0.2]])
+    assert np.allclose(x4_lock_in._areas(wins, grid, steps), 0.5 - 0.1 * 0.1 / 2), "a line, flat before the first step"
+
+
 def test_a_negative_prompt_in_all_steps_is_the_pipeline_s_own(pocket):
     found = x5_negative.STUDY.run(pocket, PAIRS)
     whole(found)

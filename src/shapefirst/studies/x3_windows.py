@@ -42,7 +42,7 @@ RULE_USELESS: Final = Rule("above", 0.99)
 #: Weights that grow bring images nearer to true pictures than constant ones of the same mean.
 RULE_GROWS: Final = Rule("below", 1.0)
 
-CUTS: Final = (0.0, 0.2, 0.4, 0.5, 0.6, 0.8, 1.0)
+CUTS: Final = (0.0, 0.2, 0.5, 0.8, 1.0)
 GROWS = "growing"
 PAINTING: Final = ("resvg_py", "material_design_icons_pack")
 
@@ -246,7 +246,7 @@ STUDY: Final = Study(
     paper="Not asked; its early steps are what the text is for.",
     needs="prompts",
     count=48,
-    cost=390,
+    cost=250,
     judged=True,
     run=run,
 )

@@ -29,7 +29,8 @@ from shapefirst.words import find_words
 #: The steps up to which B still wins: fewer for the noun than for the attribute; a share of the run.
 RULE_ORDER: Final = Rule("above", 0.0)
 
-SHARES: Final = tuple(tenth / 10 for tenth in range(10))
+#: Close together where things are settled.
+SHARES: Final = (0.1, 0.2, 0.3, 0.4, 0.6, 0.8)
 NOUN, COLOUR, TEXTURE, PLACE = "noun", "colour", "texture", "place"
 #: What is scored by, where the world is known: the part of the phrase that differs.
 JUDGED: Final[Mapping[str, str]] = {NOUN: JUDGE_NOUN, COLOUR: JUDGE_ATTRIBUTE, TEXTURE: JUDGE_ATTRIBUTE}
@@ -64,8 +65,7 @@ def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
         shown = {f"B from {k}": images[k] for k in grid[:: max(1, len(grid) // 5)]}
         labels = [f"{x.text}\nthen: {y.text}" for x, y in zip(one.a, one.b, strict=True)]
         pictures.append(picture(one.aspect, shown, labels, f"The {one.aspect} exchanged from a step on.", few=3))
-    # How much of the run may have passed for B still to win, on average: the area below its curve.
-    times = {aspect: wins.mean(1) for aspect, wins in found.items()}
+    times = {aspect: _areas(wins, grid, subject.steps) for aspect, wins in found.items()}
     return Finding(
         claims=_claims(times),
         table=stacked(tables),
@@ -110,6 +110,16 @@ def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
         f"known, by the first score else and for places. Runs share what they have in common. {scored(subject)}",
         evaluations=cost,
     )
+
+
+def _areas(wins: np.ndarray, grid: Sequence[int], steps: int) -> np.ndarray:
+    """(n,) how much of the run may have passed for B still to win: the area below each row's curve.
+
+    Before its first step a curve is as high as there; at the end, where B would not come at all, it is 0.
+    """
+    at = np.array([0, *grid, steps]) / steps
+    curves = np.concatenate([wins[:, :1], wins, np.zeros((len(wins), 1))], axis=1)
+    return np.asarray(((curves[:, 1:] + curves[:, :-1]) / 2) @ np.diff(at))
 
 
 def _claims(times: Mapping[str, np.ndarray]) -> tuple[Claim, ...]:
@@ -198,7 +208,7 @@ STUDY: Final = Study(
     paper="Not asked one by one; the shape comes first, details after.",
     needs="prompts",
     count=24,
-    cost=500,
+    cost=345,
     judged=True,
     run=run,
 )

@@ -1,0 +1,142 @@
+"""What `pareto.py` compares: ours and everybody else's ways to sample faster, at all their settings.
+
+What each rival is measured with is in `peers.settings`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from peers.loop import Block
+from peers.settings import RIVALS, STOCK, ays
+
+from shapefirst import TextSchedule, guide
+from shapefirst.cli.tune import CALIBRATION_SEED
+from shapefirst.files import save_text
+from shapefirst.images.jobs import Sampling
+from shapefirst.models import default_guidance_scale
+from shapefirst.policies.solver import Solver
+from shapefirst.prompts import mixed
+from shapefirst.tuning.search import Tuner
+
+#: Setting -> the sampler, of `STOCK`, and its number of steps.
+SETTINGS: Final = {
+    "dpm-karras-25": ("DPM++ 2M, Karras", 25),
+    "euler-25": ("Euler, trailing", 25),
+    "ddim-50": ("DDIM, trailing", 50),
+    "dpm-20": ("DPM++ 2M, trailing", 20),
+    "unipc-20": ("UniPC 2, trailing", 20),
+    "deis-30": ("DEIS 2, trailing", 30),
+    "euler-leading-25": ("Euler, leading", 25),
+    "best": ("DPM++ 2M, trailing", 250),
+}
+CONFIRMING: Final = "UniPC 2, trailing"
+BEST_STEPS: Final = (10, 15, 20)
+FEWER: Final = (0.88, 0.76, 0.68, 0.6, 0.5, 0.4)
+SHARES: Final = (0.76, 0.6, 0.5)  # of the evaluations, of ours
+BATCH: Final = 16
+CALIBRATION: Final = 24  # prompts
+SCALE: Final = default_guidance_scale("pocket")
+REFERENCE: Final = "reference"
+OURS: Final = "ours"
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to sample, at one setting: its steps are those of the pipeline's call, None if it says them itself."""
+
+    family: str
+    setting: str
+    sampler: str
+    steps: int | None
+    block: Block
+
+    @property
+    def name(self) -> str:
+        """For files."""
+        return re.sub(r"[^a-z0-9.]+", "-", f"{self.family} {self.setting}".lower()).strip("-")
+
+    @property
+    def is_ours(self) -> bool:
+        return self.family.startswith(OURS)
+
+
+@contextmanager
+def stock(pipe: Any) -> Iterator[Callable[..., Any]]:
+    yield pipe
+
+
+@contextmanager
+def guided(pipe: Any, what: Any = None, **how: Any) -> Iterator[Callable[..., Any]]:
+    with guide(pipe, what, **how):
+        yield pipe
+
+
+@contextmanager
+def fitted(pipe: Any, goal: str, num_steps: int, steps: int, out: Path) -> Iterator[Callable[..., Any]]:
+    """The solver that `shapefirst tune` fits to so many steps, on its calibration prompts; kept in ``out``."""
+    file = out / f"solver-{steps}.json"
+    if not file.is_file():
+        tuner = Tuner(pipe, Sampling(SCALE, num_steps), mixed(CALIBRATION, CALIBRATION_SEED), BATCH, goal)
+        for batch in range(tuner.batches):
+            tuner.record(batch, [], lambda: None)
+        for number in fits(num_steps) if goal == "keep" else BEST_STEPS:
+            schedule = tuner.fit(number, lambda: None)[0].schedule
+            assert schedule.solver is not None
+            save_text(schedule.solver.configuration, out / f"solver-{number}.json")
+    with guide(pipe, TextSchedule.solved(Solver("FittedScheduler", file.read_text()), steps)):
+        yield pipe
+
+
+def fits(num_steps: int) -> list[int]:
+    return [round(share * num_steps) for share in SHARES]
+
+
+def methods(setting: str, out: Path) -> list[Method]:
+    """All of them, the reference first."""
+    sampler, n = SETTINGS[setting]
+    found = [Method(REFERENCE, "", sampler, n, stock)]
+    if setting == "best":
+        found.append(Method("another solver", "250 steps", CONFIRMING, n, stock))
+        for steps in BEST_STEPS:
+            found.append(
+                Method(
+                    f"{OURS}, fitted",
+                    f"{steps} steps",
+                    sampler,
+                    None,
+                    partial(fitted, goal="best", num_steps=25, steps=steps, out=out),
+                )
+            )
+            found += [Method(name, f"{steps} steps", name, steps, stock) for name in STOCK]
+            found.append(Method("AYS, DPM++ 2M", f"{steps} steps", "DPM++ 2M, leading", steps, ays(steps)))
+        found += [
+            Method(f"{OURS}, each image its steps", f"tol {tol:g}", "DPM++ 2M, Karras", 40, partial(guided, tol=tol))
+            for tol in (0.02, 0.05, 0.1)
+        ]
+        return found
+    found += [
+        Method(f"{OURS}, budget", f"{share:g}", sampler, n, partial(guided, budget=share + 1e-6)) for share in SHARES
+    ]
+    found += [Method(f"{OURS}, tol", f"{tol:g}", sampler, n, partial(guided, tol=tol)) for tol in (0.003, 0.006, 0.012)]
+    found += [
+        Method(
+            f"{OURS}, fitted",
+            f"{steps} steps",
+            sampler,
+            None,
+            partial(fitted, goal="keep", num_steps=n, steps=steps, out=out),
+        )
+        for steps in fits(n)
+    ]
+    found += [Method("fewer steps", f"{round(s * n)} steps", sampler, round(s * n), stock) for s in FEWER]
+    found += [
+        Method(family, words, sampler, n, factory(n)) for family, ladder in RIVALS.items() for words, factory in ladder
+    ]
+    return found

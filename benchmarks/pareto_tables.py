@@ -1,0 +1,109 @@
+"""The tables of `pareto.py`: what was measured of each method, at equal evaluations and row by row."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from pareto_methods import BEST_STEPS, Method
+
+from shapefirst.measure.intervals import SHARE, Interval, bootstrap
+
+SAVINGS: Final = (0.25, 0.4, 0.5)  # of the evaluations, to compare at
+SLACK: Final = 0.02  # what counts as getting there
+
+
+@dataclass(frozen=True)
+class Row:
+    """What was measured of a method; ``l1s`` of each image."""
+
+    method: Method
+    evaluations: float
+    l1s: list[float]
+    psnr: Interval
+    clip: Interval
+    right: Interval
+    changed: Interval
+    time_saved: float | None  # median over the rounds
+
+    @property
+    def mean(self) -> Interval:
+        return bootstrap(self.l1s, within=SHARE)
+
+    def percentile(self, at: float) -> float:
+        return float(np.quantile(self.l1s, at))
+
+
+def at_equal_evaluations(rows: Sequence[Row], full: int) -> list[str]:
+    """Mean and 95th percentile of L1 at some savings, along each method's line (linear in the log between its rows)."""
+    most = max(len(row.l1s) for row in rows)
+    families: dict[str, list[Row]] = {}
+    for row in rows:
+        families.setdefault(row.method.family, []).append(row)
+    lines = [
+        "Mean L1 / its 95th percentile by evaluations saved, along each method's rows (a dash: none saves it):",
+        "",
+        f"| method | {' | '.join(f'{s:.0%}' for s in SAVINGS)} |",
+        f"|{'---|' * (len(SAVINGS) + 1)}",
+    ]
+    for family, members in families.items():
+        final = [row for row in members if len(row.l1s) == most]
+        members, few = final or members, "" if final else f" (n = {len(members[0].l1s)})"
+        cells = []
+        for saving in SAVINGS:
+            values = [at(members, full, saving, lambda row: row.mean.estimate), at(members, full, saving, high)]
+            cells.append("—" if values[0] is None else " / ".join(f"{value:.4f}" for value in values))
+        lines.append(f"| {family}{few} | {' | '.join(cells)} |")
+    return lines
+
+
+def high(row: Row) -> float:
+    return row.percentile(0.95)
+
+
+def at(members: Sequence[Row], full: int, saving: float, value: Callable[[Row], float]) -> float | None:
+    """A figure of a method where it saves so much: of its best rows, those that no other one beats in both."""
+    points = sorted((1 - row.evaluations / full, max(value(row), 1e-6)) for row in members)
+    front = [(x, y) for x, y in points if not any(a >= x and b < y for a, b in points)]
+    if not front or front[-1][0] < saving - SLACK:
+        return None
+    return math.exp(np.interp(saving, [x for x, _ in front], [math.log(y) for _, y in front]))
+
+
+def at_equal_steps(rows: Sequence[Row]) -> list[str]:
+    """At each number of evaluations: ours, and the best five of the others."""
+    lines = ["| evaluations | method | mean L1 | 95th percentile | changed |", "|---|---|---|---|---|"]
+    for steps in BEST_STEPS:
+        those = [row for row in rows if row.evaluations <= 2 * steps and row.evaluations > 2 * steps - 5]
+        others = sorted((row for row in those if not row.method.is_ours), key=lambda row: row.mean.estimate)[:5]
+        for row in [*(row for row in those if row.method.is_ours), *others]:
+            lines.append(
+                f"| {row.evaluations:g} | {row.method.family} | {row.mean:.5f} | {high(row):.4f} | {row.changed:.1%} |"
+            )
+    return lines
+
+
+def table(rows: Sequence[Row], full: int | None) -> list[str]:
+    names = (
+        "method",
+        "setting",
+        "evaluations",
+        "time saved",
+        "mean L1",
+        "median",
+        "95th percentile",
+        "PSNR, dB",
+        "CLIP similarity",
+    )
+    lines = [f"| {' | '.join((*names, 'judge: all right', 'changed'))} |", f"|{'---|' * (len(names) + 2)}"]
+    for row in rows:
+        saved = "" if full is None else f" (-{1 - row.evaluations / full:.0%})"
+        cells = [row.method.family, row.method.setting, f"{row.evaluations:.1f}{saved}"]
+        cells += ["" if row.time_saved is None else f"{row.time_saved:.0%}", f"{row.mean:.5f}"]
+        cells += [f"{row.percentile(0.5):.5f}", f"{high(row):.5f}", f"{row.psnr:.1f}", f"{row.clip:.4f}"]
+        cells += [f"{row.right:.1%}", f"{row.changed:.1%}"]
+        lines.append(f"| {' | '.join(cells)} |")
+    return lines
