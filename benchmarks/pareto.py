@@ -1,6 +1,6 @@
 """What each way to sample faster costs in the picture: ours, and everybody else's, in the settings that people use.
 
-    python benchmarks/pareto.py sample dpm-karras-25 [--prompts 128] [--only REGEX]    (an hour or more; resumes)
+    python benchmarks/pareto.py sample dpm-karras-25 [--prompts 128] [--screen 16]     (an hour or more; resumes)
     python benchmarks/pareto.py time   dpm-karras-25 [--rounds 5]                      (on an idle machine)
     python benchmarks/pareto.py report dpm-karras-25
 
@@ -10,8 +10,8 @@ with other settings. **best** (the setting of that name): distances are to the c
 steps, which UniPC in 250 has to confirm. Rivals are all of `peers.settings.STOCK` and AYS.
 
 The same prompts and seeds throughout: fresh scenes of pocket's world, none of them among those that policies and
-solvers are tuned on. Every method draws the first 16; the rest only ours, fewer steps and the finalists: the rivals
-that no other one beats by far on those 16, which flatters rivals if anybody. Images are kept in ``--out``, where
+solvers are tuned on. Every method draws the first ``--screen``; the rest only ours, fewer steps and the finalists: the
+rivals that no other one beats by far on those, which flatters rivals if anybody. Images are kept in ``--out``, where
 ``report`` writes to, too; without it they are in ``out/pareto``, and the report goes to ``benchmarks/results``. Peers
 need ``pip install '.[bench]'``; one that fails is listed with its error.
 """
@@ -32,7 +32,7 @@ from typing import Any, Final
 
 import diffusers
 import numpy as np
-from pareto_methods import BATCH, BEST_STEPS, SCALE, SETTINGS, Method, methods
+from pareto_methods import BATCH, BEST_STEPS, FEWER_STEPS, SCALE, SETTINGS, Method, methods
 from pareto_tables import Row, at_equal_evaluations, at_equal_steps, table
 from peers.settings import STOCK
 from rich.progress import track
@@ -52,11 +52,8 @@ from shapefirst.training.quality import fresh_scenes
 from shapefirst.world.scenes import Scene
 
 FIRST_SEED: Final = 70_000
-SCREEN: Final = 16  # prompts that every method draws
 FAR: Final = 1.5  # times closer, for a rival to be beaten by far
 SAVES: Final = 0.9  # of the evaluations: with more a method is no finalist
-#: Families whose every setting draws all prompts, besides ours.
-ALWAYS: Final = ("fewer steps", "another solver")
 SAME: Final = 99.0  # dB, in the place of the infinity of identical images
 RESULTS: Final = Path(__file__).parent / "results"
 
@@ -99,8 +96,8 @@ def sample(given: argparse.Namespace) -> None:
     every = methods(given.setting, folder)
     for method in every:
         if re.search(given.only, method.name):
-            draw_up_to(captions[:SCREEN], model, method, given.setting, folder)
-    for method in finalists(every, given.setting, folder):
+            draw_up_to(captions[: given.screen], model, method, given.setting, folder)
+    for method in finalists(every, given.setting, folder, given.screen):
         if re.search(given.only, method.name):
             draw_up_to(captions, model, method, given.setting, folder)
 
@@ -132,7 +129,7 @@ def stored_of(file: Path) -> tuple[np.ndarray, float]:
         return stored["images"], float(stored["evaluations"])
 
 
-def finalists(every: Sequence[Method], setting: str, folder: Path) -> list[Method]:
+def finalists(every: Sequence[Method], setting: str, folder: Path, screen: int) -> list[Method]:
     """The reference, ours and fewer steps, and of the others those that none of them beats by far: that is `FAR` times
     closer both in the mean and in the geometric mean, for no more evaluations. What saves too little is none."""
     first, *others = [method for method in every if (folder / f"{method.name}.npz").is_file()]
@@ -141,8 +138,8 @@ def finalists(every: Sequence[Method], setting: str, folder: Path) -> list[Metho
     found = [first]
     for method in others:
         theirs, evaluations = stored_of(folder / f"{method.name}.npz")
-        far = [l1(a, b) for a, b in zip(theirs[:SCREEN], images[:SCREEN], strict=True)]
-        if method.is_ours or method.family in ALWAYS:
+        far = [l1(a, b) for a, b in zip(theirs[:screen], images[:screen], strict=True)]
+        if method.is_ours or method.family == FEWER_STEPS:
             found.append(method)
         if not method.is_ours and compares(evaluations, setting, full):
             rivals.append(
@@ -263,9 +260,10 @@ def report(given: argparse.Namespace) -> None:
         "",
     ]
     if screened:
+        few = len(screened[0].l1s)
         lines += [
-            f"Screened with the first {len(screened[0].l1s)} prompts, and no finalists: for no more evaluations another",
-            f"rival is {FAR:g} times closer, both in the mean and in the geometric mean, or they are not compared at.",
+            f"Screened with the first {few} prompts, and no finalists, as they are not compared at, or as",
+            f"for no more evaluations another is {FAR:g} times closer, both in the mean and in the geometric mean.",
             "",
             *table(screened, 2 * steps if given.setting != "best" else None),
             "",
@@ -280,6 +278,7 @@ def main() -> None:
     arguments.add_argument("stage", choices=["sample", "time", "report"])
     arguments.add_argument("setting", choices=list(SETTINGS))
     arguments.add_argument("--prompts", type=int, default=128)
+    arguments.add_argument("--screen", type=int, default=16, help="of the prompts, those that every method draws")
     arguments.add_argument("--only", default="", help="a regular expression: methods whose names match")
     arguments.add_argument("--rounds", type=int, default=5)
     arguments.add_argument("--out", type=Path)

@@ -45,6 +45,7 @@ CALIBRATION: Final = 24  # prompts
 SCALE: Final = default_guidance_scale("pocket")
 REFERENCE: Final = "reference"
 OURS: Final = "ours"
+FEWER_STEPS: Final = "fewer steps"
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,7 @@ def methods(setting: str, out: Path) -> list[Method]:
         )
         for steps in fits(n)
     ]
-    found += [Method("fewer steps", f"{round(s * n)} steps", sampler, round(s * n), stock) for s in FEWER]
+    found += [Method(FEWER_STEPS, f"{round(s * n)} steps", sampler, round(s * n), stock) for s in FEWER]
     found += [
         Method(family, words, sampler, n, factory(n)) for family, ladder in RIVALS.items() for words, factory in ladder
     ]

@@ -17,6 +17,8 @@ from shapefirst.sampling.loop import encode, generators
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
+import pareto
+import pareto_methods
 import peers
 from peers import settings
 from peers.forecasts import chebyshev
@@ -301,3 +303,25 @@ def test_steps_that_are_aligned(make_pipe):
         timesteps = settings.ays_timesteps(pipe, steps)
         assert len(timesteps) == steps
         assert timesteps == sorted(set(timesteps), reverse=True)
+
+
+def test_rivals_that_are_beaten_by_far_are_no_finalists(tmp_path):
+    """Distances by hand: all pixels of all images by as much, so that mean and geometric mean are that."""
+
+    def drawn(family, evaluations, far):
+        method = pareto_methods.Method(family, "", "DDIM, trailing", 10, pareto_methods.stock)
+        images = np.full((4, 64, 64, 3), 100 + far, np.uint8)
+        np.savez(tmp_path / f"{method.name}.npz", images=images, evaluations=evaluations)
+        return method
+
+    every = [
+        drawn("reference", 20.0, 0),
+        drawn("ours, far", 15.0, 100),
+        drawn("fewer steps", 15.0, 10),
+        drawn("close for more", 17.0, 12),  # not 1.5 times further than fewer steps
+        drawn("far for more", 17.0, 16),
+        drawn("far for less", 10.0, 90),
+        drawn("saves nothing", 20.0, 1),
+    ]
+    found = pareto.finalists(every, "dpm-20", tmp_path, 4)
+    assert [one.family for one in found] == ["reference", "ours, far", "fewer steps", "close for more", "far for less"]

@@ -264,11 +264,12 @@ def test_a_job_stops_within_a_step(studio, turns, monkeypatch):
     assert made(studio, turns, SETTINGS)  # and the pipeline is as it was
 
 
-def test_what_is_copied_makes_the_same_picture(make_pipe, turns, tmp_path, monkeypatch):
+@pytest.mark.parametrize("sides", [{"width": 64, "height": 72}, {"height": 72}], ids=["both", "one"])
+def test_what_is_copied_makes_the_same_picture(make_pipe, turns, tmp_path, monkeypatch, sides):
     monkeypatch.chdir(tmp_path)
     make_pipe().save_pretrained("tiny")
     studio = Studio(make_offer(["tiny"]))
-    settings = studio.offer.completed(replace(SETTINGS, negative="blue", width=64, height=72))
+    settings = studio.offer.completed(replace(SETTINGS, negative="blue", **sides))
     outcome = made(studio, turns, settings)
     result = shapefirst(*shlex.split(command_of(settings))[1:])
     assert result.exit_code == 0, result.output

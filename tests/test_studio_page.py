@@ -225,6 +225,7 @@ def test_a_page_that_is_loaded_again_goes_on(page, pace):
     page.driver.refresh()
     page.until("of 30")
     assert page.value("#sf-prompt textarea") == "a blue car"
+    assert page.value("#sf-sampler input") == "ddim (the model's usual)"
     pace.seconds = 0.0
     page.until("Done.")
     page.driver.refresh()

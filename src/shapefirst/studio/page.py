@@ -192,7 +192,8 @@ class StudioPage:
     def _usual(self, model: str, sampler: str) -> Any:
         """The samplers, as of another model."""
         known = model if model in self._offer.models else StudioSettings().model
-        return gr.update(choices=samplers_of(self._offer, known), value=sampler)
+        chosen = "" if sampler == self._offer.models[known] else sampler
+        return gr.update(choices=samplers_of(self._offer, known), value=chosen)
 
     def _toggle(self, words: str, steps: float, guided: Sequence[int]) -> Update:
         """Steps of the strip were clicked on: the policy that they are."""

@@ -59,17 +59,18 @@ def python_of(
         "guidance_scale": f"{settings.guidance:g}",
         "num_images_per_prompt": settings.images if settings.images > 1 else None,
         "generator": f"generators({settings.seeds!r})",
-        "width": settings.width,
-        "height": settings.height,
     }
     if settings.second.strip():
         return _switched(settings, loaded, call)
-    arguments = ", ".join(
-        [repr(settings.prompt), *(f"{name}={value}" for name, value in call.items() if value is not None)]
-    )
+    given = {name: side for name in ("width", "height") if (side := getattr(settings, name)) is not None}
+    one_side = len(given) == 1  # a pipeline goes by both or by neither
+    sides = [f"**(own_sides(pipe) | {given!r})"] if one_side else [f"{name}={side}" for name, side in given.items()]
+    said = [f"{name}={value}" for name, value in call.items() if value is not None]
+    arguments = ", ".join([repr(settings.prompt), *said, *sides])
     return "\n".join(
         [
             "from shapefirst import guide, load",
+            *["from shapefirst.families.layout import own_sides"] * one_side,
             "from shapefirst.sampling.loop import generators",
             "",
             loaded,
@@ -80,7 +81,7 @@ def python_of(
 
 
 def _switched(settings: StudioSettings, loaded: str, call: dict[str, Any]) -> str:
-    call = {**call, "num_inference_steps": settings.steps}
+    call = {**call, "num_inference_steps": settings.steps, "width": settings.width, "height": settings.height}
     negative = call.pop("negative_prompt")
     each = call.pop("num_images_per_prompt")
     encoding = "".join(
