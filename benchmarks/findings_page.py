@@ -1,19 +1,22 @@
 """Write docs/findings.md with its pictures, and README's short table: what stored studies of one or more models found.
 
-    shapefirst study all --model pocket --model pocket-dit --out benchmarks/results/studies
-    python benchmarks/findings_page.py    (at once; of one model: --out benchmarks/results/studies/pocket)
+    shapefirst study all --model pocket --model pocket-dit --out out/studies
+    python benchmarks/findings_page.py out/studies/pocket out/studies/pocket-dit    (seconds)
 
-Of each study the first chart and the first sheet of pictures are shown. The same results give the same page.
+The results are kept in ``benchmarks/results/studies``, their pictures in 256 colours: a third of the bytes, in a
+repository that keeps every version. From there the page is made; without folders that is all, and it is the same page.
+Of each study the first chart and the first sheet of pictures are shown.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import re
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import Final
 
@@ -22,11 +25,11 @@ from PIL import Image
 from shapefirst.drawing.notation import duration, label, reach, rule_in_short
 from shapefirst.errors import ShapefirstError
 from shapefirst.files import png_of, save_text
-from shapefirst.findings.comparison import compared
+from shapefirst.findings.comparison import Compared, compared
 from shapefirst.findings.discovery import RATE, standing
 from shapefirst.findings.finding import Claim
 from shapefirst.findings.order import STUDIES
-from shapefirst.findings.storage import Stored, load_all
+from shapefirst.findings.storage import FACTS, Stored, load_all
 from shapefirst.measure.intervals import Verdict
 
 ROOT: Final = Path(__file__).parent.parent
@@ -48,13 +51,44 @@ _TAIL: Final = """
 ## Make this page from your own run
 
 ```sh
-shapefirst study all --model pocket --model pocket-dit --out benchmarks/results/studies
-python benchmarks/findings_page.py
+shapefirst study all --model pocket --model pocket-dit --out out/studies
+python benchmarks/findings_page.py out/studies/pocket out/studies/pocket-dit
 ```
 
 The script writes the page anew: all claims, intervals and verdicts side by side, a chart and a sheet of pictures of
 each study.
 """
+
+
+def keep(folder: Path, results: Path = RESULTS) -> Path:
+    """A copy of the stored studies of one model, with pictures in 256 colours, in place of what was kept of that model.
+
+    Raises:
+        ShapefirstError: The folder holds no finding, or one is damaged.
+    """
+    kept = results / model_of(_loaded(folder)).replace("/", "-")
+    shutil.rmtree(kept, ignore_errors=True)
+    for study in _loaded(folder):
+        copy = Path(shutil.copytree(folder / study.name, kept / study.name))
+        facts = json.loads((copy / FACTS).read_text(encoding="utf-8"))
+        for file in copy.glob("*.png"):
+            with Image.open(file) as image:
+                few = png_of(image.convert("RGB").quantize(256, dither=Image.Dither.FLOYDSTEINBERG), {})
+            file.write_bytes(few)
+            facts["files"][file.name] = hashlib.sha256(few).hexdigest()
+        save_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", copy / FACTS)
+    return kept
+
+
+def model_of(stored: Sequence[Stored]) -> str:
+    return stored[0].setting.model
+
+
+def _loaded(folder: Path) -> list[Stored]:
+    stored = [study for study in load_all(folder) if study.name in STUDIES]
+    if not stored:
+        raise ShapefirstError(f"There are no stored findings in {str(folder)!r}: run shapefirst study all first.")
+    return stored
 
 
 def write(folders: Sequence[Path], page: Path = PAGE, readme: Path | None = None) -> Path:
@@ -66,32 +100,31 @@ def write(folders: Sequence[Path], page: Path = PAGE, readme: Path | None = None
         readme: Where the short table goes, between the two remarks that are there for it.
 
     Raises:
-        ShapefirstError: A folder holds no finding, two are of one model, or one is damaged.
+        ShapefirstError: A folder holds no finding, two are of one model, one is damaged, or a remark is not there.
     """
-    models = {}
+    models: dict[str, dict[str, Stored]] = {}
     for folder in folders:
-        stored = [study for study in load_all(folder) if study.name in STUDIES]
-        if not stored:
-            raise ShapefirstError(f"There are no stored findings in {str(folder)!r}: run shapefirst study all first.")
-        name = stored[0].setting.model
-        if name in models:
+        stored = _loaded(folder)
+        if (name := model_of(stored)) in models:
             raise ShapefirstError(f"Two folders hold findings of {name}: give one of each model.")
         models[name] = {study.name: study for study in stored}
+    before, begins, rest = ("", "", "") if readme is None else readme.read_text(encoding="utf-8").partition(_BEGINS)
+    if readme is not None and not (begins and _ENDS in rest):
+        raise ShapefirstError(f"{str(readme)!r} has no place for the table: give it {_BEGINS!r} and, below, {_ENDS!r}.")
+    rows = list(compared(studies.values() for studies in models.values()))
     pictures = page.with_suffix("")
     shutil.rmtree(pictures, ignore_errors=True)
     pictures.mkdir(parents=True)
-    save_text("\n".join(_page(models, pictures)), page)
+    save_text("\n".join(_page(models, rows, pictures)), page)
     if readme is not None:
-        before, _, rest = readme.read_text(encoding="utf-8").partition(_BEGINS)
-        save_text("\n".join([before + _BEGINS, *_short(models), _ENDS]) + rest.partition(_ENDS)[2], readme)
+        save_text("\n".join([before + _BEGINS, *_short(models, rows), _ENDS]) + rest.partition(_ENDS)[2], readme)
     return page
 
 
-def _short(models: Mapping[str, Mapping[str, Stored]]) -> Iterator[str]:
+def _short(models: Mapping[str, Mapping[str, Stored]], rows: Sequence[Compared]) -> Iterator[str]:
     """The first claim of each of the paper's findings, and how many of all claims replicate."""
     yield _row("the paper says", *(f"on {_text(model)}" for model in models))
     yield "|" + "---|" * (1 + len(models))
-    rows = list(compared(studies.values() for studies in models.values()))
     for name in (name for name in STUDIES if name.startswith("f")):
         row = next((row for row in rows if row.study.name == name), None)
         if row is not None:
@@ -103,13 +136,12 @@ def _short(models: Mapping[str, Mapping[str, Stored]]) -> Iterator[str]:
     yield _row("of all claims", *(f"{found['replicates']} of {found.total()} replicate" for found in counts))
 
 
-def _page(models: Mapping[str, Mapping[str, Stored]], pictures: Path) -> Iterator[str]:
+def _page(models: Mapping[str, Mapping[str, Stored]], rows: Sequence[Compared], pictures: Path) -> Iterator[str]:
     yield _HEAD
     if "pocket" in models:
         yield _OF_POCKET
     for model, studies in models.items():
         yield f"**{_text(model)}**: {_setting(list(studies.values()))}\n"
-    rows = list(compared(studies.values() for studies in models.values()))
     together = len(models) > 1
     if together:
         times = Counter(row.together for row in rows)
@@ -169,18 +201,12 @@ def _study(whose: str, study: Stored, pictures: Path) -> Iterator[str]:
             yield f"- *{_text(claim.statement)}* {_text(claim.hypothesis)}"
     yield ""
     shown = [(chart.alt, chart.caption, f"{chart.name}.svg", chart.svg.encode()) for chart in study.charts[:1]]
-    shown += [(one.alt, one.caption, f"{one.name}.png", _small(one.png)) for one in study.pictures[:1]]
+    shown += [(one.alt, one.caption, f"{one.name}.png", one.png) for one in study.pictures[:1]]
     for alt, caption, name, content in shown:
         pictures.mkdir(exist_ok=True)
         file = pictures / re.sub(r"[^\w.-]", "-", f"{study.name}-{name}")
         file.write_bytes(content)
         yield f"![{_text(alt)}](findings/{pictures.name}/{file.name})\n\n*{_text(caption)}*\n"
-
-
-def _small(png: bytes) -> bytes:
-    """The picture in 256 colours: a third of the bytes, for a repository that keeps every version."""
-    with Image.open(BytesIO(png)) as image:
-        return png_of(image.convert("RGB").quantize(256, dither=Image.Dither.FLOYDSTEINBERG), {})
 
 
 def _measured(claim: Claim) -> str:
@@ -200,6 +226,7 @@ def _text(text: str) -> str:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", nargs="*", type=Path, help="by default those in benchmarks/results/studies")
-    given = parser.parse_args().folders or sorted(path for path in RESULTS.iterdir() if path.is_dir())
-    print(write(given, readme=ROOT / "README.md"))
+    parser.add_argument("folders", nargs="*", type=Path, help="of one model each, to be kept first")
+    for one in parser.parse_args().folders:
+        keep(one)
+    print(write(sorted(path for path in RESULTS.iterdir() if path.is_dir()), readme=ROOT / "README.md"))

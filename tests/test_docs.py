@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import io
 import json
 import os
 import re
@@ -327,7 +328,7 @@ def public_names(file: Path) -> list[str]:
 def test_the_findings_are_written_from_stored_studies(tmp_path, monkeypatch):
     """Two models, one of which a study does not apply to; what they say is no markup."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    from findings_page import write
+    from findings_page import keep, write
 
     setting = StudySetting("pocket", "abc", "1.0", 0, 50, 4.0, "ddim", False, 8, "", "", "a machine", 60.0)
     asked = Question("f6", "When [it] ends", "Does a|b end?", "It *does*.", "prompts")
@@ -360,6 +361,17 @@ def test_the_findings_are_written_from_stored_studies(tmp_path, monkeypatch):
         assert readme.read_text().endswith(f"{table} 0 of 0 replicate |\n<!-- so far -->\nAfter.\n")
     with pytest.raises(ShapefirstError, match="Two folders hold findings of pocket"):
         write([tmp_path / "pocket", tmp_path / "pocket"], tmp_path / "findings.md")
+    readme.write_text("No place.\n")
+    with pytest.raises(ShapefirstError, match="has no place for the table"):
+        write([tmp_path / "pocket"], tmp_path / "findings.md", readme)
+    for _ in range(2):
+        kept = [keep(tmp_path / name, tmp_path / "kept") for name in ("pocket", "other")]
+        assert [path.name for path in kept] == ["pocket", "an-other"]
+        (tmp_path / "again").mkdir(exist_ok=True)
+        assert write(kept, tmp_path / "again" / "findings.md").read_text() == text
+    (picture,) = storage.load_all(kept[0])[0].pictures
+    with Image.open(io.BytesIO(picture.png)) as few:
+        assert few.mode == "P"
 
 
 def test_the_page_of_findings_is_what_is_stored(tmp_path, monkeypatch):
