@@ -388,9 +388,10 @@ def test_models_pocket_lists_its_words():
 
 
 @pytest.mark.usefixtures("pocket")
-def test_models_pocket_draws_a_sheet_of_its_words(tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", ["pocket", "pocket-dit"])
+def test_models_pocket_draws_a_sheet_of_its_words(tmp_path, monkeypatch, name):
     monkeypatch.setattr("shapefirst.images.gallery.STEPS", 1)
-    assert shapefirst("models", "pocket", "--sheet", tmp_path / "words.png").exit_code == 0
+    assert shapefirst("models", name, "--sheet", tmp_path / "words.png").exit_code == 0
     assert Image.open(tmp_path / "words.png").width > 1000
 
 

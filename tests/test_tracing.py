@@ -304,6 +304,22 @@ def test_edits_nest_and_last_for_some_steps(make_pipe):
     assert naive.error(first, generate(pipe)) > 1e-4
 
 
+def test_an_edit_that_changes_nothing_is_told(make_pipe):
+    pixart = make_pipe("pixart")
+    no_sos = r"There is no \[SOS\] among the tokens of 'a red car': nothing to drop"
+    with pytest.raises(ShapefirstError, match=no_sos), edit(pixart, drop="[SOS]"):
+        generate(pixart, ["a red car"], [0])
+    with trace(pixart) as seen:
+        generate(pixart, ["a red car"], [0])
+    with pytest.raises(ShapefirstError, match=r"There is no \[SOS\] among the tokens"):
+        seen.heat_map("[SOS]")
+    pipe = make_pipe()
+    too_late = f"none of its steps is among the {N} that were sampled"
+    with pytest.warns(UserWarning, match=too_late), edit(pipe, drop="[SEM]", steps=range(N, N + 5)):
+        late = generate(pipe)
+    assert torch.equal(late, generate(pipe))
+
+
 def test_sd3_is_edited_at_the_denoiser_s_door(sd3):
     call = {"num_inference_steps": 2, "height": 16, "width": 16, "output_type": "latent", "max_sequence_length": 20}
     call |= {"guidance_scale": W}

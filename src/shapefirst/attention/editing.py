@@ -13,6 +13,7 @@ embeddings that some models have besides, nor which padding a mask hides (T5). `
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -75,7 +76,7 @@ def edit(
     Raises:
         UnsupportedPipelineError: As for `record`.
         ShapefirstError: None or several of the four are said; in the first step, a word does not occur in the prompt,
-            or the prompt is not known.
+            there are no such tokens (T5 has no [SOS]), or the prompt is not known.
     """
     asked = {"drop": drop, "keep": keep, "replace": replace, "eos_of": eos_of}
     given = [name for name, value in asked.items() if value is not None]
@@ -89,7 +90,13 @@ def edit(
 
     def begin() -> tuple[None, Callable[[], None]]:
         block = _Editing(pipe, change, only, texts)
-        return None, partial(AttentionHook.enter(pipe, denoiser, block).leave, block)
+        leave = partial(AttentionHook.enter(pipe, denoiser, block).leave, block)
+
+        def end() -> None:
+            leave()
+            block.warn_if_idle()
+
+        return None, end
 
     return Reentrant(begin, "An edit", "write `with edit(pipe, ...):` above the pipeline's call.")
 
@@ -132,8 +139,19 @@ class _Editing(Edit):
     texts: tuple[str, ...] | None
     others: dict[str, torch.Tensor] = field(default_factory=dict)
     readings: dict[tuple[str, int], Reading] = field(default_factory=dict)
+    seen: set[int] = field(default_factory=set)  # steps
+
+    def warn_if_idle(self) -> None:
+        """Say so where none of the steps that it is for has come."""
+        if self.seen and self.steps and not self.seen & self.steps:
+            warnings.warn(
+                f"edit(steps=...) changed nothing: none of its steps is among the {max(self.seen) + 1} that were "
+                "sampled, which are counted from 0.",
+                stacklevel=4,
+            )
 
     def edited(self, call: DenoiserCall, embeddings: torch.Tensor) -> torch.Tensor:
+        self.seen.add(call.step)
         if self.steps is not None and call.step not in self.steps:
             return embeddings
         texts = texts_of(call, self.texts, len(embeddings), "edit")
@@ -145,7 +163,12 @@ class _Editing(Edit):
     def _emptied(self, embeddings: torch.Tensor, readings: Sequence[Reading]) -> torch.Tensor:
         """Without the tokens that are to go."""
         change, length = self.change, embeddings.shape[1]
-        places = [one.places(*(change.drop or change.keep)) for one in readings]
+        names = change.drop or change.keep
+        places = [one.places(*names) for one in readings]
+        if not any(places):
+            to_do, missing = "drop" if change.drop else "keep", " and no ".join(names)
+            tokens = f"among the tokens of {said(readings[0].prompt)}"
+            raise ShapefirstError(f"There is no {missing} {tokens}: nothing to {to_do}.")
         if change.keep:
             places = [tuple(sorted(set(range(length)) - set(few))) for few in places]
         if change.fill == "noise":

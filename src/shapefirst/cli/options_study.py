@@ -202,7 +202,8 @@ class StudyOptions:
 
         if (count := self.given[1]) is not None:
             why = "an interval over prompts needs more than one"
-            check_number(count, "pairs", "--prompts", least=2, why=why)
+            option = "--prompts" if self.count is None else "--count"
+            check_number(count, "pairs", option, least=2, why=why)
         check_seed(self.seed, MOST_IMAGES)
         why = "the studies look at tenths of a run, which fewer steps have not got"
         check_number(self.number_of_steps, "steps", "--steps", least=FEWEST_STEPS, why=why)

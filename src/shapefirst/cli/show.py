@@ -57,7 +57,10 @@ def list_models(
     ] = None,
     sheet: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="With pocket: draw everything it knows and write the pictures to this PNG."),
+        typer.Option(
+            metavar="FILE",
+            help="With pocket or pocket-dit: draw everything it knows and write the pictures to this PNG.",
+        ),
     ] = None,
 ) -> None:
     """List the models by name: where each comes from, whether it is on the disk, how large its download is.
@@ -74,10 +77,11 @@ def list_models(
 
     if name is not None and name not in MODELS:
         raise ShapefirstError(f"There is no model {name!r} in the table: it has {', '.join(MODELS)}.")
-    if sheet is not None and name != "pocket":
+    if sheet is not None and (name is None or MODELS[name].source is not None):
         raise ShapefirstError("--sheet draws what pocket knows: say `shapefirst models pocket --sheet FILE`.")
     if sheet is not None:
-        _draw_gallery(sheet)
+        assert name is not None
+        _draw_gallery(name, sheet)
     elif name is not None and MODELS[name].source is None:
         tables.vocabulary()
     elif name:
@@ -86,16 +90,16 @@ def list_models(
         tables.models_table(list(MODELS.values()))
 
 
-def _draw_gallery(file: Path) -> None:
+def _draw_gallery(name: str, file: Path) -> None:
     from shapefirst.files import check_file, save_png
 
     check_file(file)
     with terminal.working("Getting torch and diffusers ready"):
         from shapefirst.images.gallery import gallery, gallery_prompts
         from shapefirst.models import default_guidance_scale
-    scale = default_guidance_scale("pocket")
-    pipe = load_quietly("pocket", "ddim")
-    with terminal.progress("Drawing what pocket knows", total=len(gallery_prompts())) as report:
+    scale = default_guidance_scale(name)
+    pipe = load_quietly(name, "ddim")
+    with terminal.progress(f"Drawing what {name} knows", total=len(gallery_prompts())) as report:
         image = gallery(pipe, scale, on_progress=report)
     save_png(image, file)
     terminal.line(f"Sheet: {file}")

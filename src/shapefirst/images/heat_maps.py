@@ -25,7 +25,7 @@ from shapefirst.errors import ShapefirstError, said
 from shapefirst.families.layout import denoiser_of
 from shapefirst.guidance.hook import Reentrant
 from shapefirst.policies.schedule import Branch
-from shapefirst.prompts.reading import Reading
+from shapefirst.prompts.reading import SPECIAL, Reading
 from shapefirst.signatures import From, guarded
 
 __all__ = ["HeatMap", "Trace", "trace"]
@@ -138,6 +138,8 @@ class Trace(Recording):
         found = reading.places(words) if isinstance(words, str) else reading.word_places(words)
         places = [self._kept.index(place) for place in found]
         if not places:
+            if words in SPECIAL:
+                raise ShapefirstError(f"There is no {words} among the tokens of {said(reading.prompt)}.")
             raise ShapefirstError(f"{said(words)} is cut off from the prompt {said(reading.prompt)}.")
         if heads is not None and not self._by_head:
             raise ShapefirstError("The heads were not kept apart: say trace(pipe, heads=True).")

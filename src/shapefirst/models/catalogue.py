@@ -215,7 +215,7 @@ def default_guidance_scale(name: str) -> float:
 def sampler_info(name: str) -> SamplerInfo:
     """The sampler called `name`. Raises ShapefirstError if there is none."""
     if name not in SAMPLERS:
-        raise ShapefirstError(f"There is no sampler {name!r}; there are {', '.join(SAMPLERS)}.")
+        raise ShapefirstError(f"There is no sampler {name!r}; there are {', '.join((OWN_SAMPLER, *SAMPLERS))}.")
     return SAMPLERS[name]
 
 

@@ -128,7 +128,10 @@ def candidates(steps: Steps, solver_order: Positive = 1) -> list[Candidate]:
 def check_choice(save_time: float | None, max_l1: float | None, evaluations: int | None = None) -> None:
     """Raise ShapefirstError unless what to choose by is given at most once and in range."""
     if sum(one is not None for one in (save_time, max_l1, evaluations)) > 1:
-        raise ShapefirstError("Give one of the time to save, the largest L1 and the evaluations, not both.")
+        raise ShapefirstError(
+            "Give one of the time to save, the largest L1 and the evaluations (--save-time, --max-l1, --evaluations), "
+            "not several."
+        )
     if evaluations is not None and evaluations < 2:
         raise ShapefirstError(f"A picture takes 2 evaluations or more, not {evaluations}.")
     if save_time is not None and not 0 < save_time <= SAVINGS[-1]:
