@@ -22,7 +22,7 @@ from shapefirst.findings.tables import shown, stacked
 from shapefirst.images.jobs import Job, Sampling, generate
 from shapefirst.measure.distances import Distances, distances_of, frechet_of_few, mean_psnr
 from shapefirst.measure.frechet import frechet_distance
-from shapefirst.measure.intervals import POSITIVE, SIGNED, Interval, Range, Rule, bootstrap
+from shapefirst.measure.intervals import FEWEST, POSITIVE, SIGNED, Interval, Range, Rule, bootstrap
 from shapefirst.models import with_sampler
 from shapefirst.policies.schedule import TextSchedule
 from shapefirst.policies.sharing import evaluations_together
@@ -39,8 +39,8 @@ RULE_TIME: Final = Rule("above", 0.2)
 SHARES: Final = (0.0, 0.3, 0.5, 0.7, 1.0)
 PAPER_SAMPLERS: Final = ("ddim", "dpm-solver")
 BATCH: Final = 4
-#: Rounds of timing; the smaller number for fewer prompts than FEW.
-ROUNDS, QUICK_ROUNDS, FEW = 5, 2, 12
+#: Rounds of timing, enough for a verdict; the smaller number for fewer prompts than FEW.
+ROUNDS, QUICK_ROUNDS, FEW = FEWEST, 2, 12
 SHOWN: Final = 6
 
 
