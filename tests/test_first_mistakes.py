@@ -147,6 +147,7 @@ def test_without_guidance_the_warning_names_the_scale(make_pipe):
 )
 def test_pocket_says_what_it_never_saw(prompt, said):
     assert (said in unseen(prompt)) if said else unseen(prompt) == ""
+    assert unseen(prompt, "pocket-dit") == unseen(prompt).replace("pocket", "pocket-dit")
 
 
 def test_pocket_warns_in_python_too_and_its_own_examples_are_of_its_world():

@@ -198,7 +198,7 @@ def _warn(pipe: Any, model: str, texts: list[str], schedule: Policy, sampling: S
     """What the user should know before the images are there."""
     from shapefirst.guidance.counting import UnguidedWarning
     from shapefirst.images.jobs import cut_text
-    from shapefirst.models import is_pocket
+    from shapefirst.models import MODELS, is_pocket
     from shapefirst.prompts.known import unseen
 
     for text in dict.fromkeys(texts):
@@ -206,7 +206,7 @@ def _warn(pipe: Any, model: str, texts: list[str], schedule: Policy, sampling: S
             terminal.warning(
                 f"the prompt {shortened(text)!r} is too long for the text encoder; this is cut off: {shortened(cut)!r}"
             )
-        if is_pocket(model) and (said := unseen(text)):
+        if is_pocket(model) and (said := unseen(text, model if model in MODELS else "pocket")):
             terminal.warning(said)
     if sampling.guidance_scale <= 1 and schedule.keep != "neither" and schedule != TextSchedule.always():
         terminal.note(

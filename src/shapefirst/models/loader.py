@@ -109,7 +109,8 @@ def load(
         fit_tokenizers(pipe, name)
         check_size(pipe, name)
         if is_pocket(name):
-            pipe.text_encoder.register_forward_pre_hook(WordsWatch(pipe.tokenizer), with_kwargs=True)
+            called = name if name in MODELS else "pocket"
+            pipe.text_encoder.register_forward_pre_hook(WordsWatch(pipe.tokenizer, called), with_kwargs=True)
         place = find_device(device)
         pipe.to(place)
         if place.type == "cpu" and getattr(pipe, "unet", None) is not None:
