@@ -156,7 +156,7 @@ def refusal(name, **options):
 def test_unknown_names():
     message = refusal("pockett")
     assert all(name in message for name in ("pockett", *MODELS))
-    assert "sampler 'dim'; there are ddim, dpm-solver" in refusal("pocket", sampler="dim")
+    assert "sampler 'dim'; there are own, ddim, dpm-solver" in refusal("pocket", sampler="dim")
     assert "no device 'abacus'" in refusal("pocket", device="abacus")
 
 

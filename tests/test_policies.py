@@ -285,7 +285,7 @@ def test_one_step_is_no_steps():
     [
         ("steps:1+2", "needs a guided step to begin with"),
         ("steps:0+9", "guides step 9, counted from 0, but the last step of this generation of 4 is 3"),
-        ("budget:0.4", "generation of 4 has too few steps to extrapolate from within a budget: leave the budget out"),
+        ("budget:0.4", "generation of 4 has too few steps to extrapolate from within a budget: take every:2, or leave"),
     ],
 )
 def test_a_policy_that_does_not_fit_the_steps_is_refused(make_pipe, policy, message):

@@ -109,8 +109,8 @@ class Budget:
         if guided < least:
             if least == num_steps:
                 raise ShapefirstError(
-                    f"A generation of {num_steps} has too few steps to extrapolate from within a budget: leave the "
-                    "budget out, or take more steps."
+                    f"A generation of {num_steps} has too few steps to extrapolate from within a budget: take every:2, "
+                    "or leave the budget out."
                 )
             smallest = (2 * least + others * (num_steps - least)) / (2 * num_steps)
             raise ShapefirstError(

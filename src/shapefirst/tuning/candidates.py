@@ -130,7 +130,7 @@ def check_choice(save_time: float | None, max_l1: float | None, evaluations: int
     if sum(one is not None for one in (save_time, max_l1, evaluations)) > 1:
         raise ShapefirstError(
             "Give one of the time to save, the largest L1 and the evaluations (--save-time, --max-l1, --evaluations), "
-            "not several."
+            "not both."
         )
     if evaluations is not None and evaluations < 2:
         raise ShapefirstError(f"A picture takes 2 evaluations or more, not {evaluations}.")
