@@ -66,9 +66,10 @@ def keep(folder: Path, results: Path = RESULTS) -> Path:
     Raises:
         ShapefirstError: The folder holds no finding, or one is damaged.
     """
-    kept = results / model_of(_loaded(folder)).replace("/", "-")
+    stored = _loaded(folder)
+    kept = results / _folder_of(model_of(stored))
     shutil.rmtree(kept, ignore_errors=True)
-    for study in _loaded(folder):
+    for study in stored:
         copy = Path(shutil.copytree(folder / study.name, kept / study.name))
         facts = json.loads((copy / FACTS).read_text(encoding="utf-8"))
         for file in copy.glob("*.png"):
@@ -82,6 +83,10 @@ def keep(folder: Path, results: Path = RESULTS) -> Path:
 
 def model_of(stored: Sequence[Stored]) -> str:
     return stored[0].setting.model
+
+
+def _folder_of(model: str) -> str:
+    return model.replace("/", "-")
 
 
 def _loaded(folder: Path) -> list[Stored]:
@@ -158,7 +163,7 @@ def _page(models: Mapping[str, Mapping[str, Stored]], rows: Sequence[Compared], 
         yield f"\n## {label(name)}: {_text(first.title)} {{ #{name} }}\n"
         yield f"{_text(first.question)} **The paper:** {_text(first.paper)}\n"
         for model, study in of_models:
-            yield from _study(f"{model}, " if len(models) > 1 else "", study, pictures / f"{model}".replace("/", "-"))
+            yield from _study(f"{model}, " if len(models) > 1 else "", study, pictures / _folder_of(model))
     yield _TAIL
 
 

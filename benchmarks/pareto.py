@@ -33,7 +33,7 @@ from typing import Any, Final
 import diffusers
 import numpy as np
 from pareto_methods import BATCH, BEST_STEPS, FEWER_STEPS, SCALE, SETTINGS, Method, methods
-from pareto_tables import Row, at_equal_evaluations, at_equal_steps, table
+from pareto_tables import Row, about, at_equal_evaluations, at_equal_steps, table
 from peers.settings import STOCK
 from rich.progress import track
 
@@ -134,28 +134,27 @@ def finalists(every: Sequence[Method], setting: str, folder: Path, screen: int) 
     closer both in the mean and in the geometric mean, for no more evaluations. What saves too little is none."""
     first, *others = [method for method in every if (folder / f"{method.name}.npz").is_file()]
     images, full = stored_of(folder / f"{first.name}.npz")
-    rivals: list[tuple[Method, float, float, float]] = []
-    found = [first]
+    rivals: dict[Method, tuple[float, float, float]] = {}
     for method in others:
         theirs, evaluations = stored_of(folder / f"{method.name}.npz")
-        far = [l1(a, b) for a, b in zip(theirs[:screen], images[:screen], strict=True)]
-        if method.is_ours or method.family == FEWER_STEPS:
-            found.append(method)
         if not method.is_ours and compares(evaluations, setting, full):
-            rivals.append(
-                (method, evaluations, float(np.mean(far)), float(np.exp(np.mean(np.log(np.maximum(far, 1e-6))))))
-            )
-    for method, evaluations, mean, typical in rivals:
-        beaten = any(e <= evaluations and FAR * m <= mean and FAR * t <= typical for _, e, m, t in rivals)
-        if not beaten and method not in found:
-            found.append(method)
-    return found
+            far = [max(l1(a, b), 1e-6) for a, b in zip(theirs[:screen], images[:screen], strict=True)]
+            rivals[method] = evaluations, statistics.fmean(far), statistics.geometric_mean(far)
+
+    def is_beaten(evaluations: float, mean: float, typical: float) -> bool:
+        return any(e <= evaluations and FAR * m <= mean and FAR * t <= typical for e, m, t in rivals.values())
+
+    def goes_on(method: Method) -> bool:
+        always = method.is_ours or method.family == FEWER_STEPS
+        return always or (method in rivals and not is_beaten(*rivals[method]))
+
+    return [first, *filter(goes_on, others)]
 
 
 def compares(evaluations: float, setting: str, full: float) -> bool:
     """Whether a method takes a number of evaluations that is compared at."""
     if setting == "best":
-        return any(2 * steps - 5 < evaluations <= 2 * steps for steps in BEST_STEPS)
+        return any(about(evaluations, steps) for steps in BEST_STEPS)
     return evaluations <= SAVES * full
 
 
@@ -220,16 +219,17 @@ def rows_of(setting: str, folder: Path, count: int) -> list[Row]:
         if not (folder / f"{method.name}.npz").is_file():
             continue
         images, evaluations, seen = read(method)
-        pictures, theirs = ([Image.fromarray(image) for image in those[: len(images)]] for those in (images, reference))
+        n = len(images)  # fewer than the reference has where it is no finalist
+        pictures, theirs = ([Image.fromarray(image) for image in those] for those in (images, reference[:n]))
         found.append(
             Row(
                 method,
                 evaluations,
-                [l1(a, b) for a, b in zip(images, reference, strict=False)],
-                bootstrap([min(psnr(a, b), SAME) for a, b in zip(images, reference, strict=False)], within=POSITIVE),
+                [l1(a, b) for a, b in zip(images, reference[:n], strict=True)],
+                bootstrap([min(psnr(a, b), SAME) for a, b in zip(images, reference[:n], strict=True)], within=POSITIVE),
                 bootstrap(similarity.score(pictures, theirs), within=SIGNED),
-                bootstrap([float(a == b) for a, b in zip(seen, meant, strict=False)], within=SHARE),
-                bootstrap([float(a != b) for a, b in zip(seen, shown, strict=False)], within=SHARE),
+                bootstrap([float(a == b) for a, b in zip(seen, meant[:n], strict=True)], within=SHARE),
+                bootstrap([float(a != b) for a, b in zip(seen, shown[:n], strict=True)], within=SHARE),
                 1 - statistics.median(one[method.name] for one in rounds) if rounds else None,
             )
         )

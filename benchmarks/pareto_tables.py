@@ -73,11 +73,16 @@ def at(members: Sequence[Row], full: int, saving: float, value: Callable[[Row], 
     return math.exp(np.interp(saving, [x for x, _ in front], [math.log(y) for _, y in front]))
 
 
+def about(evaluations: float, steps: int) -> bool:
+    """Whether they are as many as so many steps with both branches, or hardly fewer."""
+    return 2 * steps - 5 < evaluations <= 2 * steps
+
+
 def at_equal_steps(rows: Sequence[Row]) -> list[str]:
     """At each number of evaluations: ours, and the best five of the others."""
     lines = ["| evaluations | method | mean L1 | 95th percentile | changed |", "|---|---|---|---|---|"]
     for steps in BEST_STEPS:
-        those = [row for row in rows if row.evaluations <= 2 * steps and row.evaluations > 2 * steps - 5]
+        those = [row for row in rows if about(row.evaluations, steps)]
         others = sorted((row for row in those if not row.method.is_ours), key=lambda row: row.mean.estimate)[:5]
         for row in [*(row for row in those if row.method.is_ours), *others]:
             lines.append(

@@ -86,9 +86,10 @@ def test_its_clip_pair_holds_the_same_text_encoder(pocket):
     assert torch.equal(ours, theirs)
 
 
-def test_the_card_states_the_measured_figures():
-    record = json.loads((WEIGHTS / "figures.json").read_text())
-    card = (WEIGHTS / "MODEL_CARD.md").read_text()
+@pytest.mark.parametrize("name", ["pocket", "pocket-dit"])
+def test_the_card_states_the_measured_figures(name):
+    record = json.loads((locate(name) / "figures.json").read_text())
+    card = (locate(name) / "MODEL_CARD.md").read_text()
     for row in table_rows([Figure(**f) for f in record["figures"]]):
         assert row in card
 

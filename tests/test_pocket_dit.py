@@ -1,9 +1,8 @@
 """The second embedded model as it ships: a stock PixArt pipeline of pocket's world, scored by what lies with pocket."""
 
-import json
-
 import pytest
 import torch
+from test_pocket import PROMPTS
 
 from shapefirst import guide, load
 from shapefirst.measure.judge import Judge
@@ -11,10 +10,7 @@ from shapefirst.measure.scores import alignments_for, features_for
 from shapefirst.models import MODELS, default_guidance_scale, is_pocket, locate
 from shapefirst.models.catalogue import POCKET, scorers_folder
 from shapefirst.sampling.loop import generators
-from shapefirst.training.card import table_rows
-from shapefirst.training.quality import Figure
 
-PROMPTS = ["a red car", "a blue heart", "a yellow star", "a green tree", "a wooden house", "a rubber umbrella"]
 WEIGHTS = locate("pocket-dit")
 
 
@@ -46,8 +42,8 @@ def test_a_budget_keeps_its_picture(pipe, full):
     with guide(pipe, budget=0.6) as spent:
         saved = draw(pipe)
     assert spent.saved == pytest.approx(0.4, abs=0.02)
-    as_said = [v.objects for v in Judge.load(POCKET / "judge").look(saved)]
-    assert sum(a == v.objects for a, v in zip(as_said, Judge.load(POCKET / "judge").look(full), strict=True)) >= 5
+    judge = Judge.load(POCKET / "judge")
+    assert sum(a.objects == b.objects for a, b in zip(judge.look(saved), judge.look(full), strict=True)) >= 5
 
 
 def test_it_is_an_ordinary_small_folder_of_safetensors(pipe):
@@ -90,10 +86,3 @@ def test_it_is_scored_by_what_lies_with_pocket():
     assert default_guidance_scale("pocket-dit") == 4.0
     assert list(alignments_for("pocket-dit")) == ["clipscore", "judge", "judge-noun", "judge-attribute"]
     assert features_for("pocket-dit")[0] == "judge's features"
-
-
-def test_the_card_states_the_measured_figures():
-    record = json.loads((WEIGHTS / "figures.json").read_text())
-    card = (WEIGHTS / "MODEL_CARD.md").read_text()
-    for row in table_rows([Figure(**f) for f in record["figures"]]):
-        assert row in card

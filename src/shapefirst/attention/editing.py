@@ -166,9 +166,8 @@ class _Editing(Edit):
         names = change.drop or change.keep
         places = [one.places(*names) for one in readings]
         if not any(places):
-            to_do, missing = "drop" if change.drop else "keep", " and no ".join(names)
-            tokens = f"among the tokens of {said(readings[0].prompt)}"
-            raise ShapefirstError(f"There is no {missing} {tokens}: nothing to {to_do}.")
+            to_do = "drop" if change.drop else "keep"
+            raise ShapefirstError(f"{readings[0].no_such(*names)}: nothing to {to_do}.")
         if change.keep:
             places = [tuple(sorted(set(range(length)) - set(few))) for few in places]
         if change.fill == "noise":

@@ -77,10 +77,9 @@ def list_models(
 
     if name is not None and name not in MODELS:
         raise ShapefirstError(f"There is no model {name!r} in the table: it has {', '.join(MODELS)}.")
-    if sheet is not None and (name is None or MODELS[name].source is not None):
-        raise ShapefirstError("--sheet draws what pocket knows: say `shapefirst models pocket --sheet FILE`.")
     if sheet is not None:
-        assert name is not None
+        if name is None or MODELS[name].source is not None:
+            raise ShapefirstError("--sheet draws what pocket knows: say `shapefirst models pocket --sheet FILE`.")
         _draw_gallery(name, sheet)
     elif name is not None and MODELS[name].source is None:
         tables.vocabulary()

@@ -139,7 +139,7 @@ class Trace(Recording):
         places = [self._kept.index(place) for place in found]
         if not places:
             if words in SPECIAL:
-                raise ShapefirstError(f"There is no {words} among the tokens of {said(reading.prompt)}.")
+                raise ShapefirstError(f"{reading.no_such(words)}.")
             raise ShapefirstError(f"{said(words)} is cut off from the prompt {said(reading.prompt)}.")
         if heads is not None and not self._by_head:
             raise ShapefirstError("The heads were not kept apart: say trace(pipe, heads=True).")

@@ -96,6 +96,10 @@ class Reading:
             ]
         return self._found[names]
 
+    def no_such(self, *names: str) -> str:
+        """That there are no such tokens, as the beginning of a sentence."""
+        return f"There is no {' and no '.join(names)} among the tokens of {said(self.prompt)}"
+
     @cached_property
     def _found(self) -> dict[tuple[str, ...], list[tuple[int, ...]]]:
         """What has been looked for before."""
