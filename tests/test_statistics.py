@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shapefirst.drawing import charts
+from shapefirst.drawing.notation import rule_in_short
 from shapefirst.errors import ShapefirstError
 from shapefirst.findings.discovery import p_value, standing
 from shapefirst.findings.finding import claim, subject_to
@@ -205,6 +206,31 @@ def test_false_discoveries_are_held_at_their_rate():
 
 def test_a_rule_says_what_it_is():
     assert str(Rule("below", 0.9)) == "replicates if the 95% interval lies below 0.9"
+    assert str(Rule("above", 0, 0.05)).endswith("lies above 0, and does not if it ends below 0.05")
+    assert str(Rule("below", 1, 0.05)).endswith("lies below 1, and does not if it ends above 0.95")
+    assert rule_in_short(Rule("below", 1, 0.05)) == "interval lies below\xa01; above\xa00.95 no effect to speak of"
+
+
+@given(low=st.floats(-5, 5), width=st.floats(0, 3), threshold=st.floats(-5, 5), least=st.floats(0.01, 2))
+def test_an_effect_that_is_surely_too_small_does_not_replicate(low, width, threshold, least):
+    found, plain = Interval(low + width / 2, low, low + width, 9), Rule("above", threshold)
+    verdict = Rule("above", threshold, least).verdict(found)
+    if plain.verdict(found) == "inconclusive" and low + width < threshold + least:
+        assert verdict == "does not replicate"
+    else:
+        assert verdict == plain.verdict(found), "an interval on one side decides as ever"
+    mirrored = Interval(-found.estimate, -found.high, -found.low, 9)
+    assert Rule("below", -threshold, least).verdict(mirrored) == verdict
+    with pytest.raises(ShapefirstError, match="least"):
+        Rule("above", threshold, -least)
+
+
+def test_the_p_value_of_too_small_an_effect_is_that_against_the_smallest_one():
+    found = Interval(0.0, -0.0196, 0.0196, 20)  # 0.05 is five standard errors away
+    one = claim("It.", paper="it", quantity="q", found=found, rule=Rule("above", 0, 0.05))
+    assert (one.verdict, one.reason) == ("does not replicate", "")
+    assert p_value(one) == pytest.approx(math.erfc(5 * 1.959964 / 1.96 / math.sqrt(2)), rel=1e-4)
+    assert p_value(replace(one, rule=Rule("above", 0))) == 1
 
 
 def test_the_jackknife_of_a_mean_without_one_value_each_is_students_interval():

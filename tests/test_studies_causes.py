@@ -153,6 +153,22 @@ def test_from_the_first_step_on_the_other_prompt_is_drawn(pocket):
         x4_lock_in.STUDY.run(pocket, [Prompt("something"), Prompt("nothing")])
 
 
+def test_an_aspect_is_compared_with_the_noun_of_the_same_prompt():
+    red, blue, plain = Prompt("a red car", (("red", "car"),)), Prompt("a blue cup", (("blue", "cup"),)), Prompt("a bed")
+    exchanges = [
+        x4_lock_in._Exchange(x4_lock_in.NOUN, [red, blue], [], [red, blue]),
+        x4_lock_in._Exchange(x4_lock_in.COLOUR, [blue, red], [], [blue, red]),
+        x4_lock_in._Exchange(x4_lock_in.TEXTURE, [plain], [], [plain]),
+        x4_lock_in._Exchange(x4_lock_in.PLACE, [Prompt("a blue cup above a red car")], [], [blue]),
+    ]
+    times = {"noun": np.array([0.2, 0.5]), "colour": np.array([0.6, 0.9]), "texture": np.array([1.0])}
+    later = x4_lock_in._later_than_noun(times | {"place": np.array([0.1])}, exchanges)
+    assert {aspect: values.round(9).tolist() for aspect, values in later.items()} == {
+        "colour": [0.1, 0.7],
+        "place": [-0.4],
+    }
+
+
 def test_how_late_a_change_may_come_is_the_area_below_its_curve():
     grid, steps = [1, 2, 3, 4, 6, 8], 10
     wins = np.array([[1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 1], [0, 0, 0, 0, 0, 0], [1, 0, 0, 0, 0, 0]], float)

@@ -39,6 +39,7 @@ from shapefirst.studies import (
     settings,
     x1_conditions,
 )
+from shapefirst.studies.conditions import unrelated
 from shapefirst.studies.subject import Meter, Subject
 from shapefirst.studies.switching import encode_pairs, padded, seen_eos
 from shapefirst.world.vocabulary import ATTRIBUTES, NOUNS
@@ -333,8 +334,8 @@ def test_a2_says_nothing_of_an_sos_that_is_not_there(make_pipe: Any) -> None:
 
 def test_an_unrelated_prompt_shares_no_word() -> None:
     car, cup, bed = (Prompt.of(phrase, "colour") for phrase in (("red", "car"), ("red", "cup"), ("blue", "bed")))
-    assert a2_alone.unrelated([car, cup, bed]) == [bed, bed, car]
-    assert a2_alone.unrelated([car, cup]) == [cup, car]
+    assert unrelated([car, cup, bed]) == [2, 2, 0]
+    assert unrelated([car, cup]) == [1, 0]
 
 
 @pytest.mark.usefixtures("sketched")
@@ -382,7 +383,7 @@ def test_x1_measures_each_setting_as_a_run_of_its_own(make_pipe: Any) -> None:
 def test_x1_compares_the_objects_of_one_prompt(make_pipe: Any) -> None:
     """The second object's alignment goes with the text by 0.5, the first's by 0.1."""
     subject = subject_of(make_pipe())
-    calls = iter([0.9, 0.9, 0.8, 0.4])  # full: first, second object; dropped: first, second
+    calls = iter([0.9, 0.9, 0.1, 0.8, 0.4, 0.1])  # full: first, second object, chance; dropped: the same
     subject.alignments["fake"].score = lambda images, prompts: np.full(len(images), next(calls))
     images, objects = settings.with_two_objects(subject, PAIRS)
     assert settings.two_objects(PAIRS[0]) == Prompt(

@@ -46,12 +46,18 @@ def reach(found: Interval) -> tuple[str, str]:
 
 def threshold(rule: Rule) -> str:
     """The rule's, with three digits: a third is 0.333."""
-    return number(float(f"{rule.threshold:.3g}"))
+    return _short(rule.threshold)
+
+
+def _short(value: float) -> str:
+    return number(float(f"{value:.3g}"))
 
 
 def rule_in_short(rule: Rule) -> str:
-    """ "interval lies above 0", the last two words unparted."""
-    return f"interval lies {rule.side}\N{NO-BREAK SPACE}{threshold(rule)}"
+    """ "interval lies above 0", the last two words unparted; and where no effect to speak of begins."""
+    other = "below" if rule.side == "above" else "above"
+    small = f"; {other}\N{NO-BREAK SPACE}{_short(rule.edge)} no effect to speak of" if rule.least else ""
+    return f"interval lies {rule.side}\N{NO-BREAK SPACE}{threshold(rule)}{small}"
 
 
 def duration(seconds: float) -> str:

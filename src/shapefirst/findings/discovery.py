@@ -27,8 +27,9 @@ _Z: Final = NormalDist().inv_cdf((1 + LEVEL) / 2)
 
 
 def p_value(claim: Claim) -> float:
-    """Of the estimate, if the truth were the threshold; two-sided. 1 where nothing can be said."""
-    found, away = claim.found, claim.found.estimate - claim.rule.threshold
+    """Of the estimate, if the truth were what the verdict excludes; two-sided. 1 where nothing can be said."""
+    found, excluded = claim.found, claim.rule.excluded(claim.found)
+    away = found.estimate - (claim.rule.threshold if excluded is None else excluded)
     end = found.low if away > 0 else found.high  # the one on the threshold's side
     error = abs(found.estimate - end) / _Z
     if found.n < FEWEST or not math.isfinite(error):
@@ -37,7 +38,10 @@ def p_value(claim: Claim) -> float:
 
 
 def standing(claims: Sequence[Claim], rate: float = RATE) -> list[bool]:
-    """Whether each claim differs from its threshold at this false discovery rate, over all that have enough prompts."""
+    """Whether each claim differs from what its verdict excludes at this false discovery rate.
+
+    It is over all that have enough prompts.
+    """
     values = [p_value(one) for one in claims]
     tested = sorted(value for value, one in zip(values, claims, strict=True) if one.found.n >= FEWEST)
     passed = [p for k, p in enumerate(tested, start=1) if p <= rate * k / len(tested)]

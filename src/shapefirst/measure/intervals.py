@@ -100,28 +100,53 @@ class Interval:
 class Rule:
     """When a claim replicates: the whole 95% interval lies on the claim's side of ``threshold``.
 
-    If it lies on the other side the claim does not replicate; if it covers the threshold, or is of fewer than `FEWEST`
-    prompts, the run is inconclusive. A study states its rules as constants, so that they stand before any result.
+    If it lies on the other side the claim does not replicate. Neither does it if the interval covers the threshold and
+    ends short of ``least`` beyond it: whatever effect there is, it is too small to speak of (an equivalence test,
+    Lakens 2017, doi 10.1177/1948550617697177). Otherwise, or with fewer than `FEWEST` prompts, the run is inconclusive.
+    A study states its rules as constants, so that they stand before any result.
+
+    Attributes:
+        side: Of the threshold, where the claim is true.
+        threshold: In the quantity's unit.
+        least: The smallest effect that deserves the name, in the same unit; 0 for none that is too small.
     """
 
     side: Literal["above", "below"]
     threshold: float
+    least: Annotated[float, From(0)] = 0.0
+
+    @property
+    def edge(self) -> float:
+        """Where effects that deserve the name begin."""
+        return self.threshold + (self.least if self.side == "above" else -self.least)
+
+    def excluded(self, found: Interval) -> float | None:
+        """What the interval speaks against: the threshold or, where it covers that, the edge; None if neither."""
+        if found.low > self.threshold or found.high < self.threshold:
+            return self.threshold
+        short = found.high < self.edge if self.side == "above" else found.low > self.edge
+        return self.edge if short else None
 
     def verdict(self, found: Interval) -> Verdict:
         if self.why_not(found):
             return "inconclusive"
-        return "replicates" if (found.low > self.threshold) == (self.side == "above") else "does not replicate"
+        beyond = found.low > self.threshold if self.side == "above" else found.high < self.threshold
+        return "replicates" if beyond else "does not replicate"
 
     def why_not(self, found: Interval) -> str:
         """Why there is no verdict, in a sentence; "" where there is one."""
         if found.n < FEWEST:
             return f"n = {found.n}, and a verdict takes {FEWEST} or more."
-        if not (found.low > self.threshold or found.high < self.threshold):
+        if self.excluded(found) is None:
             return f"The interval covers the threshold, {self.threshold:.3g}: more prompts would make it shorter."
         return ""
 
     def __str__(self) -> str:
-        return f"replicates if the 95% interval lies {self.side} {self.threshold:.3g}"
+        small = ""
+        if self.least:
+            back = "below" if self.side == "above" else "above"
+            small = f", and does not if it ends {back} {self.edge:.3g}"
+        return f"replicates if the 95% interval lies {self.side} {self.threshold:.3g}{small}"
 
 
 def settled(values: np.ndarray, level: float) -> np.ndarray:

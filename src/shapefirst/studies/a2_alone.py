@@ -10,7 +10,18 @@ from shapefirst.findings.finding import Claim, Finding, Study, claim
 from shapefirst.measure.intervals import Rule, bootstrap
 from shapefirst.prompts import Prompt
 from shapefirst.prompts.edits import Places, keep_only
-from shapefirst.studies.conditions import Scores, by_alignment, by_kind, chart, picture, score_conditions, scored, tidy
+from shapefirst.studies.conditions import (
+    CHANCE,
+    Scores,
+    by_alignment,
+    by_kind,
+    chart,
+    picture,
+    score_conditions,
+    scored,
+    tidy,
+    unrelated,
+)
 from shapefirst.studies.subject import Subject
 from shapefirst.studies.switching import padded, pooled_out, seen_eos
 
@@ -23,17 +34,7 @@ RULE_SOS: Final = Rule("below", 0.0)
 SHARE: Final = 0.25
 
 SOS, EOS, WORDS, UNTOUCHED = "[SOS] alone", "[EOS] alone", "words alone", "untouched"
-CHANCE, PROMPT = "an unrelated prompt", "the prompt"
-
-
-def unrelated(prompts: Sequence[Prompt]) -> list[Prompt]:
-    """For each prompt the next one of the set that shares no word of content with it; the very next if none does."""
-    others = []
-    for i, prompt in enumerate(prompts):
-        ahead = [*prompts[i + 1 :], *prompts[:i]]
-        free = (other for other in ahead if prompt.content.isdisjoint(other.content))
-        others.append(next(free, (ahead or [prompt])[0]))
-    return others
+PROMPT = "the prompt"
 
 
 def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
@@ -48,7 +49,7 @@ def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
         alone = replace(whole, text=keep_only(whole.text, places))
         images[name] = subject.sample(alone if name == EOS else pooled_out(alone), seeds)
     images[UNTOUCHED] = subject.sample(whole, seeds)
-    scores = score_conditions(subject, images, {CHANCE: unrelated(prompts), PROMPT: prompts})
+    scores = score_conditions(subject, images, {CHANCE: [prompts[i] for i in unrelated(prompts)], PROMPT: prompts})
     return Finding(
         claims=_claims(subject, scores, SOS in kept),
         table=tidy(subject, scores),

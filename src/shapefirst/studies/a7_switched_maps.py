@@ -15,13 +15,14 @@ from shapefirst.findings.tables import crossed, shown
 from shapefirst.measure.intervals import SHARE, SIGNED, Rule, bootstrap
 from shapefirst.measure.shapes import Mask, iou
 from shapefirst.prompts import Pair
+from shapefirst.studies.conditions import LEAST
 from shapefirst.studies.curves import Panel, curves
 from shapefirst.studies.maps import Followed, Word, follow_words, followable, nouns_of, shape_in, shape_of
 from shapefirst.studies.subject import Subject
 from shapefirst.studies.switching import Switched, encode_pairs, padded, pair_label
 
 #: The map of A's noun agrees with the shape of B's object more than with that of A's own.
-RULE: Final = Rule("above", 0.0)
+RULE: Final = Rule("above", 0.0, LEAST)
 SHOWN = 4
 
 

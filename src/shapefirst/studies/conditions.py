@@ -11,7 +11,7 @@ import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 __all__ = [
+    "CHANCE",
+    "LEAST",
     "Scores",
     "by_alignment",
     "by_kind",
@@ -39,7 +41,13 @@ __all__ = [
     "score_conditions",
     "scored",
     "tidy",
+    "unrelated",
 ]
+
+CHANCE: Final = "an unrelated prompt"
+#: The smallest effect that a claim may speak of: a twentieth of a quantity that goes from 0 to 1 or of a ratio of 1,
+#: or of a prompt's alignment above chance.
+LEAST: Final = 0.05
 
 
 @dataclass(frozen=True)
@@ -81,6 +89,17 @@ def score_conditions(
         for name in subject.alignments
     }
     return Scores(tuple(images), dict(sides), values)
+
+
+def unrelated(prompts: Sequence[Prompt]) -> list[int]:
+    """For each prompt the place of the next one of the set that shares no word of content with it; of the very next if
+    none does."""
+    others = []
+    for i, prompt in enumerate(prompts):
+        ahead = [*range(i + 1, len(prompts)), *range(i)]
+        free = (k for k in ahead if prompt.content.isdisjoint(prompts[k].content))
+        others.append(next(free, (ahead or [i])[0]))
+    return others
 
 
 def scored(subject: Subject) -> str:

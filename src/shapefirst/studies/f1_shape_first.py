@@ -24,7 +24,7 @@ from shapefirst.measure.intervals import (
 )
 from shapefirst.measure.shapes import Mask, binarise, f1
 from shapefirst.prompts import Prompt
-from shapefirst.studies.conditions import by_kind, estimates
+from shapefirst.studies.conditions import LEAST, by_kind, estimates
 from shapefirst.studies.curves import Panel, curves
 from shapefirst.studies.maps import (
     EARLY,
@@ -45,7 +45,7 @@ from shapefirst.studies.subject import Subject
 #: When a fifth of the steps is done, the agreement with the final shape is above 0.9 of what the last step reaches.
 RULE: Final = Rule("above", 0.9)
 #: The first fifth of the steps gains more agreement than the other four.
-RULE_GAIN: Final = Rule("above", 0.0)
+RULE_GAIN: Final = Rule("above", 0.0, LEAST)
 #: Where the true shape is known: the noun's last map agrees with that of its own image more than with another prompt's.
 #: Unless that replicates, the claims above are inconclusive: a map that misses the object can settle early too.
 RULE_SHOWN: Final = Rule("above", 0.0)

@@ -19,7 +19,7 @@ from shapefirst.policies.schedule import TextSchedule
 from shapefirst.policies.sharing import evaluations_together
 from shapefirst.prompts import Pair, Prompt
 from shapefirst.sampling.loop import Embeddings
-from shapefirst.studies.conditions import Scores, score_conditions
+from shapefirst.studies.conditions import CHANCE, Scores, score_conditions, unrelated
 from shapefirst.studies.subject import Fork, Subject
 
 __all__ = [
@@ -124,13 +124,15 @@ def _full_and_dropped(
 
 
 def with_two_objects(subject: Subject, pairs: Sequence[Pair]) -> tuple[dict[str, list[Image.Image]], Scores]:
-    """Pictures of both things of a pair, scored against each of them alone."""
-    embeddings = subject.encode([two_objects(pair) for pair in pairs])
+    """Pictures of both things of a pair, scored against each of them alone and against one of another pair."""
+    both = [two_objects(pair) for pair in pairs]
+    embeddings = subject.encode(both)
     full, dropped = _full_and_dropped(subject, embeddings, subject.seeds(len(pairs)), own(subject).half)
     images = {FULL: full, DROPPED: dropped}
     sides = {
         FIRST: [in_either_place(subject, pair.source) for pair in pairs],
         SECOND: [in_either_place(subject, pair.target) for pair in pairs],
+        CHANCE: [in_either_place(subject, pairs[i].source) for i in unrelated(both)],
     }
     return images, score_conditions(subject, images, sides)
 

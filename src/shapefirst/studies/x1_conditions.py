@@ -17,9 +17,9 @@ import numpy as np
 from shapefirst.drawing import charts
 from shapefirst.findings.finding import Chart, Claim, DoesNotApply, Finding, Study, Summary, claim
 from shapefirst.findings.tables import cell, crossed, shown, stacked
-from shapefirst.measure.intervals import POSITIVE, Range, Rule, bootstrap, hardest, ratio_of_means
+from shapefirst.measure.intervals import ANY, POSITIVE, Range, Rule, bootstrap, hardest, ratio_of_means
 from shapefirst.prompts import Pair, Prompt
-from shapefirst.studies.conditions import Scores, dots, picture, scored, tidy
+from shapefirst.studies.conditions import CHANCE, LEAST, Scores, dots, picture, scored, tidy
 from shapefirst.studies.dropping import check_guidance
 from shapefirst.studies.settings import (
     DROPPED,
@@ -44,8 +44,8 @@ RULE_SWITCH: Final = Rule("above", 0.0)
 RULE_DROP: Final = Rule("below", 0.5)
 #: F4 for every kind of attribute: target minus source, for each of them.
 RULE_KINDS: Final = Rule("above", 0.0)
-#: Dropping the text half-way costs the second object more than the first.
-RULE_ORDER: Final = Rule("above", 0.0)
+#: Dropping the text half-way costs the second object more than the first, of what the prompt gives above chance.
+RULE_ORDER: Final = Rule("above", 0.0, LEAST)
 
 PAPER: Final = "not asked"
 
@@ -86,9 +86,9 @@ def run(subject: Subject, pairs: Sequence[Pair]) -> Finding:
         f"scored against both. {padded(subject)} F6: the source with the text in the first half of the steps only, its "
         "L1 distance to the fully guided image relative to that of the image without any text; ratios are of means "
         "over pairs. Two objects: 'A and B' of each pair, with the text in all or in the first half of the steps, "
-        "scored against A alone and against B alone. A claim about several settings or kinds replicates if the 95% "
-        "interval of each does, and does not if some one's is on the other side, at a level that allows for their "
-        "number. "
+        "scored against A alone and against B alone, and for chance against an unrelated pair's A. A claim about "
+        "several settings or kinds replicates if the 95% interval of each does, and does not if some one's is on the "
+        "other side, at a level that allows for their number. "
         + scored(subject)
         + (
             " The judge's scores of two objects are means over the two places of a picture: an object that it surely "
@@ -145,14 +145,14 @@ def _claims(
             )
         )
     losses = _losses(objects, subject.primary)
+    first, second, chance = (objects.of(subject.primary, FULL, side) for side in (FIRST, SECOND, CHANCE))
+    above = (first + second) / 2 - chance
     claims.append(
         claim(
             "Dropping the text half-way costs the second object of a prompt more than the first.",
             paper=PAPER,
-            quantity=f"{title}: loss of the second object minus that of the first",
-            found=bootstrap(
-                losses[SECOND] - losses[FIRST], within=subject.range_of(subject.primary).difference.difference
-            ),
+            quantity=f"{title}: loss of the second object minus that of the first, over the mean of both above chance",
+            found=bootstrap(np.stack([losses[SECOND] - losses[FIRST], above], 1), ratio_of_means, within=ANY),
             rule=RULE_ORDER,
             if_not="Both may be settled by then, so that neither loses anything; an earlier drop (N/5) would tell.",
         )

@@ -26,21 +26,21 @@ from shapefirst.policies.schedule import TextSchedule
 from shapefirst.policies.sharing import evaluations_together
 from shapefirst.prompts import Prompt
 from shapefirst.studies import dropping
-from shapefirst.studies.conditions import picture, scored
+from shapefirst.studies.conditions import LEAST, picture, scored, unrelated
 from shapefirst.studies.dropping import check_guidance, steps_at
 from shapefirst.studies.f7_savings import frechet_ratio
 from shapefirst.studies.subject import Subject
 from shapefirst.world.scenes import place, render
 from shapefirst.world.vocabulary import relation_of
 
-#: Guidance in the first half aligns more than in the second.
-RULE_EARLY: Final = Rule("above", 0.0)
+#: Guidance in the first half aligns more than in the second, as a share of what the prompt gives above chance.
+RULE_EARLY: Final = Rule("above", 0.0, LEAST)
 #: Without guidance in the noisiest fifth the images are nearer to true pictures.
-RULE_HARMS: Final = Rule("below", 1.0)
+RULE_HARMS: Final = Rule("below", 1.0, LEAST)
 #: Without guidance in the last fifth at least 0.99 of the alignment stays.
 RULE_USELESS: Final = Rule("above", 0.99)
 #: Weights that grow bring images nearer to true pictures than constant ones of the same mean.
-RULE_GROWS: Final = Rule("below", 1.0)
+RULE_GROWS: Final = Rule("below", 1.0, LEAST)
 
 CUTS: Final = (0.0, 0.2, 0.5, 0.8, 1.0)
 GROWS = "growing"
@@ -70,12 +70,13 @@ def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
     images[GROWS] = subject.sample(embeddings, seeds, guidance_scale=weights)
     primary = subject.alignments[subject.primary]
     aligned = {name: np.asarray(primary.score(made, prompts)) for name, made in images.items()}
+    chance = np.asarray(primary.score(images[0, steps], [prompts[i] for i in unrelated(prompts)]))
     name, features = dropping.features_of(subject)
     seen = {window: np.asarray(features(made), dtype=np.float64) for window, made in images.items()}
     truth = np.asarray(features(_true_pictures(subject, prompts)), dtype=np.float64)
     distance = {window: frechet_of_few(of, truth) for window, of in seen.items()}
     return Finding(
-        claims=_claims(subject, aligned, seen, truth, cuts, name),
+        claims=_claims(subject, aligned, chance, seen, truth, cuts, name),
         table=crossed(
             {
                 "start": [0 if window == GROWS else window[0] for window in images],
@@ -112,7 +113,8 @@ def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
         ),
         method=f"{n} prompts, one seed each, w = {subject.guidance_scale:g}. Windows start and stop at "
         f"{', '.join(map(str, cuts))} of {steps} steps. True pictures: one of pocket's world for each prompt, its "
-        f"objects where it says and all else drawn. Growing: weights from 0 to twice w. {scored(subject)}",
+        f"objects where it says and all else drawn. Chance: the alignment with an unrelated prompt of the set. "
+        f"Growing: weights from 0 to twice w. {scored(subject)}",
         evaluations=done,
         evaluations_apart=sum(spent.values()),
     )
@@ -121,6 +123,7 @@ def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
 def _claims(
     subject: Subject,
     aligned: dict[Any, np.ndarray],
+    chance: np.ndarray,
     seen: dict[Any, np.ndarray],
     truth: np.ndarray,
     cuts: Sequence[int],
@@ -129,6 +132,8 @@ def _claims(
     steps, title = subject.steps, subject.alignments[subject.primary].title
     whole, (fifth, half, last) = (0, steps), steps_at([0.2, 0.5, 0.8], steps)
 
+    early = aligned[0, half] - aligned[half, steps]
+
     def nearer(window: Any) -> Any:
         return bootstrap(np.stack([seen[window], seen[whole], truth], axis=1), frechet_ratio, within=POSITIVE)
 
@@ -136,10 +141,9 @@ def _claims(
         claim(
             "Guidance in the first half of the steps is what aligns the picture with its prompt.",
             paper="the early steps are what the text is for",
-            quantity=f"{title}: guidance in steps 0 to {half} minus guidance from {half} on",
-            found=bootstrap(
-                aligned[0, half] - aligned[half, steps], within=subject.range_of(subject.primary).difference
-            ),
+            quantity=f"{title}: guidance in steps 0 to {half} minus guidance from {half} on, over that of guidance in "
+            "all steps above chance",
+            found=bootstrap(np.stack([early, aligned[whole] - chance], 1), ratio_of_means, within=ANY),
             rule=RULE_EARLY,
             if_not="The text branch alone may settle the shape, and guidance sharpen what is there.",
         ),

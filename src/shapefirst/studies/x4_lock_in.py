@@ -20,14 +20,14 @@ from shapefirst.measure.intervals import SHARE, SIGNED, Rule, bootstrap
 from shapefirst.measure.scores import JUDGE_ATTRIBUTE, JUDGE_NOUN
 from shapefirst.prompts import Prompt, parse_prompts
 from shapefirst.prompts.prompt import COLOUR_WORDS, TEXTURE_WORDS
-from shapefirst.studies.conditions import picture, scored
+from shapefirst.studies.conditions import LEAST, picture, scored
 from shapefirst.studies.curves import Panel, curves
 from shapefirst.studies.dropping import steps_at
 from shapefirst.studies.subject import Fork, Subject
 from shapefirst.words import find_words
 
 #: The steps up to which B still wins: fewer for the noun than for the attribute; a share of the run.
-RULE_ORDER: Final = Rule("above", 0.0)
+RULE_ORDER: Final = Rule("above", 0.0, LEAST)
 
 #: Close together where things are settled.
 SHARES: Final = (0.1, 0.2, 0.3, 0.4, 0.6, 0.8)
@@ -39,11 +39,15 @@ PLACES: Final = (("above", "below"), ("on the left of", "on the right of"))
 
 @dataclass(frozen=True)
 class _Exchange:
-    """Prompts A and, beside each, B, which differs in one aspect."""
+    """Prompts A and, beside each, B, which differs in one aspect.
+
+    ``nouns`` are prompts of A's (first) thing alone: the aspect's time is compared with that of their noun.
+    """
 
     aspect: str
     a: Sequence[Prompt]
     b: Sequence[Prompt]
+    nouns: Sequence[Prompt]
 
 
 def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
@@ -67,7 +71,7 @@ def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
         pictures.append(picture(one.aspect, shown, labels, f"The {one.aspect} exchanged from a step on.", few=3))
     times = {aspect: _areas(wins, grid, subject.steps) for aspect, wins in found.items()}
     return Finding(
-        claims=_claims(times),
+        claims=_claims(_later_than_noun(times, exchanges)),
         table=stacked(tables),
         summaries=(
             Summary(
@@ -107,7 +111,8 @@ def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
         f"{', '.join(f'{aspect} ({len(wins)} prompts)' for aspect, wins in found.items())}; k = "
         f"{', '.join(map(str, grid))} of {subject.steps}. The other noun or attribute is the next prompt's. B wins "
         "where the image's alignment with B exceeds that with A: by the judge's noun or attribute where the world is "
-        f"known, by the first score else and for places. Runs share what they have in common. {scored(subject)}",
+        f"known, by the first score else and for places. Each time is compared with that of the same prompt's noun, "
+        f"a place's with that of its first thing's. Runs share what they have in common. {scored(subject)}",
         evaluations=cost,
     )
 
@@ -122,29 +127,44 @@ def _areas(wins: np.ndarray, grid: Sequence[int], steps: int) -> np.ndarray:
     return np.asarray(((curves[:, 1:] + curves[:, :-1]) / 2) @ np.diff(at))
 
 
-def _claims(times: Mapping[str, np.ndarray]) -> tuple[Claim, ...]:
-    claims = []
-    for later in (COLOUR, TEXTURE):
-        if NOUN in times and later in times:
-            n = min(len(times[NOUN]), len(times[later]))
-            claims.append(
-                claim(
-                    f"The noun is settled before the {later}.",
-                    paper="first the shape, then the detail",
-                    quantity=f"share of the steps by which the {later} may come in later than the noun",
-                    found=bootstrap(times[later][:n] - times[NOUN][:n], within=SIGNED),
-                    rule=RULE_ORDER,
-                    if_not=f"A {later} may lie in the low frequencies that come first, as the shape does.",
-                )
-            )
-    if PLACE in times and NOUN in times:
-        n = min(len(times[NOUN]), len(times[PLACE]))
+def _later_than_noun(times: Mapping[str, np.ndarray], exchanges: Sequence[_Exchange]) -> dict[str, np.ndarray]:
+    """Aspect -> by how much later it is settled than the noun, for each of its prompts whose noun was exchanged."""
+    nouns = {
+        prompt.text: time
+        for one in exchanges
+        if one.aspect == NOUN
+        for prompt, time in zip(one.nouns, times[NOUN], strict=True)
+    }
+    later = {
+        one.aspect: [
+            time - nouns[of.text] for of, time in zip(one.nouns, times[one.aspect], strict=True) if of.text in nouns
+        ]
+        for one in exchanges
+        if one.aspect != NOUN
+    }
+    return {aspect: np.array(values) for aspect, values in later.items() if values}
+
+
+def _claims(later: Mapping[str, np.ndarray]) -> tuple[Claim, ...]:
+    claims = [
+        claim(
+            f"The noun is settled before the {aspect}.",
+            paper="first the shape, then the detail",
+            quantity=f"share of the steps by which the {aspect} may come in later than the noun",
+            found=bootstrap(later[aspect], within=SIGNED),
+            rule=RULE_ORDER,
+            if_not=f"A {aspect} may lie in the low frequencies that come first, as the shape does.",
+        )
+        for aspect in (COLOUR, TEXTURE)
+        if aspect in later
+    ]
+    if PLACE in later:
         claims.append(
             claim(
                 "Where things stand is settled before what they are.",
                 paper="not asked; the layout comes first",
                 quantity="share of the steps by which the noun may come in later than the place",
-                found=bootstrap(times[NOUN][:n] - times[PLACE][:n], within=SIGNED),
+                found=bootstrap(-later[PLACE], within=SIGNED),
                 rule=RULE_ORDER,
                 if_not="A score that does not hear places cannot tell when they are settled.",
             )
@@ -163,18 +183,19 @@ def _exchanges(prompts: Sequence[Prompt]) -> list[_Exchange]:
         COLOUR: [one for one in single if one.phrases[0][0] in COLOUR_WORDS],
         TEXTURE: [one for one in single if one.phrases[0][0] in TEXTURE_WORDS],
     }
-    found = [_Exchange(NOUN, *_paired(single, 1))]
-    found += [_Exchange(kind, *_paired(mine, 0)) for kind, mine in by_kind.items()]
+    found = [_of_one(NOUN, single, 1), *(_of_one(kind, mine, 0) for kind, mine in by_kind.items())]
     a: list[str] = []
     b: list[str] = []
+    first: list[Prompt] = []
     for i, (one, other) in enumerate(zip(single[::2], single[1::2], strict=False)):
         if one.phrases[0][1] != other.phrases[0][1]:
+            first.append(one)
             for into, relation in zip((a, b), PLACES[i % len(PLACES)], strict=True):
                 into.append(f"{one.text} {relation} {other.text}")
-    return [*found, _Exchange(PLACE, parse_prompts(a), parse_prompts(b))]
+    return [*found, _Exchange(PLACE, parse_prompts(a), parse_prompts(b), first)]
 
 
-def _paired(prompts: Sequence[Prompt], which: int) -> tuple[list[Prompt], list[Prompt]]:
+def _of_one(aspect: str, prompts: Sequence[Prompt], which: int) -> _Exchange:
     """Prompts, and each with the attribute (0) or noun (1) of the next that has another one."""
     a: list[Prompt] = []
     b: list[Prompt] = []
@@ -187,7 +208,7 @@ def _paired(prompts: Sequence[Prompt], which: int) -> tuple[list[Prompt], list[P
             phrase = (new, one.phrases[0][1]) if which == 0 else (one.phrases[0][0], new)
             a.append(one)
             b.append(replace(one, text=one.text[: place[0]] + new + one.text[place[1] :], phrases=(phrase,)))
-    return a, b
+    return _Exchange(aspect, a, b, a)
 
 
 def _follow(subject: Subject, one: _Exchange, grid: Sequence[int]) -> tuple[str, np.ndarray, dict[int, list]]:

@@ -19,7 +19,7 @@ from shapefirst.measure.intervals import SHARE, Rule, bootstrap
 from shapefirst.measure.scores import JUDGE_NOUN
 from shapefirst.prompts import Pair
 from shapefirst.studies import dropping
-from shapefirst.studies.conditions import by_kind, picture
+from shapefirst.studies.conditions import LEAST, by_kind, picture
 from shapefirst.studies.dropping import check_guidance, steps_at
 from shapefirst.studies.settings import in_either_place, two_objects
 from shapefirst.studies.subject import Fork, Subject
@@ -27,7 +27,7 @@ from shapefirst.studies.subject import Fork, Subject
 #: A negative prompt takes away what it names.
 RULE_ACTS: Final = Rule("above", 0.0)
 #: In the second half of the steps it takes away more than in the first.
-RULE_LATE: Final = Rule("above", 0.0)
+RULE_LATE: Final = Rule("above", 0.0, LEAST)
 
 NONE, ALL, EARLY, LATE = "no negative", "all steps", "first half", "second half"
 
