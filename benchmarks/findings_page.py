@@ -40,8 +40,8 @@ _HEAD: Final = """# Findings
 
 What the [studies](studies.md) found. A claim replicates if its whole 95% interval over prompts lies on the side of a
 threshold that was written down before the run; it is inconclusive if the interval covers the threshold. Some rules also
-say what effect would be too small to speak of, a twentieth: an interval that covers the threshold and ends short of that
-does not replicate. Those were written after a first run, of seed 0, and are decided on other prompts and seeds, of seed 1.
+say what effect is too small to speak of, a twentieth: if the interval covers the threshold and ends short of that, the
+claim does not replicate. Those rules were written after a first run, of seed 0, and are decided by another, of seed 1.
 Claims that are not the paper's are marked as our own.
 """
 _OF_POCKET: Final = """pocket's text encoder was trained to say at every position of the padding what the picture shows:

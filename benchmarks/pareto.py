@@ -12,7 +12,8 @@ steps, which UniPC in 250 has to confirm. Rivals are all of `peers.settings.STOC
 The same prompts and seeds throughout: fresh scenes of pocket's world, none of them among those that policies and
 solvers are tuned on. Every method draws the first ``--screen``; the rest only ours, fewer steps and the finalists: the
 rivals that no other one beats by far on those, which flatters rivals if anybody. Images are kept in ``--out``, where
-``report`` writes to, too; without it they are in ``out/pareto``, and the report goes to ``benchmarks/results``. Peers
+``report`` writes to, too; without it they are in ``out/pareto``, and the report goes to ``benchmarks/results``. With
+``--model pocket-dit`` it is the model that nothing of ours was chosen on; peers that need a U-Net fail there. Peers
 need ``pip install '.[bench]'``; one that fails is listed with its error.
 """
 
@@ -67,9 +68,10 @@ def scenes(count: int) -> list[Scene]:
 
 @contextmanager
 def counting(pipe: Any) -> Iterator[list[int]]:
-    """Rows that the denoiser really computes, call by call."""
+    """Rows that the denoiser really computes, call by call: those of its first layer, which no method spares."""
     rows: list[int] = []
-    handle = pipe.unet.conv_in.register_forward_pre_hook(lambda module, args: rows.append(len(args[0])))
+    first = pipe.transformer.pos_embed if getattr(pipe, "unet", None) is None else pipe.unet.conv_in
+    handle = first.register_forward_pre_hook(lambda module, args: rows.append(len(args[0])))
     try:
         yield rows
     finally:
@@ -90,7 +92,7 @@ def draw(call: Callable[..., Any], prompts: Sequence[str], first: int, steps: in
 
 def sample(given: argparse.Namespace) -> None:
     """Images of every method for the first prompts, and of the finalists for all of them."""
-    model, folder = load("pocket"), given.out / given.setting
+    model, folder = load(given.model), folder_of(given)
     captions = [scene.caption for scene in scenes(given.prompts)]
     folder.mkdir(parents=True, exist_ok=True)
     every = methods(given.setting, folder)
@@ -100,6 +102,17 @@ def sample(given: argparse.Namespace) -> None:
     for method in finalists(every, given.setting, folder, given.screen):
         if re.search(given.only, method.name):
             draw_up_to(captions, model, method, given.setting, folder)
+
+
+def folder_of(given: argparse.Namespace) -> Path:
+    """Where images of the setting and the model lie."""
+    folder: Path = given.out / label_of(given)
+    return folder
+
+
+def label_of(given: argparse.Namespace) -> str:
+    """The setting's name, and the model's if it is another one."""
+    return str(given.setting) if given.model == "pocket" else f"{given.setting}-{given.model}"
 
 
 def draw_up_to(captions: Sequence[str], model: Any, method: Method, setting: str, folder: Path) -> None:
@@ -160,12 +173,12 @@ def compares(evaluations: float, setting: str, full: float) -> bool:
 
 def take_times(given: argparse.Namespace) -> None:
     """Seconds of a call of every method that has images, each beside the reference's; the order differs by round."""
-    folder = given.out / given.setting
+    folder = folder_of(given)
     file = folder / "seconds.json"
     rounds: list[dict[str, float]] = json.loads(file.read_text()) if file.is_file() else []
     captions = [scene.caption for scene in scenes(given.prompts)][:BATCH]
     first, *others = [m for m in methods(given.setting, folder) if (folder / f"{m.name}.npz").is_file()]
-    model = load("pocket")
+    model = load(given.model)
 
     def seconds(method: Method) -> float:
         pipe = pipeline(model, method)
@@ -238,7 +251,7 @@ def rows_of(setting: str, folder: Path, count: int) -> list[Row]:
 
 def report(given: argparse.Namespace) -> None:
     """The comparison at equal evaluations, and all rows; see the module for where they are written."""
-    folder = given.out / given.setting
+    folder = folder_of(given)
     rows = rows_of(given.setting, folder, given.prompts)
     sampler, steps = SETTINGS[given.setting]
     failed = [
@@ -249,7 +262,7 @@ def report(given: argparse.Namespace) -> None:
     most = max(len(row.l1s) for row in rows)
     finals, screened = ([row for row in rows if (len(row.l1s) == most) is full] for full in (True, False))
     lines = [
-        f"pocket, w = {SCALE:g}, n = {most} prompts, image i of seed {FIRST_SEED} + i, float32.",
+        f"{given.model}, w = {SCALE:g}, n = {most} prompts, image i of seed {FIRST_SEED} + i, float32.",
         f"Distances in [0, 1] are to {steps} steps of {sampler}, with 95% bootstrap intervals over prompts.",
         "Changed: pictures in which the judge sees other objects or attributes than in the reference. No LPIPS, as",
         "its weights are not to be had here.",
@@ -269,7 +282,7 @@ def report(given: argparse.Namespace) -> None:
             "",
         ]
     lines += [f"Failed: {line}." for line in failed]
-    save_text("\n".join(lines).rstrip() + "\n", given.results / f"pareto-{given.setting}.md")
+    save_text("\n".join(lines).rstrip() + "\n", given.results / f"pareto-{label_of(given)}.md")
     print("\n".join(lines))
 
 
@@ -277,6 +290,7 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("stage", choices=["sample", "time", "report"])
     arguments.add_argument("setting", choices=list(SETTINGS))
+    arguments.add_argument("--model", choices=["pocket", "pocket-dit"], default="pocket")
     arguments.add_argument("--prompts", type=int, default=128)
     arguments.add_argument("--screen", type=int, default=16, help="of the prompts, those that every method draws")
     arguments.add_argument("--only", default="", help="a regular expression: methods whose names match")

@@ -25,7 +25,7 @@ from shapefirst.guidance.fitted import FittedScheduler
 from shapefirst.guidance.solving import check_solver, scheduler_for
 from shapefirst.policies.solver import Solver
 from shapefirst.sampling.loop import decode, denoise, generators
-from shapefirst.tuning.fitting import FollowedRuns, _local_errors, best_times, fitted_solver, followed_runs
+from shapefirst.tuning.fitting import FollowedRuns, _combined, _local_errors, best_times, fitted_solver, followed_runs
 
 W = 3.0
 
@@ -247,3 +247,30 @@ def test_what_cannot_be_is_refused():
         TextSchedule(solver=KARRAS)
     with pytest.raises(UnsupportedPipelineError, match="brings a solver of its own"):
         check_solver(SimpleNamespace())
+
+
+def test_an_image_that_went_astray_does_not_rule_the_weights():
+    """A feature of ones and one value an image: nearest by the sum of distances is the median, by squares the mean."""
+    rest = torch.tensor([0.9, 1.0, 1.1, 1.2, 100.0], dtype=torch.float64)[:, None]
+    (found,) = _combined(torch.ones(1, 5, 1, dtype=torch.float64), rest)
+    assert 0.95 < found < 1.25
+    assert _combined(torch.ones(1, 5, 1, dtype=torch.float64), torch.zeros_like(rest)) == [0.0]
+
+
+@given(st.integers(0, 10**6), st.integers(1, 3), st.integers(4, 8))
+@settings(max_examples=25, deadline=None)
+def test_weights_leave_no_more_than_least_squares_do(seed, features, images):
+    """By the sum of rms distances; where the features can make the target it is made."""
+    dice = torch.Generator().manual_seed(seed)
+    columns = torch.randn(features, images, 16, generator=dice, dtype=torch.float64)
+    rest = torch.randn(images, 16, generator=dice, dtype=torch.float64)
+    rest[0] *= 30
+
+    def left(weights):
+        made = torch.einsum("f,fbv->bv", torch.as_tensor(weights, dtype=torch.float64), columns)
+        return float((rest - made).square().mean(1).sqrt().sum())
+
+    squares = torch.linalg.lstsq(columns.flatten(1).T, rest.flatten()).solution
+    assert left(_combined(columns, rest)) <= left(squares) * (1 + 1e-3)
+    wanted = torch.arange(1.0, features + 1, dtype=torch.float64)
+    assert _combined(columns, torch.einsum("f,fbv->bv", wanted, columns)) == pytest.approx(wanted.tolist(), rel=1e-3)

@@ -19,6 +19,7 @@ import numpy as np
 from diffusers.schedulers import AysSchedules
 
 from shapefirst.cli.tune import CALIBRATION_SEED
+from shapefirst.families.layout import denoiser_of
 from shapefirst.files import save_text
 from shapefirst.models import default_guidance_scale
 from shapefirst.prompts import mixed as prompts
@@ -51,7 +52,7 @@ def _ladder(
 
 def found(pipe: Any, name: str, num_steps: int, find: Callable[[], Any]) -> Any:
     """What a method finds out beforehand, kept in `FOUND` for the same model, scheduler and number of steps."""
-    of = hashlib.sha256(pipe.unet.conv_in.weight.detach().cpu().numpy().tobytes())
+    of = hashlib.sha256(next(denoiser_of(pipe).parameters()).detach().cpu().numpy().tobytes())
     # what begins with _ is diffusers' own, and its order another one in each process
     config = sorted((key, value) for key, value in pipe.scheduler.config.items() if not key.startswith("_"))
     of.update(f"{type(pipe.scheduler).__name__} {config} {num_steps}".encode())

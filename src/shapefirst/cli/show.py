@@ -99,6 +99,6 @@ def _draw_gallery(name: str, file: Path) -> None:
     scale = default_guidance_scale(name)
     pipe = load_quietly(name, "ddim")
     with terminal.progress(f"Drawing what {name} knows", total=len(gallery_prompts())) as report:
-        image = gallery(pipe, scale, on_progress=report)
+        image = gallery(pipe, name, scale, on_progress=report)
     save_png(image, file)
     terminal.line(f"Sheet: {file}")

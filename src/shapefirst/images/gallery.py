@@ -32,15 +32,17 @@ def gallery_prompts() -> dict[str, str]:
     return prompts
 
 
-def gallery(pipe: Any, guidance_scale: float, *, on_progress: Callable[[float], None] | None = None) -> Image.Image:
-    """Samples the prompts of :func:`gallery_prompts` (seed 0) and lays them out on one sheet."""
+def gallery(
+    pipe: Any, name: str, guidance_scale: float, *, on_progress: Callable[[float], None] | None = None
+) -> Image.Image:
+    """Samples the prompts of :func:`gallery_prompts` (seed 0) by the model ``name`` and lays them out on one sheet."""
     prompts = gallery_prompts()
     schedule, sampling = {"full": TextSchedule.always()}, Sampling(guidance_scale, STEPS)
     jobs = make_jobs(list(prompts.values()), num_images=1, seed=0)
     results = generate(pipe, jobs, schedule, sampling, batch_size=8, on_progress=on_progress)["full"]
     return contact_sheet(
         [*_rows(prompts, results[: len(NOUNS)], NOUNS), *_rows(prompts, results[len(NOUNS) :], ATTRIBUTES)],
-        title=f"What pocket knows: {len(NOUNS)} nouns, then {len(ATTRIBUTES)} attributes",
+        title=f"What {name} knows: {len(NOUNS)} nouns, then {len(ATTRIBUTES)} attributes",
         picture_width=112,
     )
 

@@ -12,7 +12,9 @@ and the sum of these is least along the path that dynamic programming finds, as 
 2405.11326), whose steps are Euler's. The power of sigma kept pocket's pictures best: late errors are seen as they are.
 
 Weights. The solver takes its steps on the calibration prompts, from its own latents: of each one the weights are those
-that bring the latents nearest to the trajectory (least squares over all images), before the next one is taken.
+that bring the latents nearest to the trajectory, before the next one is taken. Nearest is the least sum over images of
+the rms distance (least squares, reweighted by what is left of each image: Weiszfeld 1937): by its square, few images
+that have gone astray would rule the weights of all.
 """
 
 from __future__ import annotations
@@ -49,6 +51,10 @@ MOST_NOISE: Final = 80.0  # Karras' own, where a flow begins at no signal
 MOST_TRIES: Final = 4
 #: By which the weights are drawn to DDIM's, as a share of each feature's own size.
 RIDGE: Final = 1e-4
+#: How often least squares are solved, each time with an image by what is left of it; what is added to that, as a share
+#: of the mean, so that no image counts without bound.
+ROUNDS: Final = 10
+FLOOR: Final = 1e-3
 
 
 @dataclass(frozen=True)
@@ -254,23 +260,33 @@ def fitted_solver(
 def _weights(
     recorded: FollowedRuns, x: Tensor, past: Sequence[Tensor], target: Tensor, step: int, after: tuple[float, float]
 ) -> tuple[float, list[float]]:
-    """l and w of one step: DDIM's, and what least squares adds to bring x to the target."""
+    """l and w of one step: DDIM's, and what is added to bring x to the target."""
     (a, s), (a_next, s_next) = recorded.scales[step], after
     along = 1.0 if recorded.flow else a
     slope = recorded.slopes(x, past[0], step)
     features = [slope, past[0], *(d - e for d, e in pairwise(past))]
     noise = (x - a * past[0]) / s
-    rest = (target - (a_next * past[0] + s_next * noise)).flatten().double()
-    columns = torch.stack([f.flatten().double() for f in features])
-    normal = columns @ columns.T
-    found = torch.linalg.solve(normal + RIDGE * normal.diagonal().diag(), columns @ rest).tolist()
-    of_slope, of_latest, *of_changes = found
+    rest = (target - (a_next * past[0] + s_next * noise)).flatten(1).double()
+    of_slope, of_latest, *of_changes = _combined(torch.stack([f.flatten(1).double() for f in features]), rest)
     row = [0.0] * len(past)
     row[0] = a_next - s_next * a / s - of_slope * along / s + of_latest
     for j, weight in enumerate(of_changes):
         row[j] += weight
         row[j + 1] -= weight
     return s_next / s + of_slope / s, row
+
+
+def _combined(features: Tensor, rest: Tensor) -> list[float]:
+    """The sum of F features (F, B, values) that is nearest to (B, values), by the sum of B images' rms distances."""
+    count = torch.ones(len(rest), dtype=rest.dtype)  # how much each image counts
+    for _ in range(ROUNDS):
+        counted = features * count[:, None]
+        normal = torch.einsum("fbv,gbv->fg", counted, features)
+        aim = torch.einsum("fbv,bv->f", counted, rest)
+        found = torch.linalg.solve(normal + RIDGE * normal.diagonal().diag(), aim)
+        left = (rest - torch.einsum("f,fbv->bv", found, features)).square().mean(1).sqrt()
+        count = 1 / (left / left.mean().clamp(min=torch.finfo(left.dtype).tiny) + FLOOR)
+    return [float(one) for one in found]
 
 
 def _guided(pipe: Any, recorded: FollowedRuns, x: Tensor, step: int, batch_size: int) -> Tensor:
