@@ -138,9 +138,31 @@ def test_fewer_than_eight_prompts_give_no_verdict_and_the_reason_is_said():
         assert found.verdict == verdict
         assert found.reason == ("" if n == 8 else f"n = {n}, and a verdict takes 8 or more.")
     covering = claim("It is.", paper="it is", quantity="share", found=Interval(0.6, 0.4, 0.8, 50), rule=rule)
-    assert covering.reason == "The interval covers the threshold, 0.5: more prompts would make it shorter."
+    assert (
+        covering.reason
+        == "The interval covers the threshold, 0.5: about n = 200 would tell, were the estimate to stay."
+    )
     lost = subject_to(covering, replace(covering, verdict="replicates", found=Interval(0.6, 0.55, 0.7, 50)), "Why.")
     assert (lost.verdict, lost.reason) == ("inconclusive", "The study's control does not replicate.")
+
+
+@given(estimate=st.floats(-1, 1), spread=st.floats(0.01, 3), least=st.sampled_from([0.0, 0.3]))
+def test_so_many_prompts_as_are_said_to_be_enough_decide(estimate, spread, least):
+    """And a tenth fewer do not, two digits being what is said."""
+
+    def of(n):
+        reach = spread / math.sqrt(n)
+        return Interval(estimate, estimate - reach, estimate + reach, n)
+
+    for side in ("above", "below"):
+        rule = Rule(side, 0.0, least)
+        if rule.verdict(of(9)) != "inconclusive":
+            continue
+        if (n := rule.enough(of(9))) is None:
+            assert min(abs(estimate), abs(estimate - rule.edge)) < 2e-3 * spread
+            continue
+        assert rule.verdict(of(math.ceil(1.001 * n))) != "inconclusive"
+        assert rule.verdict(of(max(8, math.floor(0.9 * n)))) == "inconclusive"
 
 
 def test_claims_of_our_own_are_told_from_the_papers():

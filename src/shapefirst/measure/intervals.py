@@ -138,8 +138,29 @@ class Rule:
         if found.n < FEWEST:
             return f"n = {found.n}, and a verdict takes {FEWEST} or more."
         if self.excluded(found) is None:
-            return f"The interval covers the threshold, {self.threshold:.3g}: more prompts would make it shorter."
+            covers = f"The interval covers the threshold, {self.threshold:.3g}"
+            if (n := self.enough(found)) is None:
+                return f"{covers}, which the estimate is too near for any number of prompts to tell."
+            return f"{covers}: about n = {n:,} would tell, were the estimate to stay."
         return ""
+
+    def enough(self, found: Interval) -> int | None:
+        """About how many prompts would decide, with two digits: an interval shrinks with the root of their number.
+
+        None where no number would, as the estimate stands on what is to be excluded.
+        """
+        aims = [self.threshold]
+        if self.least and (found.estimate < self.edge if self.side == "above" else found.estimate > self.edge):
+            aims.append(self.edge)
+        ends = [found.high if aim > found.estimate else found.low for aim in aims]
+        away = [abs(found.estimate - aim) for aim in aims]
+        roots = [abs(end - found.estimate) / gap for end, gap in zip(ends, away, strict=True) if gap > 0]
+        nearest = min(roots, default=math.inf)
+        fewest = found.n * nearest * nearest
+        if not fewest < LARGEST:
+            return None
+        unit = 10 ** max(0, math.floor(math.log10(fewest)) - 1)
+        return math.ceil(fewest / unit) * unit
 
     def __str__(self) -> str:
         small = ""
