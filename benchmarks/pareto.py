@@ -44,13 +44,14 @@ from shapefirst.errors import first_line
 from shapefirst.files import atomic, save_text
 from shapefirst.measure import l1, psnr
 from shapefirst.measure.clip import ClipSimilarity, load_clip
+from shapefirst.measure.distances import frechet_of_few
 from shapefirst.measure.intervals import POSITIVE, SHARE, SIGNED, bootstrap
 from shapefirst.measure.judge import Judge
 from shapefirst.models import locate
 from shapefirst.prompts import mixed
 from shapefirst.sampling.loop import generators
 from shapefirst.training.quality import fresh_scenes
-from shapefirst.world.scenes import Scene
+from shapefirst.world.scenes import Scene, render
 
 FIRST_SEED: Final = 70_000
 FAR: Final = 1.5  # times closer, for a rival to be beaten by far
@@ -214,24 +215,30 @@ def rows_of(setting: str, folder: Path, count: int) -> list[Row]:
     assert pocket is not None, "it is part of the package"
     judge = Judge.load(pocket / "judge")
     similarity = ClipSimilarity(load_clip(pocket / "clip", called="pocket's own"))
-    meant = [{(o.attribute, o.noun) for o in scene.objects} for scene in scenes(count)]
+    drawn = scenes(count)
+    meant = [{(o.attribute, o.noun) for o in scene.objects} for scene in drawn]
 
-    def read(method: Method) -> tuple[np.ndarray, float, list[set[tuple[str, str]]]]:
-        images, evaluations = stored_of(folder / f"{method.name}.npz")
-        images = images[:count]
+    def look(images: Sequence[np.ndarray] | np.ndarray) -> tuple[list[set[tuple[str, str]]], np.ndarray]:
+        """What the judge sees in each image, and (n, d) its features."""
         with torch.no_grad():
-            seen = [set(v.objects) for v in judge.look([Image.fromarray(image) for image in images])]
-        return images, evaluations, seen
+            sightings = judge.look([Image.fromarray(image) for image in images])
+        return [set(v.objects) for v in sightings], np.stack([v.features.numpy() for v in sightings]).astype(float)
+
+    def read(method: Method) -> tuple[np.ndarray, float, list[set[tuple[str, str]]], np.ndarray]:
+        images, evaluations = stored_of(folder / f"{method.name}.npz")
+        return images[:count], evaluations, *look(images[:count])
+
+    _, true = look([render(scene)[0] for scene in drawn])
 
     seconds = folder / "seconds.json"
     rounds = json.loads(seconds.read_text()) if seconds.is_file() else []
     first, *others = methods(setting, folder)
-    reference, _, shown = read(first)
+    reference, _, shown, full = read(first)
     found = []
     for method in track(others, f"comparing {setting}"):
         if not (folder / f"{method.name}.npz").is_file():
             continue
-        images, evaluations, seen = read(method)
+        images, evaluations, seen, features = read(method)
         n = len(images)  # fewer than the reference has where it is no finalist
         pictures, theirs = ([Image.fromarray(image) for image in those] for those in (images, reference[:n]))
         found.append(
@@ -243,6 +250,7 @@ def rows_of(setting: str, folder: Path, count: int) -> list[Row]:
                 bootstrap(similarity.score(pictures, theirs), within=SIGNED),
                 bootstrap([float(a == b) for a, b in zip(seen, meant[:n], strict=True)], within=SHARE),
                 bootstrap([float(a != b) for a, b in zip(seen, shown[:n], strict=True)], within=SHARE),
+                frechet_of_few(features, true[:n]) / frechet_of_few(full[:n], true[:n]),
                 1 - statistics.median(one[method.name] for one in rounds) if rounds else None,
             )
         )
@@ -264,8 +272,9 @@ def report(given: argparse.Namespace) -> None:
     lines = [
         f"{given.model}, w = {SCALE:g}, n = {most} prompts, image i of seed {FIRST_SEED} + i, float32.",
         f"Distances in [0, 1] are to {steps} steps of {sampler}, with 95% bootstrap intervals over prompts.",
-        "Changed: pictures in which the judge sees other objects or attributes than in the reference. No LPIPS, as",
-        "its weights are not to be had here.",
+        "Changed: pictures in which the judge sees other objects or attributes than in the reference. Frechet: the",
+        "distance of the judge's features to those of renders of the same scenes, over the reference's own. No LPIPS,",
+        "as its weights are not to be had here.",
         "",
         *(at_equal_steps(finals) if given.setting == "best" else at_equal_evaluations(rows, 2 * steps)),
         "",

@@ -27,6 +27,7 @@ class Row:
     clip: Interval
     right: Interval
     changed: Interval
+    frechet: float  # distance to renders of the same scenes, over the reference's
     time_saved: float | None  # median over the rounds
 
     @property
@@ -103,12 +104,12 @@ def table(rows: Sequence[Row], full: int | None) -> list[str]:
         "PSNR, dB",
         "CLIP similarity",
     )
-    lines = [f"| {' | '.join((*names, 'judge: all right', 'changed'))} |", f"|{'---|' * (len(names) + 2)}"]
+    lines = [f"| {' | '.join((*names, 'judge: all right', 'changed', 'Frechet'))} |", f"|{'---|' * (len(names) + 3)}"]
     for row in rows:
         saved = "" if full is None else f" (-{1 - row.evaluations / full:.0%})"
         cells = [row.method.family, row.method.setting, f"{row.evaluations:.1f}{saved}"]
         cells += ["" if row.time_saved is None else f"{row.time_saved:.0%}", f"{row.mean:.5f}"]
         cells += [f"{row.percentile(0.5):.5f}", f"{high(row):.5f}", f"{row.psnr:.1f}", f"{row.clip:.4f}"]
-        cells += [f"{row.right:.1%}", f"{row.changed:.1%}"]
+        cells += [f"{row.right:.1%}", f"{row.changed:.1%}", f"{row.frechet:.3f}"]
         lines.append(f"| {' | '.join(cells)} |")
     return lines
