@@ -22,7 +22,7 @@ from typing import Final
 
 from PIL import Image
 
-from shapefirst.drawing.notation import duration, label, reach, rule_in_short
+from shapefirst.drawing.notation import label, reach, rule_in_short
 from shapefirst.errors import ShapefirstError
 from shapefirst.files import png_of, save_text
 from shapefirst.findings.comparison import Compared, compared
@@ -178,12 +178,11 @@ def _setting(stored: Sequence[Stored]) -> str:
         "inconclusive": "are inconclusive",
     }
     verdicts = ", ".join(f"{found[verdict]} {words}" for verdict, words in counted.items())
-    seconds = sum(study.setting.seconds for study in stored)
     quick = "**A short run of few prompts, to see it work rather than to learn from it.** " if s.quick else ""
     stands = sum(standing([claim for study in stored for claim in study.claims]))
     return (
-        f"{quick}{s.steps} steps of {s.sampler}, w = {s.guidance_scale:g}, seed {s.seed}, {_text(s.machine)}, "
-        f"{duration(seconds)}. Of {found.total()} claims {verdicts}. "
+        f"{quick}{s.steps} steps of {s.sampler}, w = {s.guidance_scale:g}, {_text(s.machine)}. "
+        f"Of {found.total()} claims {verdicts}. "
         f"{stands} of the verdicts stand at a false discovery rate of {RATE:.0%}."
     )
 
@@ -194,7 +193,8 @@ def _answer(claim: Claim | None, reason: str) -> str:
 
 def _study(whose: str, study: Stored, pictures: Path) -> Iterator[str]:
     s = study.setting
-    yield f"{whose}n = {s.count}, {s.steps} steps of {s.sampler}:\n" if not study.reason else f"{whose}{study.reason}\n"
+    setting = f"n = {s.count}, seed {s.seed}, {s.steps} steps of {s.sampler}:"
+    yield f"{whose}{study.reason or setting}\n"
     if study.claims:
         yield _row("claim", "the paper", "here (95% interval)", "rule", "verdict")
         yield "|---|---|---|---|---|"
