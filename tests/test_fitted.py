@@ -25,7 +25,17 @@ from shapefirst.guidance.fitted import FittedScheduler
 from shapefirst.guidance.solving import check_solver, scheduler_for
 from shapefirst.policies.solver import Solver
 from shapefirst.sampling.loop import decode, denoise, generators
-from shapefirst.tuning.fitting import FollowedRuns, _combined, _local_errors, best_times, fitted_solver, followed_runs
+from shapefirst.tuning.fitting import (
+    MOST_TRIES,
+    FollowedRuns,
+    _between,
+    _combined,
+    _local_errors,
+    best_times,
+    fitted_solver,
+    followed_runs,
+    times_to_try,
+)
 
 W = 3.0
 
@@ -274,3 +284,19 @@ def test_weights_leave_no_more_than_least_squares_do(seed, features, images):
     assert left(_combined(columns, rest)) <= left(squares) * (1 + 1e-3)
     wanted = torch.arange(1.0, features + 1, dtype=torch.float64)
     assert _combined(columns, torch.einsum("f,fbv->bv", wanted, columns)) == pytest.approx(wanted.tolist(), rel=1e-3)
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_times_that_are_tried_are_whole_runs(make_pipe, keep):
+    """So many of the recorded ones, in their order, from the first noise on; the best path is among them."""
+    runs = recorded(make_pipe("sd-epsilon", "ddim"), 12)
+    for steps in (2, 5, 9):
+        tries = times_to_try(runs, steps, keep=keep)
+        assert tries[0] == best_times(runs, steps)
+        assert 1 <= len(tries) <= MOST_TRIES
+        for times in tries:
+            assert len(times) == steps
+            assert times[0] == 0
+            assert times == sorted(set(times))
+            assert times[-1] < 12
+    assert _between([0, 4, 8], [0, 6, 11]) == [0, 5, 10]

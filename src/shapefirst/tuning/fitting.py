@@ -138,7 +138,8 @@ def times_to_try(recorded: FollowedRuns, steps: int, *, keep: bool) -> list[list
 
     To keep a picture: all of the first steps, where it is decided, and fewer of the later ones (`policies.placement`),
     or as many of all.
-    For the best one: Karras' times, and those of the module.
+    For the best one: those of the module, Karras', and between the two: the former lead to the nearest typical picture,
+    the latter, which begin with shorter steps, keep those together that a step too long turns into others.
     """
     tries = [best_times(recorded, steps)]
     count = len(recorded.timesteps)
@@ -146,7 +147,8 @@ def times_to_try(recorded: FollowedRuns, steps: int, *, keep: bool) -> list[list
         tries += [sorted(early(count, steps, first)) for first in (Budget.FIRST, 0.5)]
         tries.append([n * count // steps for n in range(steps)])
     else:
-        tries += [_karras(recorded, steps, rho) for rho in (3.0, 5.0)]
+        tries += [_between(tries[0], _karras(recorded, steps, rho)) for rho in (2.0, 3.0)]
+        tries.append(_karras(recorded, steps, 3.0))
     return [list(one) for one in dict.fromkeys(tuple(one) for one in tries if len(one) == steps)]
 
 
@@ -156,6 +158,11 @@ def _karras(recorded: FollowedRuns, steps: int, rho: float) -> list[int]:
     first, last = ratios[0] ** (1 / rho), min(2 * ratios[-1], ratios[0]) ** (1 / rho)
     wanted = [(first + place / max(steps - 1, 1) * (last - first)) ** rho for place in range(steps)]
     return sorted({min(range(len(ratios)), key=lambda n: abs(math.log(ratios[n] / sigma))) for sigma in wanted} | {0})
+
+
+def _between(one: Sequence[int], other: Sequence[int]) -> list[int]:
+    """The positions half-way."""
+    return sorted({round((i + j) / 2) for i, j in zip(one, other, strict=False)})
 
 
 def best_times(recorded: FollowedRuns, steps: int) -> list[int]:
