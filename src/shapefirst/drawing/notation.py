@@ -55,8 +55,7 @@ def _short(value: float) -> str:
 
 def rule_in_short(rule: Rule) -> str:
     """ "interval lies above 0", the last two words unparted; and where no effect to speak of begins."""
-    other = "below" if rule.side == "above" else "above"
-    small = f"; {other}\N{NO-BREAK SPACE}{_short(rule.edge)} no effect to speak of" if rule.least else ""
+    small = f"; {rule.other_side}\N{NO-BREAK SPACE}{_short(rule.edge)} no effect to speak of" if rule.least else ""
     return f"interval lies {rule.side}\N{NO-BREAK SPACE}{threshold(rule)}{small}"
 
 

@@ -29,6 +29,7 @@ from shapefirst.signatures import From, guarded
 __all__ = [
     "ANY",
     "FEWEST",
+    "LEAST",
     "POSITIVE",
     "SHARE",
     "SIGNED",
@@ -51,6 +52,9 @@ MANY: Final = 4096  # values whose mean needs no resampling
 LEVEL: Final = 0.95
 #: Prompts below which there is no verdict: what so few give is an accident, whatever their interval.
 FEWEST: Final = 8
+#: The smallest effect that a study's claim speaks of: a twentieth of what goes from 0 to 1, of a ratio of 1, or of a
+#: prompt's alignment above chance.
+LEAST: Final = 0.05
 
 Level: TypeAlias = Annotated[float, From(0.001, 0.999999)]
 Verdict: TypeAlias = Literal["replicates", "does not replicate", "inconclusive", "does not apply"]
@@ -116,6 +120,11 @@ class Rule:
     least: Annotated[float, From(0)] = 0.0
 
     @property
+    def other_side(self) -> Literal["above", "below"]:
+        """Where it is not."""
+        return "below" if self.side == "above" else "above"
+
+    @property
     def edge(self) -> float:
         """Where effects that deserve the name begin."""
         return self.threshold + (self.least if self.side == "above" else -self.least)
@@ -163,10 +172,7 @@ class Rule:
         return math.ceil(fewest / unit) * unit
 
     def __str__(self) -> str:
-        small = ""
-        if self.least:
-            back = "below" if self.side == "above" else "above"
-            small = f", and does not if it ends {back} {self.edge:.3g}"
+        small = f", and does not if it ends {self.other_side} {self.edge:.3g}" if self.least else ""
         return f"replicates if the 95% interval lies {self.side} {self.threshold:.3g}{small}"
 
 

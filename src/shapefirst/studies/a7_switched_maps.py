@@ -12,10 +12,9 @@ from shapefirst.drawing.overlays import overlay
 from shapefirst.drawing.sheets import Cell, contact_sheet
 from shapefirst.findings.finding import Chart, Finding, Picture, Study, Summary, claim
 from shapefirst.findings.tables import crossed, shown
-from shapefirst.measure.intervals import SHARE, SIGNED, Rule, bootstrap
+from shapefirst.measure.intervals import LEAST, SHARE, SIGNED, Rule, bootstrap
 from shapefirst.measure.shapes import Mask, iou
 from shapefirst.prompts import Pair
-from shapefirst.studies.conditions import LEAST
 from shapefirst.studies.curves import Panel, curves
 from shapefirst.studies.maps import Followed, Word, follow_words, followable, nouns_of, shape_in, shape_of
 from shapefirst.studies.subject import Subject

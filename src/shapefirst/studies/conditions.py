@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CHANCE",
-    "LEAST",
     "Scores",
     "by_alignment",
     "by_kind",
@@ -45,9 +44,6 @@ __all__ = [
 ]
 
 CHANCE: Final = "an unrelated prompt"
-#: The smallest effect that a claim may speak of: a twentieth of a quantity that goes from 0 to 1 or of a ratio of 1,
-#: or of a prompt's alignment above chance.
-LEAST: Final = 0.05
 
 
 @dataclass(frozen=True)

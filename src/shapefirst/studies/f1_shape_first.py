@@ -12,6 +12,7 @@ from shapefirst.drawing.sheets import Cell, contact_sheet
 from shapefirst.findings.finding import Chart, Claim, Finding, Picture, Study, Summary, claim, subject_to
 from shapefirst.findings.tables import crossed, shown, stacked
 from shapefirst.measure.intervals import (
+    LEAST,
     POSITIVE,
     SHARE,
     SIGNED,
@@ -24,7 +25,7 @@ from shapefirst.measure.intervals import (
 )
 from shapefirst.measure.shapes import Mask, binarise, f1
 from shapefirst.prompts import Prompt
-from shapefirst.studies.conditions import LEAST, by_kind, estimates
+from shapefirst.studies.conditions import by_kind, estimates
 from shapefirst.studies.curves import Panel, curves
 from shapefirst.studies.maps import (
     EARLY,

@@ -17,9 +17,9 @@ import numpy as np
 from shapefirst.drawing import charts
 from shapefirst.findings.finding import Chart, Claim, DoesNotApply, Finding, Study, Summary, claim
 from shapefirst.findings.tables import cell, crossed, shown, stacked
-from shapefirst.measure.intervals import ANY, POSITIVE, Range, Rule, bootstrap, hardest, ratio_of_means
+from shapefirst.measure.intervals import ANY, LEAST, POSITIVE, Range, Rule, bootstrap, hardest, ratio_of_means
 from shapefirst.prompts import Pair, Prompt
-from shapefirst.studies.conditions import CHANCE, LEAST, Scores, dots, picture, scored, tidy
+from shapefirst.studies.conditions import CHANCE, Scores, dots, picture, scored, tidy
 from shapefirst.studies.dropping import check_guidance
 from shapefirst.studies.settings import (
     DROPPED,

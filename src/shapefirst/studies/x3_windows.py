@@ -21,12 +21,12 @@ from shapefirst.errors import installing
 from shapefirst.findings.finding import Chart, Claim, DoesNotApply, Finding, Study, Summary, claim
 from shapefirst.findings.tables import cell, crossed
 from shapefirst.measure.distances import frechet_of_few
-from shapefirst.measure.intervals import ANY, POSITIVE, Rule, bootstrap, ratio_of_means
+from shapefirst.measure.intervals import ANY, LEAST, POSITIVE, Rule, bootstrap, ratio_of_means
 from shapefirst.policies.schedule import TextSchedule
 from shapefirst.policies.sharing import evaluations_together
 from shapefirst.prompts import Prompt
 from shapefirst.studies import dropping
-from shapefirst.studies.conditions import LEAST, picture, scored, unrelated
+from shapefirst.studies.conditions import picture, scored, unrelated
 from shapefirst.studies.dropping import check_guidance, steps_at
 from shapefirst.studies.f7_savings import frechet_ratio
 from shapefirst.studies.subject import Subject

@@ -16,11 +16,11 @@ import numpy as np
 
 from shapefirst.findings.finding import Claim, DoesNotApply, Finding, Study, Summary, claim
 from shapefirst.findings.tables import cell, crossed, stacked
-from shapefirst.measure.intervals import SHARE, SIGNED, Rule, bootstrap
+from shapefirst.measure.intervals import LEAST, SHARE, SIGNED, Rule, bootstrap
 from shapefirst.measure.scores import JUDGE_ATTRIBUTE, JUDGE_NOUN
 from shapefirst.prompts import Prompt, parse_prompts
 from shapefirst.prompts.prompt import COLOUR_WORDS, TEXTURE_WORDS
-from shapefirst.studies.conditions import LEAST, picture, scored
+from shapefirst.studies.conditions import picture, scored
 from shapefirst.studies.curves import Panel, curves
 from shapefirst.studies.dropping import steps_at
 from shapefirst.studies.subject import Fork, Subject

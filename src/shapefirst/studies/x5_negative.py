@@ -15,11 +15,11 @@ import numpy as np
 from shapefirst.findings.finding import Finding, Study, Summary, claim
 from shapefirst.findings.tables import cell, crossed
 from shapefirst.measure.distances import distances_of
-from shapefirst.measure.intervals import SHARE, Rule, bootstrap
+from shapefirst.measure.intervals import LEAST, SHARE, Rule, bootstrap
 from shapefirst.measure.scores import JUDGE_NOUN
 from shapefirst.prompts import Pair
 from shapefirst.studies import dropping
-from shapefirst.studies.conditions import LEAST, by_kind, picture
+from shapefirst.studies.conditions import by_kind, picture
 from shapefirst.studies.dropping import check_guidance, steps_at
 from shapefirst.studies.settings import in_either_place, two_objects
 from shapefirst.studies.subject import Fork, Subject
