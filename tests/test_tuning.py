@@ -226,7 +226,7 @@ def test_a_search_with_a_lora_and_offloading(folder, tmp_path, monkeypatch):
     monkeypatch.setattr("shapefirst.models.offloading.check_offload", lambda device: None)
     for name, few in {"SAVINGS": (0.4,), "FEWER": (0.5,), "PAPERS": (0.4,)}.items():
         monkeypatch.setattr(f"shapefirst.tuning.candidates.{name}", few)
-    monkeypatch.setattr(goals, "SHARES", (0.5,))
+    monkeypatch.setattr(goals, "SHARES", {"keep": (0.5,)})
     monkeypatch.setattr(search, "PROBE_ROUNDS", 1)
     unet = load(folder, device="cpu").unet
     unet.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False))
@@ -253,7 +253,7 @@ def test_a_policy_that_is_being_looked_for_is_left_alone(folder, tmp_path):
         assert sorted(path.name for path in tmp_path.iterdir()) == [lock.name, "tiny"]
     assert lock.exists()  # of the killed one
     assert "nothing to tune" in one_sentence(shapefirst(*command(folder, out, "--guidance-scale", 1)))
-    assert "not both" in one_sentence(shapefirst(*command(folder, out, "--max-l1", 0.1)))
+    assert "only one" in one_sentence(shapefirst(*command(folder, out, "--max-l1", 0.1)))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["tiny"]
 
 
@@ -299,7 +299,7 @@ def test_an_interrupted_search_goes_on(folder, tmp_path, monkeypatch, stage):
     [
         (("--save-time", 1.5), "above 0 and up to 0.7, where the search ends, not 1.5"),
         (("--save-time", 0), "above 0"),
-        (("--max-l1", 0.1), "not both"),
+        (("--max-l1", 0.1), "only one"),
         (("--steps", 5), "--steps must be at least 10"),
         (("--guidance-scale", 1), "nothing to tune"),
         (("--batch-size", 0), "--batch-size must be at least 1"),
@@ -452,7 +452,6 @@ def test_a_recording_is_taken_up_whole_or_made_again(tmp_path):
 
 def test_the_best_picture_is_looked_for_among_all_solvers(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(goals, "CONVERGED_STEPS", 24)
-    monkeypatch.setattr(goals, "SHARES", (0.5,))
     out = tmp_path / "best.json"
     asked = ("--goal", "best", "--evaluations", 14, "--steps", 12, "--guidance-scale", 3)
     result = shapefirst("tune", "--model", folder, *asked, "--out", out)
@@ -462,7 +461,7 @@ def test_the_best_picture_is_looked_for_among_all_solvers(folder, tmp_path, monk
     policy = read_policy(out)
     assert policy.goal == "best"
     assert policy.solver is not None
-    assert policy.measured["evaluations"] == 2 * policy.steps <= 14
+    assert policy.measured["evaluations"] == 2 * policy.steps == 14
     made = shapefirst(
         *("generate", "a cat", "--model", folder, "--policy", out, "--guidance-scale", 3, "--sampler", "euler"),
         *("--out", tmp_path / "images"),
@@ -490,11 +489,26 @@ def test_no_solver_is_fitted_where_noise_is_added_or_a_step_has_two_calls(make_p
 
 
 @pytest.mark.parametrize(
-    ("words", "message"), [(("--goal", "fast"), "--goal is keep or best"), (("--evaluations", 1), "2 evaluations or")]
+    ("words", "message"),
+    [
+        (("--goal", "fast"), "--goal is keep or best"),
+        (("--evaluations", 1), "2 evaluations or"),
+        (("--goal", "best", "--evaluations", 9), "with 10 evaluations or more and fewer than the 400 of"),
+        (("--goal", "best", "--evaluations", 400), "with 10 evaluations or more and fewer than the 400 of"),
+    ],
 )
 def test_odd_goals_are_refused(folder, tmp_path, words, message):
     said = shapefirst("tune", "--model", folder, "--guidance-scale", 3, "--out", tmp_path / "policy.json", *words)
     assert message in one_sentence(said)
+
+
+def test_solvers_are_fitted_for_the_evaluations_that_were_asked_for():
+    """A number that no share of the run's steps gives, and the same whatever the run: the best picture has none."""
+    assert goals.steps_to_fit("keep", 50, 24) == goals.steps_to_fit("best", 50, 25) == [12]
+    assert goals.steps_to_fit("best", 10, 30) == [15]
+    assert goals.steps_to_fit("keep", 10, 30) == goals.steps_to_fit("keep", 50, 8) == []
+    for goal, shares in goals.SHARES.items():
+        assert goals.steps_to_fit(goal, 50, None) == [round(50 * share) for share in shares]
 
 
 def test_the_choice_by_evaluations():

@@ -117,12 +117,13 @@ def tune(
             from shapefirst.tuning.kept import unfinished_search
             from shapefirst.tuning.runner import search_cost, try_policies, tuned_policy
             from shapefirst.tuning.search import Tuner, held_out
-        check_choice(saving, max_l1, evaluations)
+        check_choice(saving, max_l1, evaluations, goal)
         sampler = sampler or usual_sampler(obtained(model, machine.dtype, machine.device))
         pipe = machine.load(model, sampler)
         check_steps(steps, pipe.scheduler)
         warn_of_cuts(pipe, {*chosen_by, *checked_on})
-        tuner = Tuner(pipe, Sampling(scale, steps, negative_prompt), chosen_by, machine.batch_size, goal)
+        sampling = Sampling(scale, steps, negative_prompt)
+        tuner = Tuner(pipe, sampling, chosen_by, machine.batch_size, goal, evaluations)
         kept = unfinished_search(out, tuner, machine.dtype)
         if kept.goes_on:
             terminal.note(f"going on where it was interrupted, with {len(kept.runs)} policies already tried.")

@@ -211,8 +211,8 @@ STUDY: Final = Study(
     question="In which denoising steps does the [EOS] decide what the image shows?",
     paper="The early steps decide: switching the [EOS] there moves the image to the other prompt, later hardly.",
     needs="pairs",
-    count=10,
-    cost=110,
+    count=8,
+    cost=90,
     judged=True,
     run=run,
 )

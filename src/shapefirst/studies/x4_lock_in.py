@@ -228,8 +228,8 @@ STUDY: Final = Study(
     question="How late may a noun, a colour, a texture or a place change for the change to be drawn?",
     paper="Not asked one by one; the shape comes first, details after.",
     needs="prompts",
-    count=24,
-    cost=345,
+    count=20,
+    cost=285,
     judged=True,
     run=run,
 )

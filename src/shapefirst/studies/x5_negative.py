@@ -117,8 +117,8 @@ STUDY: Final = Study(
     question="Does a negative prompt act in the first steps or in the last?",
     paper="Not asked.",
     needs="pairs",
-    count=32,
-    cost=96,
+    count=16,
+    cost=50,
     judged=True,
     run=run,
 )

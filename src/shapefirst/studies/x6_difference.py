@@ -127,7 +127,7 @@ STUDY: Final = Study(
     question="Which frequencies does the text push, and when?",
     paper="Not asked.",
     needs="prompts",
-    count=32,
-    cost=32,
+    count=16,
+    cost=16,
     run=run,
 )

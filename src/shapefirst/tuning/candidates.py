@@ -13,6 +13,7 @@ from shapefirst.measure.intervals import SHARE, Interval, bootstrap
 from shapefirst.policies.placement import Budget, early, spread
 from shapefirst.policies.schedule import Kept, TextSchedule
 from shapefirst.signatures import Positive, guarded
+from shapefirst.tuning.goals import CONVERGED_STEPS, FEWEST
 
 __all__ = ["Candidate", "Costs", "Found", "candidates", "check_choice", "choose", "shortlist"]
 
@@ -125,15 +126,22 @@ def candidates(steps: Steps, solver_order: Positive = 1) -> list[Candidate]:
 
 
 @guarded
-def check_choice(save_time: float | None, max_l1: float | None, evaluations: int | None = None) -> None:
+def check_choice(
+    save_time: float | None, max_l1: float | None, evaluations: int | None = None, goal: str = "keep"
+) -> None:
     """Raise ShapefirstError unless what to choose by is given at most once and in range."""
     if sum(one is not None for one in (save_time, max_l1, evaluations)) > 1:
         raise ShapefirstError(
-            "Give one of the time to save, the largest L1 and the evaluations (--save-time, --max-l1, --evaluations), "
-            "not both."
+            "Give only one of the time to save, the largest L1 and the evaluations (--save-time, --max-l1, "
+            "--evaluations)."
         )
     if evaluations is not None and evaluations < 2:
         raise ShapefirstError(f"A picture takes 2 evaluations or more, not {evaluations}.")
+    if goal == "best" and evaluations is not None and not 2 * FEWEST <= evaluations < 2 * CONVERGED_STEPS:
+        raise ShapefirstError(
+            f"The best picture is looked for with {2 * FEWEST} evaluations or more and fewer than the "
+            f"{2 * CONVERGED_STEPS} of the picture that it is held against, not {evaluations}."
+        )
     if save_time is not None and not 0 < save_time <= SAVINGS[-1]:
         raise ShapefirstError(
             f"The time to save is a share above 0 and up to {SAVINGS[-1]:g}, where the search ends, not {save_time:g}."

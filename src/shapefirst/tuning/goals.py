@@ -15,21 +15,26 @@ from shapefirst.policies.schedule import TextSchedule
 from shapefirst.policies.solver import Solver
 from shapefirst.signatures import guarded
 
-__all__ = ["CONVERGED_STEPS", "reference", "solvers", "steps_to_fit"]
-
+__all__ = ["CONVERGED_STEPS", "FEWEST", "reference", "solvers", "steps_to_fit"]
 
 #: Steps of DPM-Solver++ after which more change nothing that is seen: twice as many are 0.00002 away on pocket.
 CONVERGED_STEPS: Final = 200
-#: Shares of N that a solver is fitted for.
-SHARES: Final = (0.3, 0.4, 0.5, 0.6, 0.67, 0.75)
+#: Shares of N that a solver is fitted for, where no number of evaluations was asked for. Fewer for the best picture,
+#: whose search follows hundreds of steps and runs every stock solver besides.
+SHARES: Final = {"keep": (0.3, 0.4, 0.5, 0.6, 0.67, 0.75), "best": (0.3, 0.4, 0.6)}
+#: Steps of a solver that is fitted.
 FEWEST: Final = 5
 #: Stock solvers, by their names in `SAMPLERS`. All begin where the model's noise is strongest.
 STOCK: Final = ("dpm-solver", "dpm-solver-karras", "unipc", "euler")
 
 
-def steps_to_fit(steps: Steps) -> list[int]:
-    """Numbers of steps that a solver is fitted for, all below N."""
-    return [m for m in sorted({max(FEWEST, round(share * steps)) for share in SHARES}) if m < steps]
+def steps_to_fit(goal: str, steps: Steps, evaluations: int | None) -> list[int]:
+    """Numbers of steps that a solver is fitted for, all below those of the run that it follows: what is asked for."""
+    if evaluations is not None:
+        wanted = {evaluations // 2} if evaluations >= 2 * FEWEST else set()
+    else:
+        wanted = {max(FEWEST, round(share * steps)) for share in SHARES[goal]}
+    return sorted(m for m in wanted if m < (CONVERGED_STEPS if goal == "best" else steps))
 
 
 @guarded

@@ -74,16 +74,15 @@ def try_policies(tuner: Tuner, kept: UnfinishedSearch, tick: Callable[[float], N
 
 def _among(tuner: Tuner) -> list[Candidate]:
     """All that are scored or run, besides solvers that are fitted."""
-    steps = tuner.sampling.steps
     if tuner.goal == "keep":
-        return candidates(steps, tuner.solver_order)
-    stock = solvers([*steps_to_fit(steps), steps], tuner.pipe.scheduler.config)
+        return candidates(tuner.sampling.steps, tuner.solver_order)
+    stock = solvers(_fits(tuner), tuner.pipe.scheduler.config)
     found = [Candidate(number, schedule, "") for number, schedule in stock]
     return [replace(one, kind=one.name) for one in found]
 
 
 def _fits(tuner: Tuner) -> list[int]:
-    return steps_to_fit(tuner.sampling.steps) if tuner.can_fit else []
+    return steps_to_fit(tuner.goal, tuner.sampling.steps, tuner.evaluations) if tuner.can_fit else []
 
 
 def _recorded(tuner: Tuner) -> int:

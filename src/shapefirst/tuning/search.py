@@ -77,6 +77,7 @@ class Tuner:
         prompts: Calibration prompts.
         batch_size: Images at a time.
         goal: What the pictures are held against.
+        evaluations: Of an image, at most, if that is what the choice will be by.
 
     Attributes:
         reference: The policy of the pictures that all others are held against.
@@ -84,10 +85,16 @@ class Tuner:
     """
 
     def __init__(
-        self, pipe: Any, sampling: Sampling, prompts: Sequence[str], batch_size: int = 8, goal: str = "keep"
+        self,
+        pipe: Any,
+        sampling: Sampling,
+        prompts: Sequence[str],
+        batch_size: int = 8,
+        goal: str = "keep",
+        evaluations: int | None = None,
     ) -> None:
         self.pipe, self.sampling, self.batch_size, self.goal = pipe, sampling, batch_size, goal
-        self.prompts = list(prompts)
+        self.prompts, self.evaluations = list(prompts), evaluations
         self.reference, self.reference_steps = reference(goal, sampling.steps, pipe.scheduler.config)
         self._trajectories: dict[int, FollowedRuns] = {}
         self._recordings: dict[int, BatchRecord] = {}
