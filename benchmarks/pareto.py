@@ -41,6 +41,7 @@ from rich.progress import track
 from shapefirst import load
 from shapefirst.cli.tune import CALIBRATION_SEED
 from shapefirst.errors import first_line
+from shapefirst.families.layout import own_size
 from shapefirst.files import atomic, save_text
 from shapefirst.measure import l1, psnr
 from shapefirst.measure.clip import ClipSimilarity, load_clip
@@ -79,11 +80,12 @@ def counting(pipe: Any) -> Iterator[list[int]]:
         handle.remove()
 
 
-def draw(call: Callable[..., Any], prompts: Sequence[str], first: int, steps: int | None) -> np.ndarray:
-    """(B, H, W, 3) uint8; image i has seed ``FIRST_SEED + first + i``."""
+def draw(pipe: Any, call: Callable[..., Any], prompts: Sequence[str], first: int, steps: int | None) -> np.ndarray:
+    """(B, H, W, 3) uint8 by a method's call on the pipeline; image i has seed ``FIRST_SEED + first + i``."""
     images = call(
         list(prompts),
         **({} if steps is None else {"num_inference_steps": steps}),
+        **own_size(pipe),
         guidance_scale=SCALE,
         generator=generators(range(FIRST_SEED + first, FIRST_SEED + first + len(prompts))),
         output_type="np",
@@ -128,7 +130,7 @@ def draw_up_to(captions: Sequence[str], model: Any, method: Method, setting: str
         pipe = pipeline(model, method)
         with method.block(pipe) as call, counting(pipe) as rows:
             for first in track(range(done, len(captions), BATCH), f"{setting}: {method.name}"):
-                drawn.append(draw(call, captions[first : first + BATCH], first, method.steps))
+                drawn.append(draw(pipe, call, captions[first : first + BATCH], first, method.steps))
             evaluations = (evaluations * done + sum(rows)) / len(captions)
     except Exception as error:
         save_text(f"{type(error).__name__}: {first_line(error)}\n", file.with_suffix(".error"))
@@ -185,7 +187,7 @@ def take_times(given: argparse.Namespace) -> None:
         pipe = pipeline(model, method)
         with method.block(pipe) as call:
             start = time.perf_counter()
-            draw(call, captions, 0, method.steps)
+            draw(pipe, call, captions, 0, method.steps)
             return time.perf_counter() - start
 
     seconds(first)
