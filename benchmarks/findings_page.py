@@ -42,8 +42,8 @@ What the [studies](studies.md) found. A claim replicates if its whole 95% interv
 threshold that was written down before the run; it is inconclusive if the interval covers the threshold. Some rules also
 say what effect is too small to speak of, a twentieth: if the interval covers the threshold and ends short of that, the
 claim does not replicate. Those rules were written after a first run, of seed 0, and are decided by another, of seed 1.
-X1 on pocket was left open by 48 of those pairs, and was run once more with as many as it said would tell. Many runs have
-more prompts than a study takes by itself: `--prompts` and `--seed` are as is said below of each.
+X1 on pocket was left open by 48 of those pairs, and was run once more with as many as it said would tell. Many runs
+have more prompts than a study takes by itself: `--prompts` and `--seed` are as is said below of each.
 Claims that are not the paper's are marked as our own.
 """
 _OF_POCKET: Final = """pocket's text encoder was trained to say at every position of the padding what the picture shows:
