@@ -34,7 +34,7 @@ from typing import Any, Final
 import diffusers
 import numpy as np
 from pareto_methods import BATCH, BEST_STEPS, FEWER_STEPS, SCALE, SETTINGS, Method, methods
-from pareto_tables import Row, about, at_equal_evaluations, at_equal_steps, table
+from pareto_tables import SLACK, Row, about, at_equal_evaluations, at_equal_steps, beside_the_best_rival, table
 from peers.settings import STOCK
 from rich.progress import track
 
@@ -279,6 +279,8 @@ def report(given: argparse.Namespace) -> None:
         "as its weights are not to be had here.",
         "",
         *(at_equal_steps(finals) if given.setting == "best" else at_equal_evaluations(rows, 2 * steps)),
+        "",
+        *beside_the_best_rival(finals, 0.0 if given.setting == "best" else 2 * steps * SLACK),
         "",
         *table(finals, 2 * steps if given.setting != "best" else None),
         "",

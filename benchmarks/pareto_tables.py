@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 from pareto_methods import BEST_STEPS, Method
 
-from shapefirst.measure.intervals import SHARE, Interval, bootstrap
+from shapefirst.measure.intervals import POSITIVE, SHARE, Interval, bootstrap, ratio_of_means
 
 SAVINGS: Final = (0.25, 0.4, 0.5)  # of the evaluations, to compare at
 SLACK: Final = 0.02  # what counts as getting there
@@ -72,6 +72,27 @@ def at(members: Sequence[Row], full: int, saving: float, value: Callable[[Row], 
     if not front or front[-1][0] < saving - SLACK:
         return None
     return math.exp(np.interp(saving, [x for x, _ in front], [math.log(y) for _, y in front]))
+
+
+def beside_the_best_rival(rows: Sequence[Row], slack: float) -> list[str]:
+    """Each row of ours beside the closest rival for no more evaluations, or up to ``slack`` of them more.
+
+    All have the same prompts and noise, so they are compared picture by picture: the ratio's interval resamples pairs.
+    """
+    lines = [
+        "Ours over the closest rival that takes no more evaluations, by mean L1, pictures of the same prompt paired:",
+        "",
+        "| ours | evaluations | the closest rival | its evaluations | ours / it |",
+        "|---|---|---|---|---|",
+    ]
+    for ours in (row for row in rows if row.method.is_ours):
+        rivals = [r for r in rows if not r.method.is_ours and r.evaluations <= ours.evaluations + slack]
+        if rivals:
+            rival = min(rivals, key=lambda row: row.mean.estimate)
+            ratio = bootstrap(np.stack([ours.l1s, rival.l1s], 1), ratio_of_means, within=POSITIVE)
+            names = (f"{row.method.family}, {row.method.setting} | {row.evaluations:.1f}" for row in (ours, rival))
+            lines.append(f"| {' | '.join(names)} | {ratio:.2f} |")
+    return lines
 
 
 def about(evaluations: float, steps: int) -> bool:
