@@ -125,8 +125,8 @@ STUDY: Final = Study(
     question="What does the model draw if only the [SOS], only the words or only the [EOS] carry anything?",
     paper="[SOS] alone gives unrelated images, [EOS] alone gives the prompt.",
     needs="prompts",
-    count=10,
-    cost=40,
+    count=8,
+    cost=32,
     judged=True,
     run=run,
 )

@@ -97,8 +97,8 @@ STUDY: Final = Study(
     question="How much of the prompt is left in the image without its words, and without its [EOS]?",
     paper="Both together are best; [EOS] alone beats the words alone.",
     needs="prompts",
-    count=10,
-    cost=50,
+    count=8,
+    cost=40,
     judged=True,
     run=run,
 )

@@ -86,8 +86,8 @@ STUDY: Final = Study(
     question="Is it the keys or the values of the [EOS] in cross-attention that carry the content?",
     paper="The values carry the content.",
     needs="pairs",
-    count=10,
-    cost=40,
+    count=8,
+    cost=32,
     judged=True,
     run=run,
 )

@@ -181,7 +181,7 @@ STUDY: Final = Study(
     question="How far do the keys of another prompt's [EOS] move the attention maps?",
     paper="Less than making the maps uniform would, in all steps.",
     needs="pairs",
-    count=16,
-    cost=40,
+    count=12,
+    cost=30,
     run=run,
 )

@@ -106,8 +106,8 @@ STUDY: Final = Study(
     question="What changes if nothing may attend to [SOS]?",
     paper="Not asked; it says that [SOS] carries no meaning though it gets the attention.",
     needs="prompts",
-    count=16,
-    cost=50,
+    count=12,
+    cost=38,
     judged=True,
     run=run,
 )

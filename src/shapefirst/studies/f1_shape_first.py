@@ -349,7 +349,7 @@ STUDY: Final = Study(
     question="After how many steps does the noun's attention map have the shape of the final image?",
     paper="The shape is there after the first few steps; later steps only fill in detail.",
     needs="prompts",
-    count=24,
-    cost=41,
+    count=16,
+    cost=27,
     run=run,
 )

@@ -337,7 +337,7 @@ STUDY: Final = Study(
     question="Which frequencies does noise drown last, and which does the sampler bring back first?",
     paper="The low frequencies are corrupted last and so recovered first; the high ones come in the last steps.",
     needs="prompts",
-    count=24,
-    cost=26,
+    count=16,
+    cost=17,
     run=run,
 )

@@ -130,7 +130,7 @@ STUDY: Final = Study(
     question="How is the cross-attention shared between [SOS], the words and [EOS]?",
     paper="[SOS] gets above 0.9 in all steps, although it carries no meaning.",
     needs="prompts",
-    count=24,
-    cost=39,
+    count=16,
+    cost=26,
     run=run,
 )

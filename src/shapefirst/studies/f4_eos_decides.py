@@ -130,8 +130,8 @@ STUDY: Final = Study(
     question="Does an image follow the words of its prompt or the [EOS] tokens behind them?",
     paper="With the [EOS] of another prompt, the image follows that prompt; traces of the words remain.",
     needs="pairs",
-    count=32,
-    cost=40,
+    count=24,
+    cost=30,
     judged=True,
     run=run,
 )

@@ -294,8 +294,8 @@ STUDY: Final = Study(
     question="How much time does dropping the text save, and how much do the images lose?",
     paper="More than a quarter of the latency at about equal FID.",
     needs="prompts",
-    count=16,
-    cost=120,
+    count=12,
+    cost=90,
     judged=True,
     run=run,
 )

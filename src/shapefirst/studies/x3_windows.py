@@ -249,8 +249,8 @@ STUDY: Final = Study(
     question="Which steps need guidance, which does it harm, and should its weight grow?",
     paper="Not asked; its early steps are what the text is for.",
     needs="prompts",
-    count=16,
-    cost=85,
+    count=12,
+    cost=64,
     judged=True,
     run=run,
 )

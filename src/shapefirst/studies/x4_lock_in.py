@@ -228,8 +228,8 @@ STUDY: Final = Study(
     question="How late may a noun, a colour, a texture or a place change for the change to be drawn?",
     paper="Not asked one by one; the shape comes first, details after.",
     needs="prompts",
-    count=20,
-    cost=285,
+    count=16,
+    cost=228,
     judged=True,
     run=run,
 )

@@ -117,8 +117,8 @@ STUDY: Final = Study(
     question="Does a negative prompt act in the first steps or in the last?",
     paper="Not asked.",
     needs="pairs",
-    count=16,
-    cost=50,
+    count=12,
+    cost=38,
     judged=True,
     run=run,
 )

@@ -127,7 +127,7 @@ STUDY: Final = Study(
     question="Which frequencies does the text push, and when?",
     paper="Not asked.",
     needs="prompts",
-    count=16,
-    cost=16,
+    count=12,
+    cost=12,
     run=run,
 )

@@ -25,7 +25,7 @@ SHARES: Final = {"keep": (0.3, 0.4, 0.5, 0.6, 0.67, 0.75), "best": (0.3, 0.4, 0.
 #: Steps of a solver that is fitted.
 FEWEST: Final = 5
 #: Stock solvers, by their names in `SAMPLERS`. All begin where the model's noise is strongest.
-STOCK: Final = ("dpm-solver", "dpm-solver-karras", "unipc", "euler")
+STOCK: Final = ("dpm-solver", "dpm-solver-karras", "unipc", "unipc-karras", "euler")
 
 
 def steps_to_fit(goal: str, steps: Steps, evaluations: int | None) -> list[int]:
