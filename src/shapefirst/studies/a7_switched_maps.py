@@ -176,7 +176,7 @@ STUDY: Final = Study(
     question="With the [EOS] of B, does the attention map of A's noun take the shape of B's object?",
     paper="Maps of A's noun take the shape of B's object.",
     needs="pairs",
-    count=10,
-    cost=38,
+    count=8,
+    cost=30,
     run=run,
 )

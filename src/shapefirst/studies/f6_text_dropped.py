@@ -312,7 +312,7 @@ STUDY: Final = Study(
     question="How much does an image change if the text is dropped after the first k steps?",
     paper="The difference between the predictions fades, and dropping the text late changes little.",
     needs="prompts",
-    count=10,
-    cost=67,
+    count=8,
+    cost=53,
     run=run,
 )
