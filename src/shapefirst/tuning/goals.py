@@ -22,7 +22,7 @@ CONVERGED_STEPS: Final = 200
 #: Shares of N that a solver is fitted for, where no number of evaluations was asked for. Fewer for the best picture,
 #: whose search follows hundreds of steps and runs every stock solver besides.
 SHARES: Final = {"keep": (0.3, 0.4, 0.5, 0.6, 0.67, 0.75), "best": (0.3, 0.4, 0.6)}
-#: Steps of a solver that is fitted.
+#: Fewest steps of a solver that is fitted.
 FEWEST: Final = 5
 #: Stock solvers, by their names in `SAMPLERS`. All begin where the model's noise is strongest.
 STOCK: Final = ("dpm-solver", "dpm-solver-karras", "unipc", "unipc-karras", "euler")
