@@ -122,8 +122,7 @@ def tune(
         pipe = machine.load(model, sampler)
         check_steps(steps, pipe.scheduler)
         warn_of_cuts(pipe, {*chosen_by, *checked_on})
-        sampling = Sampling(scale, steps, negative_prompt)
-        tuner = Tuner(pipe, sampling, chosen_by, machine.batch_size, goal, evaluations)
+        tuner = Tuner(pipe, Sampling(scale, steps, negative_prompt), chosen_by, machine.batch_size, goal, evaluations)
         kept = unfinished_search(out, tuner, machine.dtype)
         if kept.goes_on:
             terminal.note(f"going on where it was interrupted, with {len(kept.runs)} policies already tried.")
