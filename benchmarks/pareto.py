@@ -264,13 +264,14 @@ def report(given: argparse.Namespace) -> None:
     folder = folder_of(given)
     rows = rows_of(given.setting, folder, given.prompts)
     sampler, steps = SETTINGS[given.setting]
+    full = None if given.setting == "best" else 2 * steps
     failed = [
         f"{method.family}, {method.setting}: `{file.read_text().strip()}`"
         for method in methods(given.setting, folder)
         if (file := folder / f"{method.name}.error").is_file()
     ]
     most = max(len(row.l1s) for row in rows)
-    finals, screened = ([row for row in rows if (len(row.l1s) == most) is full] for full in (True, False))
+    finals, screened = ([row for row in rows if (len(row.l1s) == most) is whole] for whole in (True, False))
     lines = [
         f"{given.model}, w = {SCALE:g}, n = {most} prompts, image i of seed {FIRST_SEED} + i, float32.",
         f"Distances in [0, 1] are to {steps} steps of {sampler}, with 95% bootstrap intervals over prompts.",
@@ -278,11 +279,11 @@ def report(given: argparse.Namespace) -> None:
         "distance of the judge's features to those of renders of the same scenes, over the reference's own. No LPIPS,",
         "as its weights are not to be had here.",
         "",
-        *(at_equal_steps(finals) if given.setting == "best" else at_equal_evaluations(rows, 2 * steps)),
+        *(at_equal_steps(finals) if full is None else at_equal_evaluations(rows, full)),
         "",
-        *beside_the_best_rival(finals, 0.0 if given.setting == "best" else 2 * steps * SLACK),
+        *beside_the_best_rival(finals, 0.0 if full is None else full * SLACK),
         "",
-        *table(finals, 2 * steps if given.setting != "best" else None),
+        *table(finals, full),
         "",
     ]
     if screened:
@@ -291,7 +292,7 @@ def report(given: argparse.Namespace) -> None:
             f"Screened with the first {few} prompts, and no finalists, as they are not compared at, or as",
             f"for no more evaluations another is {FAR:g} times closer, both in the mean and in the geometric mean.",
             "",
-            *table(screened, 2 * steps if given.setting != "best" else None),
+            *table(screened, full),
             "",
         ]
     lines += [f"Failed: {line}." for line in failed]

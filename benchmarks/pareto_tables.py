@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -88,7 +89,7 @@ def beside_the_best_rival(rows: Sequence[Row], slack: float) -> list[str]:
     for ours in (row for row in rows if row.method.is_ours):
         rivals = [r for r in rows if not r.method.is_ours and r.evaluations <= ours.evaluations + slack]
         if rivals:
-            rival = min(rivals, key=lambda row: row.mean.estimate)
+            rival = min(rivals, key=lambda row: statistics.fmean(row.l1s))
             ratio = bootstrap(np.stack([ours.l1s, rival.l1s], 1), ratio_of_means, within=POSITIVE)
             names = (f"{row.method.family}, {row.method.setting} | {row.evaluations:.1f}" for row in (ours, rival))
             lines.append(f"| {' | '.join(names)} | {ratio:.2f} |")

@@ -31,10 +31,10 @@ STOCK: Final = ("dpm-solver", "dpm-solver-karras", "unipc", "unipc-karras", "eul
 def steps_to_fit(goal: str, steps: Steps, evaluations: int | None) -> list[int]:
     """Numbers of steps that a solver is fitted for, all below those of the run that it follows: what is asked for."""
     if evaluations is not None:
-        wanted = {evaluations // 2} if evaluations >= 2 * FEWEST else set()
+        wanted = {evaluations // 2}
     else:
         wanted = {max(FEWEST, round(share * steps)) for share in SHARES[goal]}
-    return sorted(m for m in wanted if m < (CONVERGED_STEPS if goal == "best" else steps))
+    return sorted(m for m in wanted if FEWEST <= m < (CONVERGED_STEPS if goal == "best" else steps))
 
 
 @guarded
