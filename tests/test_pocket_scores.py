@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 import scorers
 import torch
+import transformers
 from PIL import Image
 
 from shapefirst.errors import ModelError, ShapefirstError
+from shapefirst.measure.clip import load_clip
 from shapefirst.measure.judging import JudgeScore, can_judge, load_judge
 from shapefirst.measure.scores import alignments_for, features_for, similarity_for
 from shapefirst.models import locate
@@ -149,6 +151,13 @@ def test_pocket_s_clip_sees_what_it_was_trained_on(singles):
     given = clip.processor(images=[images[0]], return_tensors="pt")["pixel_values"]
     expected = torch.from_numpy(np.array(images[0])).permute(2, 0, 1)[None].float() / 127.5 - 1
     assert torch.allclose(given, expected, atol=1e-5)
+
+
+def test_a_clip_needs_no_auto_class_of_images(monkeypatch):
+    """In transformers 5.4 to 5.17 AutoImageProcessor is a placeholder where there is no torchvision."""
+    monkeypatch.setattr(transformers, "AutoImageProcessor", None)
+    clip = load_clip(locate("pocket") / "clip", device="cpu")
+    assert clip.of_images([Image.new("RGB", (64, 64))]).shape == (1, clip.model.config.projection_dim)
 
 
 def test_one_clip_is_loaded_for_all_scores():

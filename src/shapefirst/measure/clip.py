@@ -132,7 +132,8 @@ def load_clip(id_or_folder: str | Path, *, device: str | torch.device | None = N
     model, folder = load_model(id_or_folder, "CLIPModel", device=device)
     tokenizer = load_part(folder, "AutoTokenizer", "tokenizer")
     if any((folder / file).is_file() for file in ("preprocessor_config.json", "processor_config.json")):
-        processor = load_part(folder, "AutoImageProcessor", "image processor")
+        # AutoImageProcessor would do, but in transformers 5.4 to 5.17 it is not to be had without torchvision.
+        processor = load_part(folder, "CLIPImageProcessor", "image processor")
     else:
         processor = _usual_processor(model.config.vision_config.image_size)
     clip = Clip(called or str(id_or_folder), model, tokenizer, processor)
