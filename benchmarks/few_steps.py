@@ -71,7 +71,7 @@ def main() -> None:
     arguments.add_argument("--prompts", type=int, default=16)
     arguments.add_argument("--steps", type=int, default=25)
     given = arguments.parse_args()
-    pipe, prompts, steps = copy.copy(load("pocket")), mixed(given.prompts, FIRST_SEED), given.steps
+    pipe, prompts, steps = copy.copy(load("pocket", dtype="float32")), mixed(given.prompts, FIRST_SEED), given.steps
     pipe.set_progress_bar_config(disable=True)
     config = pipe.scheduler.config
     rows = []

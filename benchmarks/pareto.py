@@ -95,16 +95,16 @@ def draw(pipe: Any, call: Callable[..., Any], prompts: Sequence[str], first: int
 
 def sample(given: argparse.Namespace) -> None:
     """Images of every method for the first prompts, and of the finalists for all of them."""
-    model, folder = load(given.model), folder_of(given)
+    model, folder = load(given.model, dtype="float32"), folder_of(given)
     captions = [scene.caption for scene in scenes(given.prompts)]
     folder.mkdir(parents=True, exist_ok=True)
     every = methods(given.setting, folder)
     for method in every:
         if re.search(given.only, method.name):
-            draw_up_to(captions[: given.screen], model, method, given.setting, folder)
+            draw_up_to(captions[: given.screen], model, method, given, folder)
     for method in finalists(every, given.setting, folder, given.screen):
         if re.search(given.only, method.name):
-            draw_up_to(captions, model, method, given.setting, folder)
+            draw_up_to(captions, model, method, given, folder)
 
 
 def folder_of(given: argparse.Namespace) -> Path:
@@ -118,7 +118,7 @@ def label_of(given: argparse.Namespace) -> str:
     return str(given.setting) if given.model == "pocket" else f"{given.setting}-{given.model}"
 
 
-def draw_up_to(captions: Sequence[str], model: Any, method: Method, setting: str, folder: Path) -> None:
+def draw_up_to(captions: Sequence[str], model: Any, method: Method, given: argparse.Namespace, folder: Path) -> None:
     """Draws those that are not stored yet, and stores them with the others."""
     file = folder / f"{method.name}.npz"
     images, evaluations = stored_of(file) if file.is_file() else (np.zeros((0, 64, 64, 3), np.uint8), 0.0)
@@ -129,8 +129,8 @@ def draw_up_to(captions: Sequence[str], model: Any, method: Method, setting: str
     try:
         pipe = pipeline(model, method)
         with method.block(pipe) as call, counting(pipe) as rows:
-            for first in track(range(done, len(captions), BATCH), f"{setting}: {method.name}"):
-                drawn.append(draw(pipe, call, captions[first : first + BATCH], first, method.steps))
+            for first in track(range(done, len(captions), given.batch), f"{given.setting}: {method.name}"):
+                drawn.append(draw(pipe, call, captions[first : first + given.batch], first, method.steps))
             evaluations = (evaluations * done + sum(rows)) / len(captions)
     except Exception as error:
         save_text(f"{type(error).__name__}: {first_line(error)}\n", file.with_suffix(".error"))
@@ -181,7 +181,7 @@ def take_times(given: argparse.Namespace) -> None:
     rounds: list[dict[str, float]] = json.loads(file.read_text()) if file.is_file() else []
     captions = [scene.caption for scene in scenes(given.prompts)][:BATCH]
     first, *others = [m for m in methods(given.setting, folder) if (folder / f"{m.name}.npz").is_file()]
-    model = load(given.model)
+    model = load(given.model, dtype="float32")
 
     def seconds(method: Method) -> float:
         pipe = pipeline(model, method)
@@ -307,6 +307,9 @@ def main() -> None:
     arguments.add_argument("--model", choices=["pocket", "pocket-dit"], default="pocket")
     arguments.add_argument("--prompts", type=int, default=128)
     arguments.add_argument("--screen", type=int, default=16, help="of the prompts, those that every method draws")
+    arguments.add_argument(
+        "--batch", type=int, default=BATCH, help="images in a call; some rivals decide for all of it"
+    )
     arguments.add_argument("--only", default="", help="a regular expression: methods whose names match")
     arguments.add_argument("--rounds", type=int, default=5)
     arguments.add_argument("--out", type=Path)

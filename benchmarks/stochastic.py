@@ -72,7 +72,7 @@ def main() -> None:
     arguments.add_argument("--steps", type=int, nargs="+", default=[20, 50])
     arguments.add_argument("--budget", type=float, default=0.6)
     given = arguments.parse_args()
-    pipe, prompts = copy.copy(load("pocket")), mixed(given.prompts, FIRST_SEED)
+    pipe, prompts = copy.copy(load("pocket", dtype="float32")), mixed(given.prompts, FIRST_SEED)
     config, budget = pipe.scheduler.config, given.budget
     ways = {
         "output, order 1": (TextSchedule.within(budget, order=1), 1.0, False),

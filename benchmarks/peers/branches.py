@@ -71,7 +71,7 @@ def adaptive_guidance(threshold: float = 0.991) -> Rule:
     def output(now: Now) -> Tensor:
         nonlocal settled
         if settled is None:
-            settled = torch.zeros(len(now.x), dtype=torch.bool)
+            settled = torch.zeros(len(now.x), dtype=torch.bool, device=now.x.device)
         needs = (~settled).nonzero().flatten()
         text, null = now.evaluate(range(len(now.x)), needs.tolist())
         agree = torch.cosine_similarity(text[needs].flatten(1), null.flatten(1)) >= threshold

@@ -136,7 +136,8 @@ def sample(
     solver = copy.deepcopy(pipe.scheduler)
     solver.set_timesteps(num_inference_steps)
     channels, size = pipe.unet.config.in_channels, pipe.unet.config.sample_size
-    latents = randn_tensor((len(prompt), channels, size, size), generator=generator) * solver.init_noise_sigma
+    shape = (len(prompt), channels, size, size)
+    latents = randn_tensor(shape, generator=generator, device=pipe.device) * solver.init_noise_sigma
     noise = [scales(solver, float(t)) for t in solver.timesteps]
     rule = make_rule()
     for step, t in enumerate(solver.timesteps):

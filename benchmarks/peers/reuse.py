@@ -3,16 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 import torch
 from torch import Tensor
 
 from .loop import Now, Rule, peer
 
-__all__ = ["adaptive_diffusion", "budcache", "easycache", "lazycache"]
+__all__ = ["adaptive_diffusion", "budcache", "budcaches", "easycache", "lazycache"]
 
 LAST_T = 999  # of ComfyUI's percents, which are of timesteps
+
+
+@peer
+def budcaches(evaluated: Sequence[Collection[int]]) -> Rule:
+    """`budcache` with steps of each image's own, to compare many choices in one batch: all rows are evaluated in every
+    step, and an image keeps its last output where the step is none of its own."""
+    held: Tensor | None = None
+
+    def output(now: Now) -> Tensor:
+        nonlocal held
+        mine = torch.tensor([now.step in steps for steps in evaluated], device=now.x.device)[:, None, None, None]
+        held = now.guided() if held is None else torch.where(mine, now.guided(), held)
+        return held
+
+    return output
 
 
 @peer
