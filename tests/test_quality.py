@@ -1,5 +1,6 @@
 """The judge and the figures of the model card: intervals against closed forms, verdicts against known scenes."""
 
+import json
 import math
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from PIL import Image
 
 from shapefirst.measure.judge import Judge, Sighting
-from shapefirst.training.card import table_rows
+from shapefirst.training.card import TABLE_HEAD, renew, table_rows
 from shapefirst.training.judge import augment
 from shapefirst.training.quality import Figure, fresh_held_out, fresh_scenes, judged, judged_pairs, level, share
 from shapefirst.world.scenes import place
@@ -36,6 +37,19 @@ def test_a_missed_bar_is_said_in_the_table():
     assert "90.0%" in rows[0]
     assert "(missed)" not in rows[1]
     assert "32.00 dB" in rows[1]
+
+
+def test_figures_measured_anew_take_the_place_of_the_old_ones_alone(tmp_path):
+    old, new = (Figure("a", value, 10, 0.0, 1.0) for value in (0.25, 0.75))
+    (tmp_path / "MODEL_CARD.md").write_text(
+        "\n".join(["# A card\n", TABLE_HEAD, *table_rows([old]), "\n## Limits\n| a |"])
+    )
+    (tmp_path / "figures.json").write_text('{"hardware": "", "seed": 3, "preset": "cpu", "figures": []}')
+    renew(tmp_path, [new, new])
+    card = (tmp_path / "MODEL_CARD.md").read_text()
+    assert card == "\n".join(["# A card\n", TABLE_HEAD, *table_rows([new, new]), "\n## Limits\n| a |"])
+    record = json.loads((tmp_path / "figures.json").read_text())
+    assert (record["seed"], record["preset"], record["figures"][0]["value"]) == (3, "cpu", 0.75)
 
 
 def test_single_objects_are_scored_by_noun_attribute_and_both():

@@ -26,7 +26,7 @@ def train_pocket(
         ),
     ] = "pocket",
     preset: Annotated[
-        str, typer.Option(metavar="NAME", help="cpu (2 cores), gpu, or finish (with --start-from).")
+        str, typer.Option(metavar="NAME", help="cpu (2 cores) or gpu; finish or finish-gpu (with --start-from).")
     ] = "cpu",
     seed: Annotated[int, typer.Option(help="Seed of data, weights and order.")] = 0,
     stages: Annotated[

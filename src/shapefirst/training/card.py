@@ -12,6 +12,7 @@ from typing import Any
 from PIL import Image
 
 from shapefirst.drawing.sheets import Cell, contact_sheet
+from shapefirst.files import save_text
 from shapefirst.models import MODELS, load
 from shapefirst.models.machine import hardware
 from shapefirst.training import quality
@@ -20,6 +21,7 @@ from shapefirst.training.stages import CURRICULA, PRESETS
 from shapefirst.world.vocabulary import ATTRIBUTES, HELD_OUT, NOUNS, RELATIONS
 
 GRID_SEED = 64
+TABLE_HEAD = "| figure | value | 95% interval | n | bar |\n|---|---|---|---|---|"
 _TEXT = """# Model card: {model}
 
 A text-to-image latent diffusion model for a small procedural world, made to study and demonstrate how text steers such
@@ -60,8 +62,7 @@ Minutes are wall-clock on a machine that did other work beside.{remarks}
 `python benchmarks/pocket_quality.py --weights DIR/weights` prints this table. DDIM, 50 steps; n prompts, each with its
 own seed, drawn for this measurement; "right" is the judge's verdict; 95% intervals (Wilson's for shares).
 
-| figure | value | 95% interval | n | bar |
-|---|---|---|---|---|
+{table_head}
 {figures}
 
 ## Guidance
@@ -103,8 +104,7 @@ def write(parts: Path, weights: Path, model: str, preset_name: str, seed: int) -
     figures = quality.measure_model(
         weights, count=preset.card_images, others=max(2, preset.card_images // 4), guidance_scale=scale
     )
-    record = {"hardware": hardware(), "seed": seed, "preset": preset_name, "figures": [asdict(f) for f in figures]}
-    (weights / "figures.json").write_text(json.dumps(record, indent=1) + "\n")
+    _record(weights, figures, {"seed": seed, "preset": preset_name})
     sample_grid(weights, scale).save(weights / "samples.png", optimize=True)
     captions = json.loads((parts / "renders" / "scenes.json").read_text())["captions"]
     text = _TEXT.format(
@@ -131,10 +131,26 @@ def write(parts: Path, weights: Path, model: str, preset_name: str, seed: int) -
             else f"| {stage} | kept from the weights that this began with | | | | |"
             for stage in recipes
         ),
+        table_head=TABLE_HEAD,
         figures="\n".join(table_rows(figures)),
         remarks="".join(f" {line}" for line in _remarks(parts)),
     )
     (weights / "MODEL_CARD.md").write_text(text)
+
+
+def renew(weights: Path, figures: list[Figure]) -> None:
+    """Put figures that were measured anew into the card beside ``weights``: its table, and ``figures.json``."""
+    kept = json.loads((weights / "figures.json").read_text())
+    card = weights / "MODEL_CARD.md"
+    before, _, after = card.read_text().partition(f"{TABLE_HEAD}\n")
+    _, blank, rest = after.partition("\n\n")
+    save_text("\n".join([f"{before}{TABLE_HEAD}", *table_rows(figures)]) + blank + rest, card)
+    _record(weights, figures, {name: kept[name] for name in ("seed", "preset")})
+
+
+def _record(weights: Path, figures: list[Figure], made_by: dict[str, Any]) -> None:
+    record = {"hardware": hardware(), **made_by, "figures": [asdict(f) for f in figures]}
+    save_text(json.dumps(record, indent=1) + "\n", weights / "figures.json")
 
 
 def table_rows(figures: list[Figure]) -> list[str]:
@@ -151,7 +167,7 @@ def table_rows(figures: list[Figure]) -> list[str]:
 
 def sample_grid(weights: Path, scale: float) -> Image.Image:
     """64 fresh prompts, one seed each, eight in a row, each under its prompt."""
-    pipe = load(weights)
+    pipe = load(weights, dtype="float32")
     prompts = [s.caption for s in fresh_scenes(64, GRID_SEED)]
     images = quality.draw(pipe, prompts, GRID_SEED, guidance_scale=scale)
     cells = [Cell(im, p) for im, p in zip(images, prompts, strict=True)]

@@ -27,7 +27,7 @@ from shapefirst.world.vocabulary import ATTRIBUTES, HELD_OUT, NOUNS
 
 FRESH_SEED = 20_000_000  # far from every training seed
 PAPER_SCALE = 7.5
-BATCH = 32
+BATCH = 128
 
 
 @dataclass(frozen=True)
@@ -120,8 +120,8 @@ def measure_model(
 
     Args:
         folder: A pipeline of that world, with what scores it (`scorers_folder`).
-        count: Single-object prompts, and renders for the parts.
-        others: Prompts of each other kind: pairs, held-out combinations, the paper's guidance scale.
+        count: Prompts with one object, prompts with two, and renders for the parts.
+        others: Prompts of each other kind: held-out combinations, the paper's guidance scale.
         guidance_scale: The w of all but the last kind.
         seed: Of prompts and images.
     """
@@ -129,7 +129,7 @@ def measure_model(
 
     from shapefirst.models import load
 
-    pipe = load(folder)
+    pipe = load(folder, dtype="float32")
     unet = getattr(pipe, "unet", None) is not None  # pocket's bars are higher than those of its transformer
     scorers = scorers_folder(folder)
     judge = Judge.load(scorers / "judge")
@@ -146,7 +146,7 @@ def measure_model(
     base, w = FRESH_SEED + seed, f"w = {guidance_scale:g}"
     single = judged(f"one object, {w}", looked_at(singles, base, guidance_scale), singles, (0.93, 0.95, 0.90))
     figures += single
-    pairs = fresh_scenes(others, seed + 1, pair=True)
+    pairs = fresh_scenes(count, seed + 1, pair=True)
     verdicts = looked_at(pairs, base + count, guidance_scale)
     figures += judged_pairs(f"two objects, {w}", verdicts, pairs, (0.70, 0.75 if unet else None))
     unseen = fresh_held_out(others, seed + 2)
@@ -163,8 +163,8 @@ def _autoencoder(vae: Any, judge: Judge, renders: list[Image.Image], scenes: lis
     psnr, colour, back, latents = [], [], [], []
     for start in range(0, len(renders), 32):
         x = np.stack([np.asarray(im) for im in renders[start : start + 32]])
-        z = vae.encode(torch.from_numpy(x).permute(0, 3, 1, 2).float() / 127.5 - 1).latent_dist.mean
-        y = vae.decode(z).sample.add(1).mul(127.5).clamp(0, 255).round().permute(0, 2, 3, 1).byte().numpy()
+        z = vae.encode(torch.from_numpy(x).to(vae.device).permute(0, 3, 1, 2).float() / 127.5 - 1).latent_dist.mean
+        y = vae.decode(z).sample.add(1).mul(127.5).clamp(0, 255).round().permute(0, 2, 3, 1).byte().cpu().numpy()
         error = (x.astype(np.float64) - y) / 255
         psnr += list(-10 * np.log10((error**2).mean((1, 2, 3))))
         colour += list(np.abs(error.mean((1, 2))).max(-1) * 255)

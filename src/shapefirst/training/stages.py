@@ -160,6 +160,12 @@ PRESETS["finish"] = replace(
     transformer=replace(PRESETS["cpu"].transformer, steps=4000),
     pairs=0.85,
 )
+#: For one data-centre GPU, to the same end: 98 seconds on an H100 for the denoiser, five minutes with all stages.
+PRESETS["finish-gpu"] = replace(
+    PRESETS["finish"],
+    renders=120_000,
+    denoiser=Recipe(steps=1100, batch=1024, learning_rate=6e-4, ema=0.999),
+)
 
 #: What each stage leaves in the folder: that it lies there shows that the stage is done.
 MAKES = {
