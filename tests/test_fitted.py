@@ -205,6 +205,26 @@ def test_a_block_samples_with_the_solver_and_its_steps_and_gives_the_own_one_bac
     assert (pipe.scheduler, type(pipe), dict(pipe.config)) == (own, kind, config)
 
 
+@pytest.mark.parametrize(
+    "tuned", [karras(4), replace(TextSchedule.at((0, 1, 3), keep="neither", order=0), num_steps=4)]
+)
+def test_calls_take_the_steps_and_the_scale_of_a_tuned_policy_where_they_say_none(make_pipe, tuned):
+    pipe, policy = make_pipe("sd-epsilon", "ddim"), replace(tuned, guidance_scale=W)
+    kind = type(pipe)
+
+    def images(**said):
+        return pipe(PROMPTS[:1], generator=generators([3]), output_type="np", **said).images
+
+    with guide(pipe, tuned):
+        wanted = images(num_inference_steps=4, guidance_scale=W)
+    with guide(pipe, policy):
+        np.testing.assert_array_equal(images(), wanted)
+        np.testing.assert_array_equal(images(num_inference_steps=4, guidance_scale=W), wanted)
+        with pytest.warns(UserWarning, match="tuned at guidance scale 3, not 5: what it promises was measured there"):
+            images(guidance_scale=5.0)
+    assert type(pipe) is kind
+
+
 def test_evaluations_are_counted_against_the_run_that_it_takes_the_place_of(make_pipe):
     pipe = make_pipe("sd-epsilon", "ddim")
     with guide(pipe, replace(karras(3), stands_for=5)) as evaluations:
@@ -220,6 +240,11 @@ def test_blocks_may_end_in_any_order(make_pipe):
     pipe = make_pipe("sd-epsilon", "ddim")
     own, kind = pipe.scheduler, type(pipe)
     outer, inner = apply(pipe, karras(4)), apply(pipe, karras(3))
+    outer.remove()
+    assert pipe.scheduler.config.use_karras_sigmas
+    inner.remove()
+    assert (pipe.scheduler, type(pipe)) == (own, kind)
+    outer, inner = apply(pipe, karras(4)), apply(pipe, replace(TextSchedule.always(), num_steps=4))
     outer.remove()
     assert pipe.scheduler.config.use_karras_sigmas
     inner.remove()

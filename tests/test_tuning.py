@@ -19,6 +19,7 @@ from cuts import killed
 from diffusers import StableDiffusionPipeline
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
+from PIL import Image
 from test_guidance import PROMPTS
 
 from shapefirst.cli import tune as commands_tune
@@ -209,9 +210,17 @@ def test_tune_writes_a_policy_that_generate_takes(folder, tmp_path):
     assert describe(policy.schedule, policy.steps) in made.output
     assert "Measured on 16 prompts: L1" in made.output
     assert "Note" not in made.stderr
-    stronger = shapefirst("generate", "a cat", "--model", folder, "--policy", out, "--out", images)
+    again = shapefirst("generate", "a cat", "--model", folder, "--policy", out, "--out", tmp_path / "again")
+    assert "Note" not in again.stderr
+    same, there = (np.asarray(Image.open(next(p.glob("*.png")))) for p in (images, tmp_path / "again"))
+    np.testing.assert_array_equal(same, there)
+    scale = ("--guidance-scale", 7.5)
+    stronger = shapefirst("generate", "a cat", "--model", folder, "--policy", out, "--out", images, *scale)
     assert "tuned at guidance scale 3, not 7.5" in stronger.stderr
-    for words, message in ((("--steps", N + 1), "made for"), (("--sampler", "euler"), "tuned with the sampler")):
+    for words, message in (
+        (("--steps", N + 1), "takes the place of 12 steps"),
+        (("--sampler", "euler"), "tuned with the sampler"),
+    ):
         refused = shapefirst("generate", "a cat", "--model", folder, "--policy", out, "--out", tmp_path / "no", *words)
         assert message in one_sentence(refused)
     assert not (tmp_path / "no").exists()
@@ -338,6 +347,7 @@ def test_a_slow_model_takes_fewer_prompts_and_says_beforehand_what_it_takes(fold
     )
     assert told is not None
     cost = runner.search_cost(Tuner(load(folder), Sampling(W, N), [""] * 4, batch_size=8))
+    cost += (4 + 1) * (2 * N + 2 * N)  # to check, with a warm-up: full guidance, and the choice at most
     assert int(told[1].replace(",", "")) == pytest.approx(cost, abs=1)
     assert int(told[2].replace(",", "")) == pytest.approx(cost / (2 * N), abs=1)
     assert "On 4 other prompts" in result.stdout
@@ -467,6 +477,13 @@ def test_the_best_picture_is_looked_for_among_all_solvers(folder, tmp_path, monk
         *("--out", tmp_path / "images"),
     )
     assert made.exit_code == 0, made.output
+    assert "--sampler euler is left aside" in made.stderr
+    (picture,) = (tmp_path / "images").glob("*.png")
+    assert picture.name.endswith("best-of7.png")
+    text = Image.open(picture).text
+    assert (text["sampler"], text["num_inference_steps"]) == ("FittedScheduler", "7")
+    other = shapefirst("generate", "a cat", "--model", folder, "--policy", out, "--steps", 20, "--out", tmp_path / "no")
+    assert "takes the place of 12 steps, with 7 of its own, and not of 20: leave --steps out" in one_sentence(other)
 
 
 def test_a_fitted_solver_is_found_again_by_a_search_that_goes_on(tuner, tmp_path):
@@ -493,6 +510,7 @@ def test_no_solver_is_fitted_where_noise_is_added_or_a_step_has_two_calls(make_p
     [
         (("--goal", "fast"), "--goal is keep or best"),
         (("--evaluations", 1), "2 evaluations or"),
+        (("--goal", "best", "--evaluations", 1), "with 10 evaluations or more and fewer than the 400 of"),
         (("--goal", "best", "--evaluations", 9), "with 10 evaluations or more and fewer than the 400 of"),
         (("--goal", "best", "--evaluations", 400), "with 10 evaluations or more and fewer than the 400 of"),
     ],

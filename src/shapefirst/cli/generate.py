@@ -77,10 +77,11 @@ def generate_images(
         from shapefirst.images.jobs import make_jobs
         from shapefirst.models.machine import find_device
     machine.check()
-    jobs, sampling = make_jobs(texts, picture.num_images, picture.seed), picture.sampling(model, steps)
+    jobs = make_jobs(texts, picture.num_images, picture.seed)
+    sampling = picture.sampling(model, steps, schedule.guidance_scale)
     pipe = machine.load(model, sampler or OWN_SAMPLER)
-    if sampler is None and words is not None:
-        _take_sampler(pipe, words)
+    if words is not None:
+        _take_sampler(pipe, words, sampler, compare)
     _warn(pipe, model, [*texts, *filter(None, [sampling.negative_prompt])], schedule, sampling)
     if words is not None:
         _check_policy(pipe, words, schedule, sampling)
@@ -92,14 +93,20 @@ def generate_images(
     _write(results, schedule, words, sampling, made_by, out)
 
 
-def _take_sampler(pipe: Any, words: str) -> None:
-    """Gives the pipeline the sampler that a policy was tuned with, if it was and the sampler has a name."""
+def _take_sampler(pipe: Any, words: str, given: str | None, compare: bool) -> None:
+    """Gives the pipeline the sampler that a policy was tuned with, if it was and the sampler has a name, and none is
+    given."""
     from shapefirst.models.catalogue import sampler_with
     from shapefirst.policies.file import PolicyFile
     from shapefirst.policies.words import find_policy
 
     policy = find_policy(words)
-    if isinstance(policy, PolicyFile) and policy.goal == "keep" and not policy.samples_as(pipe.scheduler):
+    if not isinstance(policy, PolicyFile):
+        return
+    if policy.goal == "best":
+        if given is not None and not compare:
+            terminal.note(f"the policy samples with a solver of its own: --sampler {given} is left aside.")
+    elif given is None and not policy.samples_as(pipe.scheduler):
         found = sampler_with(policy.sampler, policy.sampler_digest, pipe.scheduler.config)
         if found is not None:
             name, pipe.scheduler = found
@@ -111,14 +118,9 @@ def _check_policy(pipe: Any, words: str, schedule: Policy, sampling: Sampling) -
     from shapefirst.policies.file import PolicyFile
     from shapefirst.policies.words import describe, find_policy
 
-    found, scale = find_policy(words), sampling.guidance_scale
+    found = find_policy(words)
     if isinstance(found, PolicyFile):
         found.policy_for(pipe)
-        if found.guidance_scale != scale:  # it does not know the scale that it is used with, which moves the picture
-            terminal.note(
-                f"the policy was tuned at guidance scale {found.guidance_scale:g}, not {scale:g}: what it promises was "
-                "measured there."
-            )
         if found.promise:
             terminal.line(found.promise)
     strip = _strip(schedule, sampling.steps)
@@ -157,7 +159,9 @@ def _write(
     if words is not None:
         strip = _strip(schedule, steps)
         own = {**common, "policy": words, **({"guided": strip} if strip else {})}
-        tag = f"{slug(Path(words).stem if words.endswith('.json') else words)}-of{steps}"
+        if schedule.solver is not None:
+            own |= {"sampler": schedule.solver.class_name, "num_inference_steps": schedule.num_steps}
+        tag = f"{slug(Path(words).stem if words.endswith('.json') else words)}-of{own['num_inference_steps']}"
     elif schedule == TextSchedule.always():
         own, tag = full, "full"
     else:

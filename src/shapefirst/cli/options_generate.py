@@ -12,7 +12,7 @@ import typer
 from shapefirst.checks import check_number, check_prompt, check_seed, check_side, share_in
 from shapefirst.cli.options import Device, Dtype, GuidanceScale, PolicyWords
 from shapefirst.errors import ShapefirstError
-from shapefirst.policies.auto import Policy
+from shapefirst.policies.auto import Policy, check_policy
 from shapefirst.policies.schedule import TextSchedule
 
 if TYPE_CHECKING:
@@ -152,12 +152,13 @@ class PictureOptions:
         if self.guidance_scale is not None:
             check_number(self.guidance_scale, "guidance scale", "The guidance scale")
 
-    def sampling(self, model: str, steps: int) -> Sampling:
-        """What the pipeline is told."""
+    def sampling(self, model: str, steps: int, tuned_at: float | None) -> Sampling:
+        """What the pipeline is told; its scale is the given one, else that of the policy, else the model's usual."""
         from shapefirst.images.jobs import Sampling
         from shapefirst.models import default_guidance_scale
 
-        scale = default_guidance_scale(model) if self.guidance_scale is None else self.guidance_scale
+        scale = tuned_at if self.guidance_scale is None else self.guidance_scale
+        scale = default_guidance_scale(model) if scale is None else scale
         return Sampling(scale, steps, self.negative_prompt, self.height, self.width)
 
 
@@ -239,6 +240,11 @@ def policy_and_steps(words: str, steps: int | None, *, anywhere: bool = False) -
     stands_for = found.full_steps if isinstance(found, PolicyFile) else DEFAULT_STEPS
     policy = found.schedule if isinstance(found, PolicyFile) else found
     steps = stands_for if steps is None else steps
-    if isinstance(policy, TextSchedule) and (policy.solver is None or not (anywhere or steps == stands_for)):
-        policy.check(steps)
+    if policy.solver is None:
+        check_policy(policy, steps)
+    elif steps != stands_for and not anywhere:
+        raise ShapefirstError(
+            f"The policy {words} takes the place of {stands_for} steps, with {policy.num_steps} of its own, and not of "
+            f"{steps}: leave --steps out, or run `shapefirst tune --steps {steps}`."
+        )
     return policy, steps

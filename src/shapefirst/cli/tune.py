@@ -116,7 +116,7 @@ def tune(
             from shapefirst.tuning.candidates import check_choice, choose
             from shapefirst.tuning.kept import unfinished_search
             from shapefirst.tuning.runner import search_cost, try_policies, tuned_policy
-            from shapefirst.tuning.search import Tuner, held_out
+            from shapefirst.tuning.search import Tuner, held_out, held_out_cost
         check_choice(saving, max_l1, evaluations, goal)
         sampler = sampler or usual_sampler(obtained(model, machine.dtype, machine.device))
         pipe = machine.load(model, sampler)
@@ -126,7 +126,7 @@ def tune(
         kept = unfinished_search(out, tuner, machine.dtype)
         if kept.goes_on:
             terminal.note(f"going on where it was interrupted, with {len(kept.runs)} policies already tried.")
-        cost = _told(search_cost(tuner), steps, len(chosen_by))
+        cost = _told(search_cost(tuner), held_out_cost(tuner, len(checked_on)), steps, len(chosen_by))
         with terminal.counting(f"Trying policies on {len(chosen_by)} prompts", total=cost) as tick:
             found = try_policies(tuner, kept, tick)
         chosen = choose(found, saving, max_l1, evaluations)
@@ -136,7 +136,7 @@ def tune(
         policy = tuned_policy(model, tuner, found, chosen.candidate, len(checked_on), *measured, machine.loras)
         write_policy(policy, cleared(out))
         kept.forget()
-    used = f"--model {model} --sampler {sampler} {machine.words}".rstrip()
+    used = f"--model {model}{f' --sampler {sampler}' * (goal == 'keep')} {machine.words}".rstrip()
     _print_choice(chosen, measured, checked_on, out, used)
 
 
@@ -147,7 +147,7 @@ def _check(goal: str, sampler: str | None, steps: int, negative_prompt: str | No
         raise ShapefirstError(f"--goal is keep or best, not {shortened(goal)!r}.")
     if sampler is not None:
         sampler_info(sampler)
-    check_number(steps, "steps", "--steps", least=FEWEST_STEPS, why="there is nothing to choose among")
+    check_number(steps, "steps", "--steps", least=FEWEST_STEPS, why="with fewer there is nothing to choose among")
     check_number(scale, "guidance scale", "--guidance-scale")
     check_prompt(negative_prompt or "", "--negative-prompt")
     if scale <= 1:
@@ -155,13 +155,14 @@ def _check(goal: str, sampler: str | None, steps: int, negative_prompt: str | No
     imported("scipy.special", "Intervals are computed")
 
 
-def _told(cost: float, steps: int, prompts: int) -> float:
-    """What the search costs, in evaluations, said before it begins."""
+def _told(search: float, check: float, steps: int, prompts: int) -> float:
+    """What the search costs, in evaluations; said before it begins, with what the check of its choice will."""
+    cost = search + check
     terminal.remark(
         f"About {cost:,.0f} evaluations of the denoiser, as many as {cost / (2 * steps):,.0f} pictures of full "
-        f"guidance take: {prompts} prompts to choose by (--calibration-prompts)."
+        f"guidance take: {prompts} prompts to choose by (--calibration-prompts), and as many to check the choice on."
     )
-    return cost
+    return search
 
 
 def _halves(given: str | None, half: int | None) -> tuple[list[str], list[str]]:
@@ -214,7 +215,8 @@ def _print_front(found: Sequence[Found], chosen: Found, *, ends: bool) -> None:
         )
         looks.append({"chosen": "bold", "beaten": "dim"}.get(mark, ""))
     print_table(("policy", "evaluations", "time saved", "L1 (95% interval)", "which"), rows, looks=looks)
-    terminal.line(f"→ {chosen.candidate.schedule.strip(chosen.candidate.steps)}")
+    if chosen.candidate.schedule.solver is None:
+        terminal.line(f"→ {chosen.candidate.schedule.strip(chosen.candidate.steps)}")
     if ends and chosen is max(found, key=lambda one: one.time_saved):
         terminal.note(f"the search ends at {SAVINGS[-1]:.0%} of the evaluations: more may stay as close, too.")
 

@@ -31,7 +31,7 @@ from shapefirst.families.layout import controls_of, denoisers_of, scheduler_of
 from shapefirst.guidance.counting import Block, Evaluations
 from shapefirst.guidance.hook import Reentrant, check_uncached
 from shapefirst.guidance.meeting import follows
-from shapefirst.guidance.solving import SolverBlock, check_solver
+from shapefirst.guidance.solving import CallBlock, check_solver, speaks_of_calls
 from shapefirst.guidance.steering import ControlHook, SteeringHook
 from shapefirst.policies.auto import Auto, Policy
 from shapefirst.policies.schedule import Branch, TextSchedule
@@ -86,6 +86,8 @@ def guide(
             told whose they are.
         ShapefirstError: Not exactly one of policy, budget and tol; one that is no policy; a policy file that was made
             for another model or sampler; in the first step of a generation, a policy that does not fit its steps.
+
+    A tuned policy's number of steps and guidance scale hold for calls that say none; another scale is warned of.
 
     Any batch size, `num_images_per_prompt`, scheduler and dtype will do. Steps are denoising steps, whatever the number
     of denoiser calls in each (see `shapefirst.guidance.timeline`), and are those that the call runs: where
@@ -200,8 +202,8 @@ class Handle:
                 stack.callback(SteeringHook.enter(pipe, denoiser, block).leave, block)
             for control in controls_of(pipe):
                 stack.callback(ControlHook.enter(pipe, control, block).leave, block)
-            if policy.solver is not None and policy.num_steps is not None:
-                stack.callback(SolverBlock(pipe, policy.solver, policy.num_steps).leave)
+            if speaks_of_calls(pipe, policy):
+                stack.callback(CallBlock(pipe, policy).leave)
             self._hooks = stack.pop_all()
 
     def remove(self) -> None:

@@ -1,13 +1,16 @@
-"""A policy's own solver on a pipeline: its scheduler, and its number of steps, for as long as a block is open.
+"""What a policy says of a pipeline's calls for as long as a block is open: steps, guidance scale, and a solver.
 
-The pipeline's scheduler is put aside and comes back with the last block. Meanwhile the pipeline is of a subclass whose
-calls take the policy's number of steps where the caller gives none, and refuse another.
+Meanwhile the pipeline is of a subclass whose calls take the policy's number of steps and its guidance scale where the
+caller gives none. With a solver of the policy's own the pipeline's scheduler is put aside, and comes back with the last
+block; another number of steps is refused then.
 """
 
 from __future__ import annotations
 
 import copy
 import inspect
+import warnings
+from collections.abc import Sequence
 from functools import lru_cache, wraps
 from typing import Any, Final
 from weakref import WeakKeyDictionary
@@ -19,7 +22,7 @@ from shapefirst.guidance.fitted import FittedScheduler
 from shapefirst.policies.auto import Policy
 from shapefirst.policies.solver import Solver
 
-__all__ = ["SolverBlock", "check_solver", "scheduler_for", "solver_of"]
+__all__ = ["CallBlock", "check_solver", "scheduler_for", "solver_of", "speaks_of_calls"]
 
 #: What else decides when a pipeline's steps are.
 _TIMES: Final = ("timesteps", "sigmas", "strength", "denoising_start", "denoising_end")
@@ -64,22 +67,29 @@ def check_solver(pipe: Any) -> None:
         )
 
 
-class SolverBlock:
-    """The solver on a pipeline, until `leave`.
+def speaks_of_calls(pipe: Any, policy: Policy) -> bool:
+    """Whether a policy has a solver, or steps or a scale for calls of a pipeline that takes them."""
+    if policy.solver is not None:
+        return True
+    says = policy.num_steps is not None or policy.guidance_scale is not None
+    return says and isinstance(pipe, diffusers.DiffusionPipeline) and hasattr(pipe, "scheduler")
+
+
+class CallBlock:
+    """The policy's steps, scale and solver on a pipeline, until `leave`.
 
     Args:
         pipe: The pipeline.
-        solver: What it samples with.
-        steps: The number of its steps.
+        policy: One that `speaks_of_calls` of it.
     """
 
-    def __init__(self, pipe: Any, solver: Solver, steps: int) -> None:
-        check_solver(pipe)
-        self._pipe, self.steps = pipe, steps
-        self.scheduler = scheduler_for(solver)
-        self._own = pipe.scheduler
+    def __init__(self, pipe: Any, policy: Policy) -> None:
+        self._pipe, self.policy, self._own = pipe, policy, pipe.scheduler
+        self.scheduler = self._own
+        if policy.solver is not None:
+            check_solver(pipe)
+            pipe.scheduler = self.scheduler = scheduler_for(policy.solver)
         _BLOCKS.setdefault(pipe, []).append(self)
-        pipe.scheduler = self.scheduler
         if not isinstance(pipe, _Solved):
             object.__setattr__(pipe, "__class__", _solved(type(pipe)))  # type: ignore[arg-type]
 
@@ -87,7 +97,7 @@ class SolverBlock:
         """Give the pipeline its own scheduler again, unless it has another one by now.
 
         Raises:
-            ShapefirstError: It has: that one stays.
+            ShapefirstError: It has, while the policy sampled with a solver: that one stays.
         """
         pipe, blocks = self._pipe, _BLOCKS[self._pipe]
         place = blocks.index(self)
@@ -97,6 +107,8 @@ class SolverBlock:
             return
         if not blocks:
             object.__setattr__(pipe, "__class__", type(pipe).__mro__[2])
+        if self.scheduler is self._own:
+            return
         if pipe.scheduler is not self.scheduler:
             raise ShapefirstError(
                 f"The scheduler of this {type(pipe).__name__} was replaced while a policy sampled with its own: it "
@@ -105,8 +117,8 @@ class SolverBlock:
         pipe.scheduler = self._own
 
 
-#: Pipeline -> its blocks with solvers, the innermost last.
-_BLOCKS: WeakKeyDictionary[Any, list[SolverBlock]] = WeakKeyDictionary()
+#: Pipeline -> its blocks, the innermost last.
+_BLOCKS: WeakKeyDictionary[Any, list[CallBlock]] = WeakKeyDictionary()
 
 
 class _Solved:
@@ -115,27 +127,46 @@ class _Solved:
 
 @lru_cache(maxsize=64)
 def _solved(pipeline_class: Any) -> Any:
-    """The class of such pipelines while they sample with a policy's solver; by name it is the same."""
+    """The class of such pipelines within a block; by name it is the same."""
     signature = inspect.signature(pipeline_class.__call__)
+    # Where guidance is called true_cfg_scale, guidance_scale is something that the model was distilled with.
+    takes_scale = "guidance_scale" in signature.parameters and "true_cfg_scale" not in signature.parameters
+    takes_steps = "num_inference_steps" in signature.parameters
 
     @wraps(pipeline_class.__call__)
     def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
-        steps = _BLOCKS[self][-1].steps
+        policy = _BLOCKS[self][-1].policy
         given = signature.bind_partial(self, *args, **kwargs).arguments
-        for name in _TIMES:
-            if given.get(name) is not None:
-                raise ShapefirstError(
-                    f"The policy says itself which steps there are: leave out {name}=, or take a policy of steps, such "
-                    "as budget=0.75."
+        times = [name for name in _TIMES if given.get(name) is not None]
+        if policy.solver is not None:
+            _check_steps(policy, given.get("num_inference_steps"), times)
+        if takes_steps and policy.num_steps is not None and not times and given.get("num_inference_steps") is None:
+            kwargs["num_inference_steps"] = policy.num_steps
+        if takes_scale and policy.guidance_scale is not None:
+            scale = given.get("guidance_scale")
+            if scale is None:
+                kwargs["guidance_scale"] = policy.guidance_scale
+            elif scale != policy.guidance_scale:  # which moves the picture
+                warnings.warn(
+                    f"the policy was tuned at guidance scale {policy.guidance_scale:g}, not {scale:g}: what it "
+                    "promises was measured there.",
+                    stacklevel=2,
                 )
-        if given.get("num_inference_steps") is None:
-            kwargs["num_inference_steps"] = steps
-        elif given["num_inference_steps"] != steps:
-            raise ShapefirstError(
-                f"The policy samples in {steps} steps, not {given['num_inference_steps']}: give "
-                f"num_inference_steps={steps}, or leave it out."
-            )
         return pipeline_class.__call__(self, *args, **kwargs)
 
     names = {name: getattr(pipeline_class, name) for name in ("__module__", "__qualname__", "__doc__")}
     return type(pipeline_class)(pipeline_class.__name__, (_Solved, pipeline_class), {**names, "__call__": __call__})
+
+
+def _check_steps(policy: Policy, steps: int | None, times: Sequence[str]) -> None:
+    """Raise ShapefirstError where a call says otherwise than a solver's policy which steps there are."""
+    if times:
+        raise ShapefirstError(
+            f"The policy says itself which steps there are: leave out {times[0]}=, or take a policy of steps, such as "
+            "budget=0.75."
+        )
+    if steps is not None and steps != policy.num_steps:
+        raise ShapefirstError(
+            f"The policy samples in {policy.num_steps} steps, not {steps}: give "
+            f"num_inference_steps={policy.num_steps}, or leave it out."
+        )

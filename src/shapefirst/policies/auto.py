@@ -46,6 +46,7 @@ class Auto:
     solver: ClassVar[None] = None  # it goes with any sampler, and any number of steps
     num_steps: ClassVar[None] = None
     stands_for: ClassVar[None] = None
+    guidance_scale: ClassVar[None] = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.tol < math.inf:

@@ -86,10 +86,16 @@ class PolicyFile:
     def schedule(self) -> TextSchedule:
         """The policy, for runs of `steps` steps only."""
         if self.solver is not None and len(self.guided) == self.steps:
-            return TextSchedule.solved(self.solver, self.steps, self.full_steps)
+            whole = TextSchedule.solved(self.solver, self.steps, self.full_steps)
+            return replace(whole, guidance_scale=self.guidance_scale)
         placed = TextSchedule.at(self.guided, keep=self.keep, order=self.order)
-        stands_for = self.full_steps if self.solver else None
-        return replace(placed, num_steps=self.steps, solver=self.solver, stands_for=stands_for)
+        return replace(
+            placed,
+            num_steps=self.steps,
+            solver=self.solver,
+            stands_for=self.full_steps if self.solver else None,
+            guidance_scale=self.guidance_scale,
+        )
 
     @property
     def call_arguments(self) -> dict[str, Any]:

@@ -62,6 +62,7 @@ class TextSchedule:
         num_steps: If given, the N that the schedule was made for: another is refused.
         solver: If given, what `guide` and `denoise` sample with in the place of the pipeline's scheduler.
         stands_for: With a solver, the N of the run that it takes the place of: what was saved is counted against that.
+        guidance_scale: If given, the w that the policy was tuned at: calls under `guide` that say none take it.
 
     Raises:
         ShapefirstError: A bound that is no whole number or is negative, a window that ends before it starts, a
@@ -76,6 +77,7 @@ class TextSchedule:
     num_steps: Steps | None = None
     solver: Solver | None = None
     stands_for: Steps | None = None
+    guidance_scale: float | None = None
 
     def __post_init__(self) -> None:
         check_kept(self.keep, self.order)
@@ -148,9 +150,7 @@ class TextSchedule:
         """Both branches in these steps, extrapolated between them."""
         guided = [_whole(step, "step") for step in islice(steps, _MOST + 1)]
         if len(guided) > _MOST:
-            raise ShapefirstError(
-                f"A policy has at most {_MOST:,} guided steps, as many as a generation: at() was given more."
-            )
+            raise ShapefirstError(f"A policy has at most {_MOST:,} guided steps: at() was given more.")
         return cls(windows=tuple((step, step + 1) for step in guided), keep=keep, order=order)
 
     @classmethod

@@ -135,13 +135,13 @@ def check_choice(
             "Give only one of the time to save, the largest L1 and the evaluations (--save-time, --max-l1, "
             "--evaluations)."
         )
-    if evaluations is not None and evaluations < 2:
-        raise ShapefirstError(f"A picture takes 2 evaluations or more, not {evaluations}.")
     if goal == "best" and evaluations is not None and not 2 * FEWEST <= evaluations < 2 * CONVERGED_STEPS:
         raise ShapefirstError(
             f"The best picture is looked for with {2 * FEWEST} evaluations or more and fewer than the "
             f"{2 * CONVERGED_STEPS} of the picture that it is held against, not {evaluations}."
         )
+    if evaluations is not None and evaluations < 2:
+        raise ShapefirstError(f"A picture takes 2 evaluations or more, not {evaluations}.")
     if save_time is not None and not 0 < save_time <= SAVINGS[-1]:
         raise ShapefirstError(
             f"The time to save is a share above 0 and up to {SAVINGS[-1]:g}, where the search ends, not {save_time:g}."

@@ -46,7 +46,7 @@ from shapefirst.tuning.candidates import Candidate, Costs
 from shapefirst.tuning.fitting import MOST_TRIES, FollowedRuns, fitted_solver, followed_runs, times_to_try
 from shapefirst.tuning.goals import reference
 
-__all__ = ["BatchRecord", "Tuner", "held_out"]
+__all__ = ["BatchRecord", "Tuner", "held_out", "held_out_cost"]
 
 PROBE_STEPS: Final = 10
 PROBE_ROUNDS: Final = 3
@@ -247,6 +247,15 @@ class Tuner:
             generator=generators(range(SEED + first, SEED + first + len(prompts))),
             start=start,
         )
+
+
+def held_out_cost(tuner: Tuner, prompts: int) -> int:
+    """How many denoiser evaluations `held_out` takes at most, over all images."""
+    full = 2 * tuner.sampling.steps
+    chosen = min(full, tuner.evaluations or full)
+    first = -(-prompts // HELD_OUT_BATCHES)
+    target = 2 * tuner.reference_steps if tuner.goal == "best" else 0
+    return (prompts + first) * (full + chosen) + prompts * target
 
 
 def held_out(
