@@ -482,6 +482,12 @@ def test_the_best_picture_is_looked_for_among_all_solvers(folder, tmp_path, monk
     assert picture.name.endswith("best-of7.png")
     text = Image.open(picture).text
     assert (text["sampler"], text["num_inference_steps"]) == ("FittedScheduler", "7")
+    for said in (7, 12):  # its own, and those that it takes the place of
+        again = shapefirst(
+            *("generate", "a cat", "--model", folder, "--policy", out, "--steps", said, "--out", tmp_path / "images")
+        )
+        assert again.exit_code == 0, again.output
+    assert list((tmp_path / "images").glob("*.png")) == [picture]
     other = shapefirst("generate", "a cat", "--model", folder, "--policy", out, "--steps", 20, "--out", tmp_path / "no")
     assert "takes the place of 12 steps, with 7 of its own, and not of 20: leave --steps out" in one_sentence(other)
 
