@@ -23,8 +23,9 @@ def budcaches(evaluated: Sequence[Collection[int]]) -> Rule:
 
     def output(now: Now) -> Tensor:
         nonlocal held
-        mine = torch.tensor([now.step in steps for steps in evaluated], device=now.x.device)[:, None, None, None]
-        held = now.guided() if held is None else torch.where(mine, now.guided(), held)
+        out = now.guided()
+        mine = torch.tensor([now.step in steps for steps in evaluated], device=out.device)[:, None, None, None]
+        held = out if held is None else torch.where(mine, out, held)
         return held
 
     return output

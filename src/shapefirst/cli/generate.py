@@ -94,8 +94,8 @@ def generate_images(
 
 
 def _take_sampler(pipe: Any, words: str, given: str | None, compare: bool) -> None:
-    """Gives the pipeline the sampler that a policy was tuned with, if it was and the sampler has a name, and none is
-    given."""
+    """Gives the pipeline the sampler that a policy was tuned with, where none is given and that one has a name; says
+    so where a given one is of no use."""
     from shapefirst.models.catalogue import sampler_with
     from shapefirst.policies.file import PolicyFile
     from shapefirst.policies.words import find_policy

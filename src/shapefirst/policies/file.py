@@ -86,9 +86,9 @@ class PolicyFile:
     def schedule(self) -> TextSchedule:
         """The policy, for runs of `steps` steps only."""
         if self.solver is not None and len(self.guided) == self.steps:
-            whole = TextSchedule.solved(self.solver, self.steps, self.full_steps)
-            return replace(whole, guidance_scale=self.guidance_scale)
-        placed = TextSchedule.at(self.guided, keep=self.keep, order=self.order)
+            placed = TextSchedule.solved(self.solver, self.steps)
+        else:
+            placed = TextSchedule.at(self.guided, keep=self.keep, order=self.order)
         return replace(
             placed,
             num_steps=self.steps,

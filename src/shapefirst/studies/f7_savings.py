@@ -295,7 +295,7 @@ STUDY: Final = Study(
     paper="More than a quarter of the latency at about equal FID.",
     needs="prompts",
     count=8,
-    cost=90,
+    cost=60,
     judged=True,
     run=run,
 )

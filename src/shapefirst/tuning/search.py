@@ -253,9 +253,13 @@ def held_out_cost(tuner: Tuner, prompts: int) -> int:
     """How many denoiser evaluations `held_out` takes at most, over all images."""
     full = 2 * tuner.sampling.steps
     chosen = min(full, tuner.evaluations or full)
-    first = -(-prompts // HELD_OUT_BATCHES)
     target = 2 * tuner.reference_steps if tuner.goal == "best" else 0
-    return (prompts + first) * (full + chosen) + prompts * target
+    return (prompts + _held_out_batch(prompts)) * (full + chosen) + prompts * target
+
+
+def _held_out_batch(prompts: int) -> int:
+    """Images in a batch of `held_out`, the first of which is sampled once more to warm up."""
+    return -(-prompts // HELD_OUT_BATCHES)
 
 
 def held_out(
@@ -273,7 +277,7 @@ def held_out(
         report: Takes the share that is done.
     """
     pipe, sampling = tuner.pipe, tuner.sampling
-    size = -(-len(prompts) // HELD_OUT_BATCHES)
+    size = _held_out_batch(len(prompts))
     jobs = [Job(prompt, HELD_OUT_SEED + i) for i, prompt in enumerate(prompts)]
     fully = Candidate(sampling.steps, TextSchedule.always(), "")
     batches = [jobs[start : start + size] for start in range(0, len(jobs), size)]
