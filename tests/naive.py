@@ -10,7 +10,7 @@ order + 1 guided calls.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -60,13 +60,15 @@ def sample(
     negative: str = "",
     order: int | None = None,
     change: tuple[int, list[str]] | None = None,
+    uncorrected: Sequence[int] = (),
 ) -> torch.Tensor:
     """Final latents (B, 4, H, W) from unit noise of that shape; `guided(i)` says whether step i uses the text.
 
     A `change` (step, prompts) puts other prompts in the place of the first ones from that step on, and what was seen of
-    the first ones is forgotten.
+    the first ones is forgotten. UniPC corrects none of the `uncorrected` steps.
     """
     solver = type(pipe.scheduler).from_config(pipe.scheduler.config)
+    solver.disable_corrector = [step - 1 for step in uncorrected]  # diffusers' list is of the steps before
     solver.set_timesteps(num_steps)
     calls_a_step = solver.order
     text, null = encode(pipe, prompts), encode(pipe, [negative] * len(prompts))

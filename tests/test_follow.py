@@ -164,6 +164,51 @@ def test_a_fork_goes_on_as_the_run_does(make_pipe, name, more, words):
     assert naive.error(end.latents, run[-1].x_next) < 1e-5
 
 
+def unipc(pipe):
+    pipe.scheduler = diffusers.UniPCMultistepScheduler.from_config(pipe.scheduler.config)
+    return pipe
+
+
+@pytest.mark.parametrize(
+    ("words", "uncorrected"),
+    [
+        ("steps:0-6+8+11", range(3, 12)),  # four steps before step 7
+        ("steps:0-2+4+6+8+10+11", range(12)),
+        ("every:2", range(12)),
+        ("full", ()),
+        ("steps:0-11,keep=neither", ()),
+        ("steps:0-6+8+11,keep=text", ()),
+        ("paper:5", ()),
+    ],
+)
+@pytest.mark.parametrize("kind", ["sd-epsilon", "pixart"])
+def test_unipc_corrects_no_steps_from_shortly_before_the_first_that_is_skipped(make_pipe, kind, words, uncorrected):
+    pipe, policy = unipc(make_pipe(kind)), parse_policy(words)
+    guided = policy.guided_steps(12).__contains__
+    of = {"num_steps": 12, "w": W, "keep": policy.keep, "order": policy.order, "guided": guided}
+    exact, always = (
+        naive.sample(pipe, PROMPTS, naive.noise(SEEDS), **of, uncorrected=steps) for steps in (uncorrected, ())
+    )
+    stock = generate(pipe, num_inference_steps=12)
+    with guide(pipe, policy):
+        hooked = generate(pipe, num_inference_steps=12)
+    assert torch.equal(generate(pipe, num_inference_steps=12), stock)
+    *_, looped = denoise(pipe, PROMPTS, schedule=policy, **options(12))
+    for found in (hooked, looped.x_next):
+        assert naive.error(found, exact) < 1e-4
+        assert not uncorrected or naive.error(found, always) > 3e-4
+
+
+def test_together_part_where_one_is_corrected_and_the_other_is_not(make_pipe):
+    """Up to step 7 all of them evaluate the same; only the corrector tells them apart."""
+    pipe = unipc(make_pipe())
+    policies = [parse_policy(words) for words in ("steps:0-7+9+11", "steps:0-8+10+11", "full", "tol:0.01")]
+    alone = [list(denoise(pipe, PROMPTS, schedule=policy, **options(12)))[-1].x_next for policy in policies]
+    together = denoise_together(pipe, encode(pipe, PROMPTS), policies, **options(12))
+    for end, x in zip(together, alone, strict=True):
+        assert naive.error(end.latents, x) < 1e-5
+
+
 @pytest.mark.parametrize(
     ("kind", "options", "budget", "steps", "warns"),
     [

@@ -146,6 +146,21 @@ def test_steps_are_those_of_the_solver(make_pipe, solver, words):
     assert naive.error(images, expected) < 2e-5
 
 
+def test_unipc_corrects_no_steps_from_shortly_before_the_first_that_is_skipped(make_pipe):
+    """As under `guide`; diffusers' own list says after which steps the next one is not corrected."""
+    policy, guided = "steps:0-6+8+11", {*range(7), 8, 11}
+    found, exact, always = (
+        modular.stable_diffusion_xl(make_pipe, diffusers.UniPCMultistepScheduler(**BETAS, disable_corrector=disabled))
+        for disabled in ([], [step - 1 for step in range(3, 12)], [])
+    )
+    y = found(Guider(policy, guidance_scale=W), num_inference_steps=12)
+    expected, other = (
+        xl(Naive(guided.__contains__, "neither", 1, xl.level), num_inference_steps=12) for xl in (exact, always)
+    )
+    assert naive.error(y, expected) < 1e-4
+    assert naive.error(y, other) > 3e-4
+
+
 def test_full_guidance_guides_all_calls_of_a_solver_with_two_a_step(make_pipe):
     xl = modular.stable_diffusion_xl(make_pipe, diffusers.HeunDiscreteScheduler(**BETAS))
     images = xl(Guider("full", guidance_scale=W))

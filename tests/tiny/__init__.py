@@ -47,6 +47,7 @@ class Tiny:
         calls: Calls of denoisers in a step of full guidance.
         runs: Loops, of `STEPS` steps each, that a generation has one after another.
         schedulers: The names of the denoisers' schedulers, where they are not `scheduler`.
+        copies: Whether the loop samples with copies of its scheduler, which nobody else sees.
         varies: Whether some steps have more calls than that, or less.
         images: Those that a call is given: one alone where the class fails with more.
         refused: Where the class cannot be steered at all, a part of the sentence that says why.
@@ -62,6 +63,7 @@ class Tiny:
     calls: int = 1
     runs: int = 1
     schedulers: Mapping[str, str] = field(default_factory=dict)
+    copies: bool = False
     varies: bool = False
     images: tuple[int, ...] = (0, 1)
     refused: str | None = None

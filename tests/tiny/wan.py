@@ -112,4 +112,4 @@ def skyreels() -> Tiny:
 @tiny("SkyReelsV2DiffusionForcingPipeline")
 def skyreels_forcing() -> Tiny:
     pipe = diffusers.SkyReelsV2DiffusionForcingPipeline(**wan_parts(transformer=sky_transformer()))
-    return Tiny(pipe, both, {**SIZE, "prompt": None, "guidance_scale": 4.0}, **TWO_CALLS)
+    return Tiny(pipe, both, {**SIZE, "prompt": None, "guidance_scale": 4.0}, copies=True, **TWO_CALLS)

@@ -18,6 +18,7 @@ from shapefirst.families import Family, OwnLoop, family_of, name_of
 from shapefirst.families.arguments import TIMES
 from shapefirst.families.layout import denoisers_of
 from shapefirst.guidance.branches import parts_agree, says_guided
+from shapefirst.guidance.correction import is_corrected, leave_uncorrected
 from shapefirst.guidance.counting import Block
 from shapefirst.guidance.follow import Call
 from shapefirst.guidance.hook import Forward, ModuleHook, check_uncached, check_unreplaced
@@ -110,6 +111,8 @@ class SteeringHook(ModuleHook):
             return None
         if name not in ways:
             ways[name] = self._new_way(name, block, run, family, caller)
+        if not is_corrected(policy, call, run.scheduler):
+            leave_uncorrected(run.scheduler)
         return ways[name], call, asked
 
     def _policy(self, block: Block, run: Generation) -> Policy:

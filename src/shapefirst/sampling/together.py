@@ -22,6 +22,7 @@ from shapefirst.errors import ShapefirstError
 from shapefirst.families import Embeddings
 from shapefirst.families.layout import denoiser_of
 from shapefirst.guidance.blocks import is_steered
+from shapefirst.guidance.correction import is_corrected
 from shapefirst.guidance.follow import Call, Follower
 from shapefirst.guidance.stochastic import is_stochastic
 from shapefirst.guidance.timeline import calls_of, taking_step
@@ -103,7 +104,7 @@ def denoise_together(
         runs = [
             Run(run.x, snapshot(run.solver) if fork else run.solver, mine)
             for run in runs
-            for fork, mine in enumerate(_parted(run.followers, here[0][0]))
+            for fork, mine in enumerate(_parted(run, here[0][0]))
         ]
         with taking_step(whole, step):
             done = advance(pipe, denoiser, prompts, runs, here, extra=extra, batch_size=batch_size)
@@ -113,9 +114,10 @@ def denoise_together(
     return [ends[id(follower)] for follower in followers]
 
 
-def _parted(followers: Sequence[Follower], call: Call) -> list[list[Follower]]:
-    """Those who do the same in the step that begins, together."""
+def _parted(run: Run, call: Call) -> list[list[Follower]]:
+    """Its followers, those who do the same in the step that begins together."""
     ways: dict[Hashable, list[Follower]] = {}
-    for follower in followers:
-        ways.setdefault(follower.key(call), []).append(follower)
+    for follower in run.followers:
+        way = follower.key(call), is_corrected(follower.policy, call, run.solver)
+        ways.setdefault(way, []).append(follower)
     return list(ways.values())

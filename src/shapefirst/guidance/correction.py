@@ -1,0 +1,43 @@
+"""Solvers that correct their latents (UniPC), where a policy skips steps.
+
+UniPC moves x_i once the prediction at x_i is known, and keeps that prediction as it is (Zhao et al. 2023, arXiv
+2302.04867, algorithm 1). So each prediction is of latents that were moved afterwards, and the difference of two
+neighbours, which an extrapolation carries over a gap, holds more than their slope. Without the corrections from shortly
+before the first gap on, budgets stayed up to three times closer to the pictures of the run that corrects all of its
+steps (pocket, 20 and 25 steps; `benchmarks/correction.py`). Where each image decides by a tolerance, corrections did no
+harm, and stay. They stay, too, where a pipeline samples with copies of its scheduler, which a hook does not see
+(SkyReels' diffusion forcing).
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any, Final
+
+from shapefirst.guidance.follow import Call
+from shapefirst.policies.auto import Policy
+from shapefirst.policies.schedule import TextSchedule
+
+__all__ = ["is_corrected", "leave_uncorrected"]
+
+#: Steps before the first that is skipped, of which the first gaps extrapolate.
+BEFORE: Final = 4
+
+
+def is_corrected(policy: Policy, call: Call, solver: Any) -> bool:
+    """Whether a solver takes a step as it would without the policy: all do that have no corrector."""
+    if not isinstance(policy, TextSchedule) or policy.keep != "neither" or not hasattr(solver, "disable_corrector"):
+        return True
+    return call.step < _first_uncorrected(policy, call.num_steps)
+
+
+def leave_uncorrected(solver: Any) -> None:
+    """Before a solver's step: UniPC corrects the latents that it remembers, if it remembers some."""
+    solver.last_sample = None
+
+
+@lru_cache(maxsize=256)
+def _first_uncorrected(schedule: TextSchedule, num_steps: int) -> int:
+    """N, if no step is skipped."""
+    skipped = frozenset(range(num_steps)) - schedule.guided_steps(num_steps)
+    return min(skipped) - BEFORE if skipped else num_steps
