@@ -26,6 +26,7 @@ import random
 import re
 import statistics
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -175,12 +176,12 @@ def compares(evaluations: float, setting: str, full: float) -> bool:
 
 
 def take_times(given: argparse.Namespace) -> None:
-    """Seconds of a call of every method that has images, each beside the reference's; the order differs by round."""
+    """Seconds of a call of every finalist, each beside the reference's; the order differs by round."""
     folder = folder_of(given)
     file = folder / "seconds.json"
     rounds: list[dict[str, float]] = json.loads(file.read_text()) if file.is_file() else []
     captions = [scene.caption for scene in scenes(given.prompts)][:BATCH]
-    first, *others = [m for m in methods(given.setting, folder) if (folder / f"{m.name}.npz").is_file()]
+    first, *others = finalists(methods(given.setting, folder), given.setting, folder, given.screen)
     model = load(given.model, dtype="float32")
 
     def seconds(method: Method) -> float:
@@ -233,7 +234,10 @@ def rows_of(setting: str, folder: Path, count: int) -> list[Row]:
     _, true = look([render(scene)[0] for scene in drawn])
 
     seconds = folder / "seconds.json"
-    rounds = json.loads(seconds.read_text()) if seconds.is_file() else []
+    times = defaultdict(list)  # of finalists, over the reference's
+    for shares in json.loads(seconds.read_text()) if seconds.is_file() else []:
+        for name, share in shares.items():
+            times[name].append(share)
     first, *others = methods(setting, folder)
     reference, _, shown, full = read(first)
     found = []
@@ -253,7 +257,7 @@ def rows_of(setting: str, folder: Path, count: int) -> list[Row]:
                 bootstrap([float(a == b) for a, b in zip(seen, meant[:n], strict=True)], within=SHARE),
                 bootstrap([float(a != b) for a, b in zip(seen, shown[:n], strict=True)], within=SHARE),
                 frechet_of_few(features, true[:n]) / frechet_of_few(full[:n], true[:n]),
-                1 - statistics.median(one[method.name] for one in rounds) if rounds else None,
+                1 - statistics.median(shares) if (shares := times.get(method.name)) else None,
             )
         )
     return found
