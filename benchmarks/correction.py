@@ -4,7 +4,8 @@
 
 On pocket: L1 in [0, 1] of each picture to that of the fully guided run of the same seed, which corrects every step, for
 budgets of which all steps are corrected, those until shortly before the first gap (`guidance.correction`, what `guide`
-does), and none; beside fewer steps, all corrected. The result is written to ``benchmarks/results/correction.md``.
+does), and none; beside fewer steps, all corrected. The result is written to ``benchmarks/results/correction.md``; rows
+that are there of as many prompts are kept.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import numpy as np
@@ -38,7 +40,7 @@ SETTINGS = (
     ("trailing", 3, 25),
     ("trailing", 2, 50),
 )
-BUDGETS = (0.75, 0.6, 0.5)
+BUDGETS = (0.75, 0.6, 0.5, 0.4)
 #: How many steps before the first gap stop to be corrected.
 WAYS = {"all": -1000, "until the first gap": correction.BEFORE, "none": 1000}
 RESULT = Path(__file__).parent / "results" / "correction.md"
@@ -63,30 +65,6 @@ def main() -> None:
     pipe, prompts = copy.copy(load("pocket", dtype="float32")), mixed(given.prompts, FIRST_SEED)
     pipe.set_progress_bar_config(disable=True)
     config = pipe.scheduler.config
-    rows = []
-    with Progress() as progress:
-        task = progress.add_task("settings", total=len(SETTINGS) * len(BUDGETS))
-        for spacing, order, steps in SETTINGS:
-            times = {"use_karras_sigmas": True} if spacing == "karras" else {"timestep_spacing": spacing}
-            pipe.scheduler = diffusers.UniPCMultistepScheduler.from_config(config, solver_order=order, **times)
-            full, _ = pictures(pipe, prompts, steps, budget=1.0)
-
-            def distance(images: list[np.ndarray], full: list[np.ndarray] = full) -> str:
-                errors = [l1(image, reference) for image, reference in zip(images, full, strict=True)]
-                return f"{bootstrap(errors, within=SHARE):.4f}, {np.median(errors):.4f}"
-
-            for budget in BUDGETS:
-                found, spent = [], 1.0
-                for before in WAYS.values():
-                    with uncorrected_before(before):
-                        mine, spent = pictures(pipe, prompts, steps, budget=budget)
-                    found.append(distance(mine))
-                fewer, _ = pictures(pipe, prompts, int(budget * steps), budget=1.0)
-                found.append(distance(fewer))
-                rows.append((spacing, str(order), str(steps), f"{budget:g}", f"{1 - spent:.0%}", *found))
-                progress.advance(task)
-    head = ("spacing", "order", "steps", "budget", "saved", *WAYS, "fewer steps, all")
-    table = [head, ("---",) * len(head), *rows]
     words = (
         "# UniPC's corrector where steps are skipped\n\nWritten by `python benchmarks/correction.py`. pocket, w = "
         f"{default_guidance_scale('pocket'):g}, n = {len(prompts)} prompts, image i of seed\n{FIRST_SEED} + i, "
@@ -94,8 +72,41 @@ def main() -> None:
         "bootstrap intervals over prompts, and the median, by which\nsteps of the budget's run are corrected: all, "
         f"those until {correction.BEFORE} steps before the first gap (what `guide` does), none.\n\n"
     )
+    head = ("spacing", "order", "steps", "budget", "saved", *WAYS, "fewer steps, all")
+    kept = rows_of(RESULT.read_text(), words) if RESULT.is_file() else {}
+    rows = []
+    with Progress() as progress:
+        task = progress.add_task("settings", total=len(SETTINGS) * len(BUDGETS))
+        for spacing, order, steps in SETTINGS:
+            names = {budget: (spacing, str(order), str(steps), f"{budget:g}") for budget in BUDGETS}
+            times = {"use_karras_sigmas": True} if spacing == "karras" else {"timestep_spacing": spacing}
+            pipe.scheduler = diffusers.UniPCMultistepScheduler.from_config(config, solver_order=order, **times)
+            full = None if kept.keys() >= set(names.values()) else pictures(pipe, prompts, steps, budget=1.0)[0]
+            for budget, name in names.items():
+                rows.append((*name, *(kept.get(name) or cells_of(pipe, prompts, steps, budget, full))))
+                progress.advance(task)
+    table = [head, ("---",) * len(head), *rows]
     save_text(words + "\n".join(f"| {' | '.join(row)} |" for row in table) + "\n", RESULT)
     print(RESULT)
+
+
+def rows_of(text: str, words: str) -> dict[tuple[str, ...], list[str]]:
+    """Setting and budget -> the other cells, of a table under the same words."""
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    return {tuple(row[:4]): row[4:] for row in rows} if text.startswith(words) else {}
+
+
+def cells_of(pipe: Any, prompts: list[str], steps: int, budget: float, full: list[np.ndarray] | None) -> list[str]:
+    """What the budget saved, and the distances by which steps are corrected, and of fewer steps."""
+    assert full is not None
+    found, spent = [], 1.0
+    for before in WAYS.values():
+        with uncorrected_before(before):
+            mine, spent = pictures(pipe, prompts, steps, budget=budget)
+        found.append(mine)
+    fewer, _ = pictures(pipe, prompts, int(budget * steps), budget=1.0)
+    errors = [[l1(a, b) for a, b in zip(images, full, strict=True)] for images in (*found, fewer)]
+    return [f"{1 - spent:.0%}", *(f"{bootstrap(e, within=SHARE):.4f}, {np.median(e):.4f}" for e in errors)]
 
 
 if __name__ == "__main__":

@@ -216,7 +216,10 @@ def test_together_part_where_one_is_corrected_and_the_other_is_not(make_pipe):
         ("DPMSolverMultistepScheduler", {"timestep_spacing": "trailing"}, 0.5, 20, True),
         ("DPMSolverMultistepScheduler", {"timestep_spacing": "leading"}, 0.5, 20, False),
         ("DEISMultistepScheduler", {"timestep_spacing": "leading"}, 0.5, 20, True),
+        ("UniPCMultistepScheduler", {"use_karras_sigmas": True}, 0.5, 20, True),
         ("UniPCMultistepScheduler", {"use_karras_sigmas": True}, 0.6, 20, False),
+        ("UniPCMultistepScheduler", {"timestep_spacing": "trailing"}, 0.5, 20, False),
+        ("UniPCMultistepScheduler", {"timestep_spacing": "trailing"}, 0.48, 20, True),
         ("UniPCMultistepScheduler", {"use_karras_sigmas": True}, 0.5, 50, False),
         ("EulerDiscreteScheduler", {"use_karras_sigmas": True}, 0.5, 20, False),
         ("DDIMScheduler", {"timestep_spacing": "trailing"}, 0.5, 20, False),
@@ -226,7 +229,7 @@ def test_where_fewer_steps_were_nearer_a_small_budget_says_so(make_pipe, kind, o
     """As `benchmarks/few_steps.py` found it."""
     pipe = make_pipe()
     pipe.scheduler = getattr(diffusers, kind).from_config(pipe.scheduler.config, **options)
-    said = rf"With {kind} a budget of 0\.5 over 20 steps .*: give num_inference_steps=10 instead"
+    said = rf"With {kind} a budget of {budget:g} over 20 steps .*: give num_inference_steps={int(20 * budget)} instead"
     with pytest.warns(UserWarning, match=said) if warns else warnings.catch_warnings():
         if not warns:
             warnings.simplefilter("error", UserWarning)

@@ -80,6 +80,8 @@ class Budget:
     FIRST: ClassVar[float] = 0.6
     #: Below this share of so few steps, fewer steps came nearer to pocket's pictures with solvers of higher order.
     WORTH: ClassVar[float] = 0.55
+    #: The same for UniPC with even steps.
+    WORTH_OF_UNIPC: ClassVar[float] = 0.5
     FEW: ClassVar[int] = 30
     LEAST: ClassVar[int] = 5
 
@@ -91,17 +93,19 @@ class Budget:
         """Whether fewer steps of the same sampler are the better way to save as much.
 
         They are for multistep solvers of order 2 and 3 that begin at full noise in any number of steps, and for DEIS;
-        with Euler and DDIM, and with "leading" spacing, a budget is nearer (`benchmarks/results/few-steps.md`).
+        with Euler and DDIM, and with "leading" spacing, a budget is nearer (`benchmarks/results/few-steps.md`, and of
+        UniPC `correction.md`).
 
         Args:
             num_steps: N.
             solver: The scheduler's class.
             config: Its configuration.
         """
-        if self.share >= self.WORTH or num_steps > self.FEW or config.get("solver_order", 1) < 2:
+        karras = bool(config.get("use_karras_sigmas"))
+        worth = self.WORTH_OF_UNIPC if "UniPC" in solver and not karras else self.WORTH
+        if self.share >= worth or num_steps > self.FEW or config.get("solver_order", 1) < 2:
             return False
-        begins_at_noise = config.get("timestep_spacing") != "leading" or bool(config.get("use_karras_sigmas"))
-        return begins_at_noise or "DEIS" in solver
+        return karras or config.get("timestep_spacing") != "leading" or "DEIS" in solver
 
     def steps(self, num_steps: int, others: int) -> frozenset[int]:
         guided = math.floor((2 * num_steps * self.share - others * num_steps) / (2 - others) + 1e-9)
