@@ -219,7 +219,7 @@ def test_together_part_where_one_is_corrected_and_the_other_is_not(make_pipe):
         ("UniPCMultistepScheduler", {"use_karras_sigmas": True}, 0.5, 20, True),
         ("UniPCMultistepScheduler", {"use_karras_sigmas": True}, 0.6, 20, False),
         ("UniPCMultistepScheduler", {"timestep_spacing": "trailing"}, 0.5, 20, False),
-        ("UniPCMultistepScheduler", {"timestep_spacing": "trailing"}, 0.48, 20, True),
+        ("UniPCMultistepScheduler", {"timestep_spacing": "trailing"}, 0.44, 20, True),
         ("UniPCMultistepScheduler", {"use_karras_sigmas": True}, 0.5, 50, False),
         ("EulerDiscreteScheduler", {"use_karras_sigmas": True}, 0.5, 20, False),
         ("DDIMScheduler", {"timestep_spacing": "trailing"}, 0.5, 20, False),

@@ -81,7 +81,7 @@ class Budget:
     #: Below this share of so few steps, fewer steps came nearer to pocket's pictures with solvers of higher order.
     WORTH: ClassVar[float] = 0.55
     #: The same for UniPC with even steps.
-    WORTH_OF_UNIPC: ClassVar[float] = 0.5
+    WORTH_OF_UNIPC: ClassVar[float] = 0.45
     FEW: ClassVar[int] = 30
     LEAST: ClassVar[int] = 5
 
