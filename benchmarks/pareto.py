@@ -35,7 +35,16 @@ from typing import Any, Final
 import diffusers
 import numpy as np
 from pareto_methods import BATCH, BEST_STEPS, FEWER_STEPS, SCALE, SETTINGS, Method, methods
-from pareto_tables import SLACK, Row, about, at_equal_evaluations, at_equal_steps, beside_the_best_rival, table
+from pareto_tables import (
+    LEAST_L1,
+    SLACK,
+    Row,
+    about,
+    at_equal_evaluations,
+    at_equal_steps,
+    beside_the_best_rival,
+    table,
+)
 from peers.settings import STOCK
 from rich.progress import track
 
@@ -155,7 +164,7 @@ def finalists(every: Sequence[Method], setting: str, folder: Path, screen: int) 
     for method in others:
         theirs, evaluations = stored_of(folder / f"{method.name}.npz")
         if not method.is_ours and compares(evaluations, setting, full):
-            far = [max(l1(a, b), 1e-6) for a, b in zip(theirs[:screen], images[:screen], strict=True)]
+            far = [max(l1(a, b), LEAST_L1) for a, b in zip(theirs[:screen], images[:screen], strict=True)]
             rivals[method] = evaluations, statistics.fmean(far), statistics.geometric_mean(far)
 
     def is_beaten(evaluations: float, mean: float, typical: float) -> bool:
