@@ -64,6 +64,7 @@ def test_another_prompt_half_way(make_pipe, sampler, keep, order):
     with guide(pipe, schedule) as evaluations:
         x = generate(pipe, num_inference_steps=N, **changing(calls - 1, to_other_prompts))
     options = {"guided": guided.__contains__, "num_steps": N, "w": W, "keep": keep, "order": order}
+    options["uncorrected"] = range(N) if keep == "neither" else ()
     expected = naive.sample(pipe, PROMPTS, naive.noise(SEEDS), change=(4, OTHER), **options)
     assert naive.error(x, expected) < 1e-4
     once = len(PROMPTS) * (keep != "neither")

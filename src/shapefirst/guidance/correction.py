@@ -18,7 +18,7 @@ from shapefirst.guidance.follow import Call
 from shapefirst.policies.auto import Policy
 from shapefirst.policies.schedule import TextSchedule
 
-__all__ = ["is_corrected", "leave_uncorrected"]
+__all__ = ["first_departure", "follow_corrections", "is_corrected"]
 
 #: Steps before the first that is skipped, of which the first gaps extrapolate.
 BEFORE: Final = 4
@@ -31,9 +31,17 @@ def is_corrected(policy: Policy, call: Call, solver: Any) -> bool:
     return call.step < _first_uncorrected(policy, call.num_steps)
 
 
-def leave_uncorrected(solver: Any) -> None:
+def follow_corrections(policy: Policy, call: Call, solver: Any) -> None:
     """Before a solver's step: UniPC corrects the latents that it remembers, if it remembers some."""
-    solver.last_sample = None
+    if not is_corrected(policy, call, solver):
+        solver.last_sample = None
+
+
+def first_departure(schedule: TextSchedule, num_steps: int, solver: Any) -> int:
+    """The first step that is not the fully guided run's, as it is skipped or not corrected; 0 if there is none."""
+    skipped = min(frozenset(range(num_steps)) - schedule.guided_steps(num_steps), default=0)
+    corrects = schedule.keep == "neither" and hasattr(solver, "disable_corrector")
+    return max(skipped - BEFORE, 0) if corrects else skipped
 
 
 @lru_cache(maxsize=256)

@@ -23,7 +23,7 @@ from diffusers.guiders import BaseGuidance, ClassifierFreeGuidance
 from shapefirst.errors import ShapefirstError
 from shapefirst.families.noise import levels
 from shapefirst.guidance.conditions import Conditions
-from shapefirst.guidance.correction import is_corrected, leave_uncorrected
+from shapefirst.guidance.correction import follow_corrections
 from shapefirst.guidance.counting import Evaluations, warn_unguided
 from shapefirst.guidance.follow import Call, Follower
 from shapefirst.guidance.introspection import callers, looped_in, place_in_memory
@@ -176,8 +176,8 @@ class Guider(BaseGuidance):
             if policy.order and run.loop is not None and is_stochastic(run.loop.scheduler, policy):
                 policy = replace(policy, order=0)
             run.follower = Follower(policy, 1, branches, late=run.late or run.follower is not None)
-        if run.loop is not None and not is_corrected(run.follower.policy, run.call, run.loop.scheduler):
-            leave_uncorrected(run.loop.scheduler)
+        if run.loop is not None:
+            follow_corrections(run.follower.policy, run.call, run.loop.scheduler)
         wanted = run.follower.wanted(run.call)
         run.branches = tuple(branch for branch in branches if wanted[branch])
         return [(place, name) for place, (branch, name) in enumerate(PREDICTIONS.items()) if branch in run.branches]

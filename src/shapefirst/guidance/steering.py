@@ -18,7 +18,7 @@ from shapefirst.families import Family, OwnLoop, family_of, name_of
 from shapefirst.families.arguments import TIMES
 from shapefirst.families.layout import denoisers_of
 from shapefirst.guidance.branches import parts_agree, says_guided
-from shapefirst.guidance.correction import is_corrected, leave_uncorrected
+from shapefirst.guidance.correction import follow_corrections
 from shapefirst.guidance.counting import Block
 from shapefirst.guidance.follow import Call
 from shapefirst.guidance.hook import Forward, ModuleHook, check_uncached, check_unreplaced
@@ -111,8 +111,7 @@ class SteeringHook(ModuleHook):
             return None
         if name not in ways:
             ways[name] = self._new_way(name, block, run, family, caller)
-        if not is_corrected(policy, call, run.scheduler):
-            leave_uncorrected(run.scheduler)
+        follow_corrections(policy, call, run.scheduler)
         return ways[name], call, asked
 
     def _policy(self, block: Block, run: Generation) -> Policy:

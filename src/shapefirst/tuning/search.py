@@ -32,6 +32,7 @@ import torch
 from shapefirst.families.layout import own_size
 from shapefirst.families.noise import adds_noise
 from shapefirst.guidance.blocks import guide
+from shapefirst.guidance.correction import first_departure
 from shapefirst.guidance.follow import guided_prediction, rms
 from shapefirst.guidance.stochastic import is_stochastic
 from shapefirst.images.jobs import Job, Result, Sampling, generate
@@ -117,7 +118,7 @@ class Tuner:
     def record(self, batch: int, among: Sequence[Candidate], tick: Callable[[], None]) -> BatchRecord:
         """Sample a batch of the prompts fully guided. `tick` is called after every step."""
         replayed = self._replayed(among)
-        leave = {min(set(range(c.steps)) - c.schedule.guided_steps(c.steps), default=0) for c in among}
+        leave = {first_departure(c.schedule, c.steps, self.pipe.scheduler) for c in among}
         steps: list[Step] = []
         for step in self._denoise(batch, self.reference, self.reference_steps):
             steps.append(step)
@@ -155,8 +156,7 @@ class Tuner:
     def run(self, candidate: Candidate, tick: Callable[[], None]) -> list[float]:
         """L1 of every image under a candidate; `tick` is called after every batch."""
         distances: list[float] = []
-        guided = candidate.schedule.guided_steps(candidate.steps)
-        leaves = min(set(range(candidate.steps)) - guided, default=0)
+        leaves = first_departure(candidate.schedule, candidate.steps, self.pipe.scheduler)
         for batch in range(self.batches):
             goes_on = self.goal == "keep" and candidate.steps == self.sampling.steps
             start = self._forks.get(batch, {}).get(leaves) if goes_on and not candidate.schedule.solver else None
