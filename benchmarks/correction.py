@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import argparse
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import diffusers
 import numpy as np
@@ -44,18 +43,6 @@ BUDGETS = (0.75, 0.6, 0.5, 0.4)
 #: How many steps before the first gap stop to be corrected.
 WAYS = {"all": -1000, "until the first gap": correction.BEFORE, "none": 1000}
 RESULT = Path(__file__).parent / "results" / "correction.md"
-
-
-@contextmanager
-def uncorrected_before(steps: int) -> Iterator[None]:
-    own = correction.BEFORE
-    correction.BEFORE = steps  # type: ignore[misc]
-    correction._first_uncorrected.cache_clear()
-    try:
-        yield
-    finally:
-        correction.BEFORE = own  # type: ignore[misc]
-        correction._first_uncorrected.cache_clear()
 
 
 def main() -> None:
@@ -101,7 +88,7 @@ def cells_of(pipe: Any, prompts: list[str], steps: int, budget: float, full: lis
     assert full is not None
     found, spent = [], 1.0
     for before in WAYS.values():
-        with uncorrected_before(before):
+        with patch.object(correction, "BEFORE", before):
             mine, spent = pictures(pipe, prompts, steps, budget=budget)
         found.append(mine)
     fewer, _ = pictures(pipe, prompts, int(budget * steps), budget=1.0)

@@ -116,6 +116,22 @@ def polynomial(places: list[float], values: list[torch.Tensor], at: float) -> to
     return torch.from_numpy(value).reshape(values[0].shape).float()
 
 
+@contextmanager
+def uncorrected(scheduler: Any) -> Iterator[None]:
+    """Within the block a scheduler that corrects its latents (UniPC, Helios') does not, in any step."""
+    own, none = scheduler.config.get("disable_corrector"), list(range(1000))
+    if own is None:
+        yield
+        return
+    try:
+        scheduler.register_to_config(disable_corrector=none)  # which Helios' goes back to
+        scheduler.disable_corrector = none
+        yield
+    finally:
+        scheduler.register_to_config(disable_corrector=own)
+        scheduler.disable_corrector = own
+
+
 def noise(seeds: list[int], size: int = 8) -> torch.Tensor:
     return torch.cat([torch.randn(1, 4, size, size, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
 

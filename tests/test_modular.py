@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import modular
@@ -36,19 +34,6 @@ def cfg() -> ClassifierFreeGuidance:
     return ClassifierFreeGuidance(guidance_scale=W)
 
 
-@contextmanager
-def uncorrected(scheduler: Any) -> Iterator[None]:
-    """Within the block a scheduler that corrects its latents (Helios') does not."""
-    own = scheduler.config.get("disable_corrector")
-    if own is not None:
-        scheduler.register_to_config(disable_corrector=list(range(STEPS)))
-        scheduler.disable_corrector = list(range(STEPS))
-    yield
-    if own is not None:
-        scheduler.register_to_config(disable_corrector=own)
-        scheduler.disable_corrector = own
-
-
 def test_whole_calls_are_skipped_and_what_they_gave_is_extrapolated(tiny):
     images = 1 if tiny.out == "latent_chunks" else 2
     stock, whole = tiny(cfg(), images=images), len(tiny.calls)
@@ -61,7 +46,7 @@ def test_whole_calls_are_skipped_and_what_they_gave_is_extrapolated(tiny):
     ran = len(tiny.calls)
     assert spent.calls == ran == whole * len(GUIDED) // STEPS
     assert (spent.rows, spent.asked, spent.asked_calls) == (images * ran, images * whole, whole)
-    with uncorrected(tiny.pipe.scheduler):
+    with naive.uncorrected(tiny.pipe.scheduler):
         expected = tiny(Naive(lambda step: step in GUIDED, "neither", 1, tiny.level), images=images)
     assert naive.error(made, expected) < 1e-5 < naive.error(made, stock)
 

@@ -26,9 +26,10 @@ BEFORE: Final = 4
 
 def is_corrected(policy: Policy, call: Call, solver: Any) -> bool:
     """Whether a solver takes a step as it would without the policy: all do that have no corrector."""
-    if not isinstance(policy, TextSchedule) or policy.keep != "neither" or not hasattr(solver, "disable_corrector"):
+    if not isinstance(policy, TextSchedule) or not _parts_early(policy, solver):
         return True
-    return call.step < _first_uncorrected(policy, call.num_steps)
+    skipped = _first_skipped(policy, call.num_steps)
+    return skipped is None or call.step < skipped - BEFORE
 
 
 def follow_corrections(policy: Policy, call: Call, solver: Any) -> None:
@@ -39,13 +40,14 @@ def follow_corrections(policy: Policy, call: Call, solver: Any) -> None:
 
 def first_departure(schedule: TextSchedule, num_steps: int, solver: Any) -> int:
     """The first step that is not the fully guided run's, as it is skipped or not corrected; 0 if there is none."""
-    skipped = min(frozenset(range(num_steps)) - schedule.guided_steps(num_steps), default=0)
-    corrects = schedule.keep == "neither" and hasattr(solver, "disable_corrector")
-    return max(skipped - BEFORE, 0) if corrects else skipped
+    skipped = _first_skipped(schedule, num_steps) or 0
+    return max(skipped - BEFORE, 0) if _parts_early(schedule, solver) else skipped
+
+
+def _parts_early(schedule: TextSchedule, solver: Any) -> bool:
+    return schedule.keep == "neither" and hasattr(solver, "disable_corrector")
 
 
 @lru_cache(maxsize=256)
-def _first_uncorrected(schedule: TextSchedule, num_steps: int) -> int:
-    """N, if no step is skipped."""
-    skipped = frozenset(range(num_steps)) - schedule.guided_steps(num_steps)
-    return min(skipped) - BEFORE if skipped else num_steps
+def _first_skipped(schedule: TextSchedule, num_steps: int) -> int | None:
+    return min(frozenset(range(num_steps)) - schedule.guided_steps(num_steps), default=None)
