@@ -27,15 +27,19 @@ from shapefirst.models.machine import hardware
 from shapefirst.prompts import mixed
 from shapefirst.sampling.loop import generators
 
-_DPM = {"algorithm_type": "dpmsolver++", "solver_order": 2, "final_sigmas_type": "zero"}
+DPM = {"algorithm_type": "dpmsolver++", "solver_order": 2, "final_sigmas_type": "zero"}
 #: Their classes and what is changed in pocket's configuration.
 SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
     "DDIM": ("DDIMScheduler", {}),
     "Euler": ("EulerDiscreteScheduler", {}),
     "Euler, Karras": ("EulerDiscreteScheduler", {"use_karras_sigmas": True}),
-    "DPM++ 2M": ("DPMSolverMultistepScheduler", _DPM),
-    "DPM++ 2M, trailing": ("DPMSolverMultistepScheduler", {**_DPM, "timestep_spacing": "trailing"}),
-    "DPM++ 2M, Karras": ("DPMSolverMultistepScheduler", {**_DPM, "use_karras_sigmas": True}),
+    "DPM++ 2M": ("DPMSolverMultistepScheduler", DPM),
+    "DPM++ 2M, trailing": ("DPMSolverMultistepScheduler", {**DPM, "timestep_spacing": "trailing"}),
+    "DPM++ 2M, Karras": ("DPMSolverMultistepScheduler", {**DPM, "use_karras_sigmas": True}),
+    "DPM++ 2M, exponential": ("DPMSolverMultistepScheduler", {**DPM, "use_exponential_sigmas": True}),
+    "DPM++ 2M, Lu": ("DPMSolverMultistepScheduler", {**DPM, "use_lu_lambdas": True}),
+    "DPM++ 2M, beta": ("DPMSolverMultistepScheduler", {**DPM, "use_beta_sigmas": True}),
+    "Euler, beta": ("EulerDiscreteScheduler", {"use_beta_sigmas": True}),
     "UniPC": ("UniPCMultistepScheduler", {}),
     "UniPC, Karras": ("UniPCMultistepScheduler", {"use_karras_sigmas": True}),
     "DEIS": ("DEISMultistepScheduler", {}),
@@ -43,7 +47,7 @@ SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
 BUDGETS = (0.75, 0.6, 0.5, 0.4)
 TOLERANCES = (0.006, 0.02, 0.06, 0.2)
 FIRST_SEED = 85_000
-BATCH = 8
+BATCH = 32
 RESULT = Path(__file__).parent / "results" / "few-steps.md"
 
 

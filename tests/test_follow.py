@@ -18,6 +18,7 @@ from test_pipelines import stable_diffusion_3
 from shapefirst.errors import ShapefirstError
 from shapefirst.guidance.blocks import guide
 from shapefirst.guidance.follow import Call, Follower, guided_prediction
+from shapefirst.guidance.timeline import calls_ahead
 from shapefirst.policies.auto import Auto
 from shapefirst.policies.schedule import TextSchedule
 from shapefirst.policies.words import parse_policy
@@ -98,6 +99,22 @@ def test_a_step_of_some_images_alone_shows_no_prediction_that_was_not_made(make_
     parted = [step for step in steps if 0 < step.evaluations < 2]
     assert parted
     assert all(step.eps_null is None and step.eps_text is None for step in parted)
+
+
+@pytest.mark.parametrize(("sampler", "last"), [("dpm-solver", 2), ("dpm-solver-karras", 1), ("deis", 3), ("ddim", 1)])
+def test_a_budgets_steps_lie_as_the_solver_asks_however_it_is_run(make_pipe, sampler, last):
+    pipe, steps, budget = make_pipe("sd-epsilon", sampler), 20, TextSchedule.within(0.6)
+    looped = list(denoise(pipe, PROMPTS, schedule=budget, **options(steps)))
+    guided = [step.index for step in looped if step.evaluations == 2]
+    assert len(guided) == 12
+    assert (guided[-last:], 20 - last - 1 in guided) == (list(range(20 - last, 20)), False)
+    found = TextSchedule.at(guided)
+    for policy in (budget, found):
+        with guide(pipe, policy):
+            assert naive.error(generate(pipe, num_inference_steps=steps), looped[-1].x_next) < 1e-4
+    together = denoise_together(pipe, encode(pipe, PROMPTS), [budget, TextSchedule.until(5)], **options(steps))
+    assert naive.error(together[0].latents, looped[-1].x_next) < 1e-4
+    assert calls_ahead(pipe.scheduler, steps) == (1,) * steps
 
 
 # --- the tuner's replay ---------------------------------------------------------------------------------------------

@@ -161,6 +161,16 @@ def test_unipc_corrects_no_steps_from_shortly_before_the_first_that_is_skipped(m
     assert naive.error(y, other) > 3e-4
 
 
+@pytest.mark.parametrize(("solver", "last"), [("UniPCMultistep", 2), ("DEISMultistep", 3), ("DDIM", 1)])
+def test_a_budgets_last_steps_are_those_that_the_solver_asks_for(make_pipe, solver, last):
+    xl = modular.stable_diffusion_xl(make_pipe, getattr(diffusers, f"{solver}Scheduler")(**BETAS))
+    y = xl(Guider(budget=0.6, guidance_scale=W), num_inference_steps=15)
+    steps = sorted(TextSchedule.within(0.6).in_run(xl.pipe.scheduler, [1] * 15).guided_steps(15))
+    assert (steps[-last:], 15 - last - 1 in steps) == (list(range(15 - last, 15)), False)
+    named = f"steps:{'+'.join(map(str, steps))}"
+    assert torch.equal(y, xl(Guider(named, guidance_scale=W), num_inference_steps=15))
+
+
 def test_full_guidance_guides_all_calls_of_a_solver_with_two_a_step(make_pipe):
     xl = modular.stable_diffusion_xl(make_pipe, diffusers.HeunDiscreteScheduler(**BETAS))
     images = xl(Guider("full", guidance_scale=W))

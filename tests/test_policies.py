@@ -8,6 +8,7 @@ import json
 import math
 from dataclasses import replace
 
+import diffusers
 import naive
 import numpy as np
 import pytest
@@ -133,9 +134,9 @@ def test_a_block_that_begins_after_the_generation_has_nothing_to_extrapolate_fro
 # --- placement --------------------------------------------------------------------------------------------------------
 
 
-@given(STEPS, st.floats(0.01, 1), KEEP)
-def test_a_budget_is_spent_and_kept(num_steps, budget, keep):
-    schedule = TextSchedule.within(budget, keep=keep)
+@given(STEPS, st.floats(0.01, 1), st.integers(1, 4), KEEP)
+def test_a_budget_is_spent_and_kept(num_steps, budget, last, keep):
+    schedule = TextSchedule(placement=Budget(budget, last), keep=keep, order=1)
     try:
         guided = schedule.guided_steps(num_steps)
     except ShapefirstError as error:
@@ -150,12 +151,55 @@ def test_a_budget_is_spent_and_kept(num_steps, budget, keep):
     assert spent <= budget + 1e-6
     assert budget - spent < 2 / (2 * num_steps) or len(guided) == num_steps  # no further step could be paid for
     gaps = [after - before for before, after in itertools.pairwise(sorted(guided))]
-    assert {0, num_steps - 1} <= guided
-    assert all(after >= before - 1 for before, after in itertools.pairwise(gaps))  # they grow, up to rounding
-    first = max(round(Budget.FIRST * len(guided)), 2 * len(guided) - num_steps)
+    assert {0, *range(max(num_steps - last, 0), num_steps)} <= guided
+    before_last = gaps[: len(gaps) - last + 1]
+    assert all(after >= before - 1 for before, after in itertools.pairwise(before_last))  # they grow, up to rounding
+    first = max(min(round(Budget.FIRST * len(guided)), len(guided) - last), 2 * len(guided) - num_steps - last + 1)
     assert gaps[: first - 1] == [1] * (first - 1)
-    if rest := len(guided) - first:  # x^1.2 is nowhere steeper than 1.2
+    if (rest := len(guided) - first - last + 1) > 0:  # x^1.2 is nowhere steeper than 1.2
         assert max(gaps) <= 1.2 * (num_steps - first) / rest + 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "last"),
+    [
+        ("DDIMScheduler", {}, 1),
+        ("EulerDiscreteScheduler", {"timestep_spacing": "trailing"}, 1),
+        ("FlowMatchEulerDiscreteScheduler", {}, 1),
+        ("DPMSolverMultistepScheduler", {"timestep_spacing": "trailing"}, 2),
+        ("DPMSolverMultistepScheduler", {"timestep_spacing": "leading", "solver_order": 3}, 2),
+        ("DPMSolverMultistepScheduler", {"solver_order": 1}, 1),
+        ("DPMSolverMultistepScheduler", {"use_karras_sigmas": True}, 1),
+        ("DPMSolverMultistepScheduler", {"use_exponential_sigmas": True}, 1),
+        ("DPMSolverMultistepScheduler", {"use_lu_lambdas": True}, 1),
+        ("UniPCMultistepScheduler", {}, 2),
+        ("UniPCMultistepScheduler", {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}, 1),
+        ("DEISMultistepScheduler", {}, 3),
+        ("DEISMultistepScheduler", {"use_karras_sigmas": True}, 1),
+    ],
+)
+def test_a_budget_guides_the_last_steps_that_a_solver_makes_much_of(kind, options, last):
+    solver = getattr(diffusers, kind)(**options)
+    guided = TextSchedule.within(0.6).in_run(solver, [1] * 20).guided_steps(20)
+    assert {20 - last, 19} <= guided
+    assert 20 - last - 1 not in guided
+    assert len(guided) == 12
+    assert TextSchedule.within(0.8, keep="null").in_run(solver, [1] * 20) == TextSchedule.within(0.8, keep="null")
+
+
+@pytest.mark.parametrize("last", [0, 5])
+def test_a_budget_of_other_last_steps_is_refused(last):
+    with pytest.raises(ShapefirstError, match=f"the last 1 to 4 steps in any case, not {last}"):
+        Budget(0.6, last)
+
+
+@pytest.mark.parametrize("share", [0.9, 0.6])
+@pytest.mark.parametrize(("options", "is_told"), [({"use_beta_sigmas": True}, True), ({}, False)])
+def test_a_budget_with_beta_sigmas_is_too_small(share, options, is_told):
+    pytest.importorskip("scipy")
+    solver = diffusers.EulerDiscreteScheduler(**options)
+    assert Budget(share).is_too_small(50, solver) is is_told
+    assert not Budget(1).is_too_small(50, solver)
 
 
 @given(st.integers(5, 80), st.data(), st.floats(1, 3))

@@ -141,6 +141,18 @@ def test_steps_that_were_clicked_on_are_a_policy(words, clicked):
         assert (again.keep, again.order) == (policy.keep, policy.order)
 
 
+@pytest.mark.parametrize(
+    ("sampler", "last"), [("", 1), ("own", 1), ("dpm-solver", 2), ("dpm-solver-karras", 1), ("deis", 3)]
+)
+def test_a_strip_shows_where_the_steps_of_a_budget_lie_with_the_sampler(sampler, last):
+    offer = make_offer(["pocket"])
+    shown = strip_of(offer.shown_policy(StudioSettings(policy="budget:0.6", steps=20, sampler=sampler)), 20)
+    assert sorted(shown.guided)[-last:] == list(range(20 - last, 20))
+    assert 20 - last - 1 not in shown.guided
+    with pytest.raises(ShapefirstError, match="There is no sampler"):
+        offer.shown_policy(StudioSettings(policy="budget:0.6", steps=20, sampler="nosuch"))
+
+
 def test_a_strip_says_what_it_cannot_show():
     assert strip_of(TextSchedule.until(2), 4).guided == {0, 1}
     told = strip_of(parse_policy("tol:0.01"), 4)

@@ -73,6 +73,7 @@ def generate_images(
         raise ShapefirstError("--compare shows a policy beside full guidance: add one, such as --budget 0.75.")
     check_writable(out)
     with terminal.working("Getting torch and diffusers ready"):
+        from shapefirst.guidance.timeline import calls_ahead
         from shapefirst.images.jobs import generate as sample
         from shapefirst.images.jobs import make_jobs
         from shapefirst.models.machine import find_device
@@ -83,14 +84,15 @@ def generate_images(
     if words is not None:
         _take_sampler(pipe, words, sampler, compare)
     _warn(pipe, model, [*texts, *filter(None, [sampling.negative_prompt])], schedule, sampling)
+    shown = schedule.in_run(pipe.scheduler, calls_ahead(pipe.scheduler, sampling.steps))
     if words is not None:
-        _check_policy(pipe, words, schedule, sampling)
+        _check_policy(pipe, words, shown, sampling)
     schedules = {"": schedule, **({"full": TextSchedule.always()} if compare else {})}
     with terminal.progress(f"Sampling with {model}", total=len(jobs) * len(schedules)) as report:
         results = sample(pipe, jobs, schedules, sampling, batch_size=machine.batch_size, on_progress=report)
     made_by = {"model": model, "sampler": sampler_name(pipe.scheduler), **machine.told(sampling)}
     made_by["device"] = find_device(machine.device).type
-    _write(results, schedule, words, sampling, made_by, out)
+    _write(results, shown, words, sampling, made_by, out)
 
 
 def _take_sampler(pipe: Any, words: str, given: str | None, compare: bool) -> None:

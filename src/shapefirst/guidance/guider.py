@@ -29,7 +29,7 @@ from shapefirst.guidance.follow import Call, Follower
 from shapefirst.guidance.introspection import callers, looped_in, place_in_memory
 from shapefirst.guidance.steering import SteeringHook
 from shapefirst.guidance.stochastic import is_stochastic
-from shapefirst.guidance.timeline import steps_of
+from shapefirst.guidance.timeline import calls_each, steps_of
 from shapefirst.policies.auto import Policy, check_policy
 from shapefirst.policies.file import PolicyFile
 from shapefirst.policies.schedule import Branch, TextSchedule
@@ -128,10 +128,10 @@ class Guider(BaseGuidance):
                     "One guider stands for two denoisers, of which one tells nothing about the other: give each a "
                     "Guider of its own, or a policy without an order."
                 )
-            self._run = run = _Run(num_inference_steps, loop, late=step > 0)
+            self._run = run = _Run(self.policy, num_inference_steps, loop, late=step > 0)
         run.step = step
         run.call = run.called(timestep, self.guidance_scale + self.use_original_formulation, extrapolates)
-        check_policy(self.policy, run.call.num_steps)
+        check_policy(run.policy, run.call.num_steps)
 
     def prepare_inputs(self, data: dict[str, Any]) -> list[Any]:
         return [self._prepare_batch(data, *which) for which in self._wanted(data)]
@@ -167,7 +167,7 @@ class Guider(BaseGuidance):
         lasting = {name: value for name, value in conditions.items() if name not in _LATENTS}
         changed = run.conditions.change({**lasting, "": torch.empty(0)}, "", run.call.guidance_scale)
         if run.follower is None or changed or run.follower.branches != branches:
-            policy = self.policy
+            policy = run.policy
             if "null" not in branches and policy.keep != "neither" and policy != TextSchedule.always():
                 policy = TextSchedule.always()
                 if not self._has_warned:
@@ -196,6 +196,7 @@ class _Loop:
 class _Run:
     """One generation: the call that it is at, and the branches that are evaluated in it."""
 
+    asked: Policy
     num_inference_steps: int
     loop: _Loop | None
     late: bool
@@ -204,6 +205,11 @@ class _Run:
     branches: tuple[Branch, ...] = ()
     follower: Follower | None = None
     conditions: Conditions = field(default_factory=Conditions)
+
+    @cached_property
+    def policy(self) -> Policy:
+        """What was asked for, as it holds in this run."""
+        return self.asked.in_run(None if self.loop is None else self.loop.scheduler, calls_each(self._steps))
 
     @cached_property
     def _steps(self) -> list[int]:

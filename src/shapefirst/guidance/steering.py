@@ -119,7 +119,7 @@ class SteeringHook(ModuleHook):
         found = self._policies.setdefault(run, {})
         if block not in found:
             self._check_turns(block.policy, run)
-            found[block] = _held(block.policy, run.calls_in_turn())
+            found[block] = block.policy.in_run(run.scheduler, run.calls_in_turn())
         return found[block]
 
     def _check_turns(self, policy: Policy, run: Generation) -> None:
@@ -138,7 +138,7 @@ class SteeringHook(ModuleHook):
         for name, calls in turns.items():
             try:
                 if calls:
-                    check_policy(_held(policy, calls), len(calls))
+                    check_policy(policy.in_run(run.scheduler, calls), len(calls))
             except ShapefirstError as error:
                 raise ShapefirstError(
                     f"The {name} of this {name_of(self.pipe)} has its turn in {len(calls)} of {run.num_steps} steps, "
@@ -215,15 +215,10 @@ class SteeringHook(ModuleHook):
         return self._guided[2]
 
 
-def _held(policy: Policy, calls: Sequence[int]) -> Policy:
-    """A policy as it holds where the steps have so many calls."""
-    return policy.held_in_calls(calls) if isinstance(policy, TextSchedule) else policy
-
-
 def _warn_of_small_budget(policy: Policy, run: Generation) -> None:
     steps, solver = run.num_steps, run.scheduler
     budget = policy.placement if isinstance(policy, TextSchedule) and policy.keep == "neither" else None
-    if isinstance(budget, Budget) and budget.is_too_small(steps, type(solver).__name__, getattr(solver, "config", {})):
+    if isinstance(budget, Budget) and budget.is_too_small(steps, solver):
         fewer = math.floor(budget.share * steps)
         warnings.warn(
             f"With {type(solver).__name__} a budget of {budget.share:g} over {steps} steps strayed further from "

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -45,8 +45,20 @@ from shapefirst.guidance.introspection import (
     share_memory,
     sigmas_beside,
 )
+from shapefirst.policies.schedule import calls_in
 
-__all__ = ["Generation", "Told", "calls_of", "follow", "position_of", "steps_of", "taking_step", "told"]
+__all__ = [
+    "Generation",
+    "Told",
+    "calls_ahead",
+    "calls_each",
+    "calls_of",
+    "follow",
+    "position_of",
+    "steps_of",
+    "taking_step",
+    "told",
+]
 
 RUNS: Final = 4  # generations that may take turns on one denoiser
 
@@ -99,13 +111,11 @@ class Generation:
 
     def calls_in_turn(self) -> tuple[int, ...]:
         """The number of calls of each step in this denoiser's turn."""
-        of_turn = self.steps[max(self.turn.start - self.first, 0) : self.turn.stop - self.first]
-        return tuple(Counter(of_turn).values())
+        return calls_each(self.steps[max(self.turn.start - self.first, 0) : self.turn.stop - self.first])
 
     def calls_of_others(self) -> tuple[int, ...]:
         """The same of the steps that are others' turn."""
-        others = (step for at, step in enumerate(self.steps, self.first) if at not in self.turn)
-        return tuple(Counter(others).values())
+        return calls_each(step for at, step in enumerate(self.steps, self.first) if at not in self.turn)
 
     @property
     def begins_step(self) -> bool:
@@ -236,6 +246,17 @@ def steps_of(scheduler: Any, calls: int | None = None) -> list[int]:
     """The denoising step, counted from 0, of each of a run's calls; by default one that takes the scheduler's list."""
     calls = len(scheduler.timesteps) if calls is None else calls
     return [max(0, call - _warmup(scheduler)) // getattr(scheduler, "order", 1) for call in range(calls)]
+
+
+def calls_each(steps: Iterable[int]) -> tuple[int, ...]:
+    """How many calls each step has, from the step of each call."""
+    return tuple(Counter(steps).values())
+
+
+def calls_ahead(scheduler: Any, num_steps: int) -> tuple[int, ...]:
+    """The same of a run that has not begun."""
+    order = getattr(scheduler, "order", 1)
+    return tuple(calls_in(step, num_steps, order) + (step == 0) * _warmup(scheduler) for step in range(num_steps))
 
 
 def _warmup(scheduler: Any) -> int:

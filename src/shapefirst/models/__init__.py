@@ -15,6 +15,7 @@ single_file     a whole model in one .safetensors file
 faults          what a pipeline raises when it runs, as a sentence
 fitting         whether tokenizers, text encoders and sizes of a pipeline fit together
 loader          all of these put together
+samplers        what samples a model, told before it is loaded
 scoring         transformers models that score images
 adapters        IP-Adapters, put on a pipeline
 
@@ -35,7 +36,8 @@ from shapefirst.models.catalogue import (
     sampler_info,
     with_sampler,
 )
-from shapefirst.models.loader import check_samplers, download_of, files_of_model, find, load, locate, usual_sampler
+from shapefirst.models.loader import download_of, files_of_model, find, load, locate
+from shapefirst.models.samplers import check_samplers, usual_sampler
 
 __all__ = [
     "MODELS",

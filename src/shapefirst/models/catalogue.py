@@ -270,13 +270,12 @@ def make_sampler(name: str, config: Mapping[str, Any]) -> Any:
         return _made(scheduler, config, options, f"sampler {name}")
 
 
-def own_sampler(scheduler: Any, config: Mapping[str, Any]) -> Any:
-    """The scheduler that a model came with, with the configuration ``config``, which may say more than its own does.
+def own_sampler(kind: Any, config: Mapping[str, Any]) -> Any:
+    """The scheduler that a model came with, of the class `kind`, with a configuration that may say more than its own.
 
     Raises:
         ShapefirstError: No step can be made with it.
     """
-    kind = type(scheduler)
     what = f"sampler that this model came with, {kind.__name__},"
     return _made(kind, config, {}, what, ": name another one, such as ddim")
 
@@ -318,7 +317,7 @@ def with_sampler(pipe: Pipeline, name: str) -> Any:
     """The same weights with another solver, or one more of the kind it has (`OWN_SAMPLER`), which is left alone."""
     other, scheduler = copy.copy(pipe), pipe.scheduler
     own = name == OWN_SAMPLER
-    other.scheduler = own_sampler(scheduler, scheduler.config) if own else make_sampler(name, scheduler.config)
+    other.scheduler = own_sampler(type(scheduler), scheduler.config) if own else make_sampler(name, scheduler.config)
     return other
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import warnings
-from collections.abc import Collection, Iterable
+from collections.abc import Collection
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = [
-    "check_samplers",
     "download_of",
     "dtype_name",
     "files_of_model",
@@ -47,7 +46,6 @@ __all__ = [
     "load",
     "locate",
     "needed",
-    "usual_sampler",
 ]
 
 _INDEX: Final = "model_index.json"
@@ -102,7 +100,7 @@ def load(
         config = {**pipe.scheduler.config, **noise}
         config["_use_default_values"] = [one for one in config.get("_use_default_values", ()) if one not in noise]
         pipe.scheduler = (
-            own_sampler(pipe.scheduler, config)
+            own_sampler(type(pipe.scheduler), config)
             if sampler == OWN_SAMPLER
             else make_sampler(sampler or default_sampler(config), config)
         )
@@ -178,26 +176,6 @@ def locate(name: str) -> Path | None:
 
 
 @guarded
-def usual_sampler(place: Path) -> str:
-    """The name of the sampler that `load` takes by default for the model that lies in a folder or file.
-
-    Raises:
-        ModelError: It is no model.
-    """
-    return default_sampler(_scheduler_config(place))
-
-
-@guarded
-def check_samplers(place: Path, names: Iterable[str]) -> None:
-    """Raise ShapefirstError unless the model that lies in a folder or file can be sampled by all of these samplers."""
-    for name in names:
-        try:
-            make_sampler(name, _scheduler_config(place))
-        except ShapefirstError as error:
-            raise ShapefirstError(f"{place} cannot be sampled by {name}: {error}") from error
-
-
-@guarded
 def download_of(name: str, dtype: str = "float32") -> dict[str, int]:
     """What `find` would download of a hub model: file -> its size in bytes. Asks the hub.
 
@@ -262,12 +240,6 @@ def _hub_id(name: str) -> str:
             f"{MODELS['sd15'].source}, or the path of a diffusers folder or a .safetensors checkpoint that exists."
         )
     return name
-
-
-def _scheduler_config(place: Path) -> Any:
-    folder = read_checkpoint(place).base if place.is_file() else place
-    file = folder / "scheduler" / "scheduler_config.json"
-    return read_json(file) if file.is_file() else {}
 
 
 def _from_folder(folder: Path, name: str, dtype: str, conditioned: bool) -> Any:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 from shapefirst.checks import Steps
 from shapefirst.errors import ShapefirstError
@@ -70,6 +71,10 @@ class Auto:
     def due(self, step: int, gap: int, num_steps: int) -> int:
         """The next guided step after `step`: `gap` later, and in any case the last `LAST` of the run."""
         return step + 1 if step + self.LAST >= num_steps else min(step + gap, num_steps - self.LAST)
+
+    def in_run(self, solver: Any, calls: Sequence[int]) -> Auto:
+        """Itself, whatever the run, see `TextSchedule.in_run`."""
+        return self
 
     def __str__(self) -> str:
         return f"decides while sampling, tolerance {self.tol:g}"

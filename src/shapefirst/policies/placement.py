@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Final, Protocol, runtime_checkable
 
 from shapefirst.errors import ShapefirstError
 from shapefirst.signatures import guarded
 
 __all__ = ["Budget", "Every", "Growing", "Placement"]
+
+#: What a scheduler's configuration says of steps that do not lie evenly in the timesteps.
+UNEVEN: Final = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas", "use_flow_sigmas")
 
 
 @runtime_checkable
@@ -69,15 +72,24 @@ class Growing:
 class Budget:
     """As many guided steps as `share` of the evaluations of full guidance pays for.
 
-    They are the first ones up to a step, others after gaps that grow from there on, and the last: what a picture shows
-    is decided in the noisy steps, where errors grow; later ones stay as they are. The first ones are `FIRST` of all
-    guided steps, and as many as leave no two steps together for the others. Of the rules that were tried this one kept
-    pocket's pictures best where people work, in 20 to 30 steps.
+    They are the first ones up to a step, others after gaps that grow from there on, and the `last`: what a picture
+    shows is decided in the noisy steps, where errors grow; later ones stay as they are. The first ones are `FIRST` of
+    all guided steps, and as many as leave no two steps together for the others. Of the rules that were tried this one
+    kept pocket's pictures best where people work, in 20 to 30 steps.
+
+    Attributes:
+        share: Of the evaluations of full guidance, above 0 and up to 1.
+        last: How many steps at the end are guided in any case. `with_solver` gives a run its number.
     """
 
     share: float
+    last: int = 1
 
     FIRST: ClassVar[float] = 0.6
+    #: How many last steps a solver of order 2 or 3 needs whose steps lie evenly in the timesteps: the last ones of them
+    #: go furthest in log sigma, and make more of the difference of two predictions than any before.
+    LAST_OF_EVEN: ClassVar[int] = 2
+    LAST_OF_DEIS: ClassVar[int] = 3
     #: Below this share of so few steps, fewer steps came nearer to pocket's pictures with solvers of higher order.
     WORTH: ClassVar[float] = 0.55
     #: The same for UniPC with even steps.
@@ -88,24 +100,59 @@ class Budget:
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
             raise ShapefirstError(f"A budget is a share of the evaluations, above 0 and up to 1, not {self.share:g}.")
+        if not 1 <= self.last < self.LEAST:
+            raise ShapefirstError(f"A budget guides the last 1 to {self.LEAST - 1} steps in any case, not {self.last}.")
 
-    def is_too_small(self, num_steps: int, solver: str, config: Mapping[str, Any]) -> bool:
+    def with_solver(self, solver: Any) -> Budget:
+        """The budget where this scheduler samples, as far as it says how (`benchmarks/results/last-steps.md`)."""
+        config = _config(solver)
+        if config.get("solver_order", 1) < 2 or any(config.get(name) for name in UNEVEN):
+            return self
+        return replace(self, last=self.LAST_OF_DEIS if "DEIS" in type(solver).__name__ else self.LAST_OF_EVEN)
+
+    def held_in_calls(self, calls: Sequence[int], others: int) -> Budget:
+        """The budget that holds in calls of the denoiser, of which step i has ``calls[i]``; see `steps` for `others`.
+
+        PNDM has more of them in its first step, which every budget guides.
+
+        Raises:
+            ShapefirstError: It is too small for that.
+        """
+        whole, budget = 2 * sum(calls), self
+        while True:
+            guided = budget.steps(len(calls), others)
+            spent = sum(2 * n if step in guided else others * n for step, n in enumerate(calls))
+            if spent <= self.share * whole + 1e-9:
+                return budget
+            budget = replace(budget, share=max(budget.share - 1 / len(calls), 1e-9))
+            try:
+                budget.steps(len(calls), others)
+            except ShapefirstError:
+                raise ShapefirstError(
+                    f"A budget of {self.share:g} does not pay for the guided steps to extrapolate from, as this "
+                    f"solver's first step has {calls[0]} calls: give {math.ceil(100 * spent / whole - 1e-9) / 100:g} "
+                    "or more."
+                ) from None
+
+    def is_too_small(self, num_steps: int, solver: Any) -> bool:
         """Whether fewer steps of the same sampler are the better way to save as much.
 
         They are for multistep solvers of order 2 and 3 that begin at full noise in any number of steps, and for DEIS;
         with Euler and DDIM, and with "leading" spacing, a budget is nearer (`benchmarks/results/few-steps.md`, and of
-        UniPC `correction.md`).
+        UniPC `correction.md`). With beta sigmas, close at the start and far apart at the end, fewer steps always are.
 
         Args:
             num_steps: N.
-            solver: The scheduler's class.
-            config: Its configuration.
+            solver: The scheduler.
         """
+        name, config = type(solver).__name__, _config(solver)
         karras = bool(config.get("use_karras_sigmas"))
-        worth = self.WORTH_OF_UNIPC if "UniPC" in solver and not karras else self.WORTH
+        worth = self.WORTH_OF_UNIPC if "UniPC" in name and not karras else self.WORTH
+        if config.get("use_beta_sigmas"):
+            return self.share < 1
         if self.share >= worth or num_steps > self.FEW or config.get("solver_order", 1) < 2:
             return False
-        return karras or config.get("timestep_spacing") != "leading" or "DEIS" in solver
+        return karras or config.get("timestep_spacing") != "leading" or "DEIS" in name
 
     def steps(self, num_steps: int, others: int) -> frozenset[int]:
         guided = math.floor((2 * num_steps * self.share - others * num_steps) / (2 - others) + 1e-9)
@@ -121,12 +168,19 @@ class Budget:
                 f"A budget of {self.share:g} pays for {max(guided, 0)} guided steps of {num_steps}, too few to "
                 f"extrapolate from: give {math.ceil(100 * smallest) / 100:g} or more."
             )
-        return early(num_steps, guided, self.FIRST)
+        return early(num_steps, guided, self.FIRST, self.last)
 
 
-def early(num_steps: int, guided: int, first: float) -> frozenset[int]:
+def _config(solver: Any) -> Mapping[str, Any]:
+    """A scheduler's configuration, if it has one."""
+    found: Mapping[str, Any] = getattr(solver, "config", {})
+    return found
+
+
+def early(num_steps: int, guided: int, first: float, last: int = 1) -> frozenset[int]:
     """`guided` of `num_steps` steps: the first ones, others after gaps that grow, and the last; see `Budget`."""
-    return spread(num_steps, guided, max(round(first * guided), 2 * guided - num_steps), 1, 1.2)
+    together = max(min(round(first * guided), guided - last), 2 * guided - num_steps - (last - 1))
+    return spread(num_steps, guided, together, last, 1.2)
 
 
 def spread(num_steps: int, guided: int, first: int, last: int, power: float) -> frozenset[int]:

@@ -25,7 +25,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import islice
-from typing import Annotated, Final, Literal, SupportsIndex, TypeAlias
+from typing import Annotated, Any, Final, Literal, SupportsIndex, TypeAlias
 
 from shapefirst.checks import BOUNDS, Steps, share_in
 from shapefirst.errors import ShapefirstError, said
@@ -217,31 +217,20 @@ class TextSchedule:
         guided, others = self.calls(num_steps, solver_order)
         return 2 * guided + self.others * others
 
-    def held_in_calls(self, calls: Sequence[int]) -> TextSchedule:
-        """The schedule whose budget holds in calls of the denoiser, of which step i has ``calls[i]``.
+    def in_run(self, solver: Any, calls: Sequence[int]) -> TextSchedule:
+        """The schedule as it holds in a run: its budget's steps lie as the solver asks, and its calls are paid for.
 
-        PNDM has more of them in its first step, which every budget guides.
+        Args:
+            solver: The scheduler, if it is known.
+            calls: Of the denoiser, of each step.
 
         Raises:
             ShapefirstError: A budget that is too small for that.
         """
         if not isinstance(self.placement, Budget):
             return self
-        whole, share, schedule = 2 * sum(calls), self.placement.share, self
-        while True:
-            guided = schedule.guided_steps(len(calls))
-            spent = sum(2 * n if step in guided else self.others * n for step, n in enumerate(calls))
-            if spent <= share * whole + 1e-9:
-                return schedule
-            less = schedule.placement.share - 1 / len(calls)  # type: ignore[union-attr]
-            schedule = replace(schedule, placement=Budget(max(less, 1e-9)))
-            try:
-                schedule.guided_steps(len(calls))
-            except ShapefirstError:
-                raise ShapefirstError(
-                    f"A budget of {share:g} does not pay for the guided steps to extrapolate from, as this solver's "
-                    f"first step has {calls[0]} calls: give {math.ceil(100 * spent / whole - 1e-9) / 100:g} or more."
-                ) from None
+        budget = self.placement.with_solver(solver) if self.keep == "neither" else self.placement
+        return replace(self, placement=budget.held_in_calls(calls, self.others))
 
     @property
     def others(self) -> int:

@@ -19,7 +19,8 @@ def evaluations_together(
     """Denoiser evaluations per image of `sampling.together.denoise_together`.
 
     It is at most so many where a policy decides while sampling: it is taken to guide every step, and to have no more
-    than its first ones in common with others.
+    than its first ones in common with others. A budget's steps are those of a solver of order 1, see
+    `placement.Budget.with_solver`.
 
     Raises:
         ShapefirstError: A policy that does not fit the number of steps.

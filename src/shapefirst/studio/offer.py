@@ -9,8 +9,10 @@ from typing import Final
 
 from shapefirst.errors import ShapefirstError
 from shapefirst.files import content_of
+from shapefirst.guidance.timeline import calls_ahead
 from shapefirst.models import OWN_SAMPLER, default_guidance_scale, is_pocket, locate, usual_sampler
 from shapefirst.models.catalogue import check_sampler
+from shapefirst.models.samplers import sampler_of
 from shapefirst.policies.auto import Policy
 from shapefirst.policies.file import PolicyFile, read_policy
 from shapefirst.policies.schedule import TextSchedule
@@ -68,6 +70,19 @@ class Offer:
         if isinstance(policy, TextSchedule) and policy.solver is None:
             policy.check(settings.steps)
         return policy
+
+    def shown_policy(self, settings: StudioSettings) -> Policy:
+        """The same as it holds with the settings' sampler: where its steps lie.
+
+        Raises:
+            ShapefirstError: As `policy`, or the sampler cannot sample the model.
+        """
+        policy, model = self.policy(settings), settings.model
+        place = locate(model) if model in self.models else None
+        if place is None:
+            return policy
+        solver = sampler_of(settings.sampler or self.models[model], place)
+        return policy.in_run(solver, calls_ahead(solver, settings.steps))
 
     def report(self, name: str) -> bytes | None:
         """The page of a report as it is now, or None where there is no such report."""

@@ -11,6 +11,7 @@ import gradio as gr
 
 from shapefirst.checks import fitted
 from shapefirst.errors import ShapefirstError
+from shapefirst.policies.auto import Policy
 from shapefirst.policies.schedule import TextSchedule
 from shapefirst.studio.layout import Controls, samplers_of
 from shapefirst.studio.looking import bands_of, map_over, preview_of
@@ -65,7 +66,8 @@ class StudioPage:
         fields = list(on.fields.values())
         told = [on.link, on.command, on.python]
         shown = [on.status, on.result, on.go, on.stop, on.explorer, on.step, on.which, on.word, on.moment, on.gallery]
-        policy, steps = on.fields["policy"], on.fields["steps"]
+        policy, steps, model, sampler = (on.fields[name] for name in ("policy", "steps", "model", "sampler"))
+        run = [policy, steps, model, sampler]
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
         latest = {**quiet, "trigger_mode": "always_last"}
         opened = [*fields, on.token, on.strip, on.said, *told, *shown]
@@ -73,12 +75,16 @@ class StudioPage:
         made = gr.on([on.go.click, on.fields["prompt"].submit], self._generate, [on.token, *fields], shown, **quiet)
         made.then(None, on.link, js=ADDRESS, **quiet)
         on.stop.click(self._cancel, on.token, on.status, **quiet)
-        gr.on([policy.input, steps.change], self._see, [policy, steps], [on.strip, on.said, steps], **latest)
-        on.strip.input(self._toggle, [policy, steps, on.strip], [policy, on.strip, on.said], **latest)
-        gr.on([one.change for one in fields], self._repeat, fields, told, **latest)
-        on.fields["model"].input(
-            self._usual, [on.fields["model"], on.fields["sampler"]], on.fields["sampler"], **latest
+        gr.on(
+            [policy.input, steps.change, model.input, sampler.change],
+            self._see,
+            run,
+            [on.strip, on.said, steps],
+            **latest,
         )
+        on.strip.input(self._toggle, [*run, on.strip], [policy, on.strip, on.said], **latest)
+        gr.on([one.change for one in fields], self._repeat, fields, told, **latest)
+        model.input(self._usual, [model, sampler], sampler, **latest)
         looks = [on.step.change, on.which.change, on.word.change]
         gr.on(looks, self._look, [on.token, on.step, on.which, on.word], [on.moment, on.stop], **latest)
 
@@ -94,7 +100,10 @@ class StudioPage:
         except ShapefirstError as error:
             settings, wrong = StudioSettings(), str(error)
         update = {one: getattr(settings, name) for name, one in self._on.fields.items()}
-        update |= {self._on.token: token, **self._see(settings.policy, settings.steps, fixed=True)}
+        update |= {
+            self._on.token: token,
+            **self._see(settings.policy, settings.steps, settings.model, settings.sampler, fixed=True),
+        }
         update |= self._repeat(request, *update.values()) if not wrong else {}
         update[self._on.fields["sampler"]] = self._usual(settings.model, settings.sampler)
         update |= self._rest(tab, status_html(wrong or "Ready.", is_error=bool(wrong)))
@@ -168,14 +177,14 @@ class StudioPage:
         ticket.cancel()
         return status_html("Stopping after this step.")
 
-    def _see(self, words: str, steps: float, *, fixed: bool = False) -> Update:
+    def _see(self, words: str, steps: float, model: str, sampler: str, *, fixed: bool = False) -> Update:
         """The strip of a policy; a tuned one brings the steps along that it stands for."""
         words, steps = words or "", int(steps)
         tuned = self._offer.policies.get(words.strip())
         if tuned is not None and not fixed:
             steps = tuned.full_steps
         try:
-            strip = strip_of(self._offer.policy(StudioSettings(policy=words, steps=steps)), steps)
+            strip = strip_of(self._policy(words, steps, model, sampler), steps)
         except ShapefirstError as error:
             return {
                 self._on.strip: gr.update(choices=[], value=[]),
@@ -195,17 +204,23 @@ class StudioPage:
         chosen = "" if sampler == self._offer.models[known] else sampler
         return gr.update(choices=samplers_of(self._offer, known), value=chosen)
 
-    def _toggle(self, words: str, steps: float, guided: Sequence[int]) -> Update:
+    def _policy(self, words: str | None, steps: float, model: str, sampler: str) -> Policy:
+        """The policy of these words, its steps as they lie with the sampler."""
+        return self._offer.shown_policy(
+            StudioSettings(policy=words or "", steps=int(steps), model=model, sampler=sampler or "")
+        )
+
+    def _toggle(self, words: str, steps: float, model: str, sampler: str, guided: Sequence[int]) -> Update:
         """Steps of the strip were clicked on: the policy that they are."""
         steps = int(steps)
-        policy = TextSchedule.always()
+        policy: Policy = TextSchedule.always()
         try:
-            policy = self._offer.policy(StudioSettings(policy=words or "", steps=steps))  # type: ignore[assignment]
+            policy = self._policy(words, steps, model, sampler)
             chosen = words_of_strip(policy, [int(n) for n in guided], steps)
             return {
                 self._on.fields["policy"]: chosen,
                 self._on.said: status_html(
-                    "", notes=[strip_of(self._offer.policy(StudioSettings(policy=chosen, steps=steps)), steps).said]
+                    "", notes=[strip_of(self._policy(chosen, steps, model, sampler), steps).said]
                 ),
             }
         except ShapefirstError as error:
