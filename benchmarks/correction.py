@@ -3,7 +3,7 @@
     python benchmarks/correction.py [--prompts 32]                                  (half an hour on one core)
 
 On pocket: L1 in [0, 1] of each picture to that of the fully guided run of the same seed, which corrects every step, for
-budgets of which all steps are corrected, those until shortly before the first gap (`guidance.correction`, what `guide`
+budgets of which all steps are corrected, those until shortly before the first gap (`policies.correction`, what `guide`
 does), and none; beside fewer steps, all corrected. The result is written to ``benchmarks/results/correction.md``; rows
 that are there of as many prompts are kept.
 """
@@ -23,11 +23,11 @@ from rich.progress import Progress
 
 from shapefirst import load
 from shapefirst.files import save_text
-from shapefirst.guidance import correction
 from shapefirst.measure import l1
 from shapefirst.measure.intervals import SHARE, bootstrap
 from shapefirst.models import default_guidance_scale
 from shapefirst.models.machine import hardware
+from shapefirst.policies import correction
 from shapefirst.prompts import mixed
 
 #: Spacing, order and N.

@@ -64,11 +64,13 @@ def main() -> None:
     for name, kind, options, steps in track(SETTINGS, "settings"):
         pipe.scheduler = getattr(diffusers, kind).from_config(config, **options)
         full, _ = pictures(pipe, prompts, steps, budget=1.0)
-        chosen = Budget(0.5).with_solver(pipe.scheduler).last
+        chosen = Budget(0.5).with_solver(pipe.scheduler, steps).last or 1
         for share in BUDGETS:
             cells = []
             for last in LASTS:
-                with patch.object(Budget, "with_solver", lambda self, solver, last=last: replace(self, last=last)):
+                with patch.object(
+                    Budget, "with_solver", lambda self, solver, num_steps, last=last: replace(self, last=last)
+                ):
                     mine, _ = pictures(pipe, prompts, steps, budget=share)
                 errors = [l1(a, b) for a, b in zip(mine, full, strict=True)]
                 cells.append(f"{bootstrap(errors, within=SHARE):.4f}, {np.median(errors):.4f}")

@@ -16,8 +16,8 @@ from test_guidance import PROMPTS, SEEDS, N, W, generate
 
 from shapefirst.errors import ShapefirstError
 from shapefirst.guidance.blocks import guide, text_until
-from shapefirst.guidance.correction import first_departure
 from shapefirst.models import SAMPLERS
+from shapefirst.policies.correction import first_departure
 from shapefirst.policies.schedule import TextSchedule
 from shapefirst.prompts.tokens import preprocessed
 from shapefirst.sampling.loop import Embeddings, decode, denoise, encode, generators

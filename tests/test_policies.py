@@ -176,6 +176,10 @@ def test_a_budget_is_spent_and_kept(num_steps, budget, last, keep):
         ("UniPCMultistepScheduler", {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}, 1),
         ("DEISMultistepScheduler", {}, 3),
         ("DEISMultistepScheduler", {"use_karras_sigmas": True}, 1),
+        ("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}, 1),
+        ("DPMSolverSinglestepScheduler", {}, 1),
+        ("EDMDPMSolverMultistepScheduler", {}, 1),
+        ("PNDMScheduler", {"skip_prk_steps": True}, 1),
     ],
 )
 def test_a_budget_guides_the_last_steps_that_a_solver_makes_much_of(kind, options, last):
@@ -185,6 +189,17 @@ def test_a_budget_guides_the_last_steps_that_a_solver_makes_much_of(kind, option
     assert 20 - last - 1 not in guided
     assert len(guided) == 12
     assert TextSchedule.within(0.8, keep="null").in_run(solver, [1] * 20) == TextSchedule.within(0.8, keep="null")
+    by_hand = TextSchedule(placement=Budget(0.6, 4), keep="neither", order=1)
+    assert by_hand.in_run(solver, [1] * 20) == by_hand
+
+
+@pytest.mark.parametrize(
+    ("steps", "share", "last"), [(9, 0.6, 1), (10, 0.75, 2), (15, 0.6, 3), (50, 0.2, 1), (50, 0.4, 3)]
+)
+def test_the_last_steps_are_no_more_than_the_guided_ones_bear(steps, share, last):
+    guided = TextSchedule.within(share).in_run(diffusers.DEISMultistepScheduler(), [1] * steps).guided_steps(steps)
+    assert {steps - last, steps - 1} <= guided
+    assert steps - last - 1 not in guided
 
 
 @pytest.mark.parametrize("last", [0, 5])

@@ -32,6 +32,7 @@ from shapefirst.findings.finding import Summary
 from shapefirst.measure import l1
 from shapefirst.measure.frechet import Moments, frechet_distance
 from shapefirst.measure.intervals import Interval
+from shapefirst.policies.words import parse_policy
 from shapefirst.prompts import Prompt
 from shapefirst.sampling.loop import decode, denoise, generators
 from shapefirst.sweep import run as running
@@ -108,6 +109,9 @@ def test_full_guidance_is_there_once_and_first():
     assert list(Grid(text_steps=("0%", "100%"), keep=("null", "text")).schedules(10)) == ["full", "paper:0", "text:0"]
     assert list(Grid(text_steps=(), policies=("full", "budget:0.6")).schedules(50)) == ["full", "budget:0.6"]
     assert Grid(text_steps=("50%", "25", "0:50:25")).schedules(50).keys() == {"full", "paper:25", "paper:0"}
+    named = "steps:0-6+8+10+13+16+19"  # a budget's with DDIM, and not with DEIS
+    assert parse_policy("budget:0.6").guided_steps(20) == parse_policy(named).guided_steps(20)
+    assert list(Grid(text_steps=(), policies=("budget:0.6", named)).schedules(20)) == ["full", "budget:0.6", named]
 
 
 def test_a_plan_tells_about_what_its_results_take_on_the_disk(worker, tmp_path):

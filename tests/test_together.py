@@ -84,6 +84,15 @@ def test_the_grid_of_the_paper_takes_375_evaluations_in_place_of_825():
     assert sum(schedule.evaluations(50) for schedule in grid) == 825
 
 
+@pytest.mark.parametrize("sampler", ["ddim", "dpm-solver", "deis", "unipc"])
+def test_budgets_together_are_counted_as_the_solver_has_them(make_pipe, sampler):
+    pipe, told = make_pipe("sd-epsilon", sampler), []
+    schedules = [TextSchedule.always(), *(TextSchedule.within(share) for share in (0.8, 0.6, 0.5))]
+    given = {"num_inference_steps": 20, "guidance_scale": 3.0, "generator": generators([1])}
+    denoise_together(pipe, encode(pipe, ["a cat"]), schedules, on_step=told.append, **given)
+    assert sum(told) == evaluations_together(schedules, 20, 3.0, 1, pipe.scheduler)
+
+
 @given(st.lists(st.integers(0, 20), min_size=1, max_size=6), st.sampled_from(["null", "text"]))
 def test_together_is_never_more_than_apart(ks, keep):
     schedules = [TextSchedule.until(k, keep=keep) for k in ks]

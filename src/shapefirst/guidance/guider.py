@@ -23,7 +23,6 @@ from diffusers.guiders import BaseGuidance, ClassifierFreeGuidance
 from shapefirst.errors import ShapefirstError
 from shapefirst.families.noise import levels
 from shapefirst.guidance.conditions import Conditions
-from shapefirst.guidance.correction import follow_corrections
 from shapefirst.guidance.counting import Evaluations, warn_unguided
 from shapefirst.guidance.follow import Call, Follower
 from shapefirst.guidance.introspection import callers, looped_in, place_in_memory
@@ -31,6 +30,7 @@ from shapefirst.guidance.steering import SteeringHook
 from shapefirst.guidance.stochastic import is_stochastic
 from shapefirst.guidance.timeline import calls_each, steps_of
 from shapefirst.policies.auto import Policy, check_policy
+from shapefirst.policies.correction import follow_corrections
 from shapefirst.policies.file import PolicyFile
 from shapefirst.policies.schedule import Branch, TextSchedule
 from shapefirst.policies.words import find_policy, policy_of
@@ -177,7 +177,7 @@ class Guider(BaseGuidance):
                 policy = replace(policy, order=0)
             run.follower = Follower(policy, 1, branches, late=run.late or run.follower is not None)
         if run.loop is not None:
-            follow_corrections(run.follower.policy, run.call, run.loop.scheduler)
+            follow_corrections(run.follower.policy, run.call.step, run.call.num_steps, run.loop.scheduler)
         wanted = run.follower.wanted(run.call)
         run.branches = tuple(branch for branch in branches if wanted[branch])
         return [(place, name) for place, (branch, name) in enumerate(PREDICTIONS.items()) if branch in run.branches]

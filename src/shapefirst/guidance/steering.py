@@ -18,7 +18,6 @@ from shapefirst.families import Family, OwnLoop, family_of, name_of
 from shapefirst.families.arguments import TIMES
 from shapefirst.families.layout import denoisers_of
 from shapefirst.guidance.branches import parts_agree, says_guided
-from shapefirst.guidance.correction import follow_corrections
 from shapefirst.guidance.counting import Block
 from shapefirst.guidance.follow import Call
 from shapefirst.guidance.hook import Forward, ModuleHook, check_uncached, check_unreplaced
@@ -31,6 +30,7 @@ from shapefirst.guidance.two_calls import TwoCalls
 from shapefirst.guidance.ways import Asked, Course
 from shapefirst.guidance.whole_calls import WholeCalls
 from shapefirst.policies.auto import Auto, Policy, check_policy
+from shapefirst.policies.correction import follow_corrections
 from shapefirst.policies.placement import Budget
 from shapefirst.policies.schedule import TextSchedule
 
@@ -111,7 +111,7 @@ class SteeringHook(ModuleHook):
             return None
         if name not in ways:
             ways[name] = self._new_way(name, block, run, family, caller)
-        follow_corrections(policy, call, run.scheduler)
+        follow_corrections(policy, call.step, call.num_steps, run.scheduler)
         return ways[name], call, asked
 
     def _policy(self, block: Block, run: Generation) -> Policy:

@@ -8,7 +8,7 @@ from typing import Any
 
 from shapefirst.errors import ShapefirstError
 from shapefirst.models.catalogue import OWN_SAMPLER, default_sampler, make_sampler, own_sampler
-from shapefirst.models.disk import read_json
+from shapefirst.models.disk import read_index, read_json
 from shapefirst.models.single_file import read_checkpoint
 from shapefirst.signatures import guarded
 
@@ -37,7 +37,8 @@ def sampler_of(name: str, place: Path) -> Any:
     config = _scheduler_config(place)
     if name != OWN_SAMPLER:
         return make_sampler(name, config)
-    kind = getattr(diffusers, str(config.get("_class_name")), None)
+    _, class_name = read_index(_folder_of(place)).get("scheduler", (None, None))
+    kind = getattr(diffusers, str(class_name), None)
     return None if kind is None else own_sampler(kind, config)
 
 
@@ -52,6 +53,9 @@ def check_samplers(place: Path, names: Iterable[str]) -> None:
 
 
 def _scheduler_config(place: Path) -> Any:
-    folder = read_checkpoint(place).base if place.is_file() else place
-    file = folder / "scheduler" / "scheduler_config.json"
+    file = _folder_of(place) / "scheduler" / "scheduler_config.json"
     return read_json(file) if file.is_file() else {}
+
+
+def _folder_of(place: Path) -> Path:
+    return read_checkpoint(place).base if place.is_file() else place

@@ -13,8 +13,15 @@ from shapefirst.signatures import guarded
 
 __all__ = ["Budget", "Every", "Growing", "Placement"]
 
-#: What a scheduler's configuration says of steps that do not lie evenly in the timesteps.
-UNEVEN: Final = ("use_karras_sigmas", "use_exponential_sigmas", "use_beta_sigmas", "use_lu_lambdas", "use_flow_sigmas")
+#: What a scheduler's configuration says of steps that do not lie evenly in a noise model's timesteps.
+UNEVEN: Final = (
+    "use_karras_sigmas",
+    "use_exponential_sigmas",
+    "use_beta_sigmas",
+    "use_lu_lambdas",
+    "use_flow_sigmas",
+    "sigma_schedule",
+)
 
 
 @runtime_checkable
@@ -74,22 +81,24 @@ class Budget:
 
     They are the first ones up to a step, others after gaps that grow from there on, and the `last`: what a picture
     shows is decided in the noisy steps, where errors grow; later ones stay as they are. The first ones are `FIRST` of
-    all guided steps, and as many as leave no two steps together for the others. Of the rules that were tried this one
-    kept pocket's pictures best where people work, in 20 to 30 steps.
+    all guided steps, if that leaves the last ones, and as many as leave no two steps together for the others. Of the
+    rules that were tried this one kept pocket's pictures best where people work, in 20 to 30 steps.
 
     Attributes:
         share: Of the evaluations of full guidance, above 0 and up to 1.
-        last: How many steps at the end are guided in any case. `with_solver` gives a run its number.
+        last: How many steps at the end are guided in any case; None: as many as `with_solver` finds for a run, else 1.
     """
 
     share: float
-    last: int = 1
+    last: int | None = None
 
     FIRST: ClassVar[float] = 0.6
-    #: How many last steps a solver of order 2 or 3 needs whose steps lie evenly in the timesteps: the last ones of them
-    #: go furthest in log sigma, and make more of the difference of two predictions than any before.
+    #: How many last steps a multistep solver of order 2 or 3 needs whose steps lie evenly in the timesteps: in the last
+    #: ones log sigma falls furthest, and the difference of two predictions counts for more than in any before.
     LAST_OF_EVEN: ClassVar[int] = 2
     LAST_OF_DEIS: ClassVar[int] = 3
+    #: With a smaller share the steps before them are missed more.
+    LEAST_SHARE: ClassVar[float] = 0.4
     #: Below this share of so few steps, fewer steps came nearer to pocket's pictures with solvers of higher order.
     WORTH: ClassVar[float] = 0.55
     #: The same for UniPC with even steps.
@@ -100,15 +109,21 @@ class Budget:
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
             raise ShapefirstError(f"A budget is a share of the evaluations, above 0 and up to 1, not {self.share:g}.")
-        if not 1 <= self.last < self.LEAST:
+        if self.last is not None and not 1 <= self.last < self.LEAST:
             raise ShapefirstError(f"A budget guides the last 1 to {self.LEAST - 1} steps in any case, not {self.last}.")
 
-    def with_solver(self, solver: Any) -> Budget:
-        """The budget where this scheduler samples, as far as it says how (`benchmarks/results/last-steps.md`)."""
-        config = _config(solver)
-        if config.get("solver_order", 1) < 2 or any(config.get(name) for name in UNEVEN):
+    def with_solver(self, solver: Any, num_steps: int) -> Budget:
+        """The budget where this scheduler samples, as far as was measured (`benchmarks/results/last-steps.md`)."""
+        name, config = type(solver).__name__, _config(solver)
+        is_multistep = "Multistep" in name and (config.get("solver_order") or 1) > 1
+        is_even = not any(config.get(option) for option in UNEVEN)
+        adds_noise = str(config.get("algorithm_type")).startswith("sde")
+        guided = math.floor(num_steps * self.share + 1e-9)
+        few = guided < self.LEAST_SHARE * num_steps - 1e-9
+        if self.last is not None or not is_multistep or not is_even or adds_noise or few:
             return self
-        return replace(self, last=self.LAST_OF_DEIS if "DEIS" in type(solver).__name__ else self.LAST_OF_EVEN)
+        last = self.LAST_OF_DEIS if "DEIS" in name else self.LAST_OF_EVEN
+        return replace(self, last=max(1, min(last, guided // 3)))
 
     def held_in_calls(self, calls: Sequence[int], others: int) -> Budget:
         """The budget that holds in calls of the denoiser, of which step i has ``calls[i]``; see `steps` for `others`.
@@ -146,11 +161,11 @@ class Budget:
             solver: The scheduler.
         """
         name, config = type(solver).__name__, _config(solver)
-        karras = bool(config.get("use_karras_sigmas"))
-        worth = self.WORTH_OF_UNIPC if "UniPC" in name and not karras else self.WORTH
         if config.get("use_beta_sigmas"):
             return self.share < 1
-        if self.share >= worth or num_steps > self.FEW or config.get("solver_order", 1) < 2:
+        karras = bool(config.get("use_karras_sigmas"))
+        worth = self.WORTH_OF_UNIPC if "UniPC" in name and not karras else self.WORTH
+        if self.share >= worth or num_steps > self.FEW or (config.get("solver_order") or 1) < 2:
             return False
         return karras or config.get("timestep_spacing") != "leading" or "DEIS" in name
 
@@ -168,13 +183,13 @@ class Budget:
                 f"A budget of {self.share:g} pays for {max(guided, 0)} guided steps of {num_steps}, too few to "
                 f"extrapolate from: give {math.ceil(100 * smallest) / 100:g} or more."
             )
-        return early(num_steps, guided, self.FIRST, self.last)
+        return early(num_steps, guided, self.FIRST, self.last or 1)
 
 
 def _config(solver: Any) -> Mapping[str, Any]:
     """A scheduler's configuration, if it has one."""
-    found: Mapping[str, Any] = getattr(solver, "config", {})
-    return found
+    found = getattr(solver, "config", None)
+    return found if isinstance(found, Mapping) else {}
 
 
 def early(num_steps: int, guided: int, first: float, last: int = 1) -> frozenset[int]:

@@ -229,7 +229,7 @@ class TextSchedule:
         """
         if not isinstance(self.placement, Budget):
             return self
-        budget = self.placement.with_solver(solver) if self.keep == "neither" else self.placement
+        budget = self.placement.with_solver(solver, len(calls)) if self.keep == "neither" else self.placement
         return replace(self, placement=budget.held_in_calls(calls, self.others))
 
     @property
@@ -242,7 +242,10 @@ class TextSchedule:
         return 1 - self.evaluations(num_steps, solver_order) / TextSchedule().evaluations(num_steps, solver_order)
 
     def strip(self, num_steps: Steps) -> str:
-        """One character a step: # both branches; n or t: the one that runs, N or T: the other extrapolated; . none."""
+        """One character a step: # both branches; n or t: the one that runs, N or T: the other extrapolated; . none.
+
+        A budget's steps lie as with most solvers; `in_run` gives those of one.
+        """
         other = "." if self.keep == "neither" else self.keep[0]
         guided = self.guided_steps(num_steps)
         other = other if self.order is None else other.upper()

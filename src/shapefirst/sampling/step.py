@@ -18,10 +18,10 @@ import torch
 
 from shapefirst.families import Embeddings, family_of
 from shapefirst.guidance.branches import evaluating, evaluating_some
-from shapefirst.guidance.correction import follow_corrections
 from shapefirst.guidance.follow import BOTH, Call, Follower, guided_prediction
 from shapefirst.models.faults import faults_of
 from shapefirst.policies.auto import Policy
+from shapefirst.policies.correction import follow_corrections
 from shapefirst.policies.schedule import Branch, TextSchedule
 
 __all__ = ["Evaluated", "Run", "advance", "follower_of", "model_output", "snapshot", "step_options"]
@@ -133,7 +133,7 @@ def advance(
             seen = {branch: y for (j, branch, _), y in zip(wanted, parts, strict=True) if j == i}
             completed, *_ = [follower.complete(call, seen, x_in[i]) for follower in run.followers]
             guided = guided_prediction(completed, call.guidance_scale)
-            follow_corrections(run.followers[0].policy, call, run.solver)
+            follow_corrections(run.followers[0].policy, call.step, call.num_steps, run.solver)
             with faults_of(pipe):
                 run.x = run.solver.step(guided, t, run.x, **extra, return_dict=False)[0]
             out = {branch: y for branch, y in seen.items() if len(y) == len(x_in[i])}

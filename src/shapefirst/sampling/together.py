@@ -22,11 +22,11 @@ from shapefirst.errors import ShapefirstError
 from shapefirst.families import Embeddings
 from shapefirst.families.layout import denoiser_of
 from shapefirst.guidance.blocks import is_steered
-from shapefirst.guidance.correction import is_corrected
 from shapefirst.guidance.follow import Call, Follower
 from shapefirst.guidance.stochastic import is_stochastic
 from shapefirst.guidance.timeline import calls_each, calls_of, taking_step
 from shapefirst.policies.auto import Policy, check_policy
+from shapefirst.policies.correction import is_corrected
 from shapefirst.policies.schedule import TextSchedule
 from shapefirst.sampling.loop import Latents, begin, first_latents
 from shapefirst.sampling.step import Run, advance, follower_of, snapshot, step_options
@@ -120,6 +120,6 @@ def _parted(run: Run, call: Call) -> list[list[Follower]]:
     """Its followers, those who do the same in the step that begins together."""
     ways: dict[Hashable, list[Follower]] = {}
     for follower in run.followers:
-        way = follower.key(call), is_corrected(follower.policy, call, run.solver)
+        way = follower.key(call), is_corrected(follower.policy, call.step, call.num_steps, run.solver)
         ways.setdefault(way, []).append(follower)
     return list(ways.values())

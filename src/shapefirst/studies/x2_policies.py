@@ -91,7 +91,9 @@ def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
     if not all(any(w.family == family and w.saving == CLAIMED for w in every) for family in (PAPER, FEWER, BOTH)):
         raise DoesNotApply(f"{steps} steps are too few to compare ways to save {CLAIMED:.0%}: take 10 or more.")
     full, own = TextSchedule.always(), {way: way.schedule for way in every if way.steps == steps}
-    done = evaluations_together([full, *own.values()], steps, subject.guidance_scale, subject.solver_order)
+    done = evaluations_together(
+        [full, *own.values()], steps, subject.guidance_scale, subject.solver_order, subject.pipe.scheduler
+    )
     done += sum(way.evaluations for way in every if way not in own)
     subject.meter.expect(len(prompts) * done)
     similarity = dropping.similarity_of(subject)

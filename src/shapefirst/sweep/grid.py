@@ -33,6 +33,7 @@ from shapefirst.errors import ShapefirstError, first_line
 from shapefirst.files import on_disk
 from shapefirst.models import MODELS, default_guidance_scale, sampler_info
 from shapefirst.policies.auto import Policy
+from shapefirst.policies.placement import Budget
 from shapefirst.policies.schedule import TextSchedule
 from shapefirst.policies.sharing import evaluations_together
 from shapefirst.policies.words import parse_policy, text_steps_of
@@ -133,7 +134,8 @@ class Grid:
             alike: Hashable = policy
             if isinstance(policy, TextSchedule):
                 guided = policy.guided_steps(steps)
-                alike = guided if len(guided) == steps else (guided, policy.keep, policy.order)
+                whole, is_named = len(guided) == steps, not isinstance(policy.placement, Budget)
+                alike = guided if whole else (guided, policy.keep, policy.order) if is_named else policy
             found.setdefault(alike, (word, policy))
         return dict(found.values())
 

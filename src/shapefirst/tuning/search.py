@@ -32,13 +32,13 @@ import torch
 from shapefirst.families.layout import own_size
 from shapefirst.families.noise import adds_noise
 from shapefirst.guidance.blocks import guide
-from shapefirst.guidance.correction import first_departure
 from shapefirst.guidance.follow import guided_prediction, rms
 from shapefirst.guidance.stochastic import is_stochastic
 from shapefirst.images.jobs import Job, Result, Sampling, generate
 from shapefirst.measure import l1
 from shapefirst.measure.intervals import SHARE, Interval, Range, bootstrap
 from shapefirst.models.faults import faults_of
+from shapefirst.policies.correction import first_departure
 from shapefirst.policies.schedule import TextSchedule
 from shapefirst.policies.solver import Solver
 from shapefirst.sampling.loop import Step, decode, denoise, encode, generators

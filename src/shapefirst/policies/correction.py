@@ -14,7 +14,6 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any, Final
 
-from shapefirst.guidance.follow import Call
 from shapefirst.policies.auto import Policy
 from shapefirst.policies.schedule import TextSchedule
 
@@ -24,17 +23,17 @@ __all__ = ["first_departure", "follow_corrections", "is_corrected"]
 BEFORE: Final = 4
 
 
-def is_corrected(policy: Policy, call: Call, solver: Any) -> bool:
+def is_corrected(policy: Policy, step: int, num_steps: int, solver: Any) -> bool:
     """Whether a solver takes a step as it would without the policy: all do that have no corrector."""
     if not isinstance(policy, TextSchedule) or not _parts_early(policy, solver):
         return True
-    skipped = _first_skipped(policy, call.num_steps)
-    return skipped is None or call.step < skipped - BEFORE
+    skipped = _first_skipped(policy, num_steps)
+    return skipped is None or step < skipped - BEFORE
 
 
-def follow_corrections(policy: Policy, call: Call, solver: Any) -> None:
+def follow_corrections(policy: Policy, step: int, num_steps: int, solver: Any) -> None:
     """Before a solver's step: UniPC corrects the latents that it remembers, if it remembers some."""
-    if not is_corrected(policy, call, solver):
+    if not is_corrected(policy, step, num_steps, solver):
         solver.last_sample = None
 
 
