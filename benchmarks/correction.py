@@ -18,7 +18,7 @@ from unittest.mock import patch
 
 import diffusers
 import numpy as np
-from few_steps import FIRST_SEED, pictures
+from few_steps import FIRST_SEED, kept_rows, pictures
 from rich.progress import Progress
 
 from shapefirst import load
@@ -60,7 +60,7 @@ def main() -> None:
         f"those until {correction.BEFORE} steps before the first gap (what `guide` does), none.\n\n"
     )
     head = ("spacing", "order", "steps", "budget", "saved", *WAYS, "fewer steps, all")
-    kept = rows_of(RESULT.read_text(), words) if RESULT.is_file() else {}
+    kept = kept_rows(RESULT, words, 4)
     rows = []
     with Progress() as progress:
         task = progress.add_task("settings", total=len(SETTINGS) * len(BUDGETS))
@@ -75,12 +75,6 @@ def main() -> None:
     table = [head, ("---",) * len(head), *rows]
     save_text(words + "\n".join(f"| {' | '.join(row)} |" for row in table) + "\n", RESULT)
     print(RESULT)
-
-
-def rows_of(text: str, words: str) -> dict[tuple[str, ...], list[str]]:
-    """Setting and budget -> the other cells, of a table under the same words."""
-    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
-    return {tuple(row[:4]): row[4:] for row in rows} if text.startswith(words) else {}
 
 
 def cells_of(pipe: Any, prompts: list[str], steps: int, budget: float, full: list[np.ndarray] | None) -> list[str]:

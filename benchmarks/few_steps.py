@@ -74,6 +74,13 @@ def pictures(pipe: Any, prompts: list[str], steps: int, **policy: Any) -> tuple[
     return found, rows / asked
 
 
+def kept_rows(file: Path, words: str, names: int) -> dict[tuple[str, ...], list[str]]:
+    """The first cells of each row, its name -> the others, of a table that is there under the same words."""
+    text = file.read_text() if file.is_file() else ""
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("| ")]
+    return {tuple(row[:names]): row[names:] for row in rows} if text.startswith(words) else {}
+
+
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--prompts", type=int, default=16)

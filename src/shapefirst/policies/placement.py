@@ -93,8 +93,8 @@ class Budget:
     last: int | None = None
 
     FIRST: ClassVar[float] = 0.6
-    #: How many last steps a multistep solver of order 2 or 3 needs whose steps lie evenly in the timesteps: in the last
-    #: ones log sigma falls furthest, and the difference of two predictions counts for more than in any before.
+    #: How many last steps a multistep solver of order 2 needs whose steps lie evenly in the timesteps: in the last ones
+    #: log sigma falls furthest, and the difference of two predictions counts for more than in any before.
     LAST_OF_EVEN: ClassVar[int] = 2
     LAST_OF_DEIS: ClassVar[int] = 3
     #: With a smaller share the steps before them are missed more.
@@ -115,7 +115,7 @@ class Budget:
     def with_solver(self, solver: Any, num_steps: int) -> Budget:
         """The budget where this scheduler samples, as far as was measured (`benchmarks/results/last-steps.md`)."""
         name, config = type(solver).__name__, _config(solver)
-        is_multistep = "Multistep" in name and (config.get("solver_order") or 1) > 1
+        is_multistep = "Multistep" in name and config.get("solver_order") == 2
         is_even = not any(config.get(option) for option in UNEVEN)
         adds_noise = str(config.get("algorithm_type")).startswith("sde")
         guided = math.floor(num_steps * self.share + 1e-9)
