@@ -209,13 +209,28 @@ def test_a_budget_of_other_last_steps_is_refused(last):
         Budget(0.6, last)
 
 
-@pytest.mark.parametrize("share", [0.9, 0.6])
-@pytest.mark.parametrize(("options", "is_told"), [({"use_beta_sigmas": True}, True), ({}, False)])
-def test_a_budget_with_beta_sigmas_is_too_small(share, options, is_told):
-    pytest.importorskip("scipy")
-    solver = diffusers.EulerDiscreteScheduler(**options)
-    assert Budget(share).is_too_small(50, solver) is is_told
-    assert not Budget(1).is_too_small(50, solver)
+@pytest.mark.parametrize(
+    ("kind", "options", "worth"),
+    [
+        ("EulerDiscreteScheduler", {}, 0),
+        ("EulerDiscreteScheduler", {"use_karras_sigmas": True}, 0),
+        ("EulerDiscreteScheduler", {"use_beta_sigmas": True}, 0.7),
+        ("DPMSolverMultistepScheduler", {"use_beta_sigmas": True}, 1),
+        ("DPMSolverMultistepScheduler", {"use_karras_sigmas": True}, 0.55),
+        ("DPMSolverMultistepScheduler", {"timestep_spacing": "trailing"}, 0.45),
+        ("DPMSolverMultistepScheduler", {"timestep_spacing": "leading"}, 0),
+        ("UniPCMultistepScheduler", {"timestep_spacing": "trailing"}, 0.45),
+        ("UniPCMultistepScheduler", {"use_karras_sigmas": True}, 0.55),
+        ("DEISMultistepScheduler", {"timestep_spacing": "leading"}, 0.45),
+    ],
+)
+def test_a_budget_that_fewer_steps_beat_is_told(kind, options, worth):
+    if "use_beta_sigmas" in options:
+        pytest.importorskip("scipy")
+    solver = getattr(diffusers, kind)(**options)
+    for share in (0.3, 0.5, 0.6, 0.8, 0.99, 1):
+        assert Budget(share).is_too_small(25, solver) is (share < worth)
+        assert Budget(share).is_too_small(100, solver) is (share < worth and "use_beta_sigmas" in options)
 
 
 @given(st.integers(5, 80), st.data(), st.floats(1, 3))

@@ -100,9 +100,10 @@ class Budget:
     #: With a smaller share the steps before them are missed more.
     LEAST_SHARE: ClassVar[float] = 0.4
     #: Below this share of so few steps, fewer steps came nearer to pocket's pictures with solvers of higher order.
-    WORTH: ClassVar[float] = 0.55
-    #: The same for UniPC with even steps.
-    WORTH_OF_UNIPC: ClassVar[float] = 0.45
+    WORTH: ClassVar[float] = 0.45
+    WORTH_OF_KARRAS: ClassVar[float] = 0.55
+    #: With beta sigmas in any number of steps, by solvers of order 1 and of higher order.
+    WORTH_OF_BETA: ClassVar[tuple[float, float]] = (0.7, 1.0)
     FEW: ClassVar[int] = 30
     LEAST: ClassVar[int] = 5
 
@@ -154,20 +155,21 @@ class Budget:
 
         They are for multistep solvers of order 2 and 3 that begin at full noise in any number of steps, and for DEIS;
         with Euler and DDIM, and with "leading" spacing, a budget is nearer (`benchmarks/results/few-steps.md`, and of
-        UniPC `correction.md`). With beta sigmas, close at the start and far apart at the end, fewer steps always are.
+        UniPC `correction.md`). Beta sigmas lie close at the start, where a budget leaves no step out, and far apart at
+        the end.
 
         Args:
             num_steps: N.
             solver: The scheduler.
         """
-        name, config = type(solver).__name__, _config(solver)
+        config = _config(solver)
+        is_higher = (config.get("solver_order") or 1) > 1
         if config.get("use_beta_sigmas"):
-            return self.share < 1
+            return self.share < self.WORTH_OF_BETA[is_higher]
         karras = bool(config.get("use_karras_sigmas"))
-        worth = self.WORTH_OF_UNIPC if "UniPC" in name and not karras else self.WORTH
-        if self.share >= worth or num_steps > self.FEW or (config.get("solver_order") or 1) < 2:
+        if self.share >= (self.WORTH_OF_KARRAS if karras else self.WORTH) or num_steps > self.FEW or not is_higher:
             return False
-        return karras or config.get("timestep_spacing") != "leading" or "DEIS" in name
+        return karras or config.get("timestep_spacing") != "leading" or "DEIS" in type(solver).__name__
 
     def steps(self, num_steps: int, others: int) -> frozenset[int]:
         guided = math.floor((2 * num_steps * self.share - others * num_steps) / (2 - others) + 1e-9)
