@@ -99,10 +99,11 @@ class Budget:
     LAST_OF_DEIS: ClassVar[int] = 3
     #: With a smaller share the steps before them are missed more.
     LEAST_SHARE: ClassVar[float] = 0.4
-    #: Below this share of so few steps, fewer steps came nearer to pocket's pictures with solvers of higher order.
-    WORTH: ClassVar[float] = 0.45
+    #: Shares below which fewer steps came nearer to pocket's pictures, in up to `FEW` steps and in more.
+    WORTH: ClassVar[tuple[float, float]] = (0.4, 0.25)
+    WORTH_OF_HIGHER_ORDER: ClassVar[tuple[float, float]] = (0.45, 0.35)
+    #: In any number of steps: with Karras' times and a higher order; with beta sigmas by order 1, and by a higher one.
     WORTH_OF_KARRAS: ClassVar[float] = 0.55
-    #: With beta sigmas in any number of steps, by solvers of order 1 and of higher order.
     WORTH_OF_BETA: ClassVar[tuple[float, float]] = (0.7, 1.0)
     FEW: ClassVar[int] = 30
     LEAST: ClassVar[int] = 5
@@ -153,23 +154,24 @@ class Budget:
     def is_too_small(self, num_steps: int, solver: Any) -> bool:
         """Whether fewer steps of the same sampler are the better way to save as much.
 
-        They are for multistep solvers of order 2 and 3 that begin at full noise in any number of steps, and for DEIS;
-        with Euler and DDIM, and with "leading" spacing, a budget is nearer (`benchmarks/results/few-steps.md`, and of
-        UniPC `correction.md`). Beta sigmas lie close at the start, where a budget leaves no step out, and far apart at
-        the end.
+        They are below a share that depends on how its steps lie and on its order (`benchmarks/results/few-steps.md`,
+        `few-steps-50.md`, and of UniPC `correction.md`). With "leading" spacing fewer steps begin later, and are
+        further off. Beta sigmas lie close at the start, where a budget leaves no step out, and far apart at the end.
 
         Args:
             num_steps: N.
             solver: The scheduler.
         """
         config = _config(solver)
-        is_higher = (config.get("solver_order") or 1) > 1
+        is_higher, are_many = (config.get("solver_order") or 1) > 1, num_steps > self.FEW
         if config.get("use_beta_sigmas"):
             return self.share < self.WORTH_OF_BETA[is_higher]
-        karras = bool(config.get("use_karras_sigmas"))
-        if self.share >= (self.WORTH_OF_KARRAS if karras else self.WORTH) or num_steps > self.FEW or not is_higher:
-            return False
-        return karras or config.get("timestep_spacing") != "leading" or "DEIS" in type(solver).__name__
+        if not is_higher:
+            return self.share < self.WORTH[are_many]
+        if config.get("use_karras_sigmas"):
+            return self.share < self.WORTH_OF_KARRAS
+        begins_later = config.get("timestep_spacing") == "leading" and "DEIS" not in type(solver).__name__
+        return self.share < self.WORTH_OF_HIGHER_ORDER[are_many or begins_later]
 
     def steps(self, num_steps: int, others: int) -> frozenset[int]:
         guided = math.floor((2 * num_steps * self.share - others * num_steps) / (2 - others) + 1e-9)
