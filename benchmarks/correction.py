@@ -11,20 +11,14 @@ that are there of as many prompts are kept.
 from __future__ import annotations
 
 import argparse
-import copy
-from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import diffusers
 import numpy as np
-from few_steps import FIRST_SEED, kept_rows, pictures
+from few_steps import FIRST_SEED, RESULTS, distance, kept_rows, pictures, pocket, save_table
 from rich.progress import Progress
 
-from shapefirst import load
-from shapefirst.files import save_text
-from shapefirst.measure import l1
-from shapefirst.measure.intervals import SHARE, bootstrap
 from shapefirst.models import default_guidance_scale
 from shapefirst.models.machine import hardware
 from shapefirst.policies import correction
@@ -42,15 +36,14 @@ SETTINGS = (
 BUDGETS = (0.75, 0.6, 0.5, 0.4)
 #: How many steps before the first gap stop to be corrected.
 WAYS = {"all": -1000, "until the first gap": correction.BEFORE, "none": 1000}
-RESULT = Path(__file__).parent / "results" / "correction.md"
+RESULT = RESULTS / "correction.md"
 
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--prompts", type=int, default=32)
     given = arguments.parse_args()
-    pipe, prompts = copy.copy(load("pocket", dtype="float32")), mixed(given.prompts, FIRST_SEED)
-    pipe.set_progress_bar_config(disable=True)
+    pipe, prompts = pocket(), mixed(given.prompts, FIRST_SEED)
     config = pipe.scheduler.config
     words = (
         "# UniPC's corrector where steps are skipped\n\nWritten by `python benchmarks/correction.py`. pocket, w = "
@@ -72,9 +65,7 @@ def main() -> None:
             for budget, name in names.items():
                 rows.append((*name, *(kept.get(name) or cells_of(pipe, prompts, steps, budget, full))))
                 progress.advance(task)
-    table = [head, ("---",) * len(head), *rows]
-    save_text(words + "\n".join(f"| {' | '.join(row)} |" for row in table) + "\n", RESULT)
-    print(RESULT)
+    save_table(words, head, rows, RESULT)
 
 
 def cells_of(pipe: Any, prompts: list[str], steps: int, budget: float, full: list[np.ndarray] | None) -> list[str]:
@@ -86,8 +77,7 @@ def cells_of(pipe: Any, prompts: list[str], steps: int, budget: float, full: lis
             mine, spent = pictures(pipe, prompts, steps, budget=budget)
         found.append(mine)
     fewer, _ = pictures(pipe, prompts, int(budget * steps), budget=1.0)
-    errors = [[l1(a, b) for a, b in zip(images, full, strict=True)] for images in (*found, fewer)]
-    return [f"{1 - spent:.0%}", *(f"{bootstrap(e, within=SHARE):.4f}, {np.median(e):.4f}" for e in errors)]
+    return [f"{1 - spent:.0%}", *(distance(images, full) for images in (*found, fewer))]
 
 
 if __name__ == "__main__":

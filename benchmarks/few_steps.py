@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import copy
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,26 @@ def pictures(pipe: Any, prompts: list[str], steps: int, **policy: Any) -> tuple[
     return found, rows / asked
 
 
+def pocket() -> Any:
+    """The model in float32, without a progress bar of its own."""
+    pipe = copy.copy(load("pocket", dtype="float32"))
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def distance(images: list[np.ndarray], full: list[np.ndarray]) -> str:
+    """Mean L1 with its interval, and the median."""
+    errors = [l1(image, reference) for image, reference in zip(images, full, strict=True)]
+    return f"{bootstrap(errors, within=SHARE):.4f}, {np.median(errors):.4f}"
+
+
+def save_table(words: str, head: Sequence[str], rows: Sequence[Sequence[str]], file: Path) -> None:
+    """The words, and the rows under their head."""
+    table = [head, ("---",) * len(head), *rows]
+    save_text(words + "\n".join(f"| {' | '.join(row)} |" for row in table) + "\n", file)
+    print(file)
+
+
 def kept_rows(file: Path, words: str, names: int) -> dict[tuple[str, ...], list[str]]:
     """The first cells of each row, its name -> the others, of a table that is there under the same words."""
     text = file.read_text() if file.is_file() else ""
@@ -87,8 +108,7 @@ def main() -> None:
     arguments.add_argument("--steps", type=int, default=STEPS)
     arguments.add_argument("--only", default="", help="a regular expression: samplers whose names match")
     given = arguments.parse_args()
-    pipe, prompts, steps = copy.copy(load("pocket", dtype="float32")), mixed(given.prompts, FIRST_SEED), given.steps
-    pipe.set_progress_bar_config(disable=True)
+    pipe, prompts, steps = pocket(), mixed(given.prompts, FIRST_SEED), given.steps
     config = pipe.scheduler.config
     rows = []
     usual = steps == STEPS
@@ -96,30 +116,23 @@ def main() -> None:
     for name, (kind, options) in track(those, "samplers"):
         pipe.scheduler = getattr(diffusers, kind).from_config(config, **options)
         full, _ = pictures(pipe, prompts, steps, budget=1.0)
-
-        def distance(images: list[np.ndarray], full: list[np.ndarray] = full) -> str:
-            errors = [l1(image, reference) for image, reference in zip(images, full, strict=True)]
-            return f"{bootstrap(errors, within=SHARE):.4f}, {np.median(errors):.4f}"
-
         for budget in BUDGETS if usual else SMALLER:
             mine, spent = pictures(pipe, prompts, steps, budget=budget)
             fewer = int(budget * steps)
             rival, _ = pictures(pipe, prompts, fewer, budget=1.0)
-            rows.append((name, f"budget={budget:g}", f"{1 - spent:.0%}", distance(mine), f"{fewer}", distance(rival)))
+            ends = distance(mine, full), f"{fewer}", distance(rival, full)
+            rows.append((name, f"budget={budget:g}", f"{1 - spent:.0%}", *ends))
         for tol in TOLERANCES if usual else ():
             mine, spent = pictures(pipe, prompts, steps, tol=tol)
-            rows.append((name, f"tol={tol:g}", f"{1 - spent:.0%}", distance(mine), "", ""))
+            rows.append((name, f"tol={tol:g}", f"{1 - spent:.0%}", distance(mine, full), "", ""))
     head = ("sampler", "policy", "saved", "mean L1, median", "fewer steps", "theirs: mean L1, median")
-    table = [head, ("---",) * len(head), *rows]
     words = (
         "# A budget against fewer steps, by the sampler\n\nWritten by `python benchmarks/few_steps.py`. pocket, "
         f"{steps} steps, w = {default_guidance_scale('pocket'):g},\nn = {len(prompts)} prompts, image i of seed "
         f"{FIRST_SEED} + i, {hardware()}. L1 in [0, 1] to\nthe fully guided run of {steps} steps of the same sampler, "
         "with 95% bootstrap intervals over prompts, and the median.\n\n"
     )
-    result = RESULTS / ("few-steps.md" if usual else f"few-steps-{steps}.md")
-    save_text(words + "\n".join(f"| {' | '.join(row)} |" for row in table) + "\n", result)
-    print(result)
+    save_table(words, head, rows, RESULTS / ("few-steps.md" if usual else f"few-steps-{steps}.md"))
 
 
 if __name__ == "__main__":

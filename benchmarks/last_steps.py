@@ -10,21 +10,15 @@ result is written to ``benchmarks/results/last-steps.md``; rows that are there o
 from __future__ import annotations
 
 import argparse
-import copy
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import diffusers
 import numpy as np
-from few_steps import DPM, FIRST_SEED, kept_rows, pictures
+from few_steps import DPM, FIRST_SEED, RESULTS, distance, kept_rows, pictures, pocket, save_table
 from rich.progress import track
 
-from shapefirst import load
-from shapefirst.files import save_text
-from shapefirst.measure import l1
-from shapefirst.measure.intervals import SHARE, bootstrap
 from shapefirst.models import default_guidance_scale
 from shapefirst.models.machine import hardware
 from shapefirst.policies.placement import Budget
@@ -50,15 +44,14 @@ SETTINGS: tuple[tuple[str, str, dict[str, Any], int], ...] = (
 )
 BUDGETS = (0.75, 0.6, 0.5)
 LASTS = (1, 2, 3, 4)
-RESULT = Path(__file__).parent / "results" / "last-steps.md"
+RESULT = RESULTS / "last-steps.md"
 
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--prompts", type=int, default=32)
     given = arguments.parse_args()
-    pipe, prompts = copy.copy(load("pocket", dtype="float32")), mixed(given.prompts, FIRST_SEED)
-    pipe.set_progress_bar_config(disable=True)
+    pipe, prompts = pocket(), mixed(given.prompts, FIRST_SEED)
     config = pipe.scheduler.config
     words = (
         "# The last steps of a budget\n\nWritten by `python benchmarks/last_steps.py`. pocket, w = "
@@ -76,9 +69,7 @@ def main() -> None:
             cells = kept[known][: len(LASTS)] if full is None else cells_of(pipe, prompts, steps, share, full)
             rows.append((*known, *cells, str(chosen)))
     head = ("sampler", "steps", "budget", *(f"last {last}" for last in LASTS), "`guide`")
-    table = [head, ("---",) * len(head), *rows]
-    save_text(words + "\n".join(f"| {' | '.join(row)} |" for row in table) + "\n", RESULT)
-    print(RESULT)
+    save_table(words, head, rows, RESULT)
 
 
 def cells_of(pipe: Any, prompts: list[str], steps: int, share: float, full: list[np.ndarray]) -> list[str]:
@@ -91,8 +82,7 @@ def cells_of(pipe: Any, prompts: list[str], steps: int, share: float, full: list
 
         with patch.object(Budget, "with_solver", with_last):
             mine, _ = pictures(pipe, prompts, steps, budget=share)
-        errors = [l1(a, b) for a, b in zip(mine, full, strict=True)]
-        cells.append(f"{bootstrap(errors, within=SHARE):.4f}, {np.median(errors):.4f}")
+        cells.append(distance(mine, full))
     return cells
 
 

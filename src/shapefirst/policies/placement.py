@@ -120,7 +120,7 @@ class Budget:
         is_multistep = "Multistep" in name and config.get("solver_order") == 2
         is_even = not any(config.get(option) for option in UNEVEN)
         adds_noise = str(config.get("algorithm_type")).startswith("sde")
-        guided = math.floor(num_steps * self.share + 1e-9)
+        guided = self._paid_for(num_steps, 0)
         few = guided < self.LEAST_SHARE * num_steps - 1e-9
         if self.last is not None or not is_multistep or not is_even or adds_noise or few:
             return self
@@ -174,7 +174,7 @@ class Budget:
         return self.share < self.WORTH_OF_HIGHER_ORDER[are_many or begins_later]
 
     def steps(self, num_steps: int, others: int) -> frozenset[int]:
-        guided = math.floor((2 * num_steps * self.share - others * num_steps) / (2 - others) + 1e-9)
+        guided = self._paid_for(num_steps, others)
         least = min(self.LEAST, num_steps)
         if guided < least:
             if least == num_steps:
@@ -188,6 +188,10 @@ class Budget:
                 f"extrapolate from: give {math.ceil(100 * smallest) / 100:g} or more."
             )
         return early(num_steps, guided, self.FIRST, self.last or 1)
+
+    def _paid_for(self, num_steps: int, others: int) -> int:
+        """How many guided steps; see `steps`."""
+        return math.floor((2 * num_steps * self.share - others * num_steps) / (2 - others) + 1e-9)
 
 
 def _config(solver: Any) -> Mapping[str, Any]:
