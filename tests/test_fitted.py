@@ -199,6 +199,9 @@ def test_a_block_samples_with_the_solver_and_its_steps_and_gives_the_own_one_bac
             pipe(PROMPTS[:1], num_inference_steps=9, **wanted)
         with pytest.raises(ShapefirstError, match="leave out timesteps="):
             pipe(PROMPTS[:1], timesteps=[3, 2, 1], **wanted)
+        with pytest.raises(ShapefirstError, match=r"DPMSolverMultistepScheduler adds no noise .* leave out eta=0.5"):
+            pipe(PROMPTS[:1], eta=0.5, **wanted)
+        pipe(PROMPTS[:1], eta=0.0, **wanted)
     np.testing.assert_array_equal(mine, theirs)
     np.testing.assert_array_equal(same, theirs)
     assert inner.rows == 4

@@ -18,6 +18,7 @@ from weakref import WeakKeyDictionary
 import diffusers
 
 from shapefirst.errors import ShapefirstError, UnsupportedPipelineError, first_line
+from shapefirst.families.noise import adds_noise
 from shapefirst.guidance.fitted import FittedScheduler
 from shapefirst.policies.auto import Policy
 from shapefirst.policies.solver import Solver
@@ -140,6 +141,7 @@ def _solved(pipeline_class: Any) -> Any:
         times = [name for name in _TIMES if given.get(name) is not None]
         if policy.solver is not None:
             _check_steps(policy, given.get("num_inference_steps"), times)
+        _check_noise(_BLOCKS[self][0]._own, self.scheduler, given.get("eta"))
         if takes_steps and policy.num_steps is not None and not times and given.get("num_inference_steps") is None:
             kwargs["num_inference_steps"] = policy.num_steps
         if takes_scale and policy.guidance_scale is not None:
@@ -169,4 +171,13 @@ def _check_steps(policy: Policy, steps: int | None, times: Sequence[str]) -> Non
         raise ShapefirstError(
             f"The policy samples in {policy.num_steps} steps, not {steps}: give "
             f"num_inference_steps={policy.num_steps}, or leave it out."
+        )
+
+
+def _check_noise(own: Any, solver: Any, eta: float | None) -> None:
+    """Raise ShapefirstError where a call asks for noise that the own scheduler adds and the solver does not."""
+    if eta and adds_noise(own, eta) and not adds_noise(solver, eta):
+        raise ShapefirstError(
+            f"The policy's {type(solver).__name__} adds no noise in its steps: leave out eta={eta:g}, or take a policy "
+            "of steps, such as budget=0.75."
         )
