@@ -164,7 +164,7 @@ def finalists(every: Sequence[Method], setting: str, folder: Path, screen: int) 
     for method in others:
         theirs, evaluations = stored_of(folder / f"{method.name}.npz")
         if not method.is_ours and compares(evaluations, setting, full):
-            far = [max(l1(a, b), LEAST_L1) for a, b in zip(theirs[:screen], images[:screen], strict=True)]
+            far = [max(l1(a, b), LEAST_L1) for a, b in zip(theirs[:screen], images, strict=False)]
             rivals[method] = evaluations, statistics.fmean(far), statistics.geometric_mean(far)
 
     def is_beaten(evaluations: float, mean: float, typical: float) -> bool:

@@ -31,6 +31,7 @@ from shapefirst.tuning.fitting import (
     _between,
     _combined,
     _local_errors,
+    _signal,
     best_times,
     fitted_solver,
     followed_runs,
@@ -91,20 +92,20 @@ def recorded(pipe, steps: int, images: int = 2) -> FollowedRuns:
 
 
 @pytest.mark.parametrize(
-    ("kind", "sampler"),
+    ("kind", "sampler", "by_signal"),
     [
-        ("sd-epsilon", "ddim"),
-        ("sd-v", "dpm-solver"),
-        ("sd-epsilon", "euler"),
-        ("pixart", "ddim"),
-        ("sdxl", "dpm-solver"),
+        ("sd-epsilon", "ddim", False),
+        ("sd-v", "dpm-solver", False),
+        ("sd-epsilon", "euler", True),
+        ("pixart", "ddim", True),
+        ("sdxl", "dpm-solver", False),
     ],
 )
-def test_fitted_to_every_step_of_a_solver_it_is_that_solver(make_pipe, kind, sampler):
+def test_fitted_to_every_step_of_a_solver_it_is_that_solver(make_pipe, kind, sampler, by_signal):
     """One that needs no more than three clean latents: pictures of a seed that had no say are its own."""
     pipe = make_pipe(kind, sampler)
     runs = recorded(pipe, 6)
-    solver, last = fitted_solver(pipe, runs, range(6), batch_size=2)
+    solver, last = fitted_solver(pipe, runs, range(6), by_signal=by_signal, batch_size=2)
     torch.testing.assert_close(last, runs.latents[-1], atol=2e-3, rtol=0)
     policy = TextSchedule.solved(Solver.like(solver), 6)
 
@@ -150,10 +151,40 @@ def test_half_of_the_steps_come_nearer_than_half_as_many(make_pipe):
     """The reason for fitting, on prompts that the fit has seen."""
     pipe = make_pipe("sd-epsilon", "ddim")
     runs = recorded(pipe, 12)
-    _, fitted = fitted_solver(pipe, runs, best_times(runs, 6), batch_size=1)
+    _, fitted = fitted_solver(pipe, runs, best_times(runs, 6), by_signal=False, batch_size=1)
     fewer = recorded(pipe, 6).latents[-1]
     goal = runs.latents[-1]
     assert (fitted - goal).abs().mean() < 0.7 * (fewer - goal).abs().mean()
+
+
+def test_each_weighting_has_the_least_of_the_error_that_counts_by_it(make_pipe):
+    """Of one step: rms over images, plain, and with each frequency by the power of its signal."""
+    pipe = make_pipe("sd-epsilon", "ddim")
+    runs = recorded(pipe, 8)
+    goal = runs.latents[-1]
+    power = torch.fft.fft2(goal.double()).abs().square().mean(0)
+    fy, fx = (torch.fft.fftfreq(n, dtype=torch.float64) * n for n in goal.shape[-2:])
+    ring = (torch.hypot(fy[:, None], fx[None]) + 0.5).floor().long()
+    for r in ring.unique():
+        power[:, ring == r] = power[:, ring == r].mean(1, keepdim=True)
+
+    def errors(by_signal: bool) -> tuple[float, float]:
+        _, last = fitted_solver(pipe, runs, [0], by_signal=by_signal, batch_size=2)
+        modes = torch.fft.fft2((last - goal).double()).abs().square()
+        return tuple(float((modes * weight).flatten(1).sum(1).sqrt().sum()) for weight in (1.0, power))
+
+    plain, by_signal = errors(by_signal=False), errors(by_signal=True)
+    assert plain[0] < by_signal[0]
+    assert by_signal[1] < plain[1]
+
+
+def test_signal_is_that_of_a_picture_s_frequencies():
+    noise = torch.randn(256, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(_signal(2 * noise).float(), torch.full((3, 16, 16), 2.0), atol=0.15, rtol=0)
+    flat = _signal(torch.ones(2, 1, 5, 8, 8))
+    assert flat[0, 0, 0, 0] == pytest.approx(8)
+    assert flat.flatten(2)[..., 1:].abs().max() < 1e-6
+    assert _signal(torch.ones(2, 64, 16)) is None
 
 
 def test_times_are_the_best_path_among_all(make_pipe):

@@ -33,6 +33,7 @@ from shapefirst.policies.words import describe
 from shapefirst.sampling.loop import decode, denoise, generators
 from shapefirst.tuning import goals, runner, search
 from shapefirst.tuning.candidates import Candidate, Costs, Found, candidates, choose, shortlist
+from shapefirst.tuning.fitting import MOST_TRIES
 from shapefirst.tuning.kept import UnfinishedSearch
 from shapefirst.tuning.search import SEED, BatchRecord, Tuner
 
@@ -501,6 +502,27 @@ def test_a_fitted_solver_is_found_again_by_a_search_that_goes_on(tuner, tmp_path
     assert again.fitted(5, len(distances)) == (found, distances)
     assert again.fitted(6, len(distances)) is None
     assert again.fitted(5, len(distances) + 1) is None
+
+
+@pytest.mark.parametrize("goal", ["keep", "best"])
+def test_the_nearest_of_all_times_is_taken_by_the_weighting_of_the_goal(make_pipe, monkeypatch, goal):
+    """And ticks are as many as `search_cost` counts."""
+    monkeypatch.setattr(goals, "CONVERGED_STEPS", 20)
+    tuner = Tuner(make_pipe(), Sampling(W, N), PROMPTS, batch_size=1, goal=goal)
+    recorded(tuner, [])
+    fitted, made, ticks = search.fitted_solver, [], []
+
+    def noting(pipe, runs, times, *, by_signal, **how):
+        assert by_signal is (goal == "best")
+        scheduler, x = fitted(pipe, runs, times, by_signal=by_signal, **how)
+        made.append(scheduler.config.weights)
+        return scheduler, x
+
+    monkeypatch.setattr(search, "fitted_solver", noting)
+    found, distances = tuner.fit(6, lambda: ticks.append(1))
+    assert found.schedule.solver.entries["weights"] in made
+    assert len(ticks) == 6 * MOST_TRIES
+    assert tuner.run(found, nothing) == pytest.approx(distances, abs=1e-3)
 
 
 def test_no_solver_is_fitted_where_noise_is_added_or_a_step_has_two_calls(make_pipe):

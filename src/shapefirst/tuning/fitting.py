@@ -14,7 +14,8 @@ and the sum of these is least along the path that dynamic programming finds, as 
 Weights. The solver takes its steps on the calibration prompts, from its own latents: of each one the weights are those
 that bring the latents nearest to the trajectory, before the next one is taken. Nearest is the least sum over images of
 the rms distance (least squares, reweighted by what is left of each image: Weiszfeld 1937): by its square, few images
-that have gone astray would rule the weights of all.
+that have gone astray would rule the weights of all. On the way to the converged picture an error counts by the power
+that clean latents have at its frequency, for the model takes it for signal, and paints it, where signal is strong.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from shapefirst.families.layout import denoiser_of
 from shapefirst.families.noise import LEAST_ALPHA, clean, scales_along
 from shapefirst.guidance.fitted import FittedScheduler
 from shapefirst.guidance.follow import guided_prediction
+from shapefirst.measure.spectrum import energies, modes, radial_bands
 from shapefirst.models.catalogue import is_flow
 from shapefirst.policies.placement import Budget, early
 from shapefirst.policies.schedule import Branch
@@ -226,7 +228,13 @@ def _local_errors(recorded: FollowedRuns) -> np.ndarray:
 
 @torch.no_grad()
 def fitted_solver(
-    pipe: Any, recorded: FollowedRuns, times: Sequence[int], *, batch_size: int, tick: Callable[[], None] = lambda: None
+    pipe: Any,
+    recorded: FollowedRuns,
+    times: Sequence[int],
+    *,
+    by_signal: bool,
+    batch_size: int,
+    tick: Callable[[], None] = lambda: None,
 ) -> tuple[FittedScheduler, Tensor]:
     """The solver through these of the recorded times, and where it takes the calibration's images: (B, C, H, W).
 
@@ -234,10 +242,12 @@ def fitted_solver(
         pipe: The pipeline.
         recorded: What is to be followed.
         times: Positions among the recorded ones, from 0 on.
+        by_signal: Errors count by the power of clean latents at their frequency, and not all alike.
         batch_size: Images in a call of the denoiser.
         tick: Called after every step.
     """
     x = recorded.latents[0]
+    heard = _signal(recorded.latents[-1]) if by_signal else None
     past: list[Tensor] = []
     of_latents, weights = [], []
     for place, n in enumerate(times):
@@ -246,7 +256,7 @@ def fitted_solver(
         past = [p * x + q * _guided(pipe, recorded, x, n, batch_size), *past][:HISTORY]
         target = recorded.latents[-1 if ends else times[place + 1]]
         after = (1.0, 0.0) if ends else recorded.scales[times[place + 1]]
-        own, row = _weights(recorded, x, past, target, n, after)
+        own, row = _weights(recorded, x, past, target, n, after, heard)
         of_latents.append(own)
         weights.append(row)
         x = own * x + sum(w * d for w, d in zip(row, past, strict=True))
@@ -264,17 +274,36 @@ def fitted_solver(
     return scheduler, x
 
 
+def _signal(final: Tensor) -> Tensor | None:
+    """(C, ..., H, W): the rms of clean latents at the frequencies of each channel, or None of those without a place."""
+    if final.ndim < 4:  # tokens
+        return None
+    bands = radial_bands(*final.shape[-2:])
+    return (energies(final, bands).mean(0) / modes(bands)).sqrt()[..., bands]
+
+
 def _weights(
-    recorded: FollowedRuns, x: Tensor, past: Sequence[Tensor], target: Tensor, step: int, after: tuple[float, float]
+    recorded: FollowedRuns,
+    x: Tensor,
+    past: Sequence[Tensor],
+    target: Tensor,
+    step: int,
+    after: tuple[float, float],
+    heard: Tensor | None,
 ) -> tuple[float, list[float]]:
-    """l and w of one step: DDIM's, and what is added to bring x to the target."""
+    """l and w of one step: DDIM's, and what is added to bring x to the target, each frequency as loud as it counts."""
+
+    def as_heard(value: Tensor) -> Tensor:
+        value = value if heard is None else torch.fft.ifft2(torch.fft.fft2(value) * heard).real
+        return value.flatten(1).double()
+
     (a, s), (a_next, s_next) = recorded.scales[step], after
     along = 1.0 if recorded.flow else a
     slope = recorded.slopes(x, past[0], step)
     features = [slope, past[0], *(d - e for d, e in pairwise(past))]
     noise = (x - a * past[0]) / s
-    rest = (target - (a_next * past[0] + s_next * noise)).flatten(1).double()
-    of_slope, of_latest, *of_changes = _combined(torch.stack([f.flatten(1).double() for f in features]), rest)
+    rest = as_heard(target - (a_next * past[0] + s_next * noise))
+    of_slope, of_latest, *of_changes = _combined(torch.stack([as_heard(f) for f in features]), rest)
     row = [0.0] * len(past)
     row[0] = a_next - s_next * a / s - of_slope * along / s + of_latest
     for j, weight in enumerate(of_changes):

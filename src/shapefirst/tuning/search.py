@@ -177,9 +177,12 @@ class Tuner:
                 self._trajectories[batch] = followed_runs(followed, self.sampling.guidance_scale)
         recorded = FollowedRuns.joined([self._trajectories[batch] for batch in range(self.batches)])
         best: tuple[float, list[float], Any] | None = None
-        tries = times_to_try(recorded, steps, keep=self.goal == "keep")
+        keep = self.goal == "keep"
+        tries = times_to_try(recorded, steps, keep=keep)
         for times in tries:
-            scheduler, x = fitted_solver(self.pipe, recorded, times, batch_size=self.batch_size, tick=tick)
+            scheduler, x = fitted_solver(
+                self.pipe, recorded, times, by_signal=not keep, batch_size=self.batch_size, tick=tick
+            )
             batches = x.to(self.pipe._execution_device, recorded.prompts.text.dtype).split(self.batch_size)
             distances = [one for batch, latents in enumerate(batches) for one in self._distances(batch, latents)]
             if best is None or statistics.fmean(distances) < best[0]:
