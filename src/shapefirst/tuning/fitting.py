@@ -41,6 +41,7 @@ from shapefirst.policies.placement import Budget, early
 from shapefirst.policies.schedule import Branch
 from shapefirst.sampling.loop import Step
 from shapefirst.sampling.step import model_output
+from shapefirst.training.noise import coloured
 
 __all__ = ["MOST_TRIES", "FollowedRuns", "best_times", "fitted_solver", "followed_runs", "times_to_try"]
 
@@ -247,7 +248,7 @@ def fitted_solver(
         tick: Called after every step.
     """
     x = recorded.latents[0]
-    heard = _signal(recorded.latents[-1]) if by_signal else None
+    signal = _signal(recorded.latents[-1]) if by_signal else None
     past: list[Tensor] = []
     of_latents, weights = [], []
     for place, n in enumerate(times):
@@ -256,7 +257,8 @@ def fitted_solver(
         past = [p * x + q * _guided(pipe, recorded, x, n, batch_size), *past][:HISTORY]
         target = recorded.latents[-1 if ends else times[place + 1]]
         after = (1.0, 0.0) if ends else recorded.scales[times[place + 1]]
-        own, row = _weights(recorded, x, past, target, n, after, heard)
+        heard, *heard_past, goal = (coloured(value, signal) for value in (x, *past, target))
+        own, row = _weights(recorded, heard, heard_past, goal, n, after)
         of_latents.append(own)
         weights.append(row)
         x = own * x + sum(w * d for w, d in zip(row, past, strict=True))
@@ -283,27 +285,16 @@ def _signal(final: Tensor) -> Tensor | None:
 
 
 def _weights(
-    recorded: FollowedRuns,
-    x: Tensor,
-    past: Sequence[Tensor],
-    target: Tensor,
-    step: int,
-    after: tuple[float, float],
-    heard: Tensor | None,
+    recorded: FollowedRuns, x: Tensor, past: Sequence[Tensor], target: Tensor, step: int, after: tuple[float, float]
 ) -> tuple[float, list[float]]:
-    """l and w of one step: DDIM's, and what is added to bring x to the target, each frequency as loud as it counts."""
-
-    def as_heard(value: Tensor) -> Tensor:
-        value = value if heard is None else torch.fft.ifft2(torch.fft.fft2(value) * heard).real
-        return value.flatten(1).double()
-
+    """l and w of one step: DDIM's, and what is added to bring x to the target."""
     (a, s), (a_next, s_next) = recorded.scales[step], after
     along = 1.0 if recorded.flow else a
     slope = recorded.slopes(x, past[0], step)
     features = [slope, past[0], *(d - e for d, e in pairwise(past))]
     noise = (x - a * past[0]) / s
-    rest = as_heard(target - (a_next * past[0] + s_next * noise))
-    of_slope, of_latest, *of_changes = _combined(torch.stack([as_heard(f) for f in features]), rest)
+    rest = (target - (a_next * past[0] + s_next * noise)).flatten(1).double()
+    of_slope, of_latest, *of_changes = _combined(torch.stack([f.flatten(1).double() for f in features]), rest)
     row = [0.0] * len(past)
     row[0] = a_next - s_next * a / s - of_slope * along / s + of_latest
     for j, weight in enumerate(of_changes):
