@@ -88,7 +88,8 @@ def fitted(pipe: Any, goal: str, num_steps: int, steps: int, out: Path) -> Itera
         for batch in range(tuner.batches):
             tuner.record(batch, [], lambda: None)
         for number in fits(num_steps) if goal == "keep" else BEST_STEPS:
-            schedule = tuner.fit(number, lambda: None)[0].schedule
+            fit = tuner.fit(number, lambda: None)
+            schedule = (tuner.refine(*fit) if tuner.can_refine(number) else fit)[0].schedule
             assert schedule.solver is not None
             save_text(schedule.solver.configuration, out / f"solver-{number}.json")
     with guide(pipe, TextSchedule.solved(Solver("FittedScheduler", file.read_text()), steps)):

@@ -25,18 +25,8 @@ from shapefirst.guidance.fitted import FittedScheduler
 from shapefirst.guidance.solving import check_solver, scheduler_for
 from shapefirst.policies.solver import Solver
 from shapefirst.sampling.loop import decode, denoise, generators
-from shapefirst.tuning.fitting import (
-    MOST_TRIES,
-    FollowedRuns,
-    _between,
-    _combined,
-    _local_errors,
-    _signal,
-    best_times,
-    fitted_solver,
-    followed_runs,
-    times_to_try,
-)
+from shapefirst.tuning.fitting import FollowedRuns, _combined, _signal, fitted_solver, followed_runs
+from shapefirst.tuning.times import MOST_TRIES, _between, _local_errors, best_times, times_to_try
 
 W = 3.0
 

@@ -33,9 +33,9 @@ from shapefirst.policies.words import describe
 from shapefirst.sampling.loop import decode, denoise, generators
 from shapefirst.tuning import goals, runner, search
 from shapefirst.tuning.candidates import Candidate, Costs, Found, candidates, choose, shortlist
-from shapefirst.tuning.fitting import MOST_TRIES
 from shapefirst.tuning.kept import UnfinishedSearch
 from shapefirst.tuning.search import SEED, BatchRecord, Tuner
+from shapefirst.tuning.times import MOST_TRIES
 
 N, W = 12, 3.0
 

@@ -102,8 +102,7 @@ def tune(
     from shapefirst.models import default_guidance_scale, usual_sampler
 
     scale = default_guidance_scale(model) if guidance_scale is None else guidance_scale
-    given = "0.4" if save_time is None and max_l1 is None and evaluations is None else save_time
-    saving = None if given is None else share_in(given, "--save-time", "--save-time {}")
+    saving = _saving(save_time, other=max_l1 is not None or evaluations is not None)
     _check(goal, sampler, steps, negative_prompt, scale)
     machine.check()
     chosen_by, checked_on = _halves(prompts, calibration_prompts)
@@ -113,11 +112,12 @@ def tune(
             from shapefirst.checks import check_steps
             from shapefirst.images.jobs import Sampling
             from shapefirst.policies.file import write_policy
-            from shapefirst.tuning.candidates import check_choice, choose
+            from shapefirst.tuning.candidates import choice_by
+            from shapefirst.tuning.held_out import held_out, held_out_cost
             from shapefirst.tuning.kept import unfinished_search
             from shapefirst.tuning.runner import search_cost, try_policies, tuned_policy
-            from shapefirst.tuning.search import Tuner, held_out, held_out_cost
-        check_choice(saving, max_l1, evaluations, goal)
+            from shapefirst.tuning.search import Tuner
+        choice = choice_by(saving, max_l1, evaluations, goal)
         sampler = sampler or usual_sampler(obtained(model, machine.dtype, machine.device))
         pipe = machine.load(model, sampler)
         check_steps(steps, pipe.scheduler)
@@ -128,8 +128,8 @@ def tune(
             terminal.note(f"going on where it was interrupted, with {len(kept.runs)} policies already tried.")
         cost = _told(search_cost(tuner), held_out_cost(tuner, len(checked_on)), steps, len(chosen_by))
         with terminal.counting(f"Trying policies on {len(chosen_by)} prompts", total=cost) as tick:
-            found = try_policies(tuner, kept, tick)
-        chosen = choose(found, saving, max_l1, evaluations)
+            found = try_policies(tuner, kept, choice, tick)
+        chosen = choice(found)
         _print_front(found, chosen, ends=max_l1 is not None)
         with terminal.progress(f"Checking the choice on {len(checked_on)} other prompts", total=1) as report:
             measured = held_out(tuner, chosen.candidate, checked_on, report)
@@ -138,6 +138,13 @@ def tune(
         kept.forget()
     used = f"--model {model}{f' --sampler {sampler}' * (goal == 'keep')} {machine.words}".rstrip()
     _print_choice(chosen, measured, checked_on, out, used)
+
+
+def _saving(given: str | None, *, other: bool) -> float | None:
+    """The share of the time to save, if that is what is asked for, or nothing `other` is."""
+    if given is None and other:
+        return None
+    return share_in("0.4" if given is None else given, "--save-time", "--save-time {}")
 
 
 def _check(goal: str, sampler: str | None, steps: int, negative_prompt: str | None, scale: float) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from shapefirst.checks import Steps
@@ -15,7 +16,7 @@ from shapefirst.policies.schedule import Kept, TextSchedule
 from shapefirst.signatures import Positive, guarded
 from shapefirst.tuning.goals import CONVERGED_STEPS, FEWEST
 
-__all__ = ["Candidate", "Costs", "Found", "candidates", "check_choice", "choose", "shortlist"]
+__all__ = ["Candidate", "Costs", "Found", "candidates", "check_choice", "choice_by", "choose", "shortlist"]
 
 SAVINGS: Final = (0.25, 0.33, 0.4, 0.5, 0.6, 0.7)  # of the evaluations: where the front is looked for
 PAPERS: Final = (0.25, 0.4)  # the same for the paper's rule, which is there to compare with
@@ -148,6 +149,14 @@ def check_choice(
         )
     if max_l1 is not None and not 0 < max_l1 < 1:
         raise ShapefirstError(f"The largest L1 is a distance above 0 and below 1, such as 0.005, not {max_l1:g}.")
+
+
+def choice_by(
+    save_time: float | None, max_l1: float | None, evaluations: int | None, goal: str
+) -> Callable[[Sequence[Found]], Found]:
+    """`choose` by what was asked for. Raises ShapefirstError as `check_choice`."""
+    check_choice(save_time, max_l1, evaluations, goal)
+    return partial(choose, save_time=save_time, max_l1=max_l1, evaluations=evaluations)
 
 
 @guarded

@@ -1,17 +1,10 @@
-"""A solver's times and weights, fitted to trajectories that were recorded on calibration prompts.
+"""A solver's weights, fitted to trajectories that were recorded on calibration prompts.
 
 A trajectory is what is to be followed: the fully guided run of N steps that shall be kept, or one of so many steps that
-it has converged. Of its times the M best are chosen, and then each step's weights, see `guidance.fitted`.
+it has converged. Of its times M are chosen (`tuning.times`), then each step's weights, see `guidance.fitted`, and at
+last all of them together (`tuning.refining`).
 
-Times. Let X = x / alpha over sigma / alpha (or x over sigma of a flow), of which the model tells the slope e. From the
-recorded X, a step from i to j by the slopes at i and at the time k before it makes the local error
-
-    min over a, b of  mean over images of rms(X_j - X_i - a e_i - b e_k) alpha_j sigma_j^(-1/4)
-
-and the sum of these is least along the path that dynamic programming finds, as in GITS (Chen et al. 2024, arXiv
-2405.11326), whose steps are Euler's. The power of sigma kept pocket's pictures best: late errors are seen as they are.
-
-Weights. The solver takes its steps on the calibration prompts, from its own latents: of each one the weights are those
+The solver takes its steps on the calibration prompts, from its own latents: of each one the weights are those
 that bring the latents nearest to the trajectory, before the next one is taken. Nearest is the least sum over images of
 the rms distance (least squares, reweighted by what is left of each image: Weiszfeld 1937): by its square, few images
 that have gone astray would rule the weights of all. On the way to the converged picture an error counts by the power
@@ -20,44 +13,39 @@ that clean latents have at its frequency, for the model takes it for signal, and
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Final
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from shapefirst.families import Embeddings
 from shapefirst.families.layout import denoiser_of
-from shapefirst.families.noise import LEAST_ALPHA, clean, scales_along
+from shapefirst.families.noise import clean, scales_along
 from shapefirst.guidance.fitted import FittedScheduler
 from shapefirst.guidance.follow import guided_prediction
 from shapefirst.measure.spectrum import energies, modes, radial_bands
 from shapefirst.models.catalogue import is_flow
-from shapefirst.policies.placement import Budget, early
 from shapefirst.policies.schedule import Branch
 from shapefirst.sampling.loop import Step
 from shapefirst.sampling.step import model_output
 from shapefirst.training.noise import coloured
 
-__all__ = ["MOST_TRIES", "FollowedRuns", "best_times", "fitted_solver", "followed_runs", "times_to_try"]
+__all__ = ["FollowedRuns", "Weights", "fitted_solver", "followed_runs", "inner_products", "nearest", "taken"]
+
+#: l and w of each step, see `guidance.fitted`.
+Weights = list[tuple[float, list[float]]]
 
 #: Clean latents that a step weighs: its own and those of the steps before.
 HISTORY: Final = 3
-#: The power of sigma by which an error counts, see the module.
-LATE: Final = -0.25
-MOST_NOISE: Final = 80.0  # Karras' own, where a flow begins at no signal
-#: Choices of times that are tried, at most.
-MOST_TRIES: Final = 4
 #: By which the weights are drawn to DDIM's, as a share of each feature's own size.
 RIDGE: Final = 1e-4
-#: How often least squares are solved, each time with an image by what is left of it; what is added to that, as a share
-#: of the mean, so that no image counts without bound.
-ROUNDS: Final = 10
+#: What is added to what is left of an image, see `nearest`.
 FLOOR: Final = 1e-3
+#: How often least squares are solved, each time with an image by what is left of it.
+ROUNDS: Final = 10
 
 
 @dataclass(frozen=True)
@@ -92,6 +80,33 @@ class FollowedRuns:
         """Of X: the noise, or a flow's derivative."""
         a, s = self.scales[step]
         return (x - (1.0 if self.flow else a) * predicted) / s
+
+    def split(self, size: int) -> list[FollowedRuns]:
+        """Those of so many images at a time."""
+        count = self.latents.shape[1]
+        prompts = {name: value.split(size) for name, value in vars(self.prompts).items() if value is not None}
+        return [
+            replace(
+                self,
+                prompts=Embeddings(**{name: parts[n] for name, parts in prompts.items()}),
+                latents=self.latents[:, first : first + size],
+                predictions=self.predictions[:, first : first + size],
+            )
+            for n, first in enumerate(range(0, count, size))
+        ]
+
+    def solver(self, times: Sequence[int], weights: Weights) -> FittedScheduler:
+        """One that goes through these of the S times."""
+        return FittedScheduler(
+            [self.timesteps[n] for n in times],
+            [s if self.flow else s / a for a, s in (self.scales[n] for n in times)],
+            [self.clean[n] for n in times],
+            [own for own, _ in weights],
+            [row for _, row in weights],
+            init_noise_sigma=self.first_scale,
+            use_flow_sigmas=self.flow,
+            prediction_type=self.prediction_type,
+        )
 
     @classmethod
     def joined(cls, parts: Sequence[FollowedRuns]) -> FollowedRuns:
@@ -136,97 +151,6 @@ def followed_runs(steps: Sequence[Step], guidance_scale: float) -> FollowedRuns:
     )
 
 
-def times_to_try(recorded: FollowedRuns, steps: int, *, keep: bool) -> list[list[int]]:
-    """Which of the recorded times a solver could take; the choice is by what it then makes of the pictures.
-
-    To keep a picture: all of the first steps, where it is decided, and fewer of the later ones (`policies.placement`),
-    or as many of all.
-    For the best one: those of the module, Karras', and between the two: the former lead to the nearest typical picture,
-    the latter, which begin with shorter steps, keep those together that a step too long turns into others.
-    """
-    tries = [best_times(recorded, steps)]
-    count = len(recorded.timesteps)
-    if keep:
-        tries += [sorted(early(count, steps, first)) for first in (Budget.FIRST, 0.5)]
-        tries.append([n * count // steps for n in range(steps)])
-    else:
-        tries += [_between(tries[0], _karras(recorded, steps, rho)) for rho in (2.0, 3.0)]
-        tries.append(_karras(recorded, steps, 3.0))
-    return [list(one) for one in dict.fromkeys(tuple(one) for one in tries if len(one) == steps)]
-
-
-def _karras(recorded: FollowedRuns, steps: int, rho: float) -> list[int]:
-    """The recorded times nearest to Karras' (Karras et al. 2022, arXiv 2206.00364, eq. 5), down to twice the least."""
-    ratios = [min(s / max(a, LEAST_ALPHA), MOST_NOISE) for a, s in recorded.scales]
-    first, last = ratios[0] ** (1 / rho), min(2 * ratios[-1], ratios[0]) ** (1 / rho)
-    wanted = [(first + place / max(steps - 1, 1) * (last - first)) ** rho for place in range(steps)]
-    return sorted({min(range(len(ratios)), key=lambda n: abs(math.log(ratios[n] / sigma))) for sigma in wanted} | {0})
-
-
-def _between(one: Sequence[int], other: Sequence[int]) -> list[int]:
-    """The positions half-way."""
-    return sorted({round((i + j) / 2) for i, j in zip(one, other, strict=False)})
-
-
-def best_times(recorded: FollowedRuns, steps: int) -> list[int]:
-    """`steps` of the S recorded times, the first among them; see the module."""
-    count = len(recorded.timesteps)
-    if steps >= count:
-        return list(range(count))
-    local = _local_errors(recorded)
-    best = np.full((count, count), np.inf)  # of paths whose last two times are k and i
-    best[0, 1:] = local[0, 0, 1:count]
-    came_from = []
-    for _ in range(steps - 2):
-        through = best[:, :, None] + local[:, :, :count]
-        came_from.append(through.argmin(0))
-        best = through.min(0)
-    if steps == 1:
-        return [0]
-    k, i = np.unravel_index((best + local[:, :, count]).argmin(), best.shape)
-    path = [int(i), int(k)]
-    for before in reversed(came_from):
-        path.append(int(before[path[-1], path[-2]]))
-    return path[::-1]
-
-
-def _local_errors(recorded: FollowedRuns) -> np.ndarray:
-    """(k, i, j), where j = S is the end; the first step has k = i = 0. Infinite where the order is another."""
-    count = len(recorded.timesteps)
-    scale = [1.0 if recorded.flow else a for a, _ in recorded.scales] + [1.0]
-    least = recorded.scales[-1][1]
-    weight = np.array(
-        [c * (s + least) ** LATE for c, (_, s) in zip(scale, [*recorded.scales, (1.0, 0.0)], strict=True)]
-    )
-    position = torch.stack([x / c for x, c in zip(recorded.latents, scale, strict=True)])
-    slope = torch.stack(
-        [
-            recorded.slopes(x, d, n)
-            for n, (x, d) in enumerate(zip(recorded.latents[:-1], recorded.predictions, strict=True))
-        ]
-    )
-    vectors = torch.cat([slope, position]).flatten(2).transpose(0, 1).double()  # (B, 2 S + 1, values)
-    gram = torch.stack([v @ v.T for v in vectors]).numpy() / vectors.shape[-1]
-    local = np.full((count, count, count + 1), np.inf, dtype=np.float32)
-    for i in range(count):
-        k, j = np.arange(i) if i else np.array([0]), np.arange(i + 1, count + 1)
-        x_i, x_j = count + i, count + j
-        yy = gram[:, x_j, x_j] - 2 * gram[:, x_j, x_i] + gram[:, x_i, x_i][:, None]
-        yi = gram[:, i, x_j] - gram[:, i, x_i][:, None]
-        yk = gram[:, k][:, :, x_j] - gram[:, k, x_i][:, :, None]
-        ii, kk, ik = gram[:, i, i], gram[:, k, k], gram[:, i, k]
-        if i == 0:
-            a, b = (yi.sum(0) / ii.sum())[None], np.zeros((1, len(j)))
-        else:
-            det = (ii.sum() * kk.sum(0) - ik.sum(0) ** 2 + 1e-9 * ii.sum() * kk.sum(0))[:, None]
-            a = (kk.sum(0)[:, None] * yi.sum(0) - ik.sum(0)[:, None] * yk.sum(0)) / det
-            b = (ii.sum() * yk.sum(0) - ik.sum(0)[:, None] * yi.sum(0)) / det
-        square = yy[:, None] - 2 * a * yi[:, None] - 2 * b * yk + 2 * a * b * ik[:, :, None]
-        square = square + a**2 * ii[:, None, None] + b**2 * kk[:, :, None]
-        local[k[:, None], i, j] = np.sqrt(np.maximum(square, 0)).mean(0) * weight[j]
-    return local
-
-
 @torch.no_grad()
 def fitted_solver(
     pipe: Any,
@@ -250,30 +174,47 @@ def fitted_solver(
     x = recorded.latents[0]
     signal = _signal(recorded.latents[-1]) if by_signal else None
     past: list[Tensor] = []
-    of_latents, weights = [], []
+    weights: Weights = []
     for place, n in enumerate(times):
         ends = place + 1 == len(times)
-        p, q = recorded.clean[n]
-        past = [p * x + q * _guided(pipe, recorded, x, n, batch_size), *past][:HISTORY]
+        past = seen(pipe, recorded, x, past, n, batch_size)
         target = recorded.latents[-1 if ends else times[place + 1]]
         after = (1.0, 0.0) if ends else recorded.scales[times[place + 1]]
         heard, *heard_past, goal = (coloured(value, signal) for value in (x, *past, target))
-        own, row = _weights(recorded, heard, heard_past, goal, n, after)
-        of_latents.append(own)
-        weights.append(row)
-        x = own * x + sum(w * d for w, d in zip(row, past, strict=True))
+        weights.append(_weights(recorded, heard, heard_past, goal, n, after))
+        x = taken(x, past, weights[-1])
         tick()
-    scheduler = FittedScheduler(
-        [recorded.timesteps[n] for n in times],
-        [s if recorded.flow else s / a for a, s in (recorded.scales[n] for n in times)],
-        [recorded.clean[n] for n in times],
-        of_latents,
-        weights,
-        init_noise_sigma=recorded.first_scale,
-        use_flow_sigmas=recorded.flow,
-        prediction_type=recorded.prediction_type,
-    )
-    return scheduler, x
+    return recorded.solver(times, weights), x
+
+
+def seen(
+    pipe: Any, recorded: FollowedRuns, x: Tensor, past: Sequence[Tensor], step: int, batch_size: int
+) -> list[Tensor]:
+    """The clean latents that a step weighs, the latest first: what the model sees in x, and what it saw before."""
+    p, q = recorded.clean[step]
+    return [p * x + q * _guided(pipe, recorded, x, step, batch_size), *past][:HISTORY]
+
+
+def taken(x: Tensor, past: Sequence[Tensor], weights: tuple[float, Sequence[float]]) -> Tensor:
+    """The latents after a step by its weights."""
+    own, row = weights
+    return own * x + sum(w * d for w, d in zip(row, past, strict=True))
+
+
+def features(recorded: FollowedRuns, x: Tensor, past: Sequence[Tensor], step: int) -> list[Tensor]:
+    """What a step's weights can add: the slope, the latest clean latents, and how these have changed."""
+    return [recorded.slopes(x, past[0], step), past[0], *(d - e for d, e in pairwise(past))]
+
+
+def added(recorded: FollowedRuns, found: Sequence[float], step: int) -> tuple[float, list[float]]:
+    """l and w of a sum of the features."""
+    a, s = recorded.scales[step]
+    of_slope, of_latest, *of_changes = found
+    row = [of_latest - of_slope * (1.0 if recorded.flow else a) / s, *(0.0 for _ in of_changes)]
+    for j, weight in enumerate(of_changes):
+        row[j] += weight
+        row[j + 1] -= weight
+    return of_slope / s, row
 
 
 def _signal(final: Tensor) -> Tensor | None:
@@ -289,30 +230,45 @@ def _weights(
 ) -> tuple[float, list[float]]:
     """l and w of one step: DDIM's, and what is added to bring x to the target."""
     (a, s), (a_next, s_next) = recorded.scales[step], after
-    along = 1.0 if recorded.flow else a
-    slope = recorded.slopes(x, past[0], step)
-    features = [slope, past[0], *(d - e for d, e in pairwise(past))]
     noise = (x - a * past[0]) / s
-    rest = (target - (a_next * past[0] + s_next * noise)).flatten(1).double()
-    of_slope, of_latest, *of_changes = _combined(torch.stack([f.flatten(1).double() for f in features]), rest)
-    row = [0.0] * len(past)
-    row[0] = a_next - s_next * a / s - of_slope * along / s + of_latest
-    for j, weight in enumerate(of_changes):
-        row[j] += weight
-        row[j + 1] -= weight
-    return s_next / s + of_slope / s, row
+    rest = target - (a_next * past[0] + s_next * noise)
+    own, row = added(recorded, _combined(torch.stack(features(recorded, x, past, step)), rest), step)
+    return s_next / s + own, [row[0] + a_next - s_next * a / s, *row[1:]]
 
 
-def _combined(features: Tensor, rest: Tensor) -> list[float]:
-    """The sum of F features (F, B, values) that is nearest to (B, values), by the sum of B images' rms distances."""
-    count = torch.ones(len(rest), dtype=rest.dtype)  # how much each image counts
+def _combined(of: Tensor, rest: Tensor) -> list[float]:
+    """The sum of F features (F, B, ...) that is nearest to (B, ...)."""
+    return nearest(*inner_products(of, rest), ridge=RIDGE, floor=FLOOR)
+
+
+def inner_products(of: Tensor, rest: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of each of B images, of F features (F, B, ...) and a target (B, ...): (B, F, F), (B, F) and (B)."""
+    columns, target = of.flatten(2).double(), rest.flatten(1).double()
+    gram = torch.einsum("fbv,gbv->bfg", columns, columns)
+    return gram, torch.einsum("fbv,bv->bf", columns, target), target.square().sum(1)
+
+
+def nearest(
+    gram: Tensor, aim: Tensor, square: Tensor, *, ridge: float, floor: float, evenly: bool = False
+) -> list[float]:
+    """The sum of features that is nearest to a target, by the sum of the images' distances.
+
+    Args:
+        gram: (B, F, F), products of the features.
+        aim: (B, F), those with the target.
+        square: (B), the target's with itself.
+        ridge: By which the sum is drawn to nothing, as a share of each feature's own size, or evenly of the mean.
+        floor: Added to what is left of an image, as a share of the mean, so that none counts without bound.
+        evenly: See there.
+    """
+    count = torch.ones_like(square)  # how much each image counts
+    found = torch.zeros_like(aim[0])
     for _ in range(ROUNDS):
-        counted = features * count[:, None]
-        normal = torch.einsum("fbv,gbv->fg", counted, features)
-        aim = torch.einsum("fbv,bv->f", counted, rest)
-        found = torch.linalg.solve(normal + RIDGE * normal.diagonal().diag(), aim)
-        left = (rest - torch.einsum("f,fbv->bv", found, features)).square().mean(1).sqrt()
-        count = 1 / (left / left.mean().clamp(min=torch.finfo(left.dtype).tiny) + FLOOR)
+        normal = torch.einsum("b,bfg->fg", count, gram)
+        size = normal.diagonal().mean().expand(len(normal)) if evenly else normal.diagonal()
+        found = torch.linalg.solve(normal + ridge * size.diag(), count @ aim)
+        left = (square - 2 * aim @ found + torch.einsum("f,bfg,g->b", found, gram, found)).clamp(min=0).sqrt()
+        count = 1 / (left / left.mean().clamp(min=torch.finfo(left.dtype).tiny) + floor)
     return [float(one) for one in found]
 
 

@@ -58,7 +58,7 @@ class UnfinishedSearch:
         self.goes_on = False
         self.costs: Costs | None = None
         self.runs: dict[str, list[float]] = {}
-        self._solvers: dict[str, str] = {}  # "fitted M" -> configuration, beside its run of that name
+        self._solvers: dict[str, str] = {}  # "fitted M" or "refined M" -> configuration, beside its run of that name
         try:
             state = fitted(_State, json_of(content_of(self._folder / "state.json")), "")
         except (OSError, ValueError):  # there is none, or one that cannot be used
@@ -97,18 +97,20 @@ class UnfinishedSearch:
         self._write()
         return distances
 
-    def fitted(self, steps: int, images: int) -> tuple[Candidate, list[float]] | None:
-        """A solver of so many steps that was fitted, and the L1 of every image under it, or None."""
-        name = f"fitted {steps}"
+    def fitted(self, steps: int, images: int, *, refined: bool = False) -> tuple[Candidate, list[float]] | None:
+        """A solver of so many steps that was fitted, or refined, and the L1 of every image under it, or None."""
+        name = _fit(steps, refined)
         if name not in self._solvers or len(self.runs.get(name, ())) != images:
             return None
         solver = Solver(FittedScheduler.__name__, self._solvers[name])
         return Candidate(steps, TextSchedule.solved(solver, steps), "fitted"), self.runs[name]
 
-    def keep_fitted(self, steps: int, candidate: Candidate, distances: list[float]) -> tuple[Candidate, list[float]]:
+    def keep_fitted(
+        self, steps: int, candidate: Candidate, distances: list[float], *, refined: bool = False
+    ) -> tuple[Candidate, list[float]]:
         assert candidate.schedule.solver is not None
-        self._solvers[f"fitted {steps}"] = candidate.schedule.solver.configuration
-        return candidate, self.keep_run(f"fitted {steps}", distances)
+        self._solvers[_fit(steps, refined)] = candidate.schedule.solver.configuration
+        return candidate, self.keep_run(_fit(steps, refined), distances)
 
     def forget(self) -> None:
         shutil.rmtree(self._folder, ignore_errors=True)
@@ -117,6 +119,10 @@ class UnfinishedSearch:
         costs = asdict(self.costs) if self.costs else None
         content = json.dumps({"digest": self._digest, "costs": costs, "runs": self.runs, "solvers": self._solvers})
         save_text(content, self._folder / "state.json")
+
+
+def _fit(steps: int, refined: bool) -> str:
+    return f"{'refined' if refined else 'fitted'} {steps}"
 
 
 def unfinished_search(out: Path, tuner: Tuner, dtype: str | None) -> UnfinishedSearch:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
 from typing import Final
@@ -11,13 +12,15 @@ import diffusers
 import torch
 
 from shapefirst import __version__
+from shapefirst.errors import ShapefirstError
 from shapefirst.measure.intervals import Interval
 from shapefirst.policies.file import PolicyFile, model_digest, sampler_digest
 from shapefirst.tuning.candidates import Candidate, Found, candidates, shortlist
-from shapefirst.tuning.fitting import MOST_TRIES
 from shapefirst.tuning.goals import solvers, steps_to_fit
 from shapefirst.tuning.kept import UnfinishedSearch
+from shapefirst.tuning.refining import refining_cost
 from shapefirst.tuning.search import Tuner
+from shapefirst.tuning.times import MOST_TRIES
 
 __all__ = ["search_cost", "try_policies", "tuned_policy"]
 
@@ -30,15 +33,21 @@ def search_cost(tuner: Tuner) -> float:
     ran = sum(c.evaluations for c in shortlist(_among(tuner), {})) + sum(
         2 * MOST_TRIES * steps for steps in _fits(tuner)
     )
-    return len(tuner.prompts) * (_recorded(tuner) + ran) + PROBE * tuner.batch_size
+    return len(tuner.prompts) * (_recorded(tuner) + ran + _refined(tuner)) + PROBE * tuner.batch_size
 
 
-def try_policies(tuner: Tuner, kept: UnfinishedSearch, tick: Callable[[float], None]) -> list[Found]:
-    """Records, scores and runs candidates, and fits solvers.
+def try_policies(
+    tuner: Tuner,
+    kept: UnfinishedSearch,
+    choice: Callable[[Sequence[Found]], Found],
+    tick: Callable[[float], None],
+) -> list[Found]:
+    """Records, scores and runs candidates, fits solvers, and refines the one of these that would be chosen.
 
     Args:
         tuner: On the calibration prompts.
         kept: What is done goes there, and is taken from there.
+        choice: Which of those that are given would be chosen; raises ShapefirstError if none.
         tick: Told as it goes, in denoiser evaluations (see `search_cost`).
     """
     steps, images = tuner.sampling.steps, len(tuner.prompts)
@@ -69,7 +78,39 @@ def try_policies(tuner: Tuner, kept: UnfinishedSearch, tick: Callable[[float], N
         else:
             tick(2 * MOST_TRIES * number * images)
         found.append(Found(fitted[0], costs.saved(fitted[0], steps), tuple(fitted[1])))
+    return _with_one_refined(tuner, kept, choice, tick, found)
+
+
+def _with_one_refined(
+    tuner: Tuner,
+    kept: UnfinishedSearch,
+    choice: Callable[[Sequence[Found]], Found],
+    tick: Callable[[float], None],
+    found: list[Found],
+) -> list[Found]:
+    fits = [one for one in found if one.candidate.kind == "fitted"]
+    images = len(tuner.prompts)
+    left = [float(images * _refined(tuner))]
+
+    def counted(evaluations: float) -> None:
+        left[0] -= evaluations
+        tick(evaluations)
+
+    with suppress(ShapefirstError):  # where none of them would be chosen
+        best = choice(fits)
+        number = best.candidate.steps
+        if tuner.can_refine(number):
+            refined = kept.fitted(number, images, refined=True) or kept.keep_fitted(
+                number, *tuner.refine(best.candidate, list(best.l1), counted), refined=True
+            )
+            found[found.index(best)] = Found(refined[0], best.time_saved, tuple(refined[1]))
+    tick(left[0])
     return found
+
+
+def _refined(tuner: Tuner) -> int:
+    """Evaluations of an image for the solver that is refined, at most."""
+    return max((refining_cost(steps) for steps in _fits(tuner) if tuner.can_refine(steps)), default=0)
 
 
 def _among(tuner: Tuner) -> list[Candidate]:

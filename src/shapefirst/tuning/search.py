@@ -14,8 +14,7 @@
    steps of the same seed.
 3. What a step costs in seconds is measured on short runs of the pipeline, all kinds of steps in turn; a policy's time
    is put together from that.
-4. The choice, by time or by L1, is measured on prompts that it was not chosen by: whole calls, in turn with the stock
-   pipeline's.
+4. The choice, by time or by L1, is measured on prompts that it was not chosen by (`tuning.held_out`).
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -32,11 +31,12 @@ import torch
 from shapefirst.families.layout import own_size
 from shapefirst.families.noise import adds_noise
 from shapefirst.guidance.blocks import guide
+from shapefirst.guidance.fitted import FittedScheduler
 from shapefirst.guidance.follow import guided_prediction, rms
+from shapefirst.guidance.solving import scheduler_for
 from shapefirst.guidance.stochastic import is_stochastic
-from shapefirst.images.jobs import Job, Result, Sampling, generate
+from shapefirst.images.jobs import Sampling
 from shapefirst.measure import l1
-from shapefirst.measure.intervals import SHARE, Interval, Range, bootstrap
 from shapefirst.models.faults import faults_of
 from shapefirst.policies.correction import first_departure
 from shapefirst.policies.schedule import TextSchedule
@@ -44,16 +44,16 @@ from shapefirst.policies.solver import Solver
 from shapefirst.sampling.loop import Step, decode, denoise, encode, generators
 from shapefirst.sampling.step import follower_of
 from shapefirst.tuning.candidates import Candidate, Costs
-from shapefirst.tuning.fitting import MOST_TRIES, FollowedRuns, fitted_solver, followed_runs, times_to_try
+from shapefirst.tuning.fitting import FollowedRuns, fitted_solver, followed_runs
 from shapefirst.tuning.goals import reference
+from shapefirst.tuning.refining import FEWEST_IMAGES, MOST_STEPS, refined_solver
+from shapefirst.tuning.times import MOST_TRIES, times_to_try
 
-__all__ = ["BatchRecord", "Tuner", "held_out", "held_out_cost"]
+__all__ = ["BatchRecord", "Tuner"]
 
 PROBE_STEPS: Final = 10
 PROBE_ROUNDS: Final = 3
 SEED: Final = 1_000_000  # of the first image
-HELD_OUT_SEED: Final = 2_000_000
-HELD_OUT_BATCHES: Final = 4
 
 
 @dataclass(frozen=True)
@@ -171,11 +171,7 @@ class Tuner:
         Of the times that are tried those with the least L1 are taken. `tick` is called `MOST_TRIES` times as often
         as there are steps.
         """
-        for batch in range(self.batches):
-            if batch not in self._trajectories:  # its recording is an earlier run's
-                followed = list(self._denoise(batch, self.reference, self.reference_steps))
-                self._trajectories[batch] = followed_runs(followed, self.sampling.guidance_scale)
-        recorded = FollowedRuns.joined([self._trajectories[batch] for batch in range(self.batches)])
+        recorded = self._followed()
         best: tuple[float, list[float], Any] | None = None
         keep = self.goal == "keep"
         tries = times_to_try(recorded, steps, keep=keep)
@@ -183,15 +179,48 @@ class Tuner:
             scheduler, x = fitted_solver(
                 self.pipe, recorded, times, by_signal=not keep, batch_size=self.batch_size, tick=tick
             )
-            batches = x.to(self.pipe._execution_device, recorded.prompts.text.dtype).split(self.batch_size)
-            distances = [one for batch, latents in enumerate(batches) for one in self._distances(batch, latents)]
+            distances = self._distances_of_all(x)
             if best is None or statistics.fmean(distances) < best[0]:
                 best = statistics.fmean(distances), distances, scheduler
         for _ in range((MOST_TRIES - len(tries)) * steps):
             tick()
         assert best is not None, "dynamic programming always finds a path"
-        solver = Solver.like(best[2])
-        return Candidate(steps, TextSchedule.solved(solver, steps), "fitted"), best[1]
+        return _solved_by(best[2]), best[1]
+
+    def can_refine(self, steps: int) -> bool:
+        """Whether it pays to move the weights of a fitted solver of so many steps once more."""
+        return steps <= MOST_STEPS and len(self.prompts) >= FEWEST_IMAGES
+
+    def refine(
+        self, fit: Candidate, distances: list[float], tick: Callable[[float], None] = lambda evaluations: None
+    ) -> tuple[Candidate, list[float]]:
+        """A fitted solver with its weights moved together, and its L1, if it comes closer: else what was given.
+
+        `tick` is told how many denoiser evaluations were made, over all images.
+        """
+        assert fit.schedule.solver is not None
+        scheduler, x = refined_solver(
+            self.pipe,
+            self._followed(),
+            scheduler_for(fit.schedule.solver),
+            batch_size=self.batch_size,
+            tick=tick,
+        )
+        refined = self._distances_of_all(x)
+        if statistics.fmean(refined) < statistics.fmean(distances):
+            return _solved_by(scheduler), refined
+        return fit, distances
+
+    def _followed(self) -> FollowedRuns:
+        for batch in range(self.batches):
+            if batch not in self._trajectories:  # its recording is an earlier run's
+                followed = list(self._denoise(batch, self.reference, self.reference_steps))
+                self._trajectories[batch] = followed_runs(followed, self.sampling.guidance_scale)
+        return FollowedRuns.joined([self._trajectories[batch] for batch in range(self.batches)])
+
+    def _distances_of_all(self, x: torch.Tensor) -> list[float]:
+        batches = x.to(self.pipe._execution_device, self._trajectories[0].prompts.text.dtype).split(self.batch_size)
+        return [one for batch, latents in enumerate(batches) for one in self._distances(batch, latents)]
 
     def _distances(self, batch: int, latents: torch.Tensor) -> list[float]:
         references = self._recordings[batch].references
@@ -252,57 +281,9 @@ class Tuner:
         )
 
 
-def held_out_cost(tuner: Tuner, prompts: int) -> int:
-    """How many denoiser evaluations `held_out` takes at most, over all images."""
-    full = 2 * tuner.sampling.steps
-    chosen = min(full, tuner.evaluations or full)
-    target = 2 * tuner.reference_steps if tuner.goal == "best" else 0
-    return (prompts + _held_out_batch(prompts)) * (full + chosen) + prompts * target
-
-
-def _held_out_batch(prompts: int) -> int:
-    """Images in a batch of `held_out`, the first of which is sampled once more to warm up."""
-    return -(-prompts // HELD_OUT_BATCHES)
-
-
-def held_out(
-    tuner: Tuner, candidate: Candidate, prompts: Sequence[str], report: Callable[[float], None]
-) -> tuple[Interval, Interval]:
-    """L1, and the share of the time saved, on prompts that had no say: whole calls, in turn with full guidance.
-
-    L1 is to the pictures of the search's goal, time saved is of the pipeline's own N steps. It is compared batch by
-    batch, and its interval is over the batches.
-
-    Args:
-        tuner: The search, as it was calibrated.
-        candidate: The choice.
-        prompts: At least `HELD_OUT_BATCHES` of them.
-        report: Takes the share that is done.
-    """
-    pipe, sampling = tuner.pipe, tuner.sampling
-    size = _held_out_batch(len(prompts))
-    jobs = [Job(prompt, HELD_OUT_SEED + i) for i, prompt in enumerate(prompts)]
-    fully = Candidate(sampling.steps, TextSchedule.always(), "")
-    batches = [jobs[start : start + size] for start in range(0, len(jobs), size)]
-    target = Candidate(tuner.reference_steps, tuner.reference, "") if tuner.goal == "best" else None
-
-    def made(one: Candidate, batch: Sequence[Job]) -> list[Result]:
-        return generate(pipe, batch, {"": one.schedule}, replace(sampling, steps=one.steps), batch_size=size)[""]
-
-    for one in (fully, candidate):  # neither pays for what only the first call does
-        made(one, batches[0])
-    distances: list[float] = []
-    saved: list[float] = []
-    for n, batch in enumerate(batches):
-        results: dict[str, list[Result]] = {}
-        for one in (fully, candidate) if n % 2 else (candidate, fully):
-            results["full" if one is fully else "mine"] = made(one, batch)
-        pairs = list(zip(results["mine"], results["full"], strict=True))
-        wanted = results["full"] if target is None else made(target, batch)
-        distances += [l1(mine.image, it.image) for mine, it in zip(results["mine"], wanted, strict=True)]
-        saved.append(1 - sum(mine.seconds for mine, _ in pairs) / sum(full.seconds for _, full in pairs))
-        report((n + 1) / len(batches))
-    return bootstrap(distances, within=SHARE), bootstrap(saved, within=Range(-np.inf, 1.0))
+def _solved_by(scheduler: FittedScheduler) -> Candidate:
+    steps = len(scheduler.config.timesteps)
+    return Candidate(steps, TextSchedule.solved(Solver.like(scheduler), steps), "fitted")
 
 
 def _replay(steps: Sequence[Step], among: Sequence[Candidate], scale: float) -> dict[str, float]:
