@@ -88,23 +88,24 @@ def _with_one_refined(
     tick: Callable[[float], None],
     found: list[Found],
 ) -> list[Found]:
-    fits = [one for one in found if one.candidate.kind == "fitted"]
     images = len(tuner.prompts)
-    left = [float(images * _refined(tuner))]
+    left = images * _refined(tuner)
 
     def counted(evaluations: float) -> None:
-        left[0] -= evaluations
+        nonlocal left
+        left -= int(evaluations)
         tick(evaluations)
 
-    with suppress(ShapefirstError):  # where none of them would be chosen
-        best = choice(fits)
-        number = best.candidate.steps
-        if tuner.can_refine(number):
-            refined = kept.fitted(number, images, refined=True) or kept.keep_fitted(
-                number, *tuner.refine(best.candidate, list(best.l1), counted), refined=True
-            )
-            found[found.index(best)] = Found(refined[0], best.time_saved, tuple(refined[1]))
-    tick(left[0])
+    best: Found | None = None
+    with suppress(ShapefirstError):  # none of them would be chosen
+        best = choice([one for one in found if one.candidate.kind == "fitted"])
+    if best is not None and tuner.can_refine(best.candidate.steps):
+        steps = best.candidate.steps
+        refined = kept.fitted(steps, images, refined=True) or kept.keep_fitted(
+            steps, *tuner.refine(best.candidate, list(best.l1), counted), refined=True
+        )
+        found[found.index(best)] = Found(refined[0], best.time_saved, tuple(refined[1]))
+    tick(left)
     return found
 
 
