@@ -33,7 +33,18 @@ from shapefirst.sampling.loop import Step
 from shapefirst.sampling.step import model_output
 from shapefirst.training.noise import coloured
 
-__all__ = ["FollowedRuns", "Weights", "fitted_solver", "followed_runs", "inner_products", "nearest", "taken"]
+__all__ = [
+    "FollowedRuns",
+    "Weights",
+    "added",
+    "features",
+    "fitted_solver",
+    "followed_runs",
+    "inner_products",
+    "nearest",
+    "seen",
+    "taken",
+]
 
 #: l and w of each step, see `guidance.fitted`.
 Weights = list[tuple[float, list[float]]]

@@ -61,7 +61,7 @@ def refined_solver(
     solver: FittedScheduler,
     *,
     batch_size: int,
-    tick: Callable[[float], None] = lambda evaluations: None,
+    tick: Callable[[int], None] = lambda evaluations: None,
 ) -> tuple[FittedScheduler, Tensor]:
     """The solver with weights that have moved, and where it takes the calibration's images: (B, C, H, W).
 
@@ -107,7 +107,7 @@ class _Run:
     recorded: FollowedRuns
     times: Sequence[int]
     weights: Weights
-    tick: Callable[[float], None]
+    tick: Callable[[int], None]
 
     def states(self, x: Tensor, past: Sequence[Tensor] = (), first: int = 0) -> Iterator[tuple[Tensor, list[Tensor]]]:
         """Of each step from the first on, and the last latents."""

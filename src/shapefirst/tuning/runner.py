@@ -91,9 +91,9 @@ def _with_one_refined(
     images = len(tuner.prompts)
     left = images * _refined(tuner)
 
-    def counted(evaluations: float) -> None:
+    def counted(evaluations: int) -> None:
         nonlocal left
-        left -= int(evaluations)
+        left -= evaluations
         tick(evaluations)
 
     best: Found | None = None

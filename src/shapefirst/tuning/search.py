@@ -192,7 +192,7 @@ class Tuner:
         return steps <= MOST_STEPS and len(self.prompts) >= FEWEST_IMAGES
 
     def refine(
-        self, fit: Candidate, distances: list[float], tick: Callable[[float], None] = lambda evaluations: None
+        self, fit: Candidate, distances: list[float], tick: Callable[[int], None] = lambda evaluations: None
     ) -> tuple[Candidate, list[float]]:
         """A fitted solver with its weights moved together, and its L1, if it comes closer: else what was given.
 
