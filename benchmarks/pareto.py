@@ -6,8 +6,9 @@
 
 **keep** (settings with a number of steps): distances are to the fully guided run of that setting. Rivals are fewer
 steps of the same sampler, which begin at the same timestep, and every method of `peers.RIVALS` with its authors' and
-with other settings. **best** (the setting of that name): distances are to the converged picture, DPM-Solver++ in 250
-steps, which UniPC in 250 has to confirm. Rivals are all of `peers.settings.STOCK` and AYS.
+with other settings. **best** (the setting of that name): distances are to the converged picture, DPM-Solver++ in the
+1000 steps of the model's times, which UniPC in as many has to confirm. Fewer stop above the least noise, and what is
+painted below it they leave out. Rivals are all of `peers.settings.STOCK` and AYS.
 
 The same prompts and seeds throughout: fresh scenes of pocket's world, none of them among those that policies and
 solvers are tuned on. Every method draws the first ``--screen``; the rest only ours, fewer steps and the finalists: the

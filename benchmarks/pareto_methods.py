@@ -23,8 +23,10 @@ from shapefirst.images.jobs import Sampling
 from shapefirst.models import default_guidance_scale
 from shapefirst.policies.solver import Solver
 from shapefirst.prompts import mixed
+from shapefirst.tuning.goals import reference
 from shapefirst.tuning.search import Tuner
 
+CONVERGED: Final = 1000  # all of the model's times
 #: Setting -> the sampler, of `STOCK`, and its number of steps.
 SETTINGS: Final = {
     "dpm-karras-25": ("DPM++ 2M, Karras", 25),
@@ -34,7 +36,7 @@ SETTINGS: Final = {
     "unipc-20": ("UniPC 2, trailing", 20),
     "deis-30": ("DEIS 2, trailing", 30),
     "euler-leading-25": ("Euler, leading", 25),
-    "best": ("DPM++ 2M, trailing", 250),
+    "best": ("DPM++ 2M, trailing", CONVERGED),
 }
 CONFIRMING: Final = "UniPC 2, trailing"
 BEST_STEPS: Final = (10, 15, 20)
@@ -96,6 +98,14 @@ def fitted(pipe: Any, goal: str, num_steps: int, steps: int, out: Path) -> Itera
         yield pipe
 
 
+@contextmanager
+def followed(pipe: Any) -> Iterator[Callable[..., Any]]:
+    """The run to the converged picture that `shapefirst tune` follows."""
+    policy, _ = reference("best", CONVERGED, pipe.scheduler.config)
+    with guide(pipe, policy):
+        yield pipe
+
+
 def fits(num_steps: int) -> list[int]:
     return [round(share * num_steps) for share in SHARES]
 
@@ -105,7 +115,11 @@ def methods(setting: str, out: Path) -> list[Method]:
     sampler, n = SETTINGS[setting]
     found = [Method(REFERENCE, "", sampler, n, stock)]
     if setting == "best":
-        found.append(Method("another solver", "250 steps", CONFIRMING, n, stock))
+        found += [
+            Method("another solver", f"{n} steps", CONFIRMING, n, stock),
+            Method("fewer of them", "250 steps", sampler, 250, stock),
+            Method("what tune follows", "to the least noise", sampler, None, followed),
+        ]
         for steps in BEST_STEPS:
             found.append(
                 Method(

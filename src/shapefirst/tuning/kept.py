@@ -25,7 +25,7 @@ from shapefirst.tuning.search import BatchRecord, Tuner
 
 __all__ = ["UnfinishedSearch", "unfinished_search"]
 
-FORMAT: Final = 2  # raised when what an older shapefirst has left is no part of a new search
+FORMAT: Final = 3  # raised when what an older shapefirst has left is no part of a new search
 
 
 @dataclass(frozen=True)

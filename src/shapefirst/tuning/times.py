@@ -51,9 +51,9 @@ def times_to_try(recorded: FollowedRuns, steps: int, *, keep: bool) -> list[list
 
 
 def _karras(recorded: FollowedRuns, steps: int, rho: float) -> list[int]:
-    """The recorded times nearest to Karras' (Karras et al. 2022, arXiv 2206.00364, eq. 5), down to twice the least."""
+    """The recorded times nearest to Karras' (Karras et al. 2022, arXiv 2206.00364, eq. 5), down to the least noise."""
     ratios = [min(s / max(a, LEAST_ALPHA), MOST_NOISE) for a, s in recorded.scales]
-    first, last = ratios[0] ** (1 / rho), min(2 * ratios[-1], ratios[0]) ** (1 / rho)
+    first, last = ratios[0] ** (1 / rho), ratios[-1] ** (1 / rho)
     wanted = [(first + place / max(steps - 1, 1) * (last - first)) ** rho for place in range(steps)]
     return sorted({min(range(len(ratios)), key=lambda n: abs(math.log(ratios[n] / sigma))) for sigma in wanted} | {0})
 
