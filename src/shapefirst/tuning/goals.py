@@ -70,14 +70,14 @@ def _converged(config: Any) -> TextSchedule:
     """DPM++ 2M (Lu et al. 2022, arXiv 2211.01095, algorithm 2) down to the model's least noise.
 
     Evenly spaced, the last step of 200 begins at the fifth of 1000 times, and what a model would still paint below is
-    left out, which is more than many solvers are off otherwise. So the last times halve. A flow's last step goes
-    straight on, and a model whose clean latents are bounded by a threshold is no solver's of these weights: there the
-    steps are diffusers' own.
+    left out, which is more than many solvers are off otherwise. So the last times halve. A flow has no least noise,
+    and clean latents that are bounded by a threshold are not linear: there the steps are diffusers' own.
     """
-    stock = _stock("dpm-solver", CONVERGED_STEPS, config)
+    steps = min(CONVERGED_STEPS, config.get("num_train_timesteps", CONVERGED_STEPS))
+    stock = _stock("dpm-solver", steps, config)
     assert stock.solver is not None
     scheduler = scheduler_for(stock.solver)
-    scheduler.set_timesteps(CONVERGED_STEPS)
+    scheduler.set_timesteps(steps)
     times = [int(t) for t in scheduler.timesteps]
     while times[-1] > 0:
         times.append(times[-1] // 2)
