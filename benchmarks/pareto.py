@@ -14,8 +14,8 @@ The same prompts and seeds throughout: fresh scenes of pocket's world, none of t
 solvers are tuned on. Every method draws the first ``--screen``; the rest only ours, fewer steps and the finalists: the
 rivals that no other one beats by far on those, which flatters rivals if anybody. Images are kept in ``--out``, where
 ``report`` writes to, too; without it they are in ``out/pareto``, and the report goes to ``benchmarks/results``. With
-``--model pocket-dit`` it is the model that nothing of ours was chosen on; peers that need a U-Net fail there. Peers
-need ``pip install '.[bench]'``; one that fails is listed with its error.
+``--model pocket-dit`` it is the second model, where peers that need a U-Net fail. Peers need
+``pip install '.[bench]'``; one that fails is listed with its error.
 """
 
 from __future__ import annotations
