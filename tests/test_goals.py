@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from statistics import fmean
 
 import pytest
 import torch
@@ -10,9 +11,13 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, FlowMatchEuler
 
 from shapefirst.guidance.fitted import FittedScheduler
 from shapefirst.guidance.solving import scheduler_for
+from shapefirst.images.jobs import Sampling
+from shapefirst.policies.schedule import TextSchedule
 from shapefirst.sampling.loop import denoise, generators
 from shapefirst.tuning import goals
+from shapefirst.tuning.candidates import Candidate
 from shapefirst.tuning.fitting import followed_runs
+from shapefirst.tuning.search import Tuner
 from shapefirst.tuning.times import times_to_try
 
 STEPS = 24
@@ -73,3 +78,17 @@ def test_a_solver_for_it_may_go_down_to_the_least_noise(make_pipe):
     prompts, how = ["a cat"], {"guidance_scale": 3.0, "generator": generators([0])}
     runs = followed_runs(list(denoise(make_pipe("sd-epsilon", "ddim"), prompts, num_inference_steps=40, **how)), 3.0)
     assert times_to_try(runs, 6, keep=False)[-1][-1] == 39
+
+
+def test_a_solver_is_fitted_to_a_flow_s_converged_picture(make_pipe, monkeypatch):
+    monkeypatch.setattr(goals, "CONVERGED_STEPS", STEPS)
+    pipe = make_pipe("sd-epsilon", "ddim")
+    pipe.scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    tuner = Tuner(pipe, Sampling(3.0, 12), ["a cat", "a dog"], 2, "best")
+    tuner.record(0, [], lambda: None)
+    fit, distances = tuner.fit(5, lambda: None)
+    entries = fit.schedule.solver.entries
+    assert entries["use_flow_sigmas"]
+    assert entries["sigmas"][0] == pytest.approx(1, abs=1e-2)
+    euler = tuner.run(Candidate(5, TextSchedule.always(), "5 steps"), lambda: None)
+    assert fmean(tuner.refine(fit, distances)[1]) <= fmean(distances) < fmean(euler)
