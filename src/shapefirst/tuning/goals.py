@@ -77,12 +77,14 @@ def _converged(config: Any) -> TextSchedule:
     stock = _stock("dpm-solver", steps, config)
     assert stock.solver is not None
     scheduler = scheduler_for(stock.solver)
+    if is_flow(scheduler.config) or scheduler.config.thresholding:
+        return stock
     scheduler.set_timesteps(steps)
     times = [int(t) for t in scheduler.timesteps]
     while times[-1] > 0:
         times.append(times[-1] // 2)
     seen = clean(scheduler, times)
-    if is_flow(scheduler.config) or scheduler.config.thresholding or seen is None:
+    if seen is None:
         return stock
     known = scales_along(scheduler, times)
     solver = FittedScheduler(
