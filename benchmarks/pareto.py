@@ -8,7 +8,8 @@
 steps of the same sampler, which begin at the same timestep, and every method of `peers.RIVALS` with its authors' and
 with other settings. **best** (the setting of that name): distances are to the converged picture, DPM-Solver++ in the
 1000 steps of the model's times, which UniPC in as many has to confirm. Fewer stop above the least noise, and what is
-painted below it they leave out. Rivals are all of `peers.settings.STOCK` and AYS.
+painted below it they leave out. Rivals are all of `peers.settings.STOCK` and AYS. In **flow-28** and **best-flow**
+pocket is read as a model of flow matching (`peers.flow`), and rivals of best are all of `peers.settings.FLOWS`.
 
 The same prompts and seeds throughout: fresh scenes of pocket's world, none of them among those that policies and
 solvers are tuned on. Every method draws the first ``--screen``; the rest only ours, fewer steps and the finalists: the
@@ -35,7 +36,7 @@ from typing import Any, Final
 
 import diffusers
 import numpy as np
-from pareto_methods import BATCH, BEST_STEPS, FEWER_STEPS, SCALE, SETTINGS, Method, methods
+from pareto_methods import BATCH, BEST_STEPS, CONFIRMING, FEWER_STEPS, SCALE, SETTINGS, Method, methods
 from pareto_tables import (
     LEAST_L1,
     SLACK,
@@ -46,7 +47,8 @@ from pareto_tables import (
     beside_the_best_rival,
     table,
 )
-from peers.settings import STOCK
+from peers.flow import as_flow
+from peers.settings import FLOWS, STOCK
 from rich.progress import track
 
 from shapefirst import load
@@ -180,7 +182,7 @@ def finalists(every: Sequence[Method], setting: str, folder: Path, screen: int) 
 
 def compares(evaluations: float, setting: str, full: float) -> bool:
     """Whether a method takes a number of evaluations that is compared at."""
-    if setting == "best":
+    if setting in CONFIRMING:
         return any(about(evaluations, steps) for steps in BEST_STEPS)
     return evaluations <= SAVES * full
 
@@ -214,6 +216,8 @@ def pipeline(model: Any, method: Method) -> Any:
     """The model's weights with the method's sampler."""
     pipe = copy.copy(model)
     pipe.set_progress_bar_config(disable=True)
+    if method.sampler in FLOWS:
+        return as_flow(pipe, *FLOWS[method.sampler])
     kind, options = STOCK[method.sampler]
     pipe.scheduler = getattr(diffusers, kind).from_config(pipe.scheduler.config, **options)
     return pipe
@@ -278,7 +282,7 @@ def report(given: argparse.Namespace) -> None:
     folder = folder_of(given)
     rows = rows_of(given.setting, folder, given.prompts)
     sampler, steps = SETTINGS[given.setting]
-    full = None if given.setting == "best" else 2 * steps
+    full = None if given.setting in CONFIRMING else 2 * steps
     failed = [
         f"{method.family}, {method.setting}: `{file.read_text().strip()}`"
         for method in methods(given.setting, folder)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from peers.loop import Block
-from peers.settings import RIVALS, STOCK, ays
+from peers.settings import FLOWS, RIVALS, STOCK, ays
 
 from shapefirst import TextSchedule, guide
 from shapefirst.cli.tune import CALIBRATION_SEED
@@ -27,7 +27,7 @@ from shapefirst.tuning.goals import reference
 from shapefirst.tuning.search import Tuner
 
 CONVERGED: Final = 1000  # all of the model's times
-#: Setting -> the sampler, of `STOCK`, and its number of steps.
+#: Setting -> the sampler, of `STOCK` or `FLOWS`, and its number of steps.
 SETTINGS: Final = {
     "dpm-karras-25": ("DPM++ 2M, Karras", 25),
     "euler-25": ("Euler, trailing", 25),
@@ -36,9 +36,11 @@ SETTINGS: Final = {
     "unipc-20": ("UniPC 2, trailing", 20),
     "deis-30": ("DEIS 2, trailing", 30),
     "euler-leading-25": ("Euler, leading", 25),
+    "flow-28": ("Euler, flow, shift 3", 28),
     "best": ("DPM++ 2M, trailing", CONVERGED),
+    "best-flow": ("DPM++ 2M, flow, shift 3", CONVERGED),
 }
-CONFIRMING: Final = "UniPC 2, trailing"
+CONFIRMING: Final = {"best": "UniPC 2, trailing", "best-flow": "UniPC 2, flow, shift 3"}
 BEST_STEPS: Final = (10, 15, 20)
 FEWER: Final = (0.88, 0.76, 0.68, 0.6, 0.5, 0.4)
 SHARES: Final = (0.76, 0.6, 0.5)  # of the evaluations, of ours
@@ -114,29 +116,8 @@ def methods(setting: str, out: Path) -> list[Method]:
     """All of them, the reference first."""
     sampler, n = SETTINGS[setting]
     found = [Method(REFERENCE, "", sampler, n, stock)]
-    if setting == "best":
-        found += [
-            Method("another solver", f"{n} steps", CONFIRMING, n, stock),
-            Method("fewer of them", "250 steps", sampler, 250, stock),
-            Method("what tune follows", "to the least noise", sampler, None, followed),
-        ]
-        for steps in BEST_STEPS:
-            found.append(
-                Method(
-                    f"{OURS}, fitted",
-                    f"{steps} steps",
-                    sampler,
-                    None,
-                    partial(fitted, goal="best", num_steps=25, steps=steps, out=out),
-                )
-            )
-            found += [Method(name, f"{steps} steps", name, steps, stock) for name in STOCK]
-            found.append(Method("AYS, DPM++ 2M", f"{steps} steps", "DPM++ 2M, leading", steps, ays(steps)))
-        found += [
-            Method(f"{OURS}, each image its steps", f"tol {tol:g}", "DPM++ 2M, Karras", 40, partial(guided, tol=tol))
-            for tol in (0.02, 0.05, 0.1)
-        ]
-        return found
+    if setting in CONFIRMING:
+        return [*found, *best_methods(setting, sampler, out)]
     found += [
         Method(f"{OURS}, budget", f"{share:g}", sampler, n, partial(guided, budget=share + 1e-6)) for share in SHARES
     ]
@@ -156,3 +137,22 @@ def methods(setting: str, out: Path) -> list[Method]:
         Method(family, words, sampler, n, factory(n)) for family, ladder in RIVALS.items() for words, factory in ladder
     ]
     return found
+
+
+def best_methods(setting: str, sampler: str, out: Path) -> Iterator[Method]:
+    """What is held against the converged picture."""
+    yield Method("another solver", f"{CONVERGED} steps", CONFIRMING[setting], CONVERGED, stock)
+    yield Method("fewer of them", "250 steps", sampler, 250, stock)
+    yield Method("what tune follows", "to the least noise", sampler, None, followed)
+    is_flow = sampler in FLOWS
+    for steps in BEST_STEPS:
+        how = partial(fitted, goal="best", num_steps=25, steps=steps, out=out)
+        yield Method(f"{OURS}, fitted", f"{steps} steps", sampler, None, how)
+        for name in FLOWS if is_flow else STOCK:
+            yield Method(name, f"{steps} steps", name, steps, stock)
+        if not is_flow:
+            yield Method("AYS, DPM++ 2M", f"{steps} steps", "DPM++ 2M, leading", steps, ays(steps))
+    if not is_flow:
+        for tol in (0.02, 0.05, 0.1):
+            how = partial(guided, tol=tol)
+            yield Method(f"{OURS}, each image its steps", f"tol {tol:g}", "DPM++ 2M, Karras", 40, how)

@@ -566,7 +566,7 @@ def test_zero_terminal_snr_of_a_checkpoint_is_kept_or_the_sampler_refused(folder
 def test_a_scheduler_made_by_hand_is_known_to_match_a_flow():
     from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 
-    from shapefirst.models.catalogue import is_flow
+    from shapefirst.policies.solver import is_flow
 
     assert is_flow(FlowMatchEulerDiscreteScheduler(shift=3.0).config)
     assert not is_flow(DDIMScheduler().config)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 
+from shapefirst import guide
 from shapefirst.families.noise import noise_to_signal
 from shapefirst.sampling.loop import encode, generators
 
@@ -131,8 +132,16 @@ def fake(step, x, out, *, noise=1.0, next_noise=0.5, latents=None):
     """A step at which both branches give ``out()``, with x = (x0 + noise eps) / sqrt(1 + noise^2)."""
     alpha = (1 + noise**2) ** -0.5
     held = x / alpha if latents is None else latents
-    at = {"t": 500.0, "alpha": alpha, "sigma": noise * alpha, "next_noise": next_noise, "beta": 0.01, "scale": 1.0}
-    run = {"run": lambda text, null: (out(),) * 2, "solve": lambda out: out, "predicts_v": False}
+    at = {
+        "t": 500.0,
+        "alpha": alpha,
+        "sigma": noise * alpha,
+        "next_noise": next_noise,
+        "beta": 0.01,
+        "shift": 1.0,
+        "scale": 1.0,
+    }
+    run = {"run": lambda text, null: (out(),) * 2, "solve": lambda out: out, "predicts": "eps"}
     return Now(step=step, num_steps=N, x=x, latents=held, **at, **run)
 
 
@@ -325,3 +334,55 @@ def test_rivals_that_are_beaten_by_far_are_no_finalists(tmp_path):
     ]
     found = pareto.finalists(every, "dpm-20", tmp_path, 4)
     assert [one.family for one in found] == ["reference", "ours, far", "fewer steps", "close for more", "far for less"]
+
+
+def as_flow(pipe, shift=3.0):
+    from peers.flow import as_flow
+
+    return as_flow(pipe, "FlowMatchEulerDiscreteScheduler", {"shift": shift})
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("high", "low"), [(900, 700), (400, 180)])
+def test_a_step_along_a_flow_is_the_networks_own(make_pipe, high, low):
+    """DDIM's step between two timesteps, in the flow's coordinates."""
+    pipe = make_pipe("sd-epsilon", "ddim")
+    unet = as_flow(pipe).unet
+    known, x = encode(pipe, PROMPTS).text, torch.randn(2, 4, 8, 8, generator=torch.manual_seed(0))
+    eps = pipe.unet(x, high, known, return_dict=False)[0]
+    (a, s), (a_after, s_after) = (
+        (abar.sqrt(), (1 - abar).sqrt()) for abar in pipe.scheduler.alphas_cumprod[[high, low]].double()
+    )
+    expected = (a_after * (x - s * eps) / a + s_after * eps) / (a_after + s_after)
+    here, there = s / (a + s), s_after / (a_after + s_after)
+    velocity = unet(x / (a + s).float(), here * 1000, known).sample
+    np.testing.assert_allclose(x / (a + s) + (there - here) * velocity, expected, atol=1e-5)
+    rows = unet(x / (a + s).float(), (here * 1000).expand(2), known, return_dict=False)[0]
+    np.testing.assert_allclose(rows, velocity, atol=1e-6)
+
+
+def test_skipping_nothing_along_a_flow_is_the_stock_pipeline(make_pipe):
+    pipe = as_flow(make_pipe("sd-epsilon", "ddim"))
+    stock = draw(pipe, 6)
+    for name, block in NOTHING_SKIPPED.items():
+        if name == "guidance_interval":
+            continue  # where there is no signal sigma / alpha is in no interval
+        with block(pipe) as call:
+            np.testing.assert_allclose(draw(call, 6), stock, atol=2e-5, err_msg=name)
+    for name, (block, _) in SKIPPED.items():
+        with block(pipe) as call:
+            assert np.isfinite(draw(call)).all(), name
+    with guide(pipe, budget=0.5) as evaluations:
+        assert np.isfinite(draw(pipe)).all()
+    assert evaluations.rows == len(PROMPTS) * N
+
+
+def test_a_flows_terms_are_one_and_the_same():
+    x, x0 = torch.randn(2, 1, 1, 4, 4, generator=torch.manual_seed(1)).unbind()
+    now = Now(3, N, 700.0, 0.3, 0.7, 0.6, 0.0, 3.0, x, x, 4.0, "flow", None, None)
+    out = now.output(x0)
+    np.testing.assert_allclose(now.x0(out), x0, atol=1e-6)
+    np.testing.assert_allclose(0.3 * x0 + 0.7 * now.eps(out), x, atol=1e-6)
+    assert now.noise == 0.7
+    assert now.is_past(0.4)  # (3 0.6) / (1 + 2 0.6) = 0.82
+    assert not now.is_past(0.6)  # 0.67

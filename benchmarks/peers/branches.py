@@ -115,7 +115,7 @@ def guidance_interval(low: float = 0.28, high: float = 5.42) -> Rule:
     """
 
     def output(now: Now) -> Tensor:
-        return now.guided() if low < now.noise <= high else now.text()
+        return now.guided() if low * now.alpha < now.sigma <= high * now.alpha else now.text()
 
     return output
 

@@ -6,12 +6,14 @@ import copy
 import math
 import random
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from shapefirst.families.noise import scales
 from shapefirst.sampling.loop import denoise, generators
 
 from .branches import Coefficients, is_guided
@@ -181,22 +183,24 @@ def fit_tortoise_and_hare(
 
     The error of a DDIM step is its length times how much its slope differs half-way, for both terms alike.
     """
-    table = pipe.scheduler.alphas_cumprod.double()
     ratios: list[float] = []
     times: list[float] = []
 
     def output(now: Now) -> Tensor:
         text, null = now.both()
         after = times[now.step + 1] if now.step + 1 < len(times) else 0
-        half = int(now.t + after) // 2
-        a, s = float(table[half].sqrt()), float((1 - table[half]).sqrt())
+        half = (now.t + after) / 2 if now.is_flow else int(now.t + after) // 2
+        a, s = scales(pipe.scheduler, half)
         out = now.mix(text, null)
-        x = a * now.x0(out) + s * now.eps(out)
-        text_half, null_half = now.both(x=x, t=torch.tensor(half))
-        here, there = now.eps(text), (a * text_half + s * x if now.predicts_v else text_half)
-        apart = text - null if not now.predicts_v else now.alpha * (text - null)
-        apart_half = (text_half - null_half) * (a if now.predicts_v else 1)
-        changes = [float((p - q).flatten(1).norm(dim=1).mean()) for p, q in ((here, there), (apart, apart_half))]
+        there = replace(now, x=a * now.x0(out) + s * now.eps(out), alpha=a, sigma=s)
+        text_half, null_half = now.both(x=there.x, t=torch.tensor(half))
+        changes = [
+            float((p - q).flatten(1).norm(dim=1).mean())
+            for p, q in (
+                (now.slope(text), there.slope(text_half)),
+                (now.slope(text) - now.slope(null), there.slope(text_half) - there.slope(null_half)),
+            )
+        ]
         ratios.append(changes[0] / ((now.scale - 1) * changes[1]) if changes[1] else 1.0)
         return out
 

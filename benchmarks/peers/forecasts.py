@@ -65,9 +65,11 @@ def sada(
         out = outputs[-1] if x0 is None else now.output(x0)
         if now.step % every == 1 % every:
             nodes.append((now.step, now.x0(outputs[-1]) if x0 is None else x0))
-        rate = 0.5 * now.beta * now.num_steps
-        slope = now.alpha * outputs[-1] / now.sigma if now.predicts_v else outputs[-1] / now.sigma - now.x
-        slopes[:] = [*slopes[-2:], rate * slope]
+        if now.is_flow:
+            slope = (now.noise - now.next_noise) * now.num_steps * outputs[-1]
+        else:
+            slope = 0.5 * now.beta * now.num_steps * (now.eps(outputs[-1]) / now.sigma - now.x)
+        slopes[:] = [*slopes[-2:], slope]
         before = now.x
         return out
 
@@ -114,6 +116,8 @@ def spectrum(
             for place, c in zip((-1, -2), lagrange(steps[-1:-3:-1], now.step), strict=False):
                 weights[place] += (1 - weight) * c
             out = unet.conv_out(unet.conv_act(unet.conv_norm_out(mixed(weights, features))))
+            if now.is_flow:
+                out = unet.velocity(torch.cat([now.x, now.x]), now.t, out)
             return now.mix(*out.chunk(2))
 
         return output
@@ -145,7 +149,7 @@ class _Past:
 
     def learn(self, now: Now, out: Tensor) -> Tensor:
         x0 = now.x0(out)
-        self.real.append((now.noise, x0 if self.denoised else x0 - now.x / now.alpha))
+        self.real.append((now.noise, x0 if self.denoised else x0 - now.linear))
         return out
 
     def x0(self, now: Now, points: int) -> Tensor:
@@ -156,7 +160,7 @@ class _Past:
         else:
             weights = lagrange(range(-len(last), 0), 0)
         value = mixed(weights, [value for _, value in last])
-        return value if self.denoised else now.x / now.alpha + value
+        return value if self.denoised else now.linear + value
 
 
 @peer
@@ -210,7 +214,7 @@ def fsampler_adaptive(
         nonlocal skipped
         free = first <= now.step < now.num_steps - last and len(past.real) >= 3 and skipped < most
         if free and (anchor == 0 or (now.step - first) % anchor):
-            x, ratio = now.x / now.alpha, now.next_noise / now.noise
+            x, ratio = now.linear, now.next_noise / now.noise
             high, low = past.x0(now, 3), past.x0(now, 2)
             after_high, after_low = (x0 + ratio * (x - x0) for x0 in (high, low))
             if (after_high - after_low).square().mean().sqrt() <= tolerance * after_high.square().mean().sqrt():

@@ -13,13 +13,14 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial, wraps
 from types import SimpleNamespace
-from typing import Any, Concatenate, ParamSpec, TypeAlias
+from typing import Any, Concatenate, Final, Literal, ParamSpec, TypeAlias
 
 import torch
 from diffusers.utils.torch_utils import randn_tensor
 from torch import Tensor
 
-from shapefirst.families.noise import scales
+from shapefirst.families.noise import scales_along
+from shapefirst.policies.solver import is_flow
 from shapefirst.sampling.loop import encode
 
 __all__ = ["Block", "Call", "Jump", "Now", "Rule", "lagrange", "mixed", "peer", "sample"]
@@ -28,6 +29,8 @@ Call: TypeAlias = Callable[..., Any]
 #: Pipeline -> what to call in its place.
 Block: TypeAlias = Callable[[Any], AbstractContextManager[Call]]
 Settings = ParamSpec("Settings")
+Prediction: TypeAlias = Literal["eps", "v", "flow"]
+LAST_T: Final = 999  # of ComfyUI's percents, which are of timesteps
 
 
 @dataclass(frozen=True)
@@ -39,21 +42,21 @@ class Jump:
 
 @dataclass(frozen=True)
 class Now:
-    """What a method may see of a step, with x = alpha x0 + sigma eps.
+    """What a method may see of a step, with x = alpha x0 + sigma eps, or x = (1 - sigma) x0 + sigma eps of a flow.
 
     Attributes:
         step: From 0.
         num_steps: Of the run.
-        t: The timestep, 0 to 999.
+        t: The timestep, 0 to 999, or 1000 sigma of a flow.
         alpha: Of x.
         sigma: Of x.
-        noise: sigma / alpha.
-        next_noise: After the step; 0 after the last.
-        beta: The training schedule's at t.
+        next_noise: `noise` after the step; 0 after the last.
+        beta: The training schedule's at t; 0 of a flow, which has none.
+        shift: Of a flow's times.
         x: (B, C, H, W), what the denoiser is given: the paper's x_t with every solver.
         latents: (B, C, H, W), what the solver holds.
         scale: w.
-        predicts_v: Outputs are v = alpha eps - sigma x0, else eps.
+        predicts: What outputs are: eps, v = alpha eps - sigma x0, or a flow's velocity eps - x0.
         run: See `evaluate`.
         solve: An output -> the latents after the step, of a copy of the solver.
     """
@@ -65,16 +68,34 @@ class Now:
     sigma: float
     next_noise: float
     beta: float
+    shift: float
     x: Tensor
     latents: Tensor
     scale: float
-    predicts_v: bool = field(repr=False)
+    predicts: Prediction = field(repr=False)
     run: Callable[..., tuple[Tensor, Tensor]] = field(repr=False)
     solve: Callable[..., Tensor] = field(repr=False)
 
     @property
+    def is_flow(self) -> bool:
+        return self.predicts == "flow"
+
+    @property
     def noise(self) -> float:
-        return self.sigma / self.alpha
+        """sigma / alpha, or sigma of a flow: what Euler's steps are linear in."""
+        return self.sigma if self.is_flow else self.sigma / self.alpha
+
+    @property
+    def linear(self) -> Tensor:
+        """(B, C, H, W), what Euler's steps are linear in `noise` of."""
+        return self.x if self.is_flow else self.x / self.alpha
+
+    def is_past(self, share: float) -> bool:
+        """Of the timesteps, as ComfyUI counts them."""
+        left = 1 - share
+        if self.is_flow:
+            return self.sigma <= self.shift * left / (1 + (self.shift - 1) * left)
+        return self.t <= LAST_T * left
 
     def evaluate(self, text: Sequence[int], null: Sequence[int], **at: Any) -> tuple[Tensor, Tensor]:
         """Outputs of these rows of the text and of the null branch; of another x and t if they are given."""
@@ -95,15 +116,36 @@ class Now:
 
     def x0(self, out: Tensor, x: Tensor | None = None) -> Tensor:
         x = self.x if x is None else x
-        return self.alpha * x - self.sigma * out if self.predicts_v else (x - self.sigma * out) / self.alpha
+        match self.predicts:
+            case "flow":
+                return x - self.sigma * out
+            case "v":
+                return self.alpha * x - self.sigma * out
+            case "eps":
+                return (x - self.sigma * out) / self.alpha
 
     def eps(self, out: Tensor) -> Tensor:
-        return self.alpha * out + self.sigma * self.x if self.predicts_v else out
+        match self.predicts:
+            case "flow":
+                return self.x + self.alpha * out
+            case "v":
+                return self.alpha * out + self.sigma * self.x
+            case "eps":
+                return out
+
+    def slope(self, out: Tensor) -> Tensor:
+        """Of `linear` along `noise`."""
+        return out if self.is_flow else self.eps(out)
 
     def output(self, x0: Tensor) -> Tensor:
         """The output that would mean this x0."""
-        eps = (self.x - self.alpha * x0) / self.sigma
-        return self.alpha * eps - self.sigma * x0 if self.predicts_v else eps
+        match self.predicts:
+            case "flow":
+                return (self.x - x0) / self.sigma
+            case "v":
+                return (self.alpha * self.x - x0) / self.sigma
+            case "eps":
+                return (self.x - self.alpha * x0) / self.sigma
 
 
 Rule: TypeAlias = Callable[[Now], "Tensor | Jump"]
@@ -138,10 +180,11 @@ def sample(
     channels, size = pipe.unet.config.in_channels, pipe.unet.config.sample_size
     shape = (len(prompt), channels, size, size)
     latents = randn_tensor(shape, generator=generator, device=pipe.device) * solver.init_noise_sigma
-    noise = [scales(solver, float(t)) for t in solver.timesteps]
+    predicts, noise = _predicts(solver), scales_along(solver, solver.timesteps.tolist())
+    lasts = [*(s if predicts == "flow" else s / a for a, s in noise[1:]), 0.0]
     rule = make_rule()
     for step, t in enumerate(solver.timesteps):
-        x_in = solver.scale_model_input(latents, t)
+        x_in = latents if predicts == "flow" else solver.scale_model_input(latents, t)
 
         def evaluate(text: list[int], null: list[int], x: Tensor = x_in, t: Any = t) -> tuple[Tensor, Tensor]:
             known = torch.cat([embeddings.text[text], embeddings.null[null]])
@@ -158,12 +201,13 @@ def sample(
             float(t),
             alpha,
             sigma,
-            noise[step + 1][1] / noise[step + 1][0] if step + 1 < len(noise) else 0.0,
-            float(solver.betas[round(float(t))]),
+            lasts[step],
+            0.0 if predicts == "flow" else float(solver.betas[round(float(t))]),
+            solver.config.get("shift", 1.0),
             x_in,
             latents,
             guidance_scale,
-            pipe.scheduler.config.prediction_type == "v_prediction",
+            predicts,
             evaluate,
             solve,
         )
@@ -178,6 +222,12 @@ def sample(
         return SimpleNamespace(images=latents)
     pixels = pipe.vae.decode(latents / pipe.vae.config.scaling_factor, return_dict=False)[0]
     return SimpleNamespace(images=pipe.image_processor.postprocess(pixels, output_type=output_type))
+
+
+def _predicts(solver: Any) -> Prediction:
+    if is_flow(solver.config):
+        return "flow"
+    return "v" if solver.config.prediction_type == "v_prediction" else "eps"
 
 
 def lagrange(nodes: Sequence[float], at: float) -> list[float]:

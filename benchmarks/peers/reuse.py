@@ -12,8 +12,6 @@ from .loop import Now, Rule, peer
 
 __all__ = ["adaptive_diffusion", "budcache", "budcaches", "easycache", "lazycache"]
 
-LAST_T = 999  # of ComfyUI's percents, which are of timesteps
-
 
 @peer
 def budcaches(evaluated: Sequence[Collection[int]]) -> Rule:
@@ -118,9 +116,9 @@ def easycache(threshold: float = 0.2, start: float = 0.15, end: float = 0.95, su
 
     def output(now: Now) -> Tensor:
         nonlocal offsets
-        if now.t <= LAST_T * (1 - end):
+        if now.is_past(end):
             return now.guided()
-        active = now.t <= LAST_T * (1 - start)
+        active = now.is_past(start)
         if active and change.is_small(now.x):
             assert offsets is not None
             return now.mix(now.x + offsets[0], now.x + offsets[1])
@@ -144,9 +142,9 @@ def lazycache(threshold: float = 0.2, start: float = 0.15, end: float = 0.95, su
 
     def output(now: Now) -> Tensor:
         nonlocal offset
-        if now.t <= LAST_T * (1 - end):
+        if now.is_past(end):
             return now.guided()
-        x, active = now.x / now.alpha, now.t <= LAST_T * (1 - start)
+        x, active = now.linear, now.is_past(start)
         if active and change.is_small(x):
             assert offset is not None
             return now.output(x + offset)

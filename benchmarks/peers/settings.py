@@ -27,7 +27,7 @@ from shapefirst.prompts import mixed as prompts
 from . import branches, fitting, forecasts, parts, reuse
 from .loop import Block, Call
 
-__all__ = ["RIVALS", "STOCK", "ays", "ays_timesteps"]
+__all__ = ["FLOWS", "RIVALS", "STOCK", "ays", "ays_timesteps"]
 
 #: The number of steps -> the method with its settings.
 Factory: TypeAlias = Callable[[int], Block]
@@ -248,6 +248,26 @@ def _stock() -> dict[str, tuple[str, dict[str, Any]]]:
 
 #: Solver and how its steps lie -> diffusers' class, and what it changes in the model's own configuration.
 STOCK: Final[dict[str, tuple[str, dict[str, Any]]]] = _stock()
+
+_FLOW: Final = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
+#: Spacings of noise are left out in the solvers that look for it in the table of another kind of model.
+_OF_FLOWS: Final = {
+    "Euler": ("FlowMatchEulerDiscreteScheduler", "shift", {}),
+    "Euler, Karras": ("FlowMatchEulerDiscreteScheduler", "shift", {"use_karras_sigmas": True}),
+    "Euler, exponential": ("FlowMatchEulerDiscreteScheduler", "shift", {"use_exponential_sigmas": True}),
+    "Euler, beta": ("FlowMatchEulerDiscreteScheduler", "shift", {"use_beta_sigmas": True}),
+    "Heun": ("FlowMatchHeunDiscreteScheduler", "shift", {}),
+    **{
+        solver: (*_SOLVERS[solver][:1], "flow_shift", {**_FLOW, **_SOLVERS[solver][1]})
+        for solver in ("DPM++ 2M", "DPM++ 2M (Heun)", "DPM++ 3M", "UniPC 2", "UniPC 3", "DEIS 2", "DEIS 3")
+    },
+}
+#: The same of models of flows, whose times are shifted. Stable Diffusion 3's shift is 3.
+FLOWS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
+    f"{solver}, flow, shift {shift:g}": (name, {**options, called: shift})
+    for solver, (name, called, options) in _OF_FLOWS.items()
+    for shift in (3.0, 1.0, 2.0, 5.0)
+}
 
 
 def ays_timesteps(pipe: Any, num_steps: int) -> list[int]:

@@ -15,6 +15,7 @@ from shapefirst.files import on_disk
 from shapefirst.models.configurations import check_entries
 from shapefirst.models.quiet import quietly
 from shapefirst.policies.file import sampler_digest
+from shapefirst.policies.solver import is_flow
 from shapefirst.signatures import Pipeline, guarded
 
 __all__ = [
@@ -28,7 +29,6 @@ __all__ = [
     "default_guidance_scale",
     "default_sampler",
     "embedded_folder",
-    "is_flow",
     "is_pocket",
     "make_sampler",
     "own_sampler",
@@ -223,13 +223,6 @@ def check_sampler(name: str | None) -> None:
     """Raise ShapefirstError for a name of no sampler; none at all and the model's own are fine."""
     if name not in (None, OWN_SAMPLER):
         sampler_info(name)
-
-
-def is_flow(config: Any) -> bool:
-    """Whether a scheduler's configuration is that of a model trained by flow matching (Stable Diffusion 3, Flux)."""
-    name = str(config.get("_class_name", ""))  # which a scheduler made by hand has not got
-    own = name.startswith("FlowMatch") or (not name and "shift" in config and "beta_start" not in config)
-    return own or bool(config.get("use_flow_sigmas"))
 
 
 def default_sampler(config: Any) -> str:

@@ -6,9 +6,11 @@ import math
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Final, Protocol, runtime_checkable
+from typing import Any, ClassVar, Final, Literal, Protocol, runtime_checkable
 
 from shapefirst.errors import ShapefirstError
+from shapefirst.policies.flows import MOST_STEPS, by_noise
+from shapefirst.policies.solver import is_flow, shift_of
 from shapefirst.signatures import guarded
 
 __all__ = ["Budget", "Every", "Growing", "Placement"]
@@ -84,19 +86,28 @@ class Budget:
     all guided steps, if that leaves the last ones, and as many as leave no two steps together for the others. Of the
     rules that were tried this one kept pocket's pictures best where people work, in 20 to 30 steps.
 
+    Along a flow the first steps are the shorter the more its times are shifted, and later ones must not be missed:
+    with Euler's steps they are those of `policies.flows`, and with higher orders gaps are even if the shift is large.
+
     Attributes:
         share: Of the evaluations of full guidance, above 0 and up to 1.
         last: How many steps at the end are guided in any case; None: as many as `with_solver` finds for a run, else 1.
+        place: How they are placed, as `with_solver` finds it for a run.
+        shift: Of the times of the flow that the model follows, if it does.
     """
 
     share: float
     last: int | None = None
+    place: Literal["early", "evenly", "by noise"] = "early"
+    shift: float = 1.0
 
     FIRST: ClassVar[float] = 0.6
     #: How many last steps a multistep solver of order 2 needs whose steps lie evenly in the timesteps: in the last ones
     #: log sigma falls furthest, and the difference of two predictions counts for more than in any before.
     LAST_OF_EVEN: ClassVar[int] = 2
     LAST_OF_DEIS: ClassVar[int] = 3
+    #: From which shift on a flow's first steps are so short that some are spared with any order.
+    SHIFTED: ClassVar[float] = 2.0
     #: With a smaller share the steps before them are missed more.
     LEAST_SHARE: ClassVar[float] = 0.4
     #: Shares below which fewer steps came nearer to pocket's pictures, in up to `FEW` steps and in more.
@@ -115,8 +126,11 @@ class Budget:
             raise ShapefirstError(f"A budget guides the last 1 to {self.LEAST - 1} steps in any case, not {self.last}.")
 
     def with_solver(self, solver: Any, num_steps: int) -> Budget:
-        """The budget where this scheduler samples, as far as was measured (`benchmarks/results/last-steps.md`)."""
+        """The budget where this scheduler samples, as far as was measured (`benchmarks/results/last-steps.md`, and
+        `flow-steps.md` for flows)."""
         name, config = type(solver).__name__, _config(solver)
+        if self.last is None and is_flow(config):
+            return self._along_flow(shift_of(config), config.get("solver_order") or 1)
         is_multistep = "Multistep" in name and config.get("solver_order") == 2
         is_even = not any(config.get(option) for option in UNEVEN)
         adds_noise = str(config.get("algorithm_type")).startswith("sde")
@@ -126,6 +140,11 @@ class Budget:
             return self
         last = self.LAST_OF_DEIS if "DEIS" in name else self.LAST_OF_EVEN
         return replace(self, last=max(1, min(last, guided // 3)))
+
+    def _along_flow(self, shift: float, order: int) -> Budget:
+        if order == 1:
+            return replace(self, place="by noise", shift=shift)
+        return replace(self, place="evenly") if shift >= self.SHIFTED else self
 
     def held_in_calls(self, calls: Sequence[int], others: int) -> Budget:
         """The budget that holds in calls of the denoiser, of which step i has ``calls[i]``; see `steps` for `others`.
@@ -187,6 +206,10 @@ class Budget:
                 f"A budget of {self.share:g} pays for {max(guided, 0)} guided steps of {num_steps}, too few to "
                 f"extrapolate from: give {math.ceil(100 * smallest) / 100:g} or more."
             )
+        if self.place == "by noise" and num_steps <= MOST_STEPS:
+            return by_noise(num_steps, guided, self.shift)
+        if self.place != "early":
+            return evenly(num_steps, guided)
         return early(num_steps, guided, self.FIRST, self.last or 1)
 
     def _paid_for(self, num_steps: int, others: int) -> int:
@@ -204,6 +227,12 @@ def early(num_steps: int, guided: int, first: float, last: int = 1) -> frozenset
     """`guided` of `num_steps` steps: the first ones, others after gaps that grow, and the last; see `Budget`."""
     together = max(min(round(first * guided), guided - last), 2 * guided - num_steps - (last - 1))
     return spread(num_steps, guided, together, last, 1.2)
+
+
+def evenly(num_steps: int, guided: int) -> frozenset[int]:
+    """`guided` of `num_steps` steps: two first ones, others after even gaps, and the last three; see `Budget`."""
+    last = min(3, guided - 2)
+    return spread(num_steps, guided, max(2, 2 * guided - num_steps - (last - 1)), last, 1.0)
 
 
 def spread(num_steps: int, guided: int, first: int, last: int, power: float) -> frozenset[int]:

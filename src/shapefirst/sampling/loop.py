@@ -33,10 +33,10 @@ from shapefirst.guidance.follow import Follower
 from shapefirst.guidance.solving import solver_of
 from shapefirst.guidance.stochastic import is_stochastic
 from shapefirst.guidance.timeline import calls_each, calls_of, taking_step
-from shapefirst.models.catalogue import is_flow
 from shapefirst.models.faults import faults_of
 from shapefirst.policies.auto import Policy, check_policy
 from shapefirst.policies.schedule import TextSchedule
+from shapefirst.policies.solver import is_flow
 from shapefirst.prompts.tokens import room
 from shapefirst.sampling.step import Evaluated, Run, advance, follower_of, snapshot, step_options
 from shapefirst.signatures import Axes, From, guarded

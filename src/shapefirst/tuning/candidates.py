@@ -11,7 +11,7 @@ from typing import Final
 from shapefirst.checks import Steps
 from shapefirst.errors import ShapefirstError
 from shapefirst.measure.intervals import SHARE, Interval, bootstrap
-from shapefirst.policies.placement import Budget, early, spread
+from shapefirst.policies.placement import Budget, early, evenly, spread
 from shapefirst.policies.schedule import Kept, TextSchedule
 from shapefirst.signatures import Positive, guarded
 from shapefirst.tuning.goals import CONVERGED_STEPS, FEWEST
@@ -112,6 +112,7 @@ def candidates(steps: Steps, solver_order: Positive = 1) -> list[Candidate]:
                 kind = "no branch" if keep == "neither" else "one branch"
                 placements = [spread(steps, guided, FIRST, LAST, power) for power in POWERS]
                 placements += [early(steps, guided, first) for first in (0.5, Budget.FIRST)]
+                placements.append(evenly(steps, guided))
                 for order in ORDERS:
                     for placed in placements:
                         add(steps, TextSchedule.at(placed, keep=keep, order=order), f"{kind} {saving:g}")

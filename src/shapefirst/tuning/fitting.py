@@ -27,8 +27,8 @@ from shapefirst.families.noise import clean, scales_along
 from shapefirst.guidance.fitted import FittedScheduler
 from shapefirst.guidance.follow import guided_prediction
 from shapefirst.measure.spectrum import energies, modes, radial_bands
-from shapefirst.models.catalogue import is_flow
 from shapefirst.policies.schedule import Branch
+from shapefirst.policies.solver import is_flow
 from shapefirst.sampling.loop import Step
 from shapefirst.sampling.step import model_output
 from shapefirst.training.noise import coloured

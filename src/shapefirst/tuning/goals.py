@@ -15,9 +15,9 @@ from shapefirst.checks import Steps
 from shapefirst.families.noise import clean, scales_along
 from shapefirst.guidance.fitted import FittedScheduler
 from shapefirst.guidance.solving import scheduler_for
-from shapefirst.models.catalogue import SAMPLERS, is_flow, make_sampler
+from shapefirst.models.catalogue import SAMPLERS, make_sampler
 from shapefirst.policies.schedule import TextSchedule
-from shapefirst.policies.solver import Solver
+from shapefirst.policies.solver import Solver, is_flow
 from shapefirst.signatures import guarded
 
 __all__ = ["CONVERGED_STEPS", "FEWEST", "reference", "solvers", "steps_to_fit"]
