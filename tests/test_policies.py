@@ -244,6 +244,9 @@ def test_what_a_budget_goes_by_along_a_flow():
     assert strip(euler, shift=3.0, steps=200, share=0.5).startswith("##.#.#")  # too many to weigh each
     assert strip(unipc, **FLOW, flow_shift=3.0) == strip(unipc, **FLOW, flow_shift=7.0) == "##" + ".#" * 11 + ".###"
     assert strip(unipc, **FLOW) == strip("DDIMScheduler")
+    assert strip(euler, shift=3.0, stochastic_sampling=True) == strip("DDIMScheduler")
+    assert strip("FlowMatchLCMScheduler", shift=3.0) == strip("DDIMScheduler")
+    assert strip(euler, shift=-1.0).startswith("########")
 
 
 @pytest.mark.parametrize(

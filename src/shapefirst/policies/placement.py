@@ -129,14 +129,16 @@ class Budget:
         """The budget where this scheduler samples, as far as was measured (`benchmarks/results/last-steps.md`, and
         `flow-steps.md` for flows)."""
         name, config = type(solver).__name__, _config(solver)
-        if self.last is None and is_flow(config):
+        adds_noise = str(config.get("algorithm_type")).startswith("sde") or config.get("stochastic_sampling")
+        if self.last is not None or adds_noise or "LCM" in name:
+            return self
+        if is_flow(config):
             return self._along_flow(shift_of(config), config.get("solver_order") or 1)
         is_multistep = "Multistep" in name and config.get("solver_order") == 2
         is_even = not any(config.get(option) for option in UNEVEN)
-        adds_noise = str(config.get("algorithm_type")).startswith("sde")
         guided = self._paid_for(num_steps, 0)
         few = guided < self.LEAST_SHARE * num_steps - 1e-9
-        if self.last is not None or not is_multistep or not is_even or adds_noise or few:
+        if not is_multistep or not is_even or few:
             return self
         last = self.LAST_OF_DEIS if "DEIS" in name else self.LAST_OF_EVEN
         return replace(self, last=max(1, min(last, guided // 3)))
