@@ -6,10 +6,9 @@ import math
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Final, Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, Final, Protocol, runtime_checkable
 
 from shapefirst.errors import ShapefirstError
-from shapefirst.policies.flows import MOST_STEPS, by_noise
 from shapefirst.policies.solver import is_flow, shift_of
 from shapefirst.signatures import guarded
 
@@ -86,27 +85,25 @@ class Budget:
     all guided steps, if that leaves the last ones, and as many as leave no two steps together for the others. Of the
     rules that were tried this one kept pocket's pictures best where people work, in 20 to 30 steps.
 
-    Along a flow the first steps are the shorter the more its times are shifted, and later ones must not be missed:
-    with Euler's steps they are those of `policies.flows`, and with higher orders gaps are even if the shift is large.
+    Along a flow whose times are shifted the first steps are short, and later ones long: there gaps are even, and no
+    more steps come first than leave no two together for the others.
 
     Attributes:
         share: Of the evaluations of full guidance, above 0 and up to 1.
         last: How many steps at the end are guided in any case; None: as many as `with_solver` finds for a run, else 1.
-        place: How they are placed, as `with_solver` finds it for a run.
-        shift: Of the times of the flow that the model follows, if it does.
+        evenly: Gaps are even, as `with_solver` finds it for a run.
     """
 
     share: float
     last: int | None = None
-    place: Literal["early", "evenly", "by noise"] = "early"
-    shift: float = 1.0
+    evenly: bool = False
 
     FIRST: ClassVar[float] = 0.6
     #: How many last steps a multistep solver of order 2 needs whose steps lie evenly in the timesteps: in the last ones
     #: log sigma falls furthest, and the difference of two predictions counts for more than in any before.
     LAST_OF_EVEN: ClassVar[int] = 2
     LAST_OF_DEIS: ClassVar[int] = 3
-    #: From which shift on a flow's first steps are so short that some are spared with any order.
+    #: From which shift on a flow's first steps are short enough to be spared.
     SHIFTED: ClassVar[float] = 2.0
     #: With a smaller share the steps before them are missed more.
     LEAST_SHARE: ClassVar[float] = 0.4
@@ -116,6 +113,9 @@ class Budget:
     #: In any number of steps: with Karras' times and a higher order; with beta sigmas by order 1, and by a higher one.
     WORTH_OF_KARRAS: ClassVar[float] = 0.55
     WORTH_OF_BETA: ClassVar[tuple[float, float]] = (0.7, 1.0)
+    #: Along a flow whose times are shifted, and along any by a higher order.
+    WORTH_OF_FLOWS: ClassVar[tuple[float, float]] = (0.5, 0.4)
+    WORTH_OF_FLOWS_OF_HIGHER_ORDER: ClassVar[tuple[float, float]] = (0.55, 0.4)
     FEW: ClassVar[int] = 30
     LEAST: ClassVar[int] = 5
 
@@ -133,7 +133,7 @@ class Budget:
         if self.last is not None or adds_noise or "LCM" in name:
             return self
         if is_flow(config):
-            return self._along_flow(shift_of(config), config.get("solver_order") or 1)
+            return replace(self, evenly=shift_of(config) >= self.SHIFTED)
         is_multistep = "Multistep" in name and config.get("solver_order") == 2
         is_even = not any(config.get(option) for option in UNEVEN)
         guided = self._paid_for(num_steps, 0)
@@ -142,11 +142,6 @@ class Budget:
             return self
         last = self.LAST_OF_DEIS if "DEIS" in name else self.LAST_OF_EVEN
         return replace(self, last=max(1, min(last, guided // 3)))
-
-    def _along_flow(self, shift: float, order: int) -> Budget:
-        if order == 1:
-            return replace(self, place="by noise", shift=shift)
-        return replace(self, place="evenly") if shift >= self.SHIFTED else self
 
     def held_in_calls(self, calls: Sequence[int], others: int) -> Budget:
         """The budget that holds in calls of the denoiser, of which step i has ``calls[i]``; see `steps` for `others`.
@@ -176,8 +171,9 @@ class Budget:
         """Whether fewer steps of the same sampler are the better way to save as much.
 
         They are below a share that depends on how its steps lie and on its order (`benchmarks/results/few-steps.md`,
-        `few-steps-50.md`, and of UniPC `correction.md`). With "leading" spacing fewer steps begin later, and are
-        further off. Beta sigmas lie close at the start, where a budget leaves no step out, and far apart at the end.
+        `few-steps-50.md`, of UniPC `correction.md`, and of flows `flow-steps.md`). With "leading" spacing fewer
+        steps begin later, and are further off. Beta sigmas lie close at the start, where a budget leaves no step out,
+        and far apart at the end.
 
         Args:
             num_steps: N.
@@ -187,6 +183,10 @@ class Budget:
         is_higher, are_many = (config.get("solver_order") or 1) > 1, num_steps > self.FEW
         if config.get("use_beta_sigmas"):
             return self.share < self.WORTH_OF_BETA[is_higher]
+        if is_flow(config) and is_higher:
+            return self.share < self.WORTH_OF_FLOWS_OF_HIGHER_ORDER[are_many]
+        if is_flow(config) and shift_of(config) >= self.SHIFTED:
+            return self.share < self.WORTH_OF_FLOWS[are_many]
         if not is_higher:
             return self.share < self.WORTH[are_many]
         if config.get("use_karras_sigmas"):
@@ -208,9 +208,7 @@ class Budget:
                 f"A budget of {self.share:g} pays for {max(guided, 0)} guided steps of {num_steps}, too few to "
                 f"extrapolate from: give {math.ceil(100 * smallest) / 100:g} or more."
             )
-        if self.place == "by noise" and num_steps <= MOST_STEPS:
-            return by_noise(num_steps, guided, self.shift)
-        if self.place != "early":
+        if self.evenly:
             return evenly(num_steps, guided)
         return early(num_steps, guided, self.FIRST, self.last or 1)
 

@@ -15,7 +15,6 @@ __all__ = ["Solver", "is_flow", "shift_of"]
 
 #: Flux' in 4096 tokens, exp(1.15), and about Stable Diffusion 3's.
 DYNAMIC_SHIFT: Final = 3.0
-LEAST_SHIFT: Final = 0.1  # of which nobody makes use
 
 
 @guarded
@@ -80,4 +79,4 @@ def shift_of(config: Any) -> float:
     """
     if config.get("use_dynamic_shifting"):
         return DYNAMIC_SHIFT
-    return max(LEAST_SHIFT, float(config.get("flow_shift" if config.get("use_flow_sigmas") else "shift") or 1.0))
+    return float(config.get("flow_shift" if config.get("use_flow_sigmas") else "shift") or 1.0)
