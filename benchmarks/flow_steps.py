@@ -1,6 +1,6 @@
 """Where the evaluated steps of a budget lie best along a flow, by its shift and the solver.
 
-    python benchmarks/flow_steps.py [--prompts 32]                                  (20 minutes on one core)
+    python benchmarks/flow_steps.py [--prompts 32]                                  (40 minutes on one core)
 
 On pocket read as a model of flow matching (`peers.flow`): L1 in [0, 1] of each picture to that of the fully guided run
 of the same seed, where the first steps are all evaluated and gaps grow (as with other models), where gaps are even, and
@@ -97,18 +97,13 @@ def main() -> None:
         names = {share: (name, str(steps), f"{share:g}") for share in BUDGETS}
         full = None if kept.keys() >= set(names.values()) else pictures(pipe, prompts, steps, budget=1.0)[0]
         for share, known in names.items():
-            ways = ways_of(pipe, steps, share)
-            cells = kept[known][:-1] if full is None else cells_of(pipe, prompts, steps, ways, full)
             chosen = TextSchedule.within(share).in_run(pipe.scheduler, [1] * steps).guided_steps(steps)
+            shift = shift_of(pipe.scheduler.config)
+            ways = {way: place(steps, len(chosen), shift) for way, place in WAYS.items()}
+            cells = kept[known][:-1] if full is None else cells_of(pipe, prompts, steps, ways, full)
             rows.append((*known, *cells, next(way for way, placed in ways.items() if placed == chosen)))
     head = ("sampler", "steps", "budget", *WAYS, "fewer steps", "`guide`")
     save_table(words, head, rows, RESULT)
-
-
-def ways_of(pipe: Any, steps: int, share: float) -> dict[str, frozenset[int]]:
-    """Which steps are evaluated in each way."""
-    shift = shift_of(pipe.scheduler.config)
-    return {way: place(steps, int(share * steps + 1e-9), shift) for way, place in WAYS.items()}
 
 
 def cells_of(

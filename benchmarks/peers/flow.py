@@ -31,8 +31,7 @@ class VelocityUNet(UNet2DConditionModel):
     ratios: Tensor
 
     def forward(self, sample: Tensor, timestep: Any, *args: Any, return_dict: bool = True, **given: Any) -> Any:
-        s = torch.as_tensor(timestep, dtype=torch.float64, device=sample.device) / 1000
-        ratio = self._ratio(s)
+        s, ratio = self._noise(sample, timestep)
         above = torch.searchsorted(self.ratios, ratio.reshape(-1)).reshape(s.shape).clamp(1, len(self.ratios) - 1)
         low, high = self.ratios[above - 1], self.ratios[above]
         t = above - 1 + (ratio - low) / (high - low)
@@ -42,13 +41,14 @@ class VelocityUNet(UNet2DConditionModel):
 
     def velocity(self, sample: Tensor, timestep: Any, eps: Tensor) -> Tensor:
         """What the network's own output for a flow's x, (B, C, H, W), means there."""
-        s = torch.as_tensor(timestep, dtype=torch.float64, device=sample.device) / 1000
-        ratio = self._ratio(s)
+        s, ratio = self._noise(sample, timestep)
         x0 = _of_rows((1 + ratio**2).sqrt(), sample) * _scaled(sample, s) - _of_rows(ratio, sample) * eps
         return (sample - x0) / _of_rows(s, sample)
 
-    def _ratio(self, s: Tensor) -> Tensor:
-        return (s / (1 - s)).clamp(self.ratios[0], self.ratios[-1])
+    def _noise(self, sample: Tensor, timestep: Any) -> tuple[Tensor, Tensor]:
+        """s, and sigma / alpha there as far as the network knows it."""
+        s = torch.as_tensor(timestep, dtype=torch.float64, device=sample.device) / 1000
+        return s, (s / (1 - s)).clamp(self.ratios[0], self.ratios[-1])
 
 
 def _scaled(x: Tensor, s: Tensor) -> Tensor:

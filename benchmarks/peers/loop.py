@@ -83,7 +83,7 @@ class Now:
     @property
     def noise(self) -> float:
         """sigma / alpha, or sigma of a flow: what Euler's steps are linear in."""
-        return self.sigma if self.is_flow else self.sigma / self.alpha
+        return _noise(self.alpha, self.sigma, self.predicts)
 
     @property
     def linear(self) -> Tensor:
@@ -181,10 +181,10 @@ def sample(
     shape = (len(prompt), channels, size, size)
     latents = randn_tensor(shape, generator=generator, device=pipe.device) * solver.init_noise_sigma
     predicts, noise = _predicts(solver), scales_along(solver, solver.timesteps.tolist())
-    lasts = [*(s if predicts == "flow" else s / a for a, s in noise[1:]), 0.0]
+    noise_after = [*(_noise(alpha, sigma, predicts) for alpha, sigma in noise[1:]), 0.0]
     rule = make_rule()
     for step, t in enumerate(solver.timesteps):
-        x_in = latents if predicts == "flow" else solver.scale_model_input(latents, t)
+        x_in = solver.scale_model_input(latents, t)
 
         def evaluate(text: list[int], null: list[int], x: Tensor = x_in, t: Any = t) -> tuple[Tensor, Tensor]:
             known = torch.cat([embeddings.text[text], embeddings.null[null]])
@@ -201,7 +201,7 @@ def sample(
             float(t),
             alpha,
             sigma,
-            lasts[step],
+            noise_after[step],
             0.0 if predicts == "flow" else float(solver.betas[round(float(t))]),
             solver.config.get("shift", 1.0),
             x_in,
@@ -222,6 +222,10 @@ def sample(
         return SimpleNamespace(images=latents)
     pixels = pipe.vae.decode(latents / pipe.vae.config.scaling_factor, return_dict=False)[0]
     return SimpleNamespace(images=pipe.image_processor.postprocess(pixels, output_type=output_type))
+
+
+def _noise(alpha: float, sigma: float, predicts: Prediction) -> float:
+    return sigma if predicts == "flow" else sigma / alpha
 
 
 def _predicts(solver: Any) -> Prediction:

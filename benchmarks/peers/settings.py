@@ -253,12 +253,13 @@ _FLOW: Final = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
 #: Spacings of noise are left out in the solvers that look for it in the table of another kind of model.
 _OF_FLOWS: Final = {
     "Euler": ("FlowMatchEulerDiscreteScheduler", "shift", {}),
-    "Euler, Karras": ("FlowMatchEulerDiscreteScheduler", "shift", {"use_karras_sigmas": True}),
-    "Euler, exponential": ("FlowMatchEulerDiscreteScheduler", "shift", {"use_exponential_sigmas": True}),
-    "Euler, beta": ("FlowMatchEulerDiscreteScheduler", "shift", {"use_beta_sigmas": True}),
+    **{
+        f"Euler, {sigmas}": ("FlowMatchEulerDiscreteScheduler", "shift", _SIGMAS[sigmas])
+        for sigmas in ("Karras", "exponential", "beta")
+    },
     "Heun": ("FlowMatchHeunDiscreteScheduler", "shift", {}),
     **{
-        solver: (*_SOLVERS[solver][:1], "flow_shift", {**_FLOW, **_SOLVERS[solver][1]})
+        solver: (_SOLVERS[solver][0], "flow_shift", {**_FLOW, **_SOLVERS[solver][1]})
         for solver in ("DPM++ 2M", "DPM++ 2M (Heun)", "DPM++ 3M", "UniPC 2", "UniPC 3", "DEIS 2", "DEIS 3")
     },
 }

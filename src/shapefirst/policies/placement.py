@@ -225,14 +225,19 @@ def _config(solver: Any) -> Mapping[str, Any]:
 
 def early(num_steps: int, guided: int, first: float, last: int = 1) -> frozenset[int]:
     """`guided` of `num_steps` steps: the first ones, others after gaps that grow, and the last; see `Budget`."""
-    together = max(min(round(first * guided), guided - last), 2 * guided - num_steps - (last - 1))
+    together = max(min(round(first * guided), guided - last), _alone(num_steps, guided, last))
     return spread(num_steps, guided, together, last, 1.2)
 
 
 def evenly(num_steps: int, guided: int) -> frozenset[int]:
     """`guided` of `num_steps` steps: two first ones, others after even gaps, and the last three; see `Budget`."""
     last = min(3, guided - 2)
-    return spread(num_steps, guided, max(2, 2 * guided - num_steps - (last - 1)), last, 1.0)
+    return spread(num_steps, guided, max(2, _alone(num_steps, guided, last)), last, 1.0)
+
+
+def _alone(num_steps: int, guided: int, last: int) -> int:
+    """How many steps come first where those that are not guided lie one by one, up to the last ones."""
+    return 2 * guided - num_steps - (last - 1)
 
 
 def spread(num_steps: int, guided: int, first: int, last: int, power: float) -> frozenset[int]:
