@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from shapefirst.checks import BOUNDS, check_number
 from shapefirst.errors import ShapefirstError, said, sentence_of
-from shapefirst.policies.placement import spread
 from shapefirst.policies.schedule import TextSchedule
+from shapefirst.policies.spacing import spread
 from shapefirst.policies.words import find_policy, policy_of
 from shapefirst.sweep.grid import Grid, Shards, read_grid
 

@@ -18,7 +18,7 @@ from test_pipelines import stable_diffusion_3
 from shapefirst.errors import ShapefirstError
 from shapefirst.guidance.blocks import guide
 from shapefirst.guidance.follow import Call, Follower, guided_prediction
-from shapefirst.guidance.timeline import calls_ahead
+from shapefirst.guidance.timeline import steps_ahead
 from shapefirst.policies.auto import Auto
 from shapefirst.policies.schedule import TextSchedule
 from shapefirst.policies.words import parse_policy
@@ -114,7 +114,7 @@ def test_a_budgets_steps_lie_as_the_solver_asks_however_it_is_run(make_pipe, sam
             assert naive.error(generate(pipe, num_inference_steps=steps), looped[-1].x_next) < 1e-4
     together = denoise_together(pipe, encode(pipe, PROMPTS), [budget, TextSchedule.until(5)], **options(steps))
     assert naive.error(together[0].latents, looped[-1].x_next) < 1e-4
-    assert calls_ahead(pipe.scheduler, steps) == (1,) * steps
+    assert steps_ahead(pipe.scheduler, steps)[0] == (1,) * steps
 
 
 # --- the tuner's replay ---------------------------------------------------------------------------------------------

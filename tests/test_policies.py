@@ -25,12 +25,14 @@ from shapefirst.errors import ShapefirstError, UnsupportedPipelineError
 from shapefirst.families.noise import levels
 from shapefirst.guidance.blocks import guide
 from shapefirst.guidance.extrapolation import Memory, weights
+from shapefirst.guidance.timeline import steps_ahead
 from shapefirst.models.lora import add_loras
 from shapefirst.policies import file
 from shapefirst.policies.auto import Auto
 from shapefirst.policies.file import PolicyFile, model_digest, read_policy, sampler_digest, write_policy
-from shapefirst.policies.placement import Budget, evenly, spread
+from shapefirst.policies.placement import Budget
 from shapefirst.policies.schedule import TextSchedule
+from shapefirst.policies.spacing import by_error, evenly, spread
 from shapefirst.policies.words import describe, find_policy, parse_policy
 
 STEPS = st.integers(1, 80)
@@ -205,6 +207,57 @@ def test_even_gaps_are_even(num_steps, data):
     gaps = [after - before for before, after in itertools.pairwise(sorted(steps))][1:-2]
     gaps = gaps if max(gaps) > 2 else [gap for gap in gaps if gap > 1]  # where none are left out two in a row
     assert max(gaps, default=0) - min(gaps, default=0) <= 1
+
+
+def _error(noise, steps):
+    """Of the model in `by_error`, from its equation: the sum of squares over all steps that are left out."""
+    s, steps = [*noise, 0.0], sorted(steps)
+    total = 0.0
+    for i in sorted(set(range(len(noise))) - set(steps)):
+        before, after = max(k for k in steps if k < i), min(k for k in steps if k > i)
+        bend = min(max(1.5 / max(1 - s[i], 1e-3) ** 3, 9), 1000)
+        distances = (s[before] - s[i]) * (s[before] - s[i] + s[before] - s[after])
+        total += (bend * (s[i] - s[i + 1]) * distances / 2) ** 2
+    return total
+
+
+@given(st.lists(st.floats(1e-3, 1), min_size=4, max_size=10), st.data())
+def test_no_other_steps_leave_less_error(drops, data):
+    noise = [sum(drops[i:]) / sum(drops) for i in range(len(drops))]
+    guided = data.draw(st.integers(3, len(noise)))
+    found = by_error(noise, guided)
+    assert len(found) == guided
+    assert {0, 1, len(noise) - 1} <= found
+    others = itertools.combinations(range(2, len(noise) - 1), guided - 3)
+    least = min(_error(noise, {0, 1, len(noise) - 1, *between}) for between in others)
+    assert _error(noise, found) == pytest.approx(least, rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("guided", [3, 8, 125, 249])
+def test_steps_by_error_of_long_runs_are_as_many_as_are_to_be(guided):
+    assert len(by_error([1 - i / 250 for i in range(250)], guided)) == guided
+
+
+SPACED = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "timestep_spacing": "leading"}
+
+
+@pytest.mark.parametrize("kind", ["EulerDiscreteScheduler", "DDIMScheduler"])
+def test_a_budget_of_a_first_order_solver_is_that_of_the_least_error(kind):
+    """With the times of Stable Diffusion XL; noise by abar_t, not as the scheduler tells it."""
+    solver = getattr(diffusers, kind)(**SPACED, steps_offset=1)
+    calls, levels = steps_ahead(solver, 25)
+    budget = TextSchedule.within(0.6)
+    guided = budget.in_run(solver, calls, levels).guided_steps(25)
+    betas = np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
+    abar = np.cumprod(1 - betas)[[40 * k + 1 for k in reversed(range(25))]]
+    ratios = np.sqrt((1 - abar) / abar)
+    assert guided == by_error((ratios / (1 + ratios)).tolist(), 15)
+    assert budget.in_run(solver, calls).guided_steps(25) == budget.guided_steps(25) != guided  # levels unknown
+    other = getattr(diffusers, kind)(**SPACED, prediction_type="sample")
+    assert budget.in_run(other, calls, levels).guided_steps(25) == budget.guided_steps(25)
+    assert budget.in_run(solver, [1] * 251, [1 - i / 251 for i in range(251)]).placement.levels is None
+    by_hand = TextSchedule(placement=Budget(0.6, 2), keep="neither", order=1)
+    assert by_hand.in_run(solver, calls, levels) == by_hand
 
 
 def test_what_a_budget_goes_by_along_a_flow():

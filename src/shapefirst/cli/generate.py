@@ -73,7 +73,7 @@ def generate_images(
         raise ShapefirstError("--compare shows a policy beside full guidance: add one, such as --budget 0.75.")
     check_writable(out)
     with terminal.working("Getting torch and diffusers ready"):
-        from shapefirst.guidance.timeline import calls_ahead
+        from shapefirst.guidance.timeline import steps_ahead
         from shapefirst.images.jobs import generate as sample
         from shapefirst.images.jobs import make_jobs
         from shapefirst.models.machine import find_device
@@ -84,7 +84,7 @@ def generate_images(
     if words is not None:
         _take_sampler(pipe, words, sampler, compare)
     _warn(pipe, model, [*texts, *filter(None, [sampling.negative_prompt])], schedule, sampling)
-    shown = schedule.in_run(pipe.scheduler, calls_ahead(pipe.scheduler, sampling.steps))
+    shown = schedule.in_run(pipe.scheduler, *steps_ahead(pipe.scheduler, sampling.steps))
     if words is not None:
         _check_policy(pipe, words, shown, sampling)
     schedules = {"": schedule, **({"full": TextSchedule.always()} if compare else {})}

@@ -28,7 +28,7 @@ from shapefirst.guidance.follow import Call, Follower
 from shapefirst.guidance.introspection import callers, looped_in, place_in_memory
 from shapefirst.guidance.steering import SteeringHook
 from shapefirst.guidance.stochastic import is_stochastic
-from shapefirst.guidance.timeline import calls_each, steps_of
+from shapefirst.guidance.timeline import by_step, steps_of
 from shapefirst.policies.auto import Policy, check_policy
 from shapefirst.policies.correction import follow_corrections
 from shapefirst.policies.file import PolicyFile
@@ -209,7 +209,10 @@ class _Run:
     @cached_property
     def policy(self) -> Policy:
         """What was asked for, as it holds in this run."""
-        return self.asked.in_run(None if self.loop is None else self.loop.scheduler, calls_each(self._steps))
+        loop, levels = self.loop, self._levels
+        if loop is None or levels is None:
+            return self.asked.in_run(None, [1] * self.num_inference_steps)
+        return self.asked.in_run(loop.scheduler, *by_step(zip(self._steps, levels, strict=True)))
 
     @cached_property
     def _steps(self) -> list[int]:

@@ -119,7 +119,7 @@ class SteeringHook(ModuleHook):
         found = self._policies.setdefault(run, {})
         if block not in found:
             self._check_turns(block.policy, run)
-            found[block] = block.policy.in_run(run.scheduler, run.calls_in_turn())
+            found[block] = block.policy.in_run(run.scheduler, *run.in_turn())
         return found[block]
 
     def _check_turns(self, policy: Policy, run: Generation) -> None:
@@ -132,13 +132,13 @@ class SteeringHook(ModuleHook):
             return
         names = {unwrap_module(part): name for name, part in denoisers_of(self.pipe).items()}
         own = names.pop(self.denoiser, "denoiser")
-        turns = {own: run.calls_in_turn()}
+        turns = {own: run.in_turn()}
         if names:
-            turns[next(iter(names.values())) if len(names) == 1 else "other denoiser"] = run.calls_of_others()
-        for name, calls in turns.items():
+            turns[next(iter(names.values())) if len(names) == 1 else "other denoiser"] = run.in_turn_of_others()
+        for name, (calls, levels) in turns.items():
             try:
                 if calls:
-                    check_policy(policy.in_run(run.scheduler, calls), len(calls))
+                    check_policy(policy.in_run(run.scheduler, calls, levels), len(calls))
             except ShapefirstError as error:
                 raise ShapefirstError(
                     f"The {name} of this {name_of(self.pipe)} has its turn in {len(calls)} of {run.num_steps} steps, "

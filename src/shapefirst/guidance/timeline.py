@@ -19,8 +19,8 @@ Steps are those that run. A pipeline may start late in its scheduler's list (ima
 
 from __future__ import annotations
 
+import copy
 import math
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -50,11 +50,11 @@ from shapefirst.policies.schedule import calls_in
 __all__ = [
     "Generation",
     "Told",
-    "calls_ahead",
-    "calls_each",
+    "by_step",
     "calls_of",
     "follow",
     "position_of",
+    "steps_ahead",
     "steps_of",
     "taking_step",
     "told",
@@ -109,13 +109,15 @@ class Generation:
     def num_steps(self) -> int:
         return self.steps[-1] + 1
 
-    def calls_in_turn(self) -> tuple[int, ...]:
-        """The number of calls of each step in this denoiser's turn."""
-        return calls_each(self.steps[max(self.turn.start - self.first, 0) : self.turn.stop - self.first])
+    def in_turn(self) -> tuple[tuple[int, ...], tuple[float, ...]]:
+        """Of each step in this denoiser's turn the number of its calls, and u_t at which it begins."""
+        places = range(max(self.turn.start, self.first), self.turn.stop)
+        return by_step([(self.steps[at - self.first], self.levels[at]) for at in places])
 
-    def calls_of_others(self) -> tuple[int, ...]:
+    def in_turn_of_others(self) -> tuple[tuple[int, ...], tuple[float, ...]]:
         """The same of the steps that are others' turn."""
-        return calls_each(step for at, step in enumerate(self.steps, self.first) if at not in self.turn)
+        places = (at for at in range(self.first, len(self.values)) if at not in self.turn)
+        return by_step([(self.steps[at - self.first], self.levels[at]) for at in places])
 
     @property
     def begins_step(self) -> bool:
@@ -248,15 +250,27 @@ def steps_of(scheduler: Any, calls: int | None = None) -> list[int]:
     return [max(0, call - _warmup(scheduler)) // getattr(scheduler, "order", 1) for call in range(calls)]
 
 
-def calls_each(steps: Iterable[int]) -> tuple[int, ...]:
-    """How many calls each step has, from the step of each call."""
-    return tuple(Counter(steps).values())
+def by_step(calls: Iterable[tuple[int, float]]) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """How many calls each step has, and u_t at its first one; from the step and the level of each call."""
+    levels: dict[int, list[float]] = {}
+    for step, level in calls:
+        levels.setdefault(step, []).append(level)
+    return tuple(len(those) for those in levels.values()), tuple(those[0] for those in levels.values())
 
 
-def calls_ahead(scheduler: Any, num_steps: int) -> tuple[int, ...]:
-    """The same of a run that has not begun."""
+def steps_ahead(scheduler: Any, num_steps: int) -> tuple[tuple[int, ...], tuple[float, ...] | None]:
+    """The same of a run that has not begun; None where the levels of a scheduler are up to more than N."""
     order = getattr(scheduler, "order", 1)
-    return tuple(calls_in(step, num_steps, order) + (step == 0) * _warmup(scheduler) for step in range(num_steps))
+    calls = tuple(calls_in(step, num_steps, order) + (step == 0) * _warmup(scheduler) for step in range(num_steps))
+    ahead = copy.deepcopy(scheduler)
+    try:
+        ahead.set_timesteps(num_steps)
+    except (
+        Exception
+    ):  # whatever it is that is missing (a shift by the picture's size), or wrong: the run itself says it
+        return calls, None
+    found = by_step((call.step, call.u) for call in calls_of(ahead, 1.0))
+    return calls, found[1] if len(found[1]) == num_steps else None
 
 
 def _warmup(scheduler: Any) -> int:

@@ -72,7 +72,7 @@ class Auto:
         """The next guided step after `step`: `gap` later, and in any case the last `LAST` of the run."""
         return step + 1 if step + self.LAST >= num_steps else min(step + gap, num_steps - self.LAST)
 
-    def in_run(self, solver: Any, calls: Sequence[int]) -> Auto:
+    def in_run(self, solver: Any, calls: Sequence[int], levels: Sequence[float] | None = None) -> Auto:
         """Itself, whatever the run, see `TextSchedule.in_run`."""
         return self
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Final, Protocol, runtime_checkable
 
 from shapefirst.errors import ShapefirstError
-from shapefirst.policies.solver import is_flow, shift_of
+from shapefirst.policies.solver import is_flow, is_of_first_order, shift_of
+from shapefirst.policies.spacing import by_error, early, evenly
 from shapefirst.signatures import guarded
 
 __all__ = ["Budget", "Every", "Growing", "Placement"]
@@ -86,17 +86,20 @@ class Budget:
     rules that were tried this one kept pocket's pictures best where people work, in 20 to 30 steps.
 
     Along a flow whose times are shifted the first steps are short, and later ones long: there gaps are even, and no
-    more steps come first than leave no two together for the others.
+    more steps come first than leave no two together for the others. And where the solver is of first order, and makes
+    no more of an error than it is, they are those that are left out at the least error.
 
     Attributes:
         share: Of the evaluations of full guidance, above 0 and up to 1.
         last: How many steps at the end are guided in any case; None: as many as `with_solver` finds for a run, else 1.
         evenly: Gaps are even, as `with_solver` finds it for a run.
+        levels: How much noise there is at each step of a run, u_t, if `with_solver` finds that steps go by that.
     """
 
     share: float
     last: int | None = None
     evenly: bool = False
+    levels: tuple[float, ...] | None = None
 
     FIRST: ClassVar[float] = 0.6
     #: How many last steps a multistep solver of order 2 needs whose steps lie evenly in the timesteps: in the last ones
@@ -117,6 +120,8 @@ class Budget:
     WORTH_OF_FLOWS: ClassVar[tuple[float, float]] = (0.5, 0.4)
     WORTH_OF_FLOWS_OF_HIGHER_ORDER: ClassVar[tuple[float, float]] = (0.55, 0.4)
     FEW: ClassVar[int] = 30
+    #: Up to which number of steps they go by the error, which takes N^2 of time; above it they hardly differ.
+    MOST_STEPS: ClassVar[int] = 250
     LEAST: ClassVar[int] = 5
 
     def __post_init__(self) -> None:
@@ -125,15 +130,23 @@ class Budget:
         if self.last is not None and not 1 <= self.last < self.LEAST:
             raise ShapefirstError(f"A budget guides the last 1 to {self.LEAST - 1} steps in any case, not {self.last}.")
 
-    def with_solver(self, solver: Any, num_steps: int) -> Budget:
-        """The budget where this scheduler samples, as far as was measured (`benchmarks/results/last-steps.md`, and
-        `flow-steps.md` for flows)."""
+    def with_solver(self, solver: Any, num_steps: int, levels: Sequence[float] | None = None) -> Budget:
+        """The budget where this scheduler samples, as far as was measured: `benchmarks/results/last-steps.md`, and
+        `placed-steps.md` for flows and for solvers of first order.
+
+        Args:
+            solver: The scheduler.
+            num_steps: N.
+            levels: u_t (see `families.noise`) at each step, if they are known.
+        """
         name, config = type(solver).__name__, _config(solver)
         adds_noise = str(config.get("algorithm_type")).startswith("sde") or config.get("stochastic_sampling")
         if self.last is not None or adds_noise or "LCM" in name:
             return self
         if is_flow(config):
             return replace(self, evenly=shift_of(config) >= self.SHIFTED)
+        if levels is not None and is_of_first_order(name, config) and num_steps <= self.MOST_STEPS:
+            return replace(self, levels=tuple(levels))
         is_multistep = "Multistep" in name and config.get("solver_order") == 2
         is_even = not any(config.get(option) for option in UNEVEN)
         guided = self._paid_for(num_steps, 0)
@@ -171,7 +184,7 @@ class Budget:
         """Whether fewer steps of the same sampler are the better way to save as much.
 
         They are below a share that depends on how its steps lie and on its order (`benchmarks/results/few-steps.md`,
-        `few-steps-50.md`, of UniPC `correction.md`, and of flows `flow-steps.md`). With "leading" spacing fewer
+        `few-steps-50.md`, of UniPC `correction.md`, and of flows `placed-steps.md`). With "leading" spacing fewer
         steps begin later, and are further off. Beta sigmas lie close at the start, where a budget leaves no step out,
         and far apart at the end.
 
@@ -210,6 +223,8 @@ class Budget:
             )
         if self.evenly:
             return evenly(num_steps, guided)
+        if self.levels is not None:
+            return by_error([-math.expm1(-u) for u in self.levels], guided)
         return early(num_steps, guided, self.FIRST, self.last or 1)
 
     def _paid_for(self, num_steps: int, others: int) -> int:
@@ -221,33 +236,3 @@ def _config(solver: Any) -> Mapping[str, Any]:
     """A scheduler's configuration, if it has one."""
     found = getattr(solver, "config", None)
     return found if isinstance(found, Mapping) else {}
-
-
-def early(num_steps: int, guided: int, first: float, last: int = 1) -> frozenset[int]:
-    """`guided` of `num_steps` steps: the first ones, others after gaps that grow, and the last; see `Budget`."""
-    together = max(min(round(first * guided), guided - last), _alone(num_steps, guided, last))
-    return spread(num_steps, guided, together, last, 1.2)
-
-
-def evenly(num_steps: int, guided: int) -> frozenset[int]:
-    """`guided` of `num_steps` steps: two first ones, others after even gaps, and the last three; see `Budget`."""
-    last = min(3, guided - 2)
-    return spread(num_steps, guided, max(2, _alone(num_steps, guided, last)), last, 1.0)
-
-
-def _alone(num_steps: int, guided: int, last: int) -> int:
-    """How many steps come first where those that are not guided lie one by one, up to the last ones."""
-    return 2 * guided - num_steps - (last - 1)
-
-
-def spread(num_steps: int, guided: int, first: int, last: int, power: float) -> frozenset[int]:
-    """`guided` of `num_steps` steps: the first and the last ones, and between them at x^power of the way."""
-    found = set(range(min(first, num_steps))) | set(range(max(num_steps - last, 0), num_steps))
-    free = sorted(set(range(num_steps)) - found)
-    start, end, between = first - 1, num_steps - last, guided - len(found)
-    for j in range(1, between + 1):
-        place = start + (end - start) * (j / (between + 1)) ** power
-        right = bisect_left(free, place)
-        near = min(range(max(right - 1, 0), min(right + 1, len(free))), key=lambda i: (abs(free[i] - place), free[i]))
-        found.add(free.pop(near))
-    return frozenset(found)

@@ -217,19 +217,22 @@ class TextSchedule:
         guided, others = self.calls(num_steps, solver_order)
         return 2 * guided + self.others * others
 
-    def in_run(self, solver: Any, calls: Sequence[int]) -> TextSchedule:
+    def in_run(self, solver: Any, calls: Sequence[int], levels: Sequence[float] | None = None) -> TextSchedule:
         """The schedule as it holds in a run: its budget's steps lie as the solver asks, and its calls are paid for.
 
         Args:
             solver: The scheduler, if it is known.
             calls: Of the denoiser, of each step.
+            levels: How much noise there is at each step, u_t (see `families.noise`), if it is known.
 
         Raises:
             ShapefirstError: A budget that is too small for that.
         """
         if not isinstance(self.placement, Budget):
             return self
-        budget = self.placement.with_solver(solver, len(calls)) if self.keep == "neither" else self.placement
+        budget = self.placement
+        if self.keep == "neither":
+            budget = budget.with_solver(solver, len(calls), levels)
         return replace(self, placement=budget.held_in_calls(calls, self.others))
 
     @property

@@ -21,18 +21,19 @@ def evaluations_together(
     guidance_scale: float,
     solver_order: Positive = 1,
     solver: Any = None,
+    levels: Sequence[float] | None = None,
 ) -> int:
     """Denoiser evaluations per image of `sampling.together.denoise_together`.
 
     It is at most so many where a policy decides while sampling: it is taken to guide every step, and to have no more
-    than its first ones in common with others. Without the scheduler budgets lie as with most
+    than its first ones in common with others. Without the scheduler and its levels budgets lie as with most
     (`placement.Budget.with_solver`), and none corrects its latents (`correction`): with others it can be a few more.
 
     Raises:
         ShapefirstError: A policy that does not fit the number of steps.
     """
     calls = [calls_in(step, num_steps, solver_order) for step in range(num_steps)]
-    policies = [policy.in_run(solver, calls) for policy in policies]
+    policies = [policy.in_run(solver, calls, levels) for policy in policies]
     count = 0
     told: list[tuple[tuple[int, Hashable], ...]] = [()] * len(policies)  # what each has done so far
     for step in range(num_steps):

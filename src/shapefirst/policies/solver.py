@@ -11,10 +11,11 @@ from typing import Any, Final
 from shapefirst.errors import ShapefirstError, said
 from shapefirst.signatures import guarded
 
-__all__ = ["Solver", "is_flow", "shift_of"]
+__all__ = ["Solver", "is_flow", "is_of_first_order", "shift_of"]
 
 #: Flux' in 4096 tokens, exp(1.15), and about Stable Diffusion 3's.
 DYNAMIC_SHIFT: Final = 3.0
+_FIRST_ORDER: Final = ("DDIMScheduler", "DDIMParallelScheduler", "EulerDiscreteScheduler")
 
 
 @guarded
@@ -70,6 +71,12 @@ def is_flow(config: Any) -> bool:
     name = str(config.get("_class_name", ""))  # which a scheduler made by hand has not got
     own = name.startswith("FlowMatch") or (not name and "shift" in config and "beta_start" not in config)
     return own or bool(config.get("use_flow_sigmas"))
+
+
+def is_of_first_order(class_name: str, config: Any) -> bool:
+    """Whether a scheduler goes from time to time along what the denoiser says there: DDIM and Euler, of a model that
+    predicts the noise, or v."""
+    return class_name in _FIRST_ORDER and config.get("prediction_type") in ("epsilon", "v_prediction")
 
 
 def shift_of(config: Any) -> float:

@@ -32,7 +32,7 @@ from shapefirst.guidance.blocks import is_steered
 from shapefirst.guidance.follow import Follower
 from shapefirst.guidance.solving import solver_of
 from shapefirst.guidance.stochastic import is_stochastic
-from shapefirst.guidance.timeline import calls_each, calls_of, taking_step
+from shapefirst.guidance.timeline import by_step, calls_of, taking_step
 from shapefirst.models.faults import faults_of
 from shapefirst.policies.auto import Policy, check_policy
 from shapefirst.policies.schedule import TextSchedule
@@ -197,7 +197,7 @@ def denoise(
         raise ShapefirstError(f"There are {num_steps} steps but {len(weights)} guidance scales: give one for each.")
     if len(weights) > 1:
         calls = [(call._replace(guidance_scale=weights[call.step]), t) for call, t in calls]
-    schedule = schedule.in_run(solver, calls_each(call.step for call, _ in calls))
+    schedule = schedule.in_run(solver, *by_step((call.step, call.u) for call, _ in calls))
     check_policy(schedule, num_steps)
     extra = step_options(pipe, solver, generator)
 

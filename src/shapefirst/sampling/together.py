@@ -24,7 +24,7 @@ from shapefirst.families.layout import denoiser_of
 from shapefirst.guidance.blocks import is_steered
 from shapefirst.guidance.follow import Call, Follower
 from shapefirst.guidance.stochastic import is_stochastic
-from shapefirst.guidance.timeline import calls_each, calls_of, taking_step
+from shapefirst.guidance.timeline import by_step, calls_of, taking_step
 from shapefirst.policies.auto import Policy, check_policy
 from shapefirst.policies.correction import is_corrected
 from shapefirst.policies.schedule import TextSchedule
@@ -89,8 +89,8 @@ def denoise_together(
     solver = begin(pipe, num_inference_steps, TextSchedule.always())
     calls = list(zip(calls_of(solver, guidance_scale), solver.timesteps, strict=True))
     num_steps = calls[-1][0].num_steps
-    each = calls_each(call.step for call, _ in calls)
-    schedules = [schedule.in_run(solver, each) for schedule in schedules]
+    each = by_step((call.step, call.u) for call, _ in calls)
+    schedules = [schedule.in_run(solver, *each) for schedule in schedules]
     for schedule in schedules:
         check_policy(schedule, num_steps)
     x = first_latents(pipe, solver, prompts, generator, latents)

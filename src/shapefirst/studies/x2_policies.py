@@ -15,6 +15,7 @@ import numpy as np
 from shapefirst.errors import ShapefirstError
 from shapefirst.findings.finding import Chart, Claim, DoesNotApply, Finding, Study, Summary, claim
 from shapefirst.findings.tables import cell, shown, stacked
+from shapefirst.guidance.timeline import steps_ahead
 from shapefirst.measure.distances import Distances, distances_of, mean_psnr
 from shapefirst.measure.intervals import POSITIVE, SHARE, SIGNED, Interval, Rule, bootstrap, ratio_of_means
 from shapefirst.policies.schedule import TextSchedule
@@ -91,8 +92,10 @@ def run(subject: Subject, prompts: Sequence[Prompt]) -> Finding:
     if not all(any(w.family == family and w.saving == CLAIMED for w in every) for family in (PAPER, FEWER, BOTH)):
         raise DoesNotApply(f"{steps} steps are too few to compare ways to save {CLAIMED:.0%}: take 10 or more.")
     full, own = TextSchedule.always(), {way: way.schedule for way in every if way.steps == steps}
+    solver = subject.pipe.scheduler
+    _, levels = steps_ahead(solver, steps)
     done = evaluations_together(
-        [full, *own.values()], steps, subject.guidance_scale, subject.solver_order, subject.pipe.scheduler
+        [full, *own.values()], steps, subject.guidance_scale, subject.solver_order, solver, levels
     )
     done += sum(way.evaluations for way in every if way not in own)
     subject.meter.expect(len(prompts) * done)

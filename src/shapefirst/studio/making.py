@@ -20,7 +20,7 @@ from PIL import Image
 from shapefirst.attention import record
 from shapefirst.errors import ShapefirstError
 from shapefirst.families import Embeddings, family_of
-from shapefirst.guidance.timeline import calls_ahead
+from shapefirst.guidance.timeline import steps_ahead
 from shapefirst.images.comparison import Comparison
 from shapefirst.images.jobs import Result, cut_text
 from shapefirst.models import OWN_SAMPLER, is_pocket, load, with_sampler
@@ -149,7 +149,7 @@ class Studio:
         ticket.tell(Progress("Reading the prompt"))
         prompts = _encoded(pipe, settings, settings.prompt)
         wanted: dict[str, tuple[str, Embeddings, Policy]] = {"full": ("Full guidance", prompts, TextSchedule.always())}
-        said = titled(policy.in_run(pipe.scheduler, calls_ahead(pipe.scheduler, settings.steps)), settings.steps)
+        said = titled(policy.in_run(pipe.scheduler, *steps_ahead(pipe.scheduler, settings.steps)), settings.steps)
         if policy != TextSchedule.always():
             wanted["saved"] = (said, prompts, policy)
         if settings.second.strip():

@@ -9,7 +9,7 @@ from typing import Final
 
 from shapefirst.errors import ShapefirstError
 from shapefirst.files import content_of
-from shapefirst.guidance.timeline import calls_ahead
+from shapefirst.guidance.timeline import steps_ahead
 from shapefirst.models import OWN_SAMPLER, default_guidance_scale, is_pocket, locate, usual_sampler
 from shapefirst.models.catalogue import check_sampler
 from shapefirst.models.samplers import sampler_of
@@ -82,7 +82,7 @@ class Offer:
         if place is None:
             return policy
         solver = sampler_of(settings.sampler or self.models[model], place)
-        return policy.in_run(solver, calls_ahead(solver, settings.steps))
+        return policy.in_run(solver, *steps_ahead(solver, settings.steps))
 
     def report(self, name: str) -> bytes | None:
         """The page of a report as it is now, or None where there is no such report."""

@@ -11,8 +11,9 @@ from typing import Final
 from shapefirst.checks import Steps
 from shapefirst.errors import ShapefirstError
 from shapefirst.measure.intervals import SHARE, Interval, bootstrap
-from shapefirst.policies.placement import Budget, early, evenly, spread
+from shapefirst.policies.placement import Budget
 from shapefirst.policies.schedule import Kept, TextSchedule
+from shapefirst.policies.spacing import early, evenly, spread
 from shapefirst.signatures import Positive, guarded
 from shapefirst.tuning.goals import CONVERGED_STEPS, FEWEST
 

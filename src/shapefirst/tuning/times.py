@@ -19,7 +19,8 @@ import numpy as np
 import torch
 
 from shapefirst.families.noise import LEAST_ALPHA
-from shapefirst.policies.placement import Budget, early
+from shapefirst.policies.placement import Budget
+from shapefirst.policies.spacing import early
 from shapefirst.tuning.fitting import FollowedRuns
 
 __all__ = ["MOST_TRIES", "best_times", "times_to_try"]
