@@ -101,20 +101,25 @@ def test_a_step_of_some_images_alone_shows_no_prediction_that_was_not_made(make_
     assert all(step.eps_null is None and step.eps_text is None for step in parted)
 
 
-@pytest.mark.parametrize(("sampler", "last"), [("dpm-solver", 2), ("dpm-solver-karras", 1), ("deis", 3), ("ddim", 1)])
+@pytest.mark.parametrize(("sampler", "last"), [("dpm-solver", 2), ("dpm-solver-karras", 1), ("deis", 3), ("ddim", 0)])
 def test_a_budgets_steps_lie_as_the_solver_asks_however_it_is_run(make_pipe, sampler, last):
     pipe, steps, budget = make_pipe("sd-epsilon", sampler), 20, TextSchedule.within(0.6)
     looped = list(denoise(pipe, PROMPTS, schedule=budget, **options(steps)))
     guided = [step.index for step in looped if step.evaluations == 2]
     assert len(guided) == 12
-    assert (guided[-last:], 20 - last - 1 in guided) == (list(range(20 - last, 20)), False)
+    calls, levels = steps_ahead(pipe.scheduler, steps)
+    assert calls == (1,) * steps
+    assert set(guided) == budget.in_run(pipe.scheduler, calls, levels).guided_steps(steps)
+    if last:
+        assert (guided[-last:], 20 - last - 1 in guided) == (list(range(20 - last, 20)), False)
+    else:  # by the noise at each
+        assert set(guided) != budget.guided_steps(steps)
     found = TextSchedule.at(guided)
     for policy in (budget, found):
         with guide(pipe, policy):
             assert naive.error(generate(pipe, num_inference_steps=steps), looped[-1].x_next) < 1e-4
     together = denoise_together(pipe, encode(pipe, PROMPTS), [budget, TextSchedule.until(5)], **options(steps))
     assert naive.error(together[0].latents, looped[-1].x_next) < 1e-4
-    assert steps_ahead(pipe.scheduler, steps)[0] == (1,) * steps
 
 
 # --- the tuner's replay ---------------------------------------------------------------------------------------------
@@ -248,12 +253,20 @@ def test_where_fewer_steps_were_nearer_a_small_budget_says_so(make_pipe, kind, o
     pipe = make_pipe()
     pipe.scheduler = getattr(diffusers, kind).from_config(pipe.scheduler.config, **options)
     fewer = int(steps * budget)
-    said = rf"With {kind} a budget of {budget:g} over {steps} steps .*: give num_inference_steps={fewer} instead"
+    said = rf"With {kind}.* a budget of {budget:g} over {steps} steps .*: give num_inference_steps={fewer} instead"
     with pytest.warns(UserWarning, match=said) if warns else warnings.catch_warnings():
         if not warns:
             warnings.simplefilter("error", UserWarning)
         with guide(pipe, budget=budget):
             pipe("a cat", num_inference_steps=steps, output_type="latent")
+
+
+def test_of_an_image_to_image_run_the_steps_that_are_asked_for_are_fewer(make_pipe):
+    pipe = diffusers.StableDiffusionImg2ImgPipeline(**make_pipe().components, requires_safety_checker=False)
+    pipe.scheduler = diffusers.DPMSolverMultistepScheduler.from_config(pipe.scheduler.config, use_karras_sigmas=True)
+    said = r"a budget of 0.5 over 10 steps .*: give num_inference_steps=10 instead"
+    with pytest.warns(UserWarning, match=said), guide(pipe, budget=0.5):
+        pipe("a cat", image=torch.zeros(1, 3, 64, 64), strength=0.5, num_inference_steps=20, output_type="latent")
 
 
 def test_a_tolerance_that_lets_no_step_pass_says_so(make_pipe):

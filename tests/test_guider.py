@@ -17,6 +17,7 @@ from modular import PIPELINES, STEPS, Modular, Naive, W
 
 import shapefirst
 from shapefirst import Guider, ShapefirstError, TextSchedule
+from shapefirst.guidance.timeline import steps_ahead
 
 #: Words -> (the guided steps of 6, the branch that is kept, the order), as the words say.
 POLICIES: dict[str, tuple[set[int], str, int | None]] = {
@@ -163,14 +164,23 @@ def test_unipc_corrects_no_steps_from_shortly_before_the_first_that_is_skipped(m
     assert naive.error(y, other) > 3e-4
 
 
-@pytest.mark.parametrize(("solver", "last"), [("UniPCMultistep", 2), ("DEISMultistep", 3), ("DDIM", 1)])
-def test_a_budgets_last_steps_are_those_that_the_solver_asks_for(make_pipe, solver, last):
-    xl = modular.stable_diffusion_xl(make_pipe, getattr(diffusers, f"{solver}Scheduler")(**BETAS))
+@pytest.mark.parametrize("solver", ["UniPCMultistep", "DEISMultistep", "DDIM", "EulerDiscrete"])
+def test_a_budgets_steps_are_those_that_the_solver_asks_for(make_pipe, solver):
+    scheduler = getattr(diffusers, f"{solver}Scheduler")(**BETAS)
+    xl = modular.stable_diffusion_xl(make_pipe, scheduler)
     y = xl(Guider(budget=0.6, guidance_scale=W), num_inference_steps=15)
-    steps = sorted(TextSchedule.within(0.6).in_run(xl.pipe.scheduler, [1] * 15).guided_steps(15))
-    assert (steps[-last:], 15 - last - 1 in steps) == (list(range(15 - last, 15)), False)
+    budget = TextSchedule.within(0.6)
+    steps = sorted(budget.in_run(scheduler, *steps_ahead(scheduler, 15)).guided_steps(15))
+    assert steps != sorted(budget.guided_steps(15))
     named = f"steps:{'+'.join(map(str, steps))}"
     assert torch.equal(y, xl(Guider(named, guidance_scale=W), num_inference_steps=15))
+
+
+def test_a_guider_says_that_a_budget_is_too_small(make_pipe):
+    xl = modular.stable_diffusion_xl(make_pipe, diffusers.DPMSolverMultistepScheduler(**BETAS, use_karras_sigmas=True))
+    said = "With DPMSolverMultistepScheduler with use_karras_sigmas a budget of 0.5 over 20 steps .*steps=10 instead"
+    with pytest.warns(UserWarning, match=said):
+        xl(Guider(budget=0.5, guidance_scale=W), num_inference_steps=20)
 
 
 def test_full_guidance_guides_all_calls_of_a_solver_with_two_a_step(make_pipe):

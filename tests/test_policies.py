@@ -275,6 +275,21 @@ def test_what_a_budget_goes_by_along_a_flow():
 
 
 @pytest.mark.parametrize(
+    ("by_hand", "mu", "evenly"), [(None, None, False), (3.0, None, True), (None, 0.0, False), (None, 1.15, True)]
+)
+def test_a_flow_is_shifted_as_its_times_say_and_not_its_configuration(by_hand, mu, evenly):
+    solver = diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=mu is not None)
+    if by_hand is not None:
+        solver.set_shift(by_hand)
+    solver.set_timesteps(20, **({} if mu is None else {"mu": mu}))
+    noise = levels(solver, solver.timesteps.tolist())
+    for part in (noise, noise[8:]):  # as image to image begins late
+        budget = Budget(0.45).with_solver(solver, len(part), part)
+        assert budget.evenly is evenly
+        assert budget.is_too_small(len(part), solver) is evenly
+
+
+@pytest.mark.parametrize(
     ("steps", "share", "last"), [(9, 0.6, 1), (10, 0.75, 2), (15, 0.6, 3), (50, 0.2, 1), (50, 0.4, 3)]
 )
 def test_the_last_steps_are_no_more_than_the_guided_ones_bear(steps, share, last):
@@ -313,8 +328,8 @@ def test_a_budget_that_fewer_steps_beat_is_told(kind, options, worth, worth_in_m
         pytest.importorskip("scipy")
     solver = getattr(diffusers, kind)(**options)
     for share in (0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 0.99, 1):
-        assert Budget(share).is_too_small(25, solver) is (share < worth)
-        assert Budget(share).is_too_small(50, solver) is (share < worth_in_many)
+        for steps, least in ((25, worth), (50, worth_in_many)):
+            assert Budget(share).with_solver(solver, steps).is_too_small(steps, solver) is (share < least)
 
 
 @given(st.integers(5, 80), st.data(), st.floats(1, 3))

@@ -12,6 +12,7 @@ from test_guidance import PROMPTS, SEEDS, W
 from shapefirst.attention.recording import record
 from shapefirst.errors import ShapefirstError
 from shapefirst.guidance.blocks import guide
+from shapefirst.guidance.timeline import steps_ahead
 from shapefirst.models import SAMPLERS, sampler_info
 from shapefirst.policies.auto import Auto
 from shapefirst.policies.schedule import TextSchedule
@@ -90,7 +91,8 @@ def test_budgets_together_are_counted_as_the_solver_has_them(make_pipe, sampler)
     schedules = [TextSchedule.always(), *(TextSchedule.within(share) for share in (0.8, 0.6, 0.5))]
     given = {"num_inference_steps": 20, "guidance_scale": 3.0, "generator": generators([1])}
     denoise_together(pipe, encode(pipe, ["a cat"]), schedules, on_step=told.append, **given)
-    assert sum(told) == evaluations_together(schedules, 20, 3.0, 1, pipe.scheduler)
+    solver = pipe.scheduler
+    assert sum(told) == evaluations_together(schedules, 20, 3.0, 1, solver, steps_ahead(solver, 20)[1])
 
 
 @given(st.lists(st.integers(0, 20), min_size=1, max_size=6), st.sampled_from(["null", "text"]))

@@ -29,7 +29,7 @@ from shapefirst.guidance.introspection import callers, looped_in, place_in_memor
 from shapefirst.guidance.steering import SteeringHook
 from shapefirst.guidance.stochastic import is_stochastic
 from shapefirst.guidance.timeline import by_step, steps_of
-from shapefirst.policies.auto import Policy, check_policy
+from shapefirst.policies.auto import Policy, check_policy, warn_of_small_budget
 from shapefirst.policies.correction import follow_corrections
 from shapefirst.policies.file import PolicyFile
 from shapefirst.policies.schedule import Branch, TextSchedule
@@ -175,6 +175,8 @@ class Guider(BaseGuidance):
                     warn_unguided("a guider")
             if policy.order and run.loop is not None and is_stochastic(run.loop.scheduler, policy):
                 policy = replace(policy, order=0)
+            elif run.follower is None and run.loop is not None:
+                warn_of_small_budget(policy, run.loop.scheduler, run.call.num_steps)
             run.follower = Follower(policy, 1, branches, late=run.late or run.follower is not None)
         if run.loop is not None:
             follow_corrections(run.follower.policy, run.call.step, run.call.num_steps, run.loop.scheduler)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -29,9 +27,8 @@ from shapefirst.guidance.timeline import Generation, follow
 from shapefirst.guidance.two_calls import TwoCalls
 from shapefirst.guidance.ways import Asked, Course
 from shapefirst.guidance.whole_calls import WholeCalls
-from shapefirst.policies.auto import Auto, Policy, check_policy
+from shapefirst.policies.auto import Auto, Policy, check_policy, warn_of_small_budget
 from shapefirst.policies.correction import follow_corrections
-from shapefirst.policies.placement import Budget
 from shapefirst.policies.schedule import TextSchedule
 
 __all__ = ["ControlHook", "SteeringHook"]
@@ -186,7 +183,8 @@ class SteeringHook(ModuleHook):
         if stochastic:
             policy = replace(policy, order=0)
         else:
-            _warn_of_small_budget(policy, run)
+            whole = getattr(run.scheduler, "num_inference_steps", None)
+            warn_of_small_budget(policy, run.scheduler, run.num_steps, whole)
         if name == "whole calls":
             return WholeCalls(policy, stochastic=stochastic)
         if policy.keep != "neither" or isinstance(policy, Auto):
@@ -213,19 +211,6 @@ class SteeringHook(ModuleHook):
             if not self._guided[2]:
                 self._unguided.add(run)
         return self._guided[2]
-
-
-def _warn_of_small_budget(policy: Policy, run: Generation) -> None:
-    steps, solver = run.num_steps, run.scheduler
-    budget = policy.placement if isinstance(policy, TextSchedule) and policy.keep == "neither" else None
-    if isinstance(budget, Budget) and budget.is_too_small(steps, solver):
-        fewer = math.floor(budget.share * steps)
-        warnings.warn(
-            f"With {type(solver).__name__} a budget of {budget.share:g} over {steps} steps strayed further from "
-            f"their pictures than {fewer} steps of the same sampler did, on pocket: give num_inference_steps={fewer} "
-            "instead, or a policy of `shapefirst tune`.",
-            stacklevel=2,
-        )
 
 
 def _is_in_turn(policy: Policy) -> bool:

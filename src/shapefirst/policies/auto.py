@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
 
 from shapefirst.checks import Steps
 from shapefirst.errors import ShapefirstError
+from shapefirst.policies.placement import UNEVEN, Budget
 from shapefirst.policies.schedule import Kept, TextSchedule, check_kept
 from shapefirst.signatures import guarded
 
-__all__ = ["Auto", "Policy", "check_policy"]
+__all__ = ["Auto", "Policy", "check_policy", "warn_of_small_budget"]
 
 
 @guarded
@@ -90,3 +92,25 @@ def check_policy(policy: Policy, num_steps: Steps) -> None:
         policy.check(num_steps)
     elif not isinstance(policy, Auto):
         raise ShapefirstError(f"A policy is a TextSchedule or an Auto, not a {type(policy).__name__}.")
+
+
+def warn_of_small_budget(policy: Policy, solver: Any, num_steps: Steps, whole: Steps | None = None) -> None:
+    """Says where fewer steps of the sampler would come nearer than a budget does.
+
+    Args:
+        policy: As it holds in the run.
+        solver: The scheduler.
+        num_steps: N, the steps that run.
+        whole: Those that were asked for, where only a part of them runs (image to image).
+    """
+    budget = policy.placement if isinstance(policy, TextSchedule) and policy.keep == "neither" else None
+    if isinstance(budget, Budget) and budget.is_too_small(num_steps, solver):
+        fewer = math.floor(budget.share * (whole or num_steps) + 1e-9)
+        options = [name for name in UNEVEN if getattr(solver, "config", {}).get(name)]
+        called = type(solver).__name__ + (f" with {options[0]}" if options else "")
+        warnings.warn(
+            f"With {called} a budget of {budget.share:g} over {num_steps} steps strayed further from the pictures of "
+            f"all steps than as few steps of the same sampler did, on pocket: give num_inference_steps={fewer} "
+            "instead, or a policy of `shapefirst tune`.",
+            stacklevel=3,
+        )

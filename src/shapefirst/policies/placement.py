@@ -106,8 +106,8 @@ class Budget:
     #: log sigma falls furthest, and the difference of two predictions counts for more than in any before.
     LAST_OF_EVEN: ClassVar[int] = 2
     LAST_OF_DEIS: ClassVar[int] = 3
-    #: From which shift on a flow's first steps are short enough to be spared.
-    SHIFTED: ClassVar[float] = 2.0
+    #: From which shift on a flow's first steps are short enough to be spared: 2 was measured to be, and 1 not to be.
+    SHIFTED: ClassVar[float] = 1.5
     #: With a smaller share the steps before them are missed more.
     LEAST_SHARE: ClassVar[float] = 0.4
     #: Shares below which fewer steps came nearer to pocket's pictures, in up to `FEW` steps and in more.
@@ -144,7 +144,7 @@ class Budget:
         if self.last is not None or adds_noise or "LCM" in name:
             return self
         if is_flow(config):
-            return replace(self, evenly=shift_of(config) >= self.SHIFTED)
+            return replace(self, evenly=shift_of(config, levels) >= self.SHIFTED)
         if levels is not None and is_of_first_order(name, config) and num_steps <= self.MOST_STEPS:
             return replace(self, levels=tuple(levels))
         is_multistep = "Multistep" in name and config.get("solver_order") == 2
@@ -181,7 +181,7 @@ class Budget:
                 ) from None
 
     def is_too_small(self, num_steps: int, solver: Any) -> bool:
-        """Whether fewer steps of the same sampler are the better way to save as much.
+        """Whether fewer steps of the same sampler are the better way to save as much; see `with_solver`.
 
         They are below a share that depends on how its steps lie and on its order (`benchmarks/results/few-steps.md`,
         `few-steps-50.md`, of UniPC `correction.md`, and of flows `placed-steps.md`). With "leading" spacing fewer
@@ -198,7 +198,7 @@ class Budget:
             return self.share < self.WORTH_OF_BETA[is_higher]
         if is_flow(config) and is_higher:
             return self.share < self.WORTH_OF_FLOWS_OF_HIGHER_ORDER[are_many]
-        if is_flow(config) and shift_of(config) >= self.SHIFTED:
+        if self.evenly:
             return self.share < self.WORTH_OF_FLOWS[are_many]
         if not is_higher:
             return self.share < self.WORTH[are_many]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -79,11 +80,16 @@ def is_of_first_order(class_name: str, config: Any) -> bool:
     return class_name in _FIRST_ORDER and config.get("prediction_type") in ("epsilon", "v_prediction")
 
 
-def shift_of(config: Any) -> float:
-    """How much the times of a flow are shifted towards the most noise, by its scheduler's configuration.
+def shift_of(config: Any, noise: Sequence[float] | None = None) -> float:
+    """How much the times of a flow are shifted towards the most noise: how many times as far as the first half of its
+    steps the second half goes.
 
-    Where that is up to the picture's size (Flux, Qwen-Image), it is taken for about a megapixel's.
+    Where the noise at each step is not known, it is what the scheduler's configuration says; and where that is up to
+    the picture's size (Flux, Qwen-Image), about a megapixel's.
     """
+    if noise is not None and len(noise) > 1:
+        first, half = noise[0], noise[len(noise) // 2]
+        return half / (first - half) if half < first else math.inf
     if config.get("use_dynamic_shifting"):
         return DYNAMIC_SHIFT
     return float(config.get("flow_shift" if config.get("use_flow_sigmas") else "shift") or 1.0)
