@@ -74,6 +74,20 @@ def test_a_flow_and_a_threshold_keep_diffusers_own(monkeypatch, config):
     assert ours.config.timestep_spacing == "trailing"
 
 
+@pytest.mark.parametrize(("shift", "fewer"), [(3.0, False), (7.0, True), (12.0, True)])
+def test_a_flow_s_steps_are_no_more_than_its_rounded_times_tell_apart(shift, fewer):
+    """diffusers 0.42: with more of them a run of DPM++ 2M ends in an IndexError."""
+    policy, steps = goals.reference("best", 25, FlowMatchEulerDiscreteScheduler(shift=shift).config)
+    assert (steps < goals.CONVERGED_STEPS) is fewer
+    scheduler = scheduler_for(policy.solver)
+    scheduler.set_timesteps(steps)
+    x = torch.ones(1, 4, 8, 8)
+    for t in scheduler.timesteps:
+        x = scheduler.step(torch.full_like(x, 0.5), t, x).prev_sample
+    assert torch.allclose(x, torch.full_like(x, 0.5), atol=1e-3)  # all the way with the velocity from 1 on
+    assert len(set(scheduler.timesteps.tolist())) == steps > 60
+
+
 def test_a_solver_for_it_may_go_down_to_the_least_noise(make_pipe):
     prompts, how = ["a cat"], {"guidance_scale": 3.0, "generator": generators([0])}
     runs = followed_runs(list(denoise(make_pipe("sd-epsilon", "ddim"), prompts, num_inference_steps=40, **how)), 3.0)

@@ -77,9 +77,11 @@ def _converged(config: Any) -> TextSchedule:
     stock = _stock("dpm-solver", steps, config)
     assert stock.solver is not None
     scheduler = scheduler_for(stock.solver)
-    if is_flow(scheduler.config) or scheduler.config.thresholding:
-        return stock
     scheduler.set_timesteps(steps)
+    if is_flow(scheduler.config):
+        return _stock("dpm-solver", _told_apart(scheduler, steps), config)
+    if scheduler.config.thresholding:
+        return stock
     times = [int(t) for t in scheduler.timesteps]
     while times[-1] > 0:
         times.append(times[-1] // 2)
@@ -97,6 +99,15 @@ def _converged(config: Any) -> TextSchedule:
         num_train_timesteps=scheduler.config.num_train_timesteps,
     )
     return TextSchedule.solved(Solver.like(solver), len(times))
+
+
+def _told_apart(scheduler: Any, steps: int) -> int:
+    """The most steps, up to so many, whose times are all different: diffusers rounds them, and takes the second of two
+    equal ones for the first, so that a run has no end where a flow is shifted far."""
+    while len(set(scheduler.timesteps.tolist())) < steps:
+        steps -= 1
+        scheduler.set_timesteps(steps)
+    return steps
 
 
 def _second_order(scales: Sequence[tuple[float, float]]) -> Iterator[list[float]]:
