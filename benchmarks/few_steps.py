@@ -5,7 +5,8 @@
 On pocket: L1 in [0, 1] of each picture to that of the fully guided run of the same seed and sampler, with 95% bootstrap
 intervals over prompts. It says for which samplers `Budget.is_too_small` has to hold, and what a tolerance saves in so
 few steps. The result is written to ``benchmarks/results/few-steps.md``; of another number of steps than 25 to
-``few-steps-50.md``, of smaller budgets and without tolerances: where budgets end when steps are many.
+``few-steps-50.md``, of smaller budgets and without tolerances: where budgets end when steps are many. Rows that are
+there of as many prompts are kept.
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ SAMPLERS: dict[str, tuple[str, dict[str, Any]]] = {
     "DEIS": ("DEISMultistepScheduler", {}),
 }
 STEPS = 25
-BUDGETS = (0.75, 0.6, 0.5, 0.4)
+BUDGETS = (0.75, 0.6, 0.5, 0.4, 0.3, 0.2)
+HEAD = ("sampler", "policy", "saved", "mean L1, median", "fewer steps", "theirs: mean L1, median")
 SMALLER = (0.5, 0.4, 0.3, 0.2)
 TOLERANCES = (0.006, 0.02, 0.06, 0.2)
 FIRST_SEED = 85_000
@@ -109,30 +111,37 @@ def main() -> None:
     arguments.add_argument("--only", default="", help="a regular expression: samplers whose names match")
     given = arguments.parse_args()
     pipe, prompts, steps = pocket(), mixed(given.prompts, FIRST_SEED), given.steps
-    config = pipe.scheduler.config
-    rows = []
-    usual = steps == STEPS
-    those = [item for item in SAMPLERS.items() if re.search(given.only, item[0])]
-    for name, (kind, options) in track(those, "samplers"):
-        pipe.scheduler = getattr(diffusers, kind).from_config(config, **options)
-        full, _ = pictures(pipe, prompts, steps, budget=1.0)
-        for budget in BUDGETS if usual else SMALLER:
-            mine, spent = pictures(pipe, prompts, steps, budget=budget)
-            fewer = int(budget * steps)
-            rival, _ = pictures(pipe, prompts, fewer, budget=1.0)
-            ends = distance(mine, full), f"{fewer}", distance(rival, full)
-            rows.append((name, f"budget={budget:g}", f"{1 - spent:.0%}", *ends))
-        for tol in TOLERANCES if usual else ():
-            mine, spent = pictures(pipe, prompts, steps, tol=tol)
-            rows.append((name, f"tol={tol:g}", f"{1 - spent:.0%}", distance(mine, full), "", ""))
-    head = ("sampler", "policy", "saved", "mean L1, median", "fewer steps", "theirs: mean L1, median")
+    config, usual = pipe.scheduler.config, steps == STEPS
+    file = RESULTS / ("few-steps.md" if usual else f"few-steps-{steps}.md")
     words = (
         "# A budget against fewer steps, by the sampler\n\nWritten by `python benchmarks/few_steps.py`. pocket, "
         f"{steps} steps, w = {default_guidance_scale('pocket'):g},\nn = {len(prompts)} prompts, image i of seed "
         f"{FIRST_SEED} + i, {hardware()}. L1 in [0, 1] to\nthe fully guided run of {steps} steps of the same sampler, "
         "with 95% bootstrap intervals over prompts, and the median.\n\n"
     )
-    save_table(words, head, rows, RESULTS / ("few-steps.md" if usual else f"few-steps-{steps}.md"))
+    kept, rows = kept_rows(file, words, 2), []
+    policies = [{"budget": b} for b in (BUDGETS if usual else SMALLER)] + [{"tol": t} for t in TOLERANCES if usual]
+    for name, (kind, options) in track(SAMPLERS.items(), "samplers"):
+        pipe.scheduler = getattr(diffusers, kind).from_config(config, **options)
+        full: list[np.ndarray] | None = None
+        for policy in policies:
+            known = name, ", ".join(f"{what}={value:g}" for what, value in policy.items())
+            if known not in kept and re.search(given.only, name):
+                full = full or pictures(pipe, prompts, steps, budget=1.0)[0]
+                kept[known] = cells_of(pipe, prompts, steps, policy, full)
+            if known in kept:
+                rows.append((*known, *kept[known], "", "")[: len(HEAD)])
+        save_table(words, HEAD, rows, file)
+
+
+def cells_of(pipe: Any, prompts: list[str], steps: int, policy: dict[str, float], full: list[np.ndarray]) -> list[str]:
+    """What a policy saves and how far it is off; beside a budget fewer steps, and how far they are."""
+    mine, spent = pictures(pipe, prompts, steps, **policy)
+    cells = [f"{1 - spent:.0%}", distance(mine, full)]
+    if "budget" not in policy:
+        return cells
+    fewer = int(policy["budget"] * steps + 1e-9)
+    return [*cells, f"{fewer}", distance(pictures(pipe, prompts, fewer, budget=1.0)[0], full)]
 
 
 if __name__ == "__main__":

@@ -80,10 +80,10 @@ SETTINGS: Final = (
 BUDGETS: Final = (0.75, 0.6, 0.5, 0.4)
 RESULT: Final = RESULTS / "placed-steps.md"
 
-#: The noise at each of N steps, from 1 to 0, and how many are evaluated -> which ones.
+#: u_t at each of N steps, and how many are evaluated -> which ones.
 WAYS: Final[dict[str, Callable[[Sequence[float], int], frozenset[int]]]] = {
-    "early": lambda noise, guided: early(len(noise), guided, Budget.FIRST),
-    "evenly": lambda noise, guided: evenly(len(noise), guided),
+    "early": lambda levels, guided: early(len(levels), guided, Budget.FIRST),
+    "evenly": lambda levels, guided: evenly(len(levels), guided),
     "by error": by_error,
 }
 OWN: Final = "of its own"  # what `guide` does, where it is none of these
@@ -122,11 +122,11 @@ def main() -> None:
         pipe = pipeline(model, sampler)
         calls, levels = steps_ahead(pipe.scheduler, steps)
         assert levels is not None
-        noise = levels if is_flow(pipe.scheduler.config) else [-math.expm1(-u) for u in levels]
+        u = [-math.log1p(-s) if s < 1 else math.inf for s in levels] if is_flow(pipe.scheduler.config) else levels
         full = None if is_known else pictures(pipe, prompts, steps, budget=1.0)[0]
         for share, known in names.items():
             chosen = TextSchedule.within(share).in_run(pipe.scheduler, calls, levels).guided_steps(steps)
-            ways = {way: place(noise, len(chosen)) for way, place in WAYS.items()}
+            ways = {way: place(u, len(chosen)) for way, place in WAYS.items()}
             cells = kept[known][:-1] if full is None else cells_of(pipe, prompts, steps, ways, full)
             rows.append((*known, *cells, next((way for way, placed in ways.items() if placed == chosen), OWN)))
         head = ("model", "sampler", "steps", "budget", *WAYS, "fewer steps", "`guide`")

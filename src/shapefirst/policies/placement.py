@@ -224,7 +224,7 @@ class Budget:
         if self.evenly:
             return evenly(num_steps, guided)
         if self.levels is not None:
-            return by_error([-math.expm1(-u) for u in self.levels], guided)
+            return by_error(self.levels, guided)
         return early(num_steps, guided, self.FIRST, self.last or 1)
 
     def _paid_for(self, num_steps: int, others: int) -> int:

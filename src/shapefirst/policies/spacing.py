@@ -44,24 +44,24 @@ def spread(num_steps: int, guided: int, first: int, last: int, power: float) -> 
     return frozenset(found)
 
 
-def by_error(noise: Sequence[float], guided: int) -> frozenset[int]:
+def by_error(levels: Sequence[float], guided: int) -> frozenset[int]:
     """The `guided` of the steps without which the error is least, by a model of it.
 
-    A step of first order at s that takes the line through the two guided ones before it, at a and at b > a, leaves in
-    the last latents an error of about
+    In s = sigma / (alpha + sigma) = 1 - exp(-u), a step of first order that takes the line through the two guided ones
+    before it, at a and at b > a, leaves in the last latents an error of about
 
         K (s - s_next) (a - s) (b - s) / 2          K = 1.5 / (1 - s)^3, at least 9 and at most 1000
 
     with K as it was measured by leaving out single steps (pocket, and flows of it, whatever the shift): errors count
-    alike in u = -log(1 - s), but where there is hardly any noise or hardly any signal. The sum of squares is least, by
+    alike in u, but where there is hardly any noise or hardly any signal. The sum of squares is least, by
     dynamic programming over the guided steps, where b - a is taken to be the length of the gap that follows. The first
     two and the last are always guided.
 
     Args:
-        noise: s = sigma / (alpha + sigma), from 1 to 0, at each of N steps; the run ends at 0.
+        levels: u_t at each of N steps, which may be infinite where there is no signal; the run ends at 0.
         guided: How many, from 3 to N.
     """
-    count, s = len(noise), (*noise, 0.0)
+    count, s = len(levels), [-math.expm1(-u) for u in (*levels, 0.0)]
     bends = [min(max(1.5 / max(1 - one, 1e-3) ** 3, 9.0), 1000.0) * (one - after) / 2 for one, after in pairwise(s)]
     longest = max(LONGEST_GAP, 2 * math.ceil(count / (guided - 2)))
 

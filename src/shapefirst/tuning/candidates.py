@@ -13,7 +13,7 @@ from shapefirst.errors import ShapefirstError
 from shapefirst.measure.intervals import SHARE, Interval, bootstrap
 from shapefirst.policies.placement import Budget
 from shapefirst.policies.schedule import Kept, TextSchedule
-from shapefirst.policies.spacing import early, evenly, spread
+from shapefirst.policies.spacing import by_error, early, evenly, spread
 from shapefirst.signatures import Positive, guarded
 from shapefirst.tuning.goals import CONVERGED_STEPS, FEWEST
 
@@ -96,8 +96,14 @@ class Found:
 
 
 @guarded
-def candidates(steps: Steps, solver_order: Positive = 1) -> list[Candidate]:
-    """All that are scored or run: placements, branches and orders at N steps, fewer steps, and both together."""
+def candidates(steps: Steps, solver_order: Positive = 1, levels: Sequence[float] | None = None) -> list[Candidate]:
+    """All that are scored or run: placements, branches and orders at N steps, fewer steps, and both together.
+
+    Args:
+        steps: N.
+        solver_order: The scheduler's ``order``.
+        levels: u_t at each step, if some placements are to go by that (see `policies.spacing`).
+    """
     found: dict[str, Candidate] = {}
 
     def add(n: int, schedule: TextSchedule, kind: str) -> None:
@@ -114,6 +120,7 @@ def candidates(steps: Steps, solver_order: Positive = 1) -> list[Candidate]:
                 placements = [spread(steps, guided, FIRST, LAST, power) for power in POWERS]
                 placements += [early(steps, guided, first) for first in (0.5, Budget.FIRST)]
                 placements.append(evenly(steps, guided))
+                placements += [by_error(levels, guided)] if levels is not None else []
                 for order in ORDERS:
                     for placed in placements:
                         add(steps, TextSchedule.at(placed, keep=keep, order=order), f"{kind} {saving:g}")

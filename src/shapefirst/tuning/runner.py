@@ -13,8 +13,10 @@ import torch
 
 from shapefirst import __version__
 from shapefirst.errors import ShapefirstError
+from shapefirst.guidance.timeline import steps_ahead
 from shapefirst.measure.intervals import Interval
 from shapefirst.policies.file import PolicyFile, model_digest, sampler_digest
+from shapefirst.policies.solver import is_flow
 from shapefirst.tuning.candidates import Candidate, Found, candidates, shortlist
 from shapefirst.tuning.goals import solvers, steps_to_fit
 from shapefirst.tuning.kept import UnfinishedSearch
@@ -117,7 +119,9 @@ def _refined(tuner: Tuner) -> int:
 def _among(tuner: Tuner) -> list[Candidate]:
     """All that are scored or run, besides solvers that are fitted."""
     if tuner.goal == "keep":
-        return candidates(tuner.sampling.steps, tuner.solver_order)
+        solver, steps = tuner.pipe.scheduler, tuner.sampling.steps
+        _, levels = steps_ahead(solver, steps)
+        return candidates(steps, tuner.solver_order, None if is_flow(solver.config) else levels)
     stock = solvers(_fits(tuner), tuner.pipe.scheduler.config)
     found = [Candidate(number, schedule, "") for number, schedule in stock]
     return [replace(one, kind=one.name) for one in found]
