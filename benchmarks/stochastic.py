@@ -5,7 +5,8 @@
 On pocket: L1 in [0, 1] of each picture to the fully guided one of the same seed and sampler, so of the same noise, with
 95% bootstrap intervals over prompts. Beside the two things that can be extrapolated, the model's output and the clean
 latents that it implies (`shapefirst.guidance.stochastic`), stand the paper's rule and fewer steps at the same number of
-evaluations. The result is written to ``benchmarks/results/stochastic.md``.
+evaluations. The result is written to ``benchmarks/results/stochastic.md``; rows that are there of as many prompts are
+kept.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ from unittest.mock import patch
 
 import diffusers
 import numpy as np
+from few_steps import kept_rows, save_table
 from rich.progress import track
 
 from shapefirst import TextSchedule, load
-from shapefirst.files import save_text
 from shapefirst.guidance.stochastic import is_stochastic
 from shapefirst.measure import l1
 from shapefirst.measure.intervals import SHARE, bootstrap
@@ -87,19 +88,17 @@ def main() -> None:
         f"{FIRST_SEED} + i. L1 to the fully guided image of the same seed and sampler, with 95% bootstrap intervals "
         "over prompts. `budget=` extrapolates the output with the first two samplers, and x0 with the others."
     )
-    lines = [about, ""]
-    lines += [f"| sampler | steps | {' | '.join(ways)} |", "|---" * (len(ways) + 2) + "|"]
+    kept, rows = kept_rows(RESULT, about, 2), []
     for steps in given.steps:
         for name, (kind, options) in track(SAMPLERS.items(), f"{steps} steps"):
-            pipe.scheduler = getattr(diffusers, kind).from_config(config, **options)
-            fully = pictures(pipe, prompts, TextSchedule.always(), steps)
-            cells = [name, str(steps)]
-            for schedule, share, stochastic in ways.values():
-                found = pictures(pipe, prompts, schedule, round(share * steps), stochastic)
-                cells.append(f"{bootstrap([l1(a, b) for a, b in zip(found, fully, strict=True)], within=SHARE):.4f}")
-            lines.append(f"| {' | '.join(cells)} |")
-            print(lines[-1], flush=True)
-    save_text("\n".join(lines) + "\n", RESULT)
+            known = name, str(steps)
+            if known not in kept:
+                pipe.scheduler = getattr(diffusers, kind).from_config(config, **options)
+                full = pictures(pipe, prompts, TextSchedule.always(), steps)
+                drawn = (pictures(pipe, prompts, policy, round(s * steps), what) for policy, s, what in ways.values())
+                kept[known] = [f"{bootstrap(list(map(l1, found, full)), within=SHARE):.4f}" for found in drawn]
+            rows.append((*known, *kept[known]))
+    save_table(f"{about}\n\n", ("sampler", "steps", *ways), rows, RESULT)
 
 
 if __name__ == "__main__":
