@@ -296,8 +296,9 @@ def test_what_cannot_be_is_refused():
         FittedScheduler([3], [1.0], [(1, 1)], [1.0], [[1.0]]).add_noise(None, None, None)
     with pytest.raises(ShapefirstError, match="a class of schedulers"):
         Solver("os.system", "{}")
-    with pytest.raises(ShapefirstError, match="JSON object"):
-        Solver("DDIMScheduler", "[1]")
+    for configuration in ("[1]", "[" * 100_000):
+        with pytest.raises(ShapefirstError, match="JSON object"):
+            Solver("DDIMScheduler", configuration)
     with pytest.raises(ShapefirstError, match="does not have"):
         scheduler_for(Solver("NoSuchScheduler", "{}"))
     with pytest.raises(ShapefirstError, match="cannot be made"):
@@ -306,6 +307,28 @@ def test_what_cannot_be_is_refused():
         TextSchedule(solver=KARRAS)
     with pytest.raises(UnsupportedPipelineError, match="brings a solver of its own"):
         check_solver(SimpleNamespace())
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"weights": [[float("nan")]]},
+        {"weights": [["a"]]},
+        {"weights": 1.0},
+        {"latents": ["a"]},
+        {"clean": [[1]]},
+        {"timesteps": ["a"]},
+        {"sigmas": [float("inf")]},
+        {"init_noise_sigma": "a"},
+        {"prediction_type": 1},
+    ],
+)
+def test_entries_that_are_no_numbers_are_refused_before_a_run(entry):
+    good = {"timesteps": [3], "sigmas": [1.0], "clean": [(1, 1)], "latents": [1.0], "weights": [[1.0]]}
+    (name,) = entry
+    solver = Solver.of("FittedScheduler", {**good, **entry})
+    with pytest.raises(ShapefirstError, match=rf"cannot be made \({name}= of FittedScheduler\(\) must be .*: write it"):
+        scheduler_for(solver)
 
 
 def test_an_image_that_went_astray_does_not_rule_the_weights():

@@ -6,6 +6,7 @@ import copy
 import itertools
 import json
 import math
+from contextlib import nullcontext
 from dataclasses import replace
 
 import diffusers
@@ -595,14 +596,21 @@ def test_a_broken_policy_file_is_refused(tuned, tmp_path):
         path.write_text(broken)
         with pytest.raises(ShapefirstError, match=message):
             read_policy(path)
+    solver = {"class_name": "DDIMScheduler", "configuration": "{}"}
+    solved = {"solver": solver, "guided": list(range(N))}
     for entry, message in (
         ({"guided": "all"}, "The entry 'guided' should be a valid tuple, not 'all'"),
         ({"steps": None}, "The entry 'steps' should be a valid integer, not None"),
         ({"kept": 1}, "The entry 'kept' is none: there are model, model_digest, "),
+        (solved, None),
+        ({**solved, "solver": {**solver, "configuration": "[" * 100_000}}, "The configuration of a solver is a JSON"),
+        ({**solved, "order": 9}, "order must be 0"),
+        ({**solved, "measured": {"full guidance at steps": 3}}, "of a run of 3 steps takes no more, not 4"),
+        ({**solved, "measured": {"full guidance at steps": 3}, "goal": "best"}, None),
     ):
         content = {name: value for name, value in json.loads(text).items() if name != "digest"} | entry
         path.write_text(json.dumps({**content, "digest": file._digest(content)}))
-        with pytest.raises(ShapefirstError, match=message):
+        with pytest.raises(ShapefirstError, match=message) if message else nullcontext():
             read_policy(path)
     path.write_bytes(b"\xff\xfe")
     with pytest.raises(ShapefirstError, match="no longer JSON"):

@@ -20,6 +20,7 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.schedulers.scheduling_utils import SchedulerOutput
 
 from shapefirst.errors import ShapefirstError
+from shapefirst.signatures import guarded
 
 __all__ = ["FittedScheduler"]
 
@@ -47,6 +48,7 @@ class FittedScheduler(SchedulerMixin, ConfigMixin):
     order = 1
 
     @register_to_config
+    @guarded  # once: what a file says by hand would fall in the midst of a run
     def __init__(
         self,
         timesteps: Sequence[float],

@@ -44,8 +44,6 @@ def scheduler_for(solver: Solver) -> Any:
         )
     try:
         return kind.from_config(solver.entries)
-    except ShapefirstError:
-        raise
     except Exception as error:  # whatever a class makes of entries that are not its own
         raise ShapefirstError(
             f"The policy's {solver.class_name} cannot be made ({first_line(error)}): write it anew with `shapefirst "

@@ -19,7 +19,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal, TypeAlias
 from shapefirst.checks import Strict, check_number, fitted, json_of
 from shapefirst.errors import ShapefirstError, shortened
 from shapefirst.files import content_of, save_text
-from shapefirst.policies.schedule import Kept, TextSchedule
+from shapefirst.policies.schedule import Kept, TextSchedule, check_kept
 from shapefirst.policies.solver import Solver
 from shapefirst.signatures import guarded
 
@@ -78,6 +78,11 @@ class PolicyFile:
         if not 1 < self.guidance_scale < math.inf:
             raise ShapefirstError(f"The guidance scale of a policy must be above 1, not {self.guidance_scale:g}.")
         check_number(self.steps, "steps", "The number of steps of a policy")
+        check_kept(self.keep, self.order)  # also where a solver has no use for them
+        if self.goal == "keep" and self.full_steps < self.steps:
+            raise ShapefirstError(
+                f"A policy that keeps the picture of a run of {self.full_steps} steps takes no more, not {self.steps}."
+            )
         if any(after <= before for before, after in pairwise(self.guided)):
             raise ShapefirstError("The guided steps of a policy must be in order, each of them once.")
         self.schedule.check(self.steps)

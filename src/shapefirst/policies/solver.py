@@ -40,7 +40,7 @@ class Solver:
             raise ShapefirstError(f"A solver is a class of schedulers, not {said(self.class_name)}.")
         try:
             entries = json.loads(self.configuration)
-        except ValueError:
+        except (ValueError, RecursionError):  # brackets within brackets without end
             entries = None
         if not isinstance(entries, dict):
             raise ShapefirstError(f"The configuration of a solver is a JSON object, not {said(self.configuration)}.")
