@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import random
 import re
+import shutil
 from dataclasses import asdict
+from hashlib import sha256
 from itertools import count
 from types import SimpleNamespace
 
@@ -358,15 +360,34 @@ def test_a_spoilt_remainder_is_written_anew(tmp_path):
     out = tmp_path / "policy.json"
     rest = tmp_path / ".policy.json.tuning" / "state.json"
     mine = UnfinishedSearch(out, ["mine"])._digest
+    fit = {"timesteps": [3], "sigmas": [1.0], "clean": [[1.0, 1.0]], "latents": [1.0], "weights": [[1.0]]}
+    whole = {"digest": mine, "costs": None, "runs": {"fitted 1": [0.5]}, "solvers": {"fitted 1": json.dumps(fit)}}
+
+    def state(**entries):
+        content = {**whole, **entries, "seal": ""}
+        seal = sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        return json.dumps({**content, "seal": seal})
+
+    rest.parent.mkdir()
+    rest.write_text(state())
+    assert UnfinishedSearch(out, ["mine"]).fitted(1, 1) is not None
+    shutil.rmtree(rest.parent)
     for text in (
         "",
         "[]",
         json.dumps({"digest": 3}),
-        json.dumps({"digest": "other", "costs": None, "runs": {"a": []}}),
-        json.dumps({"digest": mine, "costs": {"guided": "much"}, "runs": {}}),
-        json.dumps({"digest": mine, "costs": dict.fromkeys(("guided", "one", "none", "rest"), 0), "runs": {}}),
-        json.dumps({"digest": mine, "costs": None, "runs": [1]}),
-        json.dumps({"digest": mine, "costs": None, "runs": {"a": "b"}}),
+        json.dumps(whole),
+        state().replace("0.5", "0.25"),
+        state().replace("[[1.0]]", "[[2.0]]"),
+        state(digest="other"),
+        state(costs={"guided": "much"}),
+        state(costs=dict.fromkeys(("guided", "one", "none", "rest"), 0.0)),
+        state(runs=[1]),
+        state(runs={"a": "b"}),
+        state(runs={"a": [-5.0]}),
+        state(solvers={"fitted 1": json.dumps({**fit, "weights": [["a"]]})}),
+        state(solvers={"fitted 1": "[" * 100_000}),
+        state(solvers={"fitted 2": json.dumps(fit)}),
         "[" * 100_000,
     ):
         rest.parent.mkdir()

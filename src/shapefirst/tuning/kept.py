@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,6 +16,7 @@ from shapefirst.checks import fitted, json_of
 from shapefirst.errors import ShapefirstError
 from shapefirst.files import atomic, content_of, save_text
 from shapefirst.guidance.fitted import FittedScheduler
+from shapefirst.guidance.solving import scheduler_for
 from shapefirst.measure.npz import read_npz
 from shapefirst.policies.file import model_digest, sampler_digest
 from shapefirst.policies.schedule import TextSchedule
@@ -25,7 +26,7 @@ from shapefirst.tuning.search import BatchRecord, Tuner
 
 __all__ = ["UnfinishedSearch", "unfinished_search"]
 
-FORMAT: Final = 3  # raised when what an older shapefirst has left is no part of a new search
+FORMAT: Final = 4  # raised when what an older shapefirst has left is no part of a new search
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,23 @@ class _State:
     costs: Costs | None
     runs: dict[str, list[float]]
     solvers: dict[str, str] = field(default_factory=dict)
+    seal: str = ""
 
     def __post_init__(self) -> None:
         costs = self.costs
         if costs is not None and not (costs.guided > 0 and min(costs.one, costs.none, costs.rest) >= 0):
             raise ShapefirstError("A call of the denoiser takes time.")
+        if not all(0 <= distance <= 1 for run in self.runs.values() for distance in run):
+            raise ShapefirstError("An L1 is from 0 to 1.")
+        for name, configuration in self.solvers.items():
+            steps = len(scheduler_for(Solver(FittedScheduler.__name__, configuration)).timesteps)
+            if name not in (_fit(steps, refined=False), _fit(steps, refined=True)):
+                raise ShapefirstError(f"A solver of {steps} steps is none of {name}.")
+
+    def sealed(self) -> _State:
+        """With a digest of all else: a weight that was changed is no longer the one whose L1 was measured."""
+        content = json.dumps(asdict(replace(self, seal="")), sort_keys=True)
+        return replace(self, seal=hashlib.sha256(content.encode()).hexdigest())
 
 
 class UnfinishedSearch:
@@ -63,7 +76,7 @@ class UnfinishedSearch:
             state = fitted(_State, json_of(content_of(self._folder / "state.json")), "")
         except (OSError, ValueError):  # there is none, or one that cannot be used
             state = _State("", None, {})
-        if state.digest != self._digest:
+        if state.digest != self._digest or state.seal != state.sealed().seal:
             self.forget()
             return
         self.goes_on, self.costs, self.runs = True, state.costs, dict(state.runs)
@@ -116,9 +129,8 @@ class UnfinishedSearch:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _write(self) -> None:
-        costs = asdict(self.costs) if self.costs else None
-        content = json.dumps({"digest": self._digest, "costs": costs, "runs": self.runs, "solvers": self._solvers})
-        save_text(content, self._folder / "state.json")
+        state = _State(self._digest, self.costs, self.runs, self._solvers)
+        save_text(json.dumps(asdict(state.sealed())), self._folder / "state.json")
 
 
 def _fit(steps: int, refined: bool) -> str:
