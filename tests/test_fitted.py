@@ -137,6 +137,40 @@ def test_a_flow_s_own_weights_are_its_own_solver(name):
     assert spent.saved == 0
 
 
+def test_inpainting_from_the_noise_is_that_of_the_solver_and_from_a_picture_is_refused_before_anything_runs():
+    row = PIPELINES["StableDiffusionInpaintPipeline"]()
+    del row.options["strength"]
+    own = row.pipe.scheduler = type(row.pipe.scheduler).from_config(row.pipe.scheduler.config, set_alpha_to_one=True)
+    (stock,) = row([0])
+    abar = [float(own.alphas_cumprod[t]) for t in own.timesteps]
+    alphas, sigmas = [a**0.5 for a in abar], [(1 - a) ** 0.5 for a in abar]
+    clean = [(1 / a, -s / a) for a, s in zip(alphas, sigmas, strict=True)]
+    ratios = [s / a for a, s in zip(alphas, sigmas, strict=True)]
+    ddim = FittedScheduler(own.timesteps.tolist(), ratios, clean, *ddim_weights(alphas, sigmas))
+    policy = TextSchedule.solved(Solver.like(ddim), len(abar))
+    with guide(row.pipe, policy) as spent:
+        (mine,) = row([0])
+    assert naive.error(mine, stock) < 1e-4
+    assert spent.calls == len(abar)
+    for name in ("StableDiffusionImg2ImgPipeline", "StableDiffusionXLInpaintPipeline"):
+        other = PIPELINES[name]()
+        other.options.pop("strength", None)
+        refused = pytest.raises(ShapefirstError, match="begins at the noise, and cannot begin at a picture")
+        with guide(other.pipe, policy) as spent, refused:
+            other([0])
+        assert spent.rows == 0
+
+
+def test_a_picture_with_noise_is_as_a_flow_has_it():
+    flow = FittedScheduler([9, 4], [0.9, 0.4], [(1, -0.9), (1, -0.4)], [1.0, 1.0], [[0.1], [0.1]], use_flow_sigmas=True)
+    picture, noise = torch.randn(2, 2, 4, 2, 2, generator=torch.Generator().manual_seed(0))
+    flow.step(noise, 9, noise)
+    mixed = 0.6 * picture + 0.4 * noise
+    torch.testing.assert_close(flow.scale_noise(picture, torch.tensor([4.0]), noise), mixed)
+    both = flow.add_noise(picture, noise, torch.tensor([4.0, 9.0]))
+    torch.testing.assert_close(both, torch.stack([mixed[0], 0.1 * picture[1] + 0.9 * noise[1]]))
+
+
 def test_half_of_the_steps_come_nearer_than_half_as_many(make_pipe):
     """The reason for fitting, on prompts that the fit has seen."""
     pipe = make_pipe("sd-epsilon", "ddim")

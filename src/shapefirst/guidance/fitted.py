@@ -26,7 +26,7 @@ __all__ = ["FittedScheduler"]
 
 _AT_THE_NOISE: Final = (
     "A fitted solver begins at the noise, and cannot begin at a picture: take another policy, such as budget=0.75, for "
-    "image-to-image and inpainting."
+    "image-to-image and for inpainting that does not."
 )
 
 
@@ -108,8 +108,21 @@ class FittedScheduler(SchedulerMixin, ConfigMixin):
         if begin_index:
             raise ShapefirstError(_AT_THE_NOISE)
 
-    def add_noise(self, *_: Any) -> torch.Tensor:
-        raise ShapefirstError(_AT_THE_NOISE)
+    def add_noise(self, original_samples: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
+        """A picture at times of the solver's, in a run that has begun at the noise: inpainting keeps what is not masked
+        so, after each step."""
+        if self._step == 0:
+            raise ShapefirstError(_AT_THE_NOISE)
+        listed = self.timesteps.tolist()
+        ratio = self.sigmas[[listed.index(t) for t in timesteps.flatten().tolist()]]
+        a = 1 - ratio if self.config.use_flow_sigmas else (1 + ratio**2).rsqrt()
+        s = ratio if self.config.use_flow_sigmas else ratio * a
+        a, s = (scale.to(noise).view(-1, *[1] * (noise.ndim - 1)) for scale in (a, s))
+        return a * original_samples + s * noise
+
+    def scale_noise(self, sample: torch.Tensor, timestep: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+        """The same, as pipelines of flows ask for it."""
+        return self.add_noise(sample, noise, timestep)
 
     def step(
         self, model_output: torch.Tensor, timestep: Any, sample: torch.Tensor, return_dict: bool = True
