@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
@@ -162,6 +162,40 @@ def test_a_budget_is_spent_and_kept(num_steps, budget, last, keep):
     assert gaps[: first - 1] == [1] * (first - 1)
     if (rest := len(guided) - first - last + 1) > 0:  # x^1.2 is nowhere steeper than 1.2
         assert max(gaps) <= 1.2 * (num_steps - first) / rest + 1
+
+
+@given(
+    st.integers(6, 60),
+    st.sampled_from((2, 4, 10)),
+    st.floats(0.01, 1),
+    KEEP,
+    st.sampled_from(({}, {"last": 3}, {"evenly": True}, {"levels": True})),
+)
+@example(8, 2, 0.93, "null", {})
+@example(8, 2, 0.63, "null", {})
+@example(8, 2, 0.3, "null", {})
+def test_a_budget_pays_for_as_many_guided_steps_as_a_first_step_of_more_calls_leaves(
+    num_steps, first, share, keep, how
+):
+    calls, others = [first] + [1] * (num_steps - 1), int(keep != "neither")
+    levels = tuple(1 - step / num_steps for step in range(num_steps))
+    budget = Budget(share, **({"levels": levels} if "levels" in how else how))
+
+    def spent(guided: int) -> float:
+        """Of full guidance, where the first step is one of them."""
+        return 1 - (2 - others) * (num_steps - guided) / (2 * sum(calls))
+
+    try:
+        guided = len(budget.held_in_calls(calls, others).steps(num_steps, others))
+    except ShapefirstError as error:
+        enough = float(str(error).rsplit("give ", 1)[1].split(" or")[0])
+        assert spent(Budget.LEAST) > share
+        assert len(replace(budget, share=enough).held_in_calls(calls, others).steps(num_steps, others)) >= Budget.LEAST
+        assert enough - 0.01 < spent(Budget.LEAST) + 1e-6
+        return
+    assert guided >= Budget.LEAST
+    assert spent(guided) <= share + 1e-6
+    assert guided == num_steps or spent(guided + 1) > share - 1e-6
 
 
 @pytest.mark.parametrize(

@@ -164,21 +164,13 @@ class Budget:
         Raises:
             ShapefirstError: It is too small for that.
         """
-        whole, budget = 2 * sum(calls), self
-        while True:
-            guided = budget.steps(len(calls), others)
-            spent = sum(2 * n if step in guided else others * n for step, n in enumerate(calls))
-            if spent <= self.share * whole + 1e-9:
+        num_steps = len(calls)
+        most, least = self._paid_for(num_steps, others), min(self.LEAST, num_steps)
+        for guided in range(most, least - 1, -1):
+            budget = self if guided == most else self._guiding(guided, num_steps, others)
+            if budget._spent(calls, others) <= self.share + 1e-9:
                 return budget
-            budget = replace(budget, share=max(budget.share - 1 / len(calls), 1e-9))
-            try:
-                budget.steps(len(calls), others)
-            except ShapefirstError:
-                raise ShapefirstError(
-                    f"A budget of {self.share:g} does not pay for the guided steps to extrapolate from, as this "
-                    f"solver's first step has {calls[0]} calls: give {math.ceil(100 * spent / whole - 1e-9) / 100:g} "
-                    "or more."
-                ) from None
+        raise self._too_small(calls, others)
 
     def is_too_small(self, num_steps: int, solver: Any) -> bool:
         """Whether fewer steps of the same sampler are the better way to save as much; see `with_solver`.
@@ -209,18 +201,8 @@ class Budget:
 
     def steps(self, num_steps: int, others: int) -> frozenset[int]:
         guided = self._paid_for(num_steps, others)
-        least = min(self.LEAST, num_steps)
-        if guided < least:
-            if least == num_steps:
-                raise ShapefirstError(
-                    f"A generation of {num_steps} has too few steps to extrapolate from within a budget: take every:2, "
-                    "or leave the budget out."
-                )
-            smallest = (2 * least + others * (num_steps - least)) / (2 * num_steps)
-            raise ShapefirstError(
-                f"A budget of {self.share:g} pays for {max(guided, 0)} guided steps of {num_steps}, too few to "
-                f"extrapolate from: give {math.ceil(100 * smallest) / 100:g} or more."
-            )
+        if guided < min(self.LEAST, num_steps):
+            raise self._too_small([1] * num_steps, others)
         if self.evenly:
             return evenly(num_steps, guided)
         if self.levels is not None:
@@ -230,6 +212,32 @@ class Budget:
     def _paid_for(self, num_steps: int, others: int) -> int:
         """How many guided steps; see `steps`."""
         return math.floor((2 * num_steps * self.share - others * num_steps) / (2 - others) + 1e-9)
+
+    def _guiding(self, guided: int, num_steps: int, others: int) -> Budget:
+        """The budget that pays for so many guided steps and no more."""
+        return replace(self, share=(2 * guided + others * (num_steps - guided)) / (2 * num_steps))
+
+    def _spent(self, calls: Sequence[int], others: int) -> float:
+        """The share of the evaluations of full guidance, where step i has ``calls[i]`` calls."""
+        guided = self.steps(len(calls), others)
+        return sum(2 * n if step in guided else others * n for step, n in enumerate(calls)) / (2 * sum(calls))
+
+    def _too_small(self, calls: Sequence[int], others: int) -> ShapefirstError:
+        """The error of a budget that does not pay for the fewest guided steps, and which one does."""
+        num_steps = len(calls)
+        if num_steps <= self.LEAST:
+            return ShapefirstError(
+                f"A generation of {num_steps} has too few steps to extrapolate from within a budget: take every:2, or "
+                "leave the budget out."
+            )
+        fewest = self._guiding(self.LEAST, num_steps, others)
+        enough = math.ceil(100 * max(fewest.share, fewest._spent(calls, others)) - 1e-9) / 100
+        guided = max(self._paid_for(num_steps, others), 0)
+        pays = f"pays for {guided} guided steps of {num_steps}, too few to extrapolate from"
+        if calls[0] > max(calls[1:]):
+            first = f"as this solver's first step has {calls[0]} calls"
+            pays = f"does not pay for the guided steps to extrapolate from, {first}"
+        return ShapefirstError(f"A budget of {self.share:g} {pays}: give {enough:g} or more.")
 
 
 def _config(solver: Any) -> Mapping[str, Any]:
