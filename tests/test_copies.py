@@ -17,6 +17,7 @@ from tiny import PIPELINES, STEPS
 
 from shapefirst.errors import ShapefirstError
 from shapefirst.guidance.blocks import apply, guide, is_steered, text_until
+from shapefirst.policies.schedule import TextSchedule
 
 SD, WAN = "StableDiffusionPipeline", "WanPipeline"
 
@@ -125,3 +126,22 @@ def test_another_denoiser_is_noticed(name):
     handle.remove()
     row.pipe.register_modules(**{part: denoiser})
     assert traces(row) == before
+
+
+@pytest.mark.parametrize("way", [copy.copy, copy.deepcopy, pickled])
+def test_copies_of_a_pipeline_that_a_policy_says_the_steps_of_are_plain(way):
+    row = own(SD)
+    plain, stock = type(row.pipe), row()
+    policy = replace(TextSchedule.at((0, 1, 3)), num_steps=5)
+    with guide(row.pipe, policy):
+        pipe = way(row.pipe)
+        sister = type(row.pipe)(**row.pipe.components)
+        assert type(pipe).__mro__ == plain.__mro__
+        if way is not copy.copy:  # which shares the denoiser, and so follows the policy
+            assert error(replace(row, pipe=pipe)(), stock) == 0
+            with guide(pipe, policy) as evaluations:
+                replace(row, pipe=pipe)(num_inference_steps=None)
+            assert evaluations.asked_calls == 5
+    for made in (pipe, sister, row.pipe):
+        assert error(replace(row, pipe=made)(), stock) == 0
+    assert type(row.pipe) is plain

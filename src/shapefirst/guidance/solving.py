@@ -134,12 +134,15 @@ def _solved(pipeline_class: Any) -> Any:
 
     @wraps(pipeline_class.__call__)
     def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
-        policy = _BLOCKS[self][-1].policy
+        blocks = _BLOCKS.get(self)
+        if not blocks:  # made of this one's class, or another thread's block has just ended
+            return pipeline_class.__call__(self, *args, **kwargs)
+        policy = blocks[-1].policy
         given = signature.bind_partial(self, *args, **kwargs).arguments
         times = [name for name in _TIMES if given.get(name) is not None]
         if policy.solver is not None:
             _check_steps(policy, given.get("num_inference_steps"), times)
-        _check_noise(_BLOCKS[self][0]._own, self.scheduler, given.get("eta"))
+        _check_noise(blocks[0]._own, self.scheduler, given.get("eta"))
         if takes_steps and policy.num_steps is not None and not times and given.get("num_inference_steps") is None:
             kwargs["num_inference_steps"] = policy.num_steps
         if takes_scale and policy.guidance_scale is not None:
@@ -154,8 +157,17 @@ def _solved(pipeline_class: Any) -> Any:
                 )
         return pipeline_class.__call__(self, *args, **kwargs)
 
+    def __reduce_ex__(self: Any, protocol: Any) -> Any:
+        """Copies are plain."""
+        made, args, *rest = pipeline_class.__reduce_ex__(self, protocol)
+        args = tuple(pipeline_class if one is type(self) else one for one in args)
+        if made.__name__ == "__newobj__":  # pickle holds its first argument against the class that it sees
+            made = object.__new__
+        return made, args, *rest
+
     names = {name: getattr(pipeline_class, name) for name in ("__module__", "__qualname__", "__doc__")}
-    return type(pipeline_class)(pipeline_class.__name__, (_Solved, pipeline_class), {**names, "__call__": __call__})
+    members = {**names, "__call__": __call__, "__reduce_ex__": __reduce_ex__}
+    return type(pipeline_class)(pipeline_class.__name__, (_Solved, pipeline_class), members)
 
 
 def _check_steps(policy: Policy, steps: int | None, times: Sequence[str]) -> None:
