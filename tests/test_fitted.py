@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from dataclasses import replace
-from itertools import combinations, pairwise
+from itertools import combinations, pairwise, permutations, product
 from types import SimpleNamespace
 
 import diffusers
@@ -304,9 +304,45 @@ def test_blocks_may_end_in_any_order(make_pipe):
     assert (pipe.scheduler, type(pipe)) == (own, kind)
     outer, inner = apply(pipe, karras(4)), apply(pipe, replace(TextSchedule.always(), num_steps=4))
     outer.remove()
-    assert pipe.scheduler.config.use_karras_sigmas
+    assert pipe.scheduler is own
     inner.remove()
     assert (pipe.scheduler, type(pipe)) == (own, kind)
+
+
+@pytest.mark.parametrize("policy", ["full", "every:2", TextSchedule.within(0.75)])
+def test_an_inner_policy_holds_with_the_pipeline_s_own_scheduler_and_steps(make_pipe, policy):
+    pipe = make_pipe("sd-epsilon", "ddim")
+    own, kind = pipe.scheduler, type(pipe)
+
+    def images(**more):
+        return pipe(PROMPTS[:1], output_type="np", generator=generators([3]), **more).images
+
+    with guide(pipe, policy) as alone:
+        wanted = images(num_inference_steps=12)
+    with guide(pipe, replace(karras(4), guidance_scale=2.0)):
+        with guide(pipe, policy) as inner:
+            assert pipe.scheduler is own
+            np.testing.assert_array_equal(images(num_inference_steps=12), wanted)
+            assert (inner.rows, inner.asked) == (alone.rows, alone.asked)
+            images(num_inference_steps=12, eta=0.5)
+            with guide(pipe, karras(3)) as innermost:
+                images()
+            assert innermost.rows == 6
+            assert pipe.scheduler is own
+        assert pipe.scheduler.config.use_karras_sigmas
+    assert (pipe.scheduler, type(pipe)) == (own, kind)
+
+
+@pytest.mark.parametrize("solved", list(product((True, False), repeat=3)))
+def test_the_innermost_block_that_is_open_says_what_is_sampled_with(make_pipe, solved):
+    pipe = make_pipe("sd-epsilon", "ddim")
+    own, kind = pipe.scheduler, type(pipe)
+    for order in permutations(range(3)):
+        handles = {n: apply(pipe, karras(n + 2) if solver else "every:2") for n, solver in enumerate(solved)}
+        for n in order:
+            assert (pipe.scheduler is own) is not solved[max(handles)]
+            handles.pop(n).remove()
+        assert (pipe.scheduler, type(pipe)) == (own, kind)
 
 
 def test_a_scheduler_that_was_put_in_meanwhile_stays(make_pipe):

@@ -2,7 +2,7 @@
 
 Meanwhile the pipeline is of a subclass whose calls take the policy's number of steps and its guidance scale where the
 caller gives none. With a solver of the policy's own the pipeline's scheduler is put aside, and comes back with the last
-block; another number of steps is refused then.
+block, or for an inner one whose policy has none; another number of steps is refused then.
 """
 
 from __future__ import annotations
@@ -67,8 +67,9 @@ def check_solver(pipe: Any) -> None:
 
 
 def speaks_of_calls(pipe: Any, policy: Policy) -> bool:
-    """Whether a policy has a solver, or steps or a scale for calls of a pipeline that takes them."""
-    if policy.solver is not None:
+    """Whether a policy has a solver, or steps or a scale for calls of a pipeline that takes them, or ends what an outer
+    block's says of them."""
+    if policy.solver is not None or isinstance(pipe, _Solved):
         return True
     says = policy.num_steps is not None or policy.guidance_scale is not None
     return says and isinstance(pipe, diffusers.DiffusionPipeline) and hasattr(pipe, "scheduler")
@@ -83,17 +84,19 @@ class CallBlock:
     """
 
     def __init__(self, pipe: Any, policy: Policy) -> None:
-        self._pipe, self.policy, self._own = pipe, policy, pipe.scheduler
-        self.scheduler = self._own
+        self._pipe, self.policy, self._before = pipe, policy, pipe.scheduler
+        self.scheduler = _own(pipe)
         if policy.solver is not None:
             check_solver(pipe)
-            pipe.scheduler = self.scheduler = scheduler_for(policy.solver)
+            self.scheduler = scheduler_for(policy.solver)
+        if self.scheduler is not self._before:
+            pipe.scheduler = self.scheduler
         _BLOCKS.setdefault(pipe, []).append(self)
         if not isinstance(pipe, _Solved):
             object.__setattr__(pipe, "__class__", _solved(type(pipe)))  # type: ignore[arg-type]
 
     def leave(self) -> None:
-        """Give the pipeline its own scheduler again, unless it has another one by now.
+        """Give the pipeline the scheduler again that it had before, unless it has another one by now.
 
         Raises:
             ShapefirstError: It has, while the policy sampled with a solver: that one stays.
@@ -101,23 +104,29 @@ class CallBlock:
         pipe, blocks = self._pipe, _BLOCKS[self._pipe]
         place = blocks.index(self)
         blocks.remove(self)
-        if place < len(blocks):  # an inner block goes on
-            blocks[place]._own = self._own
-            return
         if not blocks:
             object.__setattr__(pipe, "__class__", type(pipe).__mro__[2])
-        if self.scheduler is self._own:
+        if self.scheduler is self._before:
+            return
+        if place < len(blocks):  # an inner block goes on
+            blocks[place]._before = self._before
             return
         if pipe.scheduler is not self.scheduler:
             raise ShapefirstError(
                 f"The scheduler of this {type(pipe).__name__} was replaced while a policy sampled with its own: it "
                 "stays, and no longer followed the policy."
             )
-        pipe.scheduler = self._own
+        pipe.scheduler = self._before
 
 
 #: Pipeline -> its blocks, the innermost last.
 _BLOCKS: WeakKeyDictionary[Any, list[CallBlock]] = WeakKeyDictionary()
+
+
+def _own(pipe: Any) -> Any:
+    """The scheduler that the outermost solver was put in the place of."""
+    blocks = _BLOCKS.get(pipe, []) if isinstance(pipe, _Solved) else []
+    return next((block._before for block in blocks if block.policy.solver is not None), pipe.scheduler)
 
 
 class _Solved:
@@ -142,7 +151,7 @@ def _solved(pipeline_class: Any) -> Any:
         times = [name for name in _TIMES if given.get(name) is not None]
         if policy.solver is not None:
             _check_steps(policy, given.get("num_inference_steps"), times)
-        _check_noise(blocks[0]._own, self.scheduler, given.get("eta"))
+        _check_noise(_own(self), self.scheduler, given.get("eta"))
         if takes_steps and policy.num_steps is not None and not times and given.get("num_inference_steps") is None:
             kwargs["num_inference_steps"] = policy.num_steps
         if takes_scale and policy.guidance_scale is not None:
