@@ -294,6 +294,41 @@ def test_evaluations_are_counted_against_the_run_that_it_takes_the_place_of(make
     assert (evaluations.rows, evaluations.asked, evaluations.asked_calls) == (6, 6, 3)
 
 
+def test_a_pipeline_that_samples_without_the_solver_is_refused_before_anything_runs(make_pipe):
+    pipe = make_pipe("sd-epsilon", "ddim")
+    other, policy = type(pipe)(**pipe.components), replace(karras(4), stands_for=8)
+    wanted = {"guidance_scale": W, "output_type": "np", "num_inference_steps": 4}
+    refused = pytest.raises(ShapefirstError, match=r"the StableDiffusionPipeline that runs has another .* enter guide")
+    with guide(pipe, policy) as evaluations:
+        with refused:
+            other(PROMPTS[:1], **wanted)
+        assert (evaluations.rows, evaluations.asked) == (0, 0)
+        for sharing in (copy.copy(pipe), copy.deepcopy(pipe)):  # of which only the first is followed
+            sharing(PROMPTS[:1], **wanted)
+        assert (evaluations.rows, evaluations.asked) == (8, 16)
+    deep = sharing(PROMPTS[:1], generator=generators([3]), **wanted).images
+    with guide(other, policy) as evaluations:
+        np.testing.assert_array_equal(other(PROMPTS[:1], generator=generators([3]), **wanted).images, deep)
+    assert evaluations.saved == 0.5
+    handle, pipe.scheduler = apply(pipe, policy), other.scheduler
+    with refused:
+        pipe(PROMPTS[:1], **wanted)
+    with pytest.raises(ShapefirstError, match="was replaced while"):
+        handle.remove()
+
+
+def test_an_outer_counter_counts_a_run_as_what_the_inner_policy_makes_of_it(make_pipe):
+    pipe, solved = make_pipe("sd-epsilon", "ddim"), replace(karras(4), stands_for=6)
+    for outer, inner in (solved, "full"), ("full", solved):
+        with guide(pipe, outer) as around:
+            pipe(PROMPTS[:1], num_inference_steps=4, output_type="latent")
+            assert around.asked_calls == (6 if outer is solved else 4)
+            with guide(pipe, inner) as within:
+                pipe(PROMPTS[:1], num_inference_steps=4, output_type="latent")
+        assert within.asked_calls == (6 if inner is solved else 4)
+        assert (around.calls, around.asked_calls, around.rows, around.asked) == (8, 10, 16, 20)
+
+
 def test_blocks_may_end_in_any_order(make_pipe):
     pipe = make_pipe("sd-epsilon", "ddim")
     own, kind = pipe.scheduler, type(pipe)

@@ -106,7 +106,8 @@ def guide(
 
     A block is the pipeline's, and not the task's: what other threads and tasks of asyncio run on the pipeline meanwhile
     follows the policy, too. So does another pipeline that shares its denoisers (`from_pipe`), in the threads that have
-    entered a block; in others it runs as ever.
+    entered a block; in others it runs as ever. With a solver of the policy's own it is refused, unless it shares the
+    scheduler of the block, too.
 
     Where a callback changes what a generation is made of (the prompt, the size of the latents, the guidance scale), a
     policy that extrapolates begins anew: it guides each step until it has as many behind it as its order asks for.
@@ -203,7 +204,9 @@ class Handle:
             for control in controls_of(pipe):
                 stack.callback(ControlHook.enter(pipe, control, block).leave, block)
             if speaks_of_calls(pipe, policy):
-                stack.callback(CallBlock(pipe, policy).leave)
+                calls = CallBlock(pipe, policy)
+                stack.callback(calls.leave)
+                block.scheduler = calls.scheduler if policy.solver else None
             self._hooks = stack.pop_all()
 
     def remove(self) -> None:

@@ -65,23 +65,29 @@ class Block:
     Attributes:
         policy: The policy.
         evaluations: The counter.
+        scheduler: The policy's own solver on the pipeline, if it has one.
     """
 
     policy: Policy
     evaluations: Evaluations = field(default_factory=Evaluations)
-    _asked_for: int = 0
-    _calls_asked_for: int = 0
+    scheduler: Any = None
+    _asked_for: Fraction = Fraction()
+    _calls_asked_for: Fraction = Fraction()
     _conditions: tuple[torch.Tensor | None, dict[str, dict[str, Any]]] = field(default_factory=lambda: (None, {}))
     _has_warned: bool = False
 
-    def ask(self, rows: int) -> None:
-        """Count a call that the pipeline asks for; in a solver's fewer steps, as a part of the run it stands for."""
-        self._asked_for += rows
-        self._calls_asked_for += 1
+    @property
+    def part(self) -> Fraction:
+        """Of the run that the policy stands for, for each call of its solver's fewer steps."""
         own, stands_for = self.policy.num_steps, self.policy.stands_for
-        part = 1 if stands_for is None or own is None else Fraction(stands_for, own)
-        self.evaluations.asked = round(self._asked_for * part)
-        self.evaluations.asked_calls = round(self._calls_asked_for * part)
+        return Fraction(1) if stands_for is None or own is None else Fraction(stands_for, own)
+
+    def ask(self, rows: int, part: Fraction) -> None:
+        """Count a call that the pipeline asks for, as the `part` that it is of the block whose policy holds."""
+        self._asked_for += rows * part
+        self._calls_asked_for += part
+        self.evaluations.asked = round(self._asked_for)
+        self.evaluations.asked_calls = round(self._calls_asked_for)
 
     def conditions_of(self, timesteps: torch.Tensor) -> dict[str, dict[str, Any]]:
         """What the branches of the generation over these timesteps were last given, for all denoisers of a pipeline."""

@@ -56,8 +56,9 @@ class SteeringHook(ModuleHook):
         asked = self.asked(args, kwargs)
         evaluate = partial(self._evaluate, forward, len(args))
         met = self.meet(asked)
-        for block in self.blocks:
-            block.ask(asked.rows)
+        blocks = self.blocks
+        for block in blocks:
+            block.ask(asked.rows, blocks[-1].part)
         if met is None:
             return evaluate(asked.arguments, asked.rows)
         way, call, asked = met
@@ -92,6 +93,7 @@ class SteeringHook(ModuleHook):
             return None
         own = self.pipe if isinstance(self.pipe, OwnLoop) else None  # says all itself, whoever calls
         caller = None if own else running(self.denoiser)
+        _check_solver(block, self.pipe if caller is None else caller.pipe)
         family = self._family if caller is None or caller.pipe is self.pipe else family_of(caller.pipe)
         run = self._run(asked, caller)
         scale = caller.guidance_scale if caller else own.guidance_scale if own else None
@@ -211,6 +213,15 @@ class SteeringHook(ModuleHook):
             if not self._guided[2]:
                 self._unguided.add(run)
         return self._guided[2]
+
+
+def _check_solver(block: Block, pipe: Any) -> None:
+    """Raise ShapefirstError before anything runs if a pipeline samples without the solver that the policy has."""
+    if block.scheduler is not None and getattr(pipe, "scheduler", None) is not block.scheduler:
+        raise ShapefirstError(
+            f"The policy samples with a solver of its own, and the {name_of(pipe)} that runs has another scheduler: "
+            "enter guide() with that pipeline, and leave it the scheduler that it has then."
+        )
 
 
 def _is_in_turn(policy: Policy) -> bool:
