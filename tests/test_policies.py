@@ -268,6 +268,12 @@ def test_no_other_steps_leave_less_error(drops, data):
     assert _error(noise, found) == pytest.approx(least, rel=1e-9, abs=1e-12)
 
 
+def test_where_every_step_is_guided_there_is_nothing_to_place():
+    for num_steps in (1, 2, 3):
+        budget = Budget(1.0, levels=tuple(1 - i / num_steps for i in range(num_steps)))
+        assert budget.steps(num_steps, 0) == frozenset(range(num_steps))
+
+
 @pytest.mark.parametrize("guided", [3, 8, 125, 249])
 def test_steps_by_error_of_long_runs_are_as_many_as_are_to_be(guided):
     assert len(by_error([3 - i / 90 for i in range(250)], guided)) == guided

@@ -205,7 +205,7 @@ class Budget:
             raise self._too_small([1] * num_steps, others)
         if self.evenly:
             return evenly(num_steps, guided)
-        if self.levels is not None:
+        if self.levels is not None and guided < num_steps:
             return by_error(self.levels, guided)
         return early(num_steps, guided, self.FIRST, self.last or 1)
 
