@@ -40,13 +40,10 @@ SETTINGS: Final = (
         for sampler, spacing, steps in (
             ("Euler", "leading", 25),
             ("Euler", "trailing", 25),
-            ("Euler", "linspace", 25),
             ("Euler", "leading", 50),
             ("Euler, Karras", "linspace", 25),
             ("Euler, beta", "linspace", 25),
-            ("Euler, exponential", "linspace", 25),
             ("DDIM", "leading", 20),
-            ("DDIM", "leading", 50),
             ("DDIM", "trailing", 50),
         )
     ),
@@ -56,7 +53,6 @@ SETTINGS: Final = (
             ("Euler, leading", 25),
             ("Euler, trailing", 25),
             ("Euler, Karras, linspace", 25),
-            ("DDIM, trailing", 50),
         )
     ),
     *(
