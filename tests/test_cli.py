@@ -198,6 +198,26 @@ def test_a_tuned_policy_brings_its_sampler_along(folder, out, tmp_path):
     assert "tuned with the sampler DPMSolverMultistepScheduler, not PNDMScheduler" in refused
 
 
+def test_a_tuned_policy_of_fewer_steps_stands_beside_the_run_whose_place_it_takes(folder, out, tmp_path):
+    pipe, file = load(folder, sampler="ddim", device="cpu"), tmp_path / "policy.json"
+    digests = model_digest(pipe), type(pipe.scheduler).__name__, sampler_digest(pipe.scheduler)
+    measured = {"full guidance at steps": 6}
+    write_policy(PolicyFile(str(folder), *digests, 3.0, 4, (0, 1, 3), "neither", 1, measured=measured), file)
+    command = ("generate", "a cat", "--model", folder, "--policy", file, "--out", out, "--compare")
+    for said in ((), ("--steps", 4), ("--steps", 6)):  # its own, and those whose place it takes
+        result = shapefirst("--json", *command, *said)
+        assert result.exit_code == 0, result.output
+        full, mine = json.loads(result.stdout)["rows"]
+        assert (full["denoiser_evaluations"], mine["denoiser_evaluations"], mine["saved"]) == (12, 6, 0.5)
+    assert "3 of 4 steps guided, extrapolated between\n##.#" in result.stderr
+    texts = {path.stem: Image.open(path).text for path in out.glob("a-cat*.png")}
+    assert texts["a-cat_seed0_full"]["num_inference_steps"] == "6"
+    own = texts["a-cat_seed0_policy-of4"]
+    assert (own["num_inference_steps"], own["guided"], own["sampler"]) == ("4", "##.#", "ddim")
+    refused = one_sentence(shapefirst(*command, "--steps", 5))
+    assert "takes the place of 6 steps, with 4 of its own, and not of 5" in refused
+
+
 def test_a_lora_is_put_on_with_its_strength(folder, out, tmp_path):
     unet = load(folder, device="cpu").unet
     unet.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False))

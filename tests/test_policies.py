@@ -570,6 +570,21 @@ def test_a_policy_file_does_what_it_says(make_pipe, tuned, tmp_path):
         assert model_digest(copy.deepcopy(make_pipe()).to(dtype)) == tuned.model_digest
 
 
+@pytest.mark.parametrize(("sampler", "spent", "of"), [("ddim", 6, 12), ("heun", 10, 22)])
+def test_fewer_steps_are_counted_against_the_run_whose_place_they_take(make_pipe, tuned, sampler, spent, of):
+    """Whoever samples: Heun calls the denoiser twice in all steps but the last."""
+    pipe = make_pipe("sd-epsilon", sampler)
+    with guide(pipe, replace(tuned, measured={"full guidance at steps": 6}).schedule) as evaluations:
+        pipe("a red car", output_type="latent")
+    assert (evaluations.rows, evaluations.asked) == (spent, of)
+
+
+@pytest.mark.parametrize("said", [None, "6", True, 0, -1, N - 1, N])
+def test_a_policy_that_keeps_a_picture_never_stands_for_fewer_steps(tuned, said):
+    one = replace(tuned, measured={"full guidance at steps": said})
+    assert (one.full_steps, one.schedule) == (N, tuned.schedule)
+
+
 def test_a_policy_of_another_model_or_sampler_is_refused(make_pipe, tuned, tmp_path):
     path = tmp_path / "policy.json"
     write_policy(tuned, path)

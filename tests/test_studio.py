@@ -345,6 +345,22 @@ def test_a_tuned_policy_is_chosen_by_its_name(studio, turns, make_pipe, tmp_path
         offer.completed(replace(SETTINGS, policy=str(file), steps=7))
 
 
+def test_a_tuned_policy_of_fewer_steps_stands_beside_the_run_whose_place_it_takes(studio, turns, make_pipe, tmp_path):
+    pipe, file = make_pipe(), tmp_path / "policy.json"
+    digests = model_digest(pipe), "DDIMScheduler", sampler_digest(pipe.scheduler)
+    tuned = PolicyFile("tiny", *digests, 7.5, 4, (0, 1), "neither", 1, measured={"full guidance at steps": 6})
+    write_policy(tuned, file)
+    studio.offer = replace(make_offer([], [str(file)]), models={"tiny": "ddim"})
+    settings = studio.offer.completed(replace(SETTINGS, policy=str(file)))
+    outcome = made(studio, turns, settings)
+    assert (outcome.runs["full"].spent, outcome.runs["saved"].spent) == ((2,) * 6, (2, 2, 0, 0))
+    strip = strip_of(tuned.schedule, 6)
+    assert (strip.guided, strip.said) == (None, "2 of 4 steps guided, extrapolated between, in the place of the 6")
+    assert "num_inference_steps=4" in python_of(settings, tuned)
+    with pytest.raises(ShapefirstError, match="cannot be chosen"):
+        words_of_strip(tuned.schedule, [0], 6)
+
+
 def test_a_step_can_be_looked_into(studio, turns):
     outcome = made(studio, turns, SETTINGS)
     assert over(turns.submit("tab", partial(studio.read_maps, outcome))).state == "done"

@@ -131,7 +131,9 @@ def _check_policy(pipe: Any, words: str, schedule: Policy, sampling: Sampling) -
 
 def _strip(schedule: Policy, steps: int) -> str:
     """Its steps, one character each; "" where it decides while sampling, or has a solver with steps of its own."""
-    return schedule.strip(steps) if isinstance(schedule, TextSchedule) and schedule.solver is None else ""
+    if not isinstance(schedule, TextSchedule) or schedule.solver is not None:
+        return ""
+    return schedule.strip(schedule.own_steps or steps)
 
 
 def _write(
@@ -161,8 +163,9 @@ def _write(
     if words is not None:
         strip = _strip(schedule, steps)
         own = {**common, "policy": words, **({"guided": strip} if strip else {})}
+        own["num_inference_steps"] = schedule.own_steps or steps
         if schedule.solver is not None:
-            own |= {"sampler": schedule.solver.class_name, "num_inference_steps": schedule.num_steps}
+            own["sampler"] = schedule.solver.class_name
         tag = f"{slug(Path(words).stem if words.endswith('.json') else words)}-of{own['num_inference_steps']}"
     elif schedule == TextSchedule.always():
         own, tag = full, "full"

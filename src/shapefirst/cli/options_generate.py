@@ -231,8 +231,8 @@ class MachineOptions(LoadOptions):
 def policy_and_steps(words: str, steps: int | None, *, anywhere: bool = False) -> tuple[Policy, int]:
     """The policy, before there is a model to check a tuned one against, and the number of steps that go with it.
 
-    One with a solver of its own goes with the steps in whose place it stands, also where its own number is given; or,
-    if so said, stands beside any.
+    One with steps of its own goes with those in whose place it stands, also where its own number is given; or, if so
+    said, stands beside any.
     """
     from shapefirst.policies.file import PolicyFile
     from shapefirst.policies.words import find_policy
@@ -240,8 +240,8 @@ def policy_and_steps(words: str, steps: int | None, *, anywhere: bool = False) -
     found = find_policy(words)
     stands_for = found.full_steps if isinstance(found, PolicyFile) else DEFAULT_STEPS
     policy = found.schedule if isinstance(found, PolicyFile) else found
-    steps = stands_for if steps is None or (policy.solver and steps == policy.num_steps) else steps
-    if policy.solver is None:
+    steps = stands_for if steps is None or steps == policy.own_steps else steps
+    if policy.own_steps is None:
         check_policy(policy, steps)
     elif steps != stands_for and not anywhere:
         raise ShapefirstError(

@@ -196,7 +196,8 @@ class Handle:
 
     def __init__(self, pipe: Any, policy: Policy) -> None:
         self._pipe, self._denoisers, self._policy = pipe, denoisers_of(pipe), policy
-        block = Block(policy)
+        own = policy.solver is None  # those that policies bring along have one call a step
+        block = Block(policy, solver_order=getattr(getattr(pipe, "scheduler", None), "order", 1) if own else 1)
         self.evaluations = block.evaluations
         with ExitStack() as stack:
             for denoiser in self._denoisers.values():

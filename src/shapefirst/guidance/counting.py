@@ -66,11 +66,13 @@ class Block:
         policy: The policy.
         evaluations: The counter.
         scheduler: The policy's own solver on the pipeline, if it has one.
+        solver_order: Calls of the denoiser in each of the policy's steps but the last.
     """
 
     policy: Policy
     evaluations: Evaluations = field(default_factory=Evaluations)
     scheduler: Any = None
+    solver_order: int = 1
     _asked_for: Fraction = Fraction()
     _calls_asked_for: Fraction = Fraction()
     _conditions: tuple[torch.Tensor | None, dict[str, dict[str, Any]]] = field(default_factory=lambda: (None, {}))
@@ -78,9 +80,11 @@ class Block:
 
     @property
     def part(self) -> Fraction:
-        """Of the run that the policy stands for, for each call of its solver's fewer steps."""
+        """Of the run that the policy stands for, for each call of its own fewer steps."""
         own, stands_for = self.policy.num_steps, self.policy.stands_for
-        return Fraction(1) if stands_for is None or own is None else Fraction(stands_for, own)
+        if stands_for is None or own is None:
+            return Fraction(1)
+        return Fraction(self._calls(stands_for), self._calls(own))
 
     def ask(self, rows: int, part: Fraction) -> None:
         """Count a call that the pipeline asks for, as the `part` that it is of the block whose policy holds."""
@@ -88,6 +92,10 @@ class Block:
         self._calls_asked_for += part
         self.evaluations.asked = round(self._asked_for)
         self.evaluations.asked_calls = round(self._calls_asked_for)
+
+    def _calls(self, steps: int) -> int:
+        """Of the denoiser in a run of so many steps, see `calls_in`."""
+        return self.solver_order * (steps - 1) + 1
 
     def conditions_of(self, timesteps: torch.Tensor) -> dict[str, dict[str, Any]]:
         """What the branches of the generation over these timesteps were last given, for all denoisers of a pipeline."""

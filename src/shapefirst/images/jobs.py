@@ -34,7 +34,7 @@ __all__ = ["Job", "Result", "Sampling", "cut_text", "generate", "make_jobs"]
 @guarded
 @dataclass(frozen=True)
 class Sampling:
-    """What the pipeline is told besides prompt, seed and schedule; a schedule's own solver has its own steps.
+    """What the pipeline is told besides prompt, seed and schedule; a schedule that has steps of its own takes those.
 
     Raises:
         ShapefirstError: A number of steps, a guidance scale or a side out of `checks.BOUNDS`.
@@ -157,9 +157,9 @@ def _batches(jobs: Sequence[Job], size: int) -> Iterator[Sequence[Job]]:
 def _sample(
     pipe: Any, batch: Sequence[Job], schedule: Policy, sampling: Sampling, report: Callable[[float], None]
 ) -> list[Result]:
-    own = None
-    if isinstance(schedule, TextSchedule) and schedule.solver is not None:
-        own, schedule = schedule.num_steps, replace(schedule, stands_for=sampling.steps)
+    own = schedule.own_steps
+    if isinstance(schedule, TextSchedule) and own is not None:
+        schedule = replace(schedule, stands_for=sampling.steps)
     arguments: dict[str, Any] = {
         "prompt": [job.prompt for job in batch],
         "generator": generators([job.seed for job in batch]),

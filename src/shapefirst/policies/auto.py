@@ -48,6 +48,7 @@ class Auto:
     LAST: ClassVar[int] = 2
     solver: ClassVar[None] = None  # it goes with any sampler, and any number of steps
     num_steps: ClassVar[None] = None
+    own_steps: ClassVar[None] = None
     stands_for: ClassVar[None] = None
     guidance_scale: ClassVar[None] = None
 

@@ -98,7 +98,7 @@ class PolicyFile:
             placed,
             num_steps=self.steps,
             solver=self.solver,
-            stands_for=self.full_steps if self.solver else None,
+            stands_for=self.full_steps if self.solver or self.full_steps > self.steps else None,
             guidance_scale=self.guidance_scale,
         )
 
@@ -109,9 +109,11 @@ class PolicyFile:
 
     @property
     def full_steps(self) -> int:
-        """N of the run in whose place the policy stands."""
+        """N of the run in whose place the policy stands; no picture is kept by more steps than its own run has."""
         steps = self.measured.get("full guidance at steps")
-        return steps if isinstance(steps, int) and self.solver is not None and steps >= 1 else self.steps
+        if not isinstance(steps, int) or steps < 1:
+            return self.steps
+        return steps if self.goal == "best" else max(steps, self.steps)
 
     @property
     def promise(self) -> str:

@@ -61,7 +61,7 @@ class TextSchedule:
             that is done with the difference of the two, where neither does, with both. "neither" needs an order.
         num_steps: If given, the N that the schedule was made for: another is refused.
         solver: If given, what `guide` and `denoise` sample with in the place of the pipeline's scheduler.
-        stands_for: With a solver, the N of the run that it takes the place of: what was saved is counted against that.
+        stands_for: If given, the N of the run that it takes the place of: what was saved is counted against that.
         guidance_scale: If given, the w that the policy was tuned at: calls under `guide` that say none take it.
 
     Raises:
@@ -234,6 +234,11 @@ class TextSchedule:
         if self.keep == "neither":
             budget = budget.with_solver(solver, len(calls), levels)
         return replace(self, placement=budget.held_in_calls(calls, self.others))
+
+    @property
+    def own_steps(self) -> int | None:
+        """The N that it samples in, whatever that of the run in whose place it stands; None where it has that run's."""
+        return self.num_steps if self.solver is not None or self.stands_for is not None else None
 
     @property
     def others(self) -> int:

@@ -113,6 +113,7 @@ def describe(policy: Policy, num_steps: Steps) -> str:
     Raises:
         ShapefirstError: It does not fit the number of steps.
     """
+    num_steps = policy.own_steps or num_steps
     if isinstance(policy, Auto):
         return f"tolerance {policy.tol:g}, each image decides"
     if policy.solver is not None and policy.num_steps is not None:

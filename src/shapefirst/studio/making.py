@@ -254,7 +254,7 @@ def _sample(
     watched: Callable[[Step | None, int], None],
 ) -> Sampled:
     """One run of all the images."""
-    steps = settings.steps if schedule.solver is None else schedule.num_steps or settings.steps
+    steps = schedule.own_steps or settings.steps
     watched(None, steps)
     walk = denoise(
         pipe,

@@ -67,7 +67,7 @@ class Offer:
         """
         tuned = self.policies.get(settings.policy.strip())
         policy = parse_policy(settings.policy) if tuned is None else tuned.schedule
-        if isinstance(policy, TextSchedule) and policy.solver is None:
+        if isinstance(policy, TextSchedule) and policy.own_steps is None:
             policy.check(settings.steps)
         return policy
 

@@ -52,10 +52,10 @@ def python_of(
     """
     how = "".join(f", {name}={value!r}" for name, value in (("device", device), ("dtype", dtype)) if value)
     loaded = f"pipe = load({settings.model!r}, sampler={settings.sampler!r}{how})"
-    own = tuned is not None and tuned.solver is not None
+    own = None if tuned is None else tuned.schedule.own_steps
     call = {
         "negative_prompt": repr(settings.negative) if settings.negative else None,
-        "num_inference_steps": tuned.steps if own and tuned is not None else settings.steps,
+        "num_inference_steps": own or settings.steps,
         "guidance_scale": f"{settings.guidance:g}",
         "num_images_per_prompt": settings.images if settings.images > 1 else None,
         "generator": f"generators({settings.seeds!r})",

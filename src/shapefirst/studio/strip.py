@@ -38,7 +38,7 @@ def strip_of(policy: Policy, steps: int) -> Strip:
     said = titled(policy, steps)
     if not isinstance(policy, TextSchedule):
         return Strip(None, f"{said}: its steps are known when the picture is there")
-    if policy.solver is not None:
+    if policy.own_steps is not None:
         return Strip(None, f"{said}, in the place of the {steps}")
     return Strip(policy.guided_steps(steps), said)
 
@@ -51,7 +51,7 @@ def words_of_strip(policy: Policy, guided: Collection[int], steps: int) -> str:
     Raises:
         ShapefirstError: It extrapolates, and the first step is not among them.
     """
-    if not isinstance(policy, TextSchedule) or policy.solver is not None:
+    if not isinstance(policy, TextSchedule) or policy.own_steps is not None:
         raise ShapefirstError("The steps of this policy cannot be chosen: take another one, such as budget:0.6.")
     chosen = sorted(set(guided))
     keep, order = ("neither", 1) if policy == TextSchedule.always() else (policy.keep, policy.order)
