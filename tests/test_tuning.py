@@ -512,6 +512,7 @@ def test_the_best_picture_is_looked_for_among_all_solvers(folder, tmp_path, monk
     assert list((tmp_path / "images").glob("*.png")) == [picture]
     other = shapefirst("generate", "a cat", "--model", folder, "--policy", out, "--steps", 20, "--out", tmp_path / "no")
     assert "takes the place of 12 steps, with 7 of its own, and not of 20: leave --steps out" in one_sentence(other)
+    assert "run `shapefirst tune --goal best --steps 20`" in one_sentence(other)
 
 
 def test_a_fitted_solver_is_found_again_by_a_search_that_goes_on(tuner, tmp_path):

@@ -244,8 +244,9 @@ def policy_and_steps(words: str, steps: int | None, *, anywhere: bool = False) -
     if policy.own_steps is None:
         check_policy(policy, steps)
     elif steps != stands_for and not anywhere:
+        goal = "--goal best " * (isinstance(found, PolicyFile) and found.goal == "best")
         raise ShapefirstError(
             f"The policy {words} takes the place of {stands_for} steps, with {policy.num_steps} of its own, and not of "
-            f"{steps}: leave --steps out, or run `shapefirst tune --steps {steps}`."
+            f"{steps}: leave --steps out, or run `shapefirst tune {goal}--steps {steps}`."
         )
     return policy, steps
