@@ -91,7 +91,7 @@ def test_compare_adds_the_full_image_the_difference_and_a_sheet(folder, out):
     assert Image.open(out / "a-red-cat_seed0_full.png").text["denoiser_evaluations"] == "8"
     assert Image.open(out / "a-red-cat_seed0_full.png").text["text_steps"] == "4"
     assert Image.open(out / "comparison_text2of4.png").width > 3 * 160
-    assert "PSNR" in result.stdout
+    assert "L1 and PSNR are to 4 steps of ddim, fully guided." in result.stdout
     assert str(out / "comparison_text2of4.png") in result.stdout
 
 
@@ -216,6 +216,7 @@ def test_a_tuned_policy_of_fewer_steps_stands_beside_the_run_whose_place_it_take
     assert (own["num_inference_steps"], own["guided"], own["sampler"]) == ("4", "##.#", "ddim")
     refused = one_sentence(shapefirst(*command, "--steps", 5))
     assert "takes the place of 6 steps, with 4 of its own, and not of 5" in refused
+    assert "run `shapefirst tune --steps 5`." in refused
 
 
 def test_a_lora_is_put_on_with_its_strength(folder, out, tmp_path):

@@ -145,6 +145,7 @@ def _write(
     out: Path,
 ) -> None:
     """The images of the policy, under "", and where there are fully guided ones, under "full", how far they are."""
+    from shapefirst.drawing.notation import plural
     from shapefirst.files import slug
     from shapefirst.images.comparison import Comparison
     from shapefirst.images.outputs import Pictures, write_comparison, write_images
@@ -177,11 +178,11 @@ def _write(
     if "full" not in results:
         tables.written(write_images(results[""], Pictures(out), tag, own), policy)
         return
-    title = describe(schedule, steps)
-    comparison = Comparison(title[0].upper() + title[1:], results[""], results["full"])
+    title, of = describe(schedule, steps), f"{plural(steps, 'step')} of {made_by['sampler']}"
+    comparison = Comparison(title[0].upper() + title[1:], results[""], results["full"], f"Full guidance, {of}")
     written, sheet = write_comparison(comparison, out, tag, own, full)
     tables.written(written, policy)
-    terminal.line(f"Side by side: {sheet}")
+    terminal.line(f"L1 and PSNR are to {of}, fully guided.\nSide by side: {sheet}")
 
 
 def _all_prompts(prompts: list[str], prompts_file: Path | None) -> list[str]:

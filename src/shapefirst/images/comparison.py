@@ -24,6 +24,7 @@ class Comparison:
     title: str
     results: Sequence[Result]
     reference: Sequence[Result]
+    reference_title: str = "Full guidance"
 
     @property
     def is_reference(self) -> bool:

@@ -95,7 +95,7 @@ def write_comparison(
         )
     sheet = contact_sheet(
         rows,
-        column_titles=["Full guidance", comparison.title, f"Difference, {BRIGHTER} times brighter"],
+        column_titles=[comparison.reference_title, comparison.title, f"Difference, {BRIGHTER} times brighter"],
         row_titles=[f"{a.result.prompt}\nseed {a.result.seed}" for a in full],
         picture_width=288,
         row_title_width=180,
