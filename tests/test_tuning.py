@@ -583,5 +583,14 @@ def test_the_choice_by_evaluations():
     few, many = (Found(Candidate(n, TextSchedule.always(), ""), 0.0, (1 / n,) * 3) for n in (5, 8))
     assert choose([few, many], evaluations=16) is many
     assert choose([few, many], evaluations=12) is few
-    with pytest.raises(ShapefirstError, match="the fewest are 10"):
+    with pytest.raises(ShapefirstError, match="the fewest are 10, so give 10 or more"):
         choose([few, many], evaluations=8)
+
+
+@pytest.mark.parametrize(("sampler", "fewest"), [("ddim", 10), ("heun", 18)])
+def test_evaluations_out_of_reach_are_refused_before_anything_runs(folder, tmp_path, monkeypatch, sampler, fewest):
+    monkeypatch.setattr(runner, "try_policies", lambda *_: pytest.fail("searched"))
+    words = ("tune", "--model", folder, "--sampler", sampler, "--steps", N, "--guidance-scale", 3)
+    said = one_sentence(shapefirst(*words, "--evaluations", fewest - 1, "--out", tmp_path / "policy.json"))
+    assert f"No policy takes {fewest - 1} evaluations: the fewest are {fewest}, so give {fewest} or more." in said
+    assert "About" not in said

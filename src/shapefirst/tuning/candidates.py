@@ -17,7 +17,17 @@ from shapefirst.policies.spacing import by_error, early, evenly, spread
 from shapefirst.signatures import Positive, guarded
 from shapefirst.tuning.goals import CONVERGED_STEPS, FEWEST
 
-__all__ = ["Candidate", "Costs", "Found", "candidates", "check_choice", "choice_by", "choose", "shortlist"]
+__all__ = [
+    "Candidate",
+    "Costs",
+    "Found",
+    "candidates",
+    "check_choice",
+    "check_reach",
+    "choice_by",
+    "choose",
+    "shortlist",
+]
 
 SAVINGS: Final = (0.25, 0.33, 0.4, 0.5, 0.6, 0.7)  # of the evaluations: where the front is looked for
 PAPERS: Final = (0.25, 0.4)  # the same for the paper's rule, which is there to compare with
@@ -160,6 +170,14 @@ def check_choice(
         raise ShapefirstError(f"The largest L1 is a distance above 0 and below 1, such as 0.005, not {max_l1:g}.")
 
 
+def check_reach(evaluations: int | None, of_policies: Sequence[int]) -> None:
+    """Raise ShapefirstError where so few evaluations are asked for that each of the policies takes more."""
+    if evaluations is not None and evaluations < (fewest := min(of_policies)):
+        raise ShapefirstError(
+            f"No policy takes {evaluations} evaluations: the fewest are {fewest}, so give {fewest} or more."
+        )
+
+
 def choice_by(
     save_time: float | None, max_l1: float | None, evaluations: int | None, goal: str
 ) -> Callable[[Sequence[Found]], Found]:
@@ -192,9 +210,7 @@ def choose(
         return max(fit, key=lambda f: f.time_saved)
     if evaluations is not None:
         fit = [f for f in found if f.candidate.evaluations <= evaluations]
-        if not fit:
-            fewest = min(f.candidate.evaluations for f in found)
-            raise ShapefirstError(f"No policy takes {evaluations} evaluations: the fewest are {fewest}.")
+        check_reach(evaluations, [f.candidate.evaluations for f in found])
         return min(fit, key=lambda f: f.distance.estimate)
     fit = [f for f in found if f.time_saved >= (save_time or 0)]
     if not fit:

@@ -17,8 +17,8 @@ from shapefirst.guidance.timeline import steps_ahead
 from shapefirst.measure.intervals import Interval
 from shapefirst.policies.file import PolicyFile, model_digest, sampler_digest
 from shapefirst.policies.solver import is_flow
-from shapefirst.tuning.candidates import Candidate, Found, candidates, shortlist
-from shapefirst.tuning.goals import solvers, steps_to_fit
+from shapefirst.tuning.candidates import Candidate, Found, candidates, check_reach, shortlist
+from shapefirst.tuning.goals import FEWEST, solvers, steps_to_fit
 from shapefirst.tuning.kept import UnfinishedSearch
 from shapefirst.tuning.refining import refining_cost
 from shapefirst.tuning.search import Tuner
@@ -31,10 +31,15 @@ PROBE_CALLS: Final = 16
 
 
 def search_cost(tuner: Tuner) -> float:
-    """About how many denoiser evaluations `try_policies` takes, over all images."""
-    ran = sum(c.evaluations for c in shortlist(_among(tuner), {})) + sum(
-        2 * MOST_TRIES * steps for steps in _fits(tuner)
-    )
+    """About how many denoiser evaluations `try_policies` takes, over all images.
+
+    Raises:
+        ShapefirstError: It would find no policy that takes so few evaluations as are asked for.
+    """
+    among = _among(tuner)
+    fitted = steps_to_fit(tuner.goal, tuner.sampling.steps, 2 * FEWEST) if tuner.can_fit else []
+    check_reach(tuner.evaluations, [*(c.evaluations for c in among), *(2 * steps for steps in fitted)])
+    ran = sum(c.evaluations for c in shortlist(among, {})) + sum(2 * MOST_TRIES * steps for steps in _fits(tuner))
     return len(tuner.prompts) * (_recorded(tuner) + ran + _refined(tuner)) + PROBE * tuner.batch_size
 
 
