@@ -185,6 +185,15 @@ def test_the_choice():
         choose(several, max_l1=0.0005)
 
 
+def test_what_is_beaten_is_explained(capsys):
+    several = [found_with(0.2, 0.002), chosen := found_with(0.4, 0.001)]
+    commands_tune._print_front(several, chosen, ends=False)
+    said = capsys.readouterr()
+    assert said.err == ""
+    assert "\tbeaten\nt" in said.out
+    assert said.out.endswith("\nbeaten: another one is closer and saves more time.\n→ #nnnnnnnnnnn\n")
+
+
 @pytest.fixture
 def folder(make_pipe, tmp_path):
     make_pipe().save_pretrained(tmp_path / "tiny")

@@ -53,7 +53,8 @@ def tune(
         int | None,
         typer.Option(
             metavar="N",
-            help=f"How many to choose by, and as many to check on: fewer than {FEWEST} where a model is slow.",
+            help=f"How many to choose by, and as many to check on, {FEWEST_ASKED} or more: fewer than {FEWEST} where a "
+            "model is slow.",
             show_default=f"half of the prompts, at most {MOST}",
         ),
     ] = None,
@@ -204,7 +205,7 @@ def _print_front(found: Sequence[Found], chosen: Found, *, ends: bool) -> None:
     from shapefirst.tuning.candidates import SAVINGS
 
     rows: list[list[Value]] = []
-    looks = []
+    looks: list[str] = []
     for one in sorted(found, key=lambda f: f.time_saved):
         distance = one.distance
         beaten = any(
@@ -222,6 +223,8 @@ def _print_front(found: Sequence[Found], chosen: Found, *, ends: bool) -> None:
         )
         looks.append({"chosen": "bold", "beaten": "dim"}.get(mark, ""))
     print_table(("policy", "evaluations", "time saved", "L1 (95% interval)", "which"), rows, looks=looks)
+    if "dim" in looks:
+        terminal.line("beaten: another one is closer and saves more time.")
     if chosen.candidate.schedule.solver is None:
         terminal.line(f"→ {chosen.candidate.schedule.strip(chosen.candidate.steps)}")
     if ends and chosen is max(found, key=lambda one: one.time_saved):
