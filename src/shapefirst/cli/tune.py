@@ -131,7 +131,7 @@ def tune(
         with terminal.counting(f"Trying policies on {len(chosen_by)} prompts", total=cost) as tick:
             found = try_policies(tuner, kept, choice, tick)
         chosen = choice(found)
-        _print_front(found, chosen, ends=max_l1 is not None)
+        _print_front(found, chosen, saving, ends=max_l1 is not None)
         with terminal.progress(f"Checking the choice on {len(checked_on)} other prompts", total=1) as report:
             measured = held_out(tuner, chosen.candidate, checked_on, report)
         policy = tuned_policy(model, tuner, found, chosen.candidate, len(checked_on), *measured, machine.loras)
@@ -198,11 +198,10 @@ def _halves(given: str | None, half: int | None) -> tuple[list[str], list[str]]:
     return prompts[:half], prompts[half : 2 * half]
 
 
-def _print_front(found: Sequence[Found], chosen: Found, *, ends: bool) -> None:
-    """What ran, the slowest first; those that another one beats in both time and L1 are marked. `ends` says whether a
-    limit of L1 was asked for, which the search may not have reached."""
-    from shapefirst.policies.words import describe
-    from shapefirst.tuning.candidates import SAVINGS
+def _print_front(found: Sequence[Found], chosen: Found, saving: float | None, *, ends: bool) -> None:
+    """What ran, the slowest first; those that another one beats in both time and L1 are marked. `saving` is the share
+    of the time that was asked for; `ends` says whether a limit of L1 was, which the search may not have reached."""
+    from shapefirst.tuning.candidates import SAVINGS, near_miss
 
     rows: list[list[Value]] = []
     looks: list[str] = []
@@ -214,7 +213,7 @@ def _print_front(found: Sequence[Found], chosen: Found, *, ends: bool) -> None:
         mark = "chosen" if one is chosen else "beaten" if beaten else ""
         rows.append(
             [
-                describe(one.candidate.schedule, one.candidate.steps) + _order(one.candidate.schedule.order),
+                _named(one),
                 one.candidate.evaluations,
                 Entry(one.time_saved, f"{one.time_saved:.0%}"),
                 Entry(distance.estimate, f"{distance:.4f}"),
@@ -229,6 +228,12 @@ def _print_front(found: Sequence[Found], chosen: Found, *, ends: bool) -> None:
         terminal.line(f"→ {chosen.candidate.schedule.strip(chosen.candidate.steps)}")
     if ends and chosen is max(found, key=lambda one: one.time_saved):
         terminal.note(f"the search ends at {SAVINGS[-1]:.0%} of the evaluations: more may stay as close, too.")
+    if saving is not None and (near := near_miss(found, chosen, saving)) is not None:
+        terminal.note(
+            f"{_named(near)}: saves {near.time_saved:.1%} of the time, not {saving:.1%}, at an L1 of "
+            f"{near.distance.estimate:.4f}, not {chosen.distance.estimate:.4f}; --evaluations "
+            f"{near.candidate.evaluations} takes it, however busy the machine."
+        )
 
 
 def _print_choice(
@@ -244,5 +249,8 @@ def _print_choice(
     )
 
 
-def _order(order: int | None) -> str:
-    return f" (order {order})" if order else ""
+def _named(one: Found) -> str:
+    from shapefirst.policies.words import describe
+
+    order = one.candidate.schedule.order
+    return describe(one.candidate.schedule, one.candidate.steps) + (f" (order {order})" if order else "")

@@ -26,6 +26,7 @@ __all__ = [
     "check_reach",
     "choice_by",
     "choose",
+    "near_miss",
     "shortlist",
 ]
 
@@ -34,6 +35,7 @@ PAPERS: Final = (0.25, 0.4)  # the same for the paper's rule, which is there to 
 POWERS: Final = (1.25, 1.5, 1.8)
 ORDERS: Final = (0, 1, 2)
 FEWER: Final = (0.75, 0.5)  # of N: numbers of steps that are tried, with and without extrapolation
+NEAR: Final = 0.05  # of the time: what seconds on a machine that others share are off by
 FIRST, LAST = 3, 2  # guided in any case, where the others lie by a power
 
 
@@ -220,6 +222,14 @@ def choose(
             f"{fastest.distance.estimate:.4f}."
         )
     return min(fit, key=lambda f: f.distance.estimate)
+
+
+def near_miss(found: Sequence[Found], chosen: Found, save_time: float) -> Found | None:
+    """The closest of those that save less time than was asked for by no more than `NEAR`, where it is at least twice as
+    close as the choice: the time is an estimate from measured seconds."""
+    near = [f for f in found if 0 < save_time - f.time_saved <= NEAR]
+    best = min(near, key=lambda f: f.distance.estimate, default=None)
+    return None if best is None or 2 * best.distance.estimate > chosen.distance.estimate else best
 
 
 @guarded
