@@ -373,6 +373,17 @@ def test_a_budget_that_fewer_steps_beat_is_told(kind, options, worth, worth_in_m
             assert Budget(share).with_solver(solver, steps).is_too_small(steps, solver) is (share < least)
 
 
+@pytest.mark.parametrize("options", [{}, {"use_karras_sigmas": True}, {"use_beta_sigmas": True}])
+def test_by_the_noise_a_budget_stays_nearer_to_a_quarter(options):
+    """As `benchmarks/few_steps.py` found it of Euler."""
+    if "use_beta_sigmas" in options:
+        pytest.importorskip("scipy")
+    solver = diffusers.EulerDiscreteScheduler(**SPACED, **options)
+    for steps, (share, is_small) in itertools.product((25, 50), ((0.2, True), (0.3, False), (0.6, False))):
+        budget = Budget(share).with_solver(solver, steps, steps_ahead(solver, steps)[1])
+        assert budget.is_too_small(steps, solver) is is_small
+
+
 @given(st.integers(5, 80), st.data(), st.floats(1, 3))
 def test_spread_gives_that_many_steps_denser_at_the_start(num_steps, data, power):
     count = data.draw(st.integers(5, num_steps))

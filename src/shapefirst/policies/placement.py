@@ -113,7 +113,9 @@ class Budget:
     #: Shares below which fewer steps came nearer to pocket's pictures, in up to `FEW` steps and in more.
     WORTH: ClassVar[tuple[float, float]] = (0.4, 0.25)
     WORTH_OF_HIGHER_ORDER: ClassVar[tuple[float, float]] = (0.45, 0.35)
-    #: In any number of steps: with Karras' times and a higher order; with beta sigmas by order 1, and by a higher one.
+    #: In any number of steps: where they are left out at the least error; with Karras' times and a higher order; with
+    #: beta sigmas by order 1, and by a higher one.
+    WORTH_BY_ERROR: ClassVar[float] = 0.25
     WORTH_OF_KARRAS: ClassVar[float] = 0.55
     WORTH_OF_BETA: ClassVar[tuple[float, float]] = (0.7, 1.0)
     #: Along a flow whose times are shifted, and along any by a higher order.
@@ -184,6 +186,8 @@ class Budget:
             num_steps: N.
             solver: The scheduler.
         """
+        if self.levels is not None:
+            return self.share < self.WORTH_BY_ERROR
         config = _config(solver)
         is_higher, are_many = (config.get("solver_order") or 1) > 1, num_steps > self.FEW
         if config.get("use_beta_sigmas"):
