@@ -113,16 +113,16 @@ class Budget:
     #: Shares below which fewer steps came nearer to pocket's pictures, in up to `FEW` steps and in more.
     WORTH: ClassVar[tuple[float, float]] = (0.4, 0.25)
     WORTH_OF_HIGHER_ORDER: ClassVar[tuple[float, float]] = (0.45, 0.35)
-    #: In any number of steps: where they are left out at the least error; with Karras' times and a higher order; with
-    #: beta sigmas by order 1, and by a higher one.
-    WORTH_BY_ERROR: ClassVar[float] = 0.25
+    #: Where they are left out at the least error.
+    WORTH_BY_ERROR: ClassVar[tuple[float, float]] = (0.25, 0.2)
+    #: In any number of steps: with Karras' times and a higher order; with beta sigmas by order 1, and by a higher one.
     WORTH_OF_KARRAS: ClassVar[float] = 0.55
     WORTH_OF_BETA: ClassVar[tuple[float, float]] = (0.7, 1.0)
     #: Along a flow whose times are shifted, and along any by a higher order.
     WORTH_OF_FLOWS: ClassVar[tuple[float, float]] = (0.5, 0.4)
     WORTH_OF_FLOWS_OF_HIGHER_ORDER: ClassVar[tuple[float, float]] = (0.55, 0.4)
     FEW: ClassVar[int] = 30
-    #: Up to which number of steps they go by the error, which takes N^2 of time; above it they hardly differ.
+    #: Up to which number of steps they go by the error: finding them takes time that grows with N^2.
     MOST_STEPS: ClassVar[int] = 250
     LEAST: ClassVar[int] = 5
 
@@ -186,10 +186,10 @@ class Budget:
             num_steps: N.
             solver: The scheduler.
         """
-        if self.levels is not None:
-            return self.share < self.WORTH_BY_ERROR
         config = _config(solver)
         is_higher, are_many = (config.get("solver_order") or 1) > 1, num_steps > self.FEW
+        if self.levels is not None:
+            return self.share < self.WORTH_BY_ERROR[are_many]
         if config.get("use_beta_sigmas"):
             return self.share < self.WORTH_OF_BETA[is_higher]
         if is_flow(config) and is_higher:
