@@ -142,7 +142,7 @@ def test_steps_that_were_clicked_on_are_a_policy(words, clicked):
 
 
 @pytest.mark.parametrize(
-    ("sampler", "last"), [("", 1), ("own", 1), ("dpm-solver", 2), ("dpm-solver-karras", 1), ("deis", 3)]
+    ("sampler", "last"), [("", 2), ("own", 2), ("ddim", 2), ("dpm-solver", 2), ("dpm-solver-karras", 1), ("deis", 3)]
 )
 def test_a_strip_shows_where_the_steps_of_a_budget_lie_with_the_sampler(sampler, last):
     offer = make_offer(["pocket"])

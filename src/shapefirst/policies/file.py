@@ -109,11 +109,9 @@ class PolicyFile:
 
     @property
     def full_steps(self) -> int:
-        """N of the run in whose place the policy stands; no picture is kept by more steps than its own run has."""
+        """N of the run in whose place the policy stands."""
         steps = self.measured.get("full guidance at steps")
-        if not isinstance(steps, int) or steps < 1:
-            return self.steps
-        return steps if self.goal == "best" else max(steps, self.steps)
+        return steps if type(steps) is int and steps >= 1 else self.steps
 
     @property
     def promise(self) -> str:

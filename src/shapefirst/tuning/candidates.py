@@ -116,6 +116,8 @@ def candidates(steps: Steps, solver_order: Positive = 1, levels: Sequence[float]
         solver_order: The scheduler's ``order``.
         levels: u_t at each step, if some placements are to go by that (see `policies.spacing`).
     """
+    if levels is not None and len(levels) != steps:
+        raise ShapefirstError(f"Each of {steps} steps has one level of noise, but there are {len(levels)} levels.")
     found: dict[str, Candidate] = {}
 
     def add(n: int, schedule: TextSchedule, kind: str) -> None:
