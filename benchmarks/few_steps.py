@@ -23,6 +23,7 @@ import numpy as np
 from rich.progress import track
 
 from shapefirst import guide, load
+from shapefirst.families.layout import own_size
 from shapefirst.files import save_text
 from shapefirst.measure import l1
 from shapefirst.measure.intervals import SHARE, bootstrap
@@ -68,6 +69,7 @@ def pictures(pipe: Any, prompts: list[str], steps: int, **policy: Any) -> tuple[
             out = pipe(
                 those,
                 num_inference_steps=steps,
+                **own_size(pipe),
                 guidance_scale=default_guidance_scale("pocket"),
                 generator=generators(range(FIRST_SEED + first, FIRST_SEED + first + len(those))),
                 output_type="np",
