@@ -1,6 +1,6 @@
 """Where the evaluated steps of a budget lie best, by the model, the sampler, its times and how many they are.
 
-    python benchmarks/placed_steps.py [--prompts 32] [--only REGEX]                 (two hours on one core; resumes)
+    python benchmarks/placed_steps.py [--prompts 32] [--only REGEX]                 (an hour on one core; resumes)
 
 L1 in [0, 1] of each picture to that of the fully guided run of the same seed, where the first steps are all evaluated
 and gaps grow, where gaps are even, and where the error is least by a model of it (`policies.spacing`); beside fewer
@@ -44,14 +44,12 @@ SETTINGS: Final = (
             ("Euler, Karras", "linspace", 25),
             ("Euler, beta", "linspace", 25),
             ("DDIM", "leading", 20),
-            ("DDIM", "trailing", 50),
         )
     ),
     *(
         ("pocket-dit", sampler, steps)
         for sampler, steps in (
             ("Euler, leading", 25),
-            ("Euler, trailing", 25),
             ("Euler, Karras, linspace", 25),
         )
     ),
@@ -71,7 +69,6 @@ SETTINGS: Final = (
             ("UniPC 2", 5, 50),
         )
     ),
-    *(("pocket", sampler, 25) for sampler in ("DPM++ 2M, trailing", "DPM++ 2M, Karras", "UniPC 2, trailing")),
 )
 BUDGETS: Final = (0.75, 0.6, 0.5, 0.4)
 RESULT: Final = RESULTS / "placed-steps.md"
