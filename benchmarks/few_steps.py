@@ -14,7 +14,8 @@ from __future__ import annotations
 import argparse
 import copy
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +100,18 @@ def save_table(words: str, head: Sequence[str], rows: Sequence[Sequence[str]], f
     print(file)
 
 
+def save_rows(
+    words: str,
+    head: Sequence[str],
+    kept: Mapping[tuple[str, ...], Sequence[str]],
+    names: Iterable[tuple[str, ...]],
+    file: Path,
+) -> None:
+    """The rows of these names, in this order, as far as there are any: of a run that was stopped none are lost."""
+    rows = [(*name, *kept[name]) for name in names if name in kept]
+    save_table(words, head, [(*row, *[""] * (len(head) - len(row))) for row in rows], file)
+
+
 def kept_rows(file: Path, words: str, names: int) -> dict[tuple[str, ...], list[str]]:
     """The first cells of each row, its name -> the others, of a table that is there under the same words."""
     text = file.read_text() if file.is_file() else ""
@@ -121,28 +134,34 @@ def main() -> None:
         f"{FIRST_SEED} + i, {hardware()}. L1 in [0, 1] to\nthe fully guided run of {steps} steps of the same sampler, "
         "with 95% bootstrap intervals over prompts, and the median.\n\n"
     )
-    kept, rows = kept_rows(file, words, 2), []
-    policies = [{"budget": b} for b in (BUDGETS if usual else SMALLER)] + [{"tol": t} for t in TOLERANCES if usual]
+    kept = kept_rows(file, words, 2)
+    policies = [("budget", b) for b in (BUDGETS if usual else SMALLER)] + [("tol", t) for t in TOLERANCES if usual]
     for name, (kind, options) in track(SAMPLERS.items(), "samplers"):
         pipe.scheduler = getattr(diffusers, kind).from_config(config, **options)
+        if begins_late(pipe.scheduler, steps):
+            continue
         full: list[np.ndarray] | None = None
-        for policy in policies:
-            known = name, ", ".join(f"{what}={value:g}" for what, value in policy.items())
+        for what, value in policies:
+            known = name, f"{what}={value:g}"
             if known not in kept and re.search(given.only, name):
                 full = full or pictures(pipe, prompts, steps, budget=1.0)[0]
-                kept[known] = cells_of(pipe, prompts, steps, policy, full)
-            if known in kept:
-                rows.append((*known, *kept[known], "", "")[: len(HEAD)])
-        save_table(words, HEAD, rows, file)
+                kept[known] = cells_of(pipe, prompts, steps, what, value, full)
+        save_rows(words, HEAD, kept, product(SAMPLERS, [f"{what}={value:g}" for what, value in policies]), file)
 
 
-def cells_of(pipe: Any, prompts: list[str], steps: int, policy: dict[str, float], full: list[np.ndarray]) -> list[str]:
+def begins_late(scheduler: Any, steps: int) -> bool:
+    """Whether its first two times are rounded to one: diffusers begins at the second, and ends in an IndexError."""
+    scheduler.set_timesteps(steps)
+    return bool(scheduler.timesteps[0] == scheduler.timesteps[1])
+
+
+def cells_of(pipe: Any, prompts: list[str], steps: int, what: str, value: float, full: list[np.ndarray]) -> list[str]:
     """What a policy saves and how far it is off; beside a budget fewer steps, and how far they are."""
-    mine, spent = pictures(pipe, prompts, steps, **policy)
+    mine, spent = pictures(pipe, prompts, steps, **{what: value})
     cells = [f"{1 - spent:.0%}", distance(mine, full)]
-    if "budget" not in policy:
+    if what != "budget":
         return cells
-    fewer = int(policy["budget"] * steps + 1e-9)
+    fewer = int(value * steps + 1e-9)
     return [*cells, f"{fewer}", distance(pictures(pipe, prompts, fewer, budget=1.0)[0], full)]
 
 

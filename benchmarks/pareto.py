@@ -22,7 +22,6 @@ rivals that no other one beats by far on those, which flatters rivals if anybody
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import random
 import re
@@ -34,7 +33,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-import diffusers
 import numpy as np
 from pareto_methods import BATCH, BEST_STEPS, CONFIRMING, FEWER_STEPS, SCALE, SETTINGS, Method, methods
 from pareto_tables import (
@@ -47,8 +45,7 @@ from pareto_tables import (
     beside_the_best_rival,
     table,
 )
-from peers.flow import as_flow
-from peers.settings import FLOWS, STOCK
+from peers.settings import sampled_by
 from rich.progress import track
 
 from shapefirst import load
@@ -140,7 +137,7 @@ def draw_up_to(captions: Sequence[str], model: Any, method: Method, given: argpa
         return
     drawn = [images]
     try:
-        pipe = pipeline(model, method)
+        pipe = sampled_by(model, method.sampler)
         with method.block(pipe) as call, counting(pipe) as rows:
             for first in track(range(done, len(captions), given.batch), f"{given.setting}: {method.name}"):
                 drawn.append(draw(pipe, call, captions[first : first + given.batch], first, method.steps))
@@ -197,7 +194,7 @@ def take_times(given: argparse.Namespace) -> None:
     model = load(given.model, dtype="float32")
 
     def seconds(method: Method) -> float:
-        pipe = pipeline(model, method)
+        pipe = sampled_by(model, method.sampler)
         with method.block(pipe) as call:
             start = time.perf_counter()
             draw(pipe, call, captions, 0, method.steps)
@@ -210,17 +207,6 @@ def take_times(given: argparse.Namespace) -> None:
             shares[method.name] = seconds(method) / seconds(first)
         rounds.append(shares)
         save_text(json.dumps(rounds, indent=1), file)
-
-
-def pipeline(model: Any, method: Method) -> Any:
-    """The model's weights with the method's sampler."""
-    pipe = copy.copy(model)
-    pipe.set_progress_bar_config(disable=True)
-    if method.sampler in FLOWS:
-        return as_flow(pipe, *FLOWS[method.sampler])
-    kind, options = STOCK[method.sampler]
-    pipe.scheduler = getattr(diffusers, kind).from_config(pipe.scheduler.config, **options)
-    return pipe
 
 
 def rows_of(setting: str, folder: Path, count: int) -> list[Row]:

@@ -27,7 +27,7 @@ from shapefirst.tuning.goals import reference
 from shapefirst.tuning.search import Tuner
 
 CONVERGED: Final = 1000  # all of the model's times
-#: diffusers takes the first of more shifted times than these for one, as it rounds them.
+#: Of more of them, which diffusers rounds, the first two are the same, and it begins at the second.
 CONVERGED_FLOW: Final = 320
 #: Setting -> the sampler, of `STOCK` or `FLOWS`, and its number of steps.
 SETTINGS: Final = {

@@ -11,17 +11,14 @@ The result is written to ``benchmarks/results/placed-steps.md``; rows that are t
 from __future__ import annotations
 
 import argparse
-import copy
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-import diffusers
 import numpy as np
-from few_steps import FIRST_SEED, RESULTS, distance, kept_rows, pictures, save_table
-from peers.flow import as_flow
-from peers.settings import FLOWS, STOCK
+from few_steps import FIRST_SEED, RESULTS, distance, kept_rows, pictures, save_rows
+from peers.settings import sampled_by
 from rich.progress import track
 
 from shapefirst import TextSchedule, load
@@ -82,17 +79,6 @@ WAYS: Final[dict[str, Callable[[Sequence[float], int], frozenset[int]]]] = {
 OWN: Final = "of its own"  # what `guide` does, where it is none of these
 
 
-def pipeline(model: str, sampler: str) -> Any:
-    """The model with that sampler, without a progress bar."""
-    pipe = copy.copy(load(model, dtype="float32"))
-    pipe.set_progress_bar_config(disable=True)
-    if sampler in FLOWS:
-        return as_flow(pipe, *FLOWS[sampler])
-    kind, options = STOCK[sampler]
-    pipe.scheduler = getattr(diffusers, kind).from_config(pipe.scheduler.config, **options)
-    return pipe
-
-
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("--prompts", type=int, default=32)
@@ -106,13 +92,15 @@ def main() -> None:
         "median, by which steps are evaluated: first ones\nand then gaps that grow, even gaps and the last three, or "
         "those that are left out at the least error (`by_error`);\nof fewer steps; and what `guide` does.\n\n"
     )
-    kept, rows = kept_rows(RESULT, words, 4), []
-    for model, sampler, steps in track(SETTINGS, "settings"):
-        names = {share: (model, sampler, str(steps), f"{share:g}") for share in BUDGETS}
+    kept = kept_rows(RESULT, words, 4)
+    head = ("model", "sampler", "steps", "budget", *WAYS, "fewer steps", "`guide`")
+    names_of = {setting: {share: (*map(str, setting), f"{share:g}") for share in BUDGETS} for setting in SETTINGS}
+    for setting, names in track(names_of.items(), "settings"):
+        model, sampler, steps = setting
         is_known = kept.keys() >= set(names.values())
         if not is_known and not re.search(given.only, f"{model}, {sampler}, {steps}"):
             continue
-        pipe = pipeline(model, sampler)
+        pipe = sampled_by(load(model, dtype="float32"), sampler)
         calls, levels = steps_ahead(pipe.scheduler, steps)
         assert levels is not None
         u = [-math.log1p(-s) if s < 1 else math.inf for s in levels] if is_flow(pipe.scheduler.config) else levels
@@ -121,9 +109,8 @@ def main() -> None:
             chosen = TextSchedule.within(share).in_run(pipe.scheduler, calls, levels).guided_steps(steps)
             ways = {way: place(u, len(chosen)) for way, place in WAYS.items()}
             cells = kept[known][:-1] if full is None else cells_of(pipe, prompts, steps, ways, full)
-            rows.append((*known, *cells, next((way for way, placed in ways.items() if placed == chosen), OWN)))
-        head = ("model", "sampler", "steps", "budget", *WAYS, "fewer steps", "`guide`")
-        save_table(words, head, rows, RESULT)
+            kept[known] = [*cells, next((way for way, placed in ways.items() if placed == chosen), OWN)]
+        save_rows(words, head, kept, [name for those in names_of.values() for name in those.values()], RESULT)
 
 
 def cells_of(

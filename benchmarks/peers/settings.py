@@ -6,6 +6,7 @@ ladders were chosen on two images of pocket at 25 steps of DPM++ 2M Karras, by w
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import inspect
 import json
@@ -25,9 +26,10 @@ from shapefirst.models import default_guidance_scale
 from shapefirst.prompts import mixed as prompts
 
 from . import branches, fitting, forecasts, parts, reuse
+from .flow import as_flow
 from .loop import Block, Call
 
-__all__ = ["FLOWS", "RIVALS", "STOCK", "ays", "ays_timesteps"]
+__all__ = ["FLOWS", "RIVALS", "STOCK", "ays", "ays_timesteps", "sampled_by"]
 
 #: The number of steps -> the method with its settings.
 Factory: TypeAlias = Callable[[int], Block]
@@ -296,3 +298,14 @@ def ays(num_steps: int) -> Block:
         yield call
 
     return block
+
+
+def sampled_by(model: Any, sampler: str) -> Any:
+    """The model's weights with a sampler of `STOCK` or `FLOWS`, without a progress bar."""
+    pipe = copy.copy(model)
+    pipe.set_progress_bar_config(disable=True)
+    if sampler in FLOWS:
+        return as_flow(pipe, *FLOWS[sampler])
+    kind, options = STOCK[sampler]
+    pipe.scheduler = getattr(diffusers, kind).from_config(pipe.scheduler.config, **options)
+    return pipe

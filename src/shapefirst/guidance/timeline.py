@@ -111,13 +111,14 @@ class Generation:
 
     def in_turn(self) -> tuple[tuple[int, ...], tuple[float, ...]]:
         """Of each step in this denoiser's turn the number of its calls, and u_t at which it begins."""
-        places = range(max(self.turn.start, self.first), self.turn.stop)
-        return by_step([(self.steps[at - self.first], self.levels[at]) for at in places])
+        return self._by_step(range(max(self.turn.start, self.first), self.turn.stop))
 
     def in_turn_of_others(self) -> tuple[tuple[int, ...], tuple[float, ...]]:
         """The same of the steps that are others' turn."""
-        places = (at for at in range(self.first, len(self.values)) if at not in self.turn)
-        return by_step([(self.steps[at - self.first], self.levels[at]) for at in places])
+        return self._by_step(at for at in range(self.first, len(self.values)) if at not in self.turn)
+
+    def _by_step(self, places: Iterable[int]) -> tuple[tuple[int, ...], tuple[float, ...]]:
+        return by_step((self.steps[at - self.first], self.levels[at]) for at in places)
 
     @property
     def begins_step(self) -> bool:
@@ -265,12 +266,10 @@ def steps_ahead(scheduler: Any, num_steps: int) -> tuple[tuple[int, ...], tuple[
     ahead = copy.deepcopy(scheduler)
     try:
         ahead.set_timesteps(num_steps)
-    except (
-        Exception
-    ):  # whatever it is that is missing (a shift by the picture's size), or wrong: the run itself says it
+    except Exception:  # whatever is missing (a shift by the picture's size) or wrong: the run itself says it
         return calls, None
-    found = by_step((call.step, call.u) for call in calls_of(ahead, 1.0))
-    return calls, found[1] if len(found[1]) == num_steps else None
+    _, found = by_step(zip(steps_of(ahead), levels(ahead, ahead.timesteps.tolist()), strict=True))
+    return calls, found if len(found) == num_steps else None
 
 
 def _warmup(scheduler: Any) -> int:

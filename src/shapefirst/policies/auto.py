@@ -12,6 +12,7 @@ from shapefirst.checks import Steps
 from shapefirst.errors import ShapefirstError
 from shapefirst.policies.placement import UNEVEN, Budget
 from shapefirst.policies.schedule import Kept, TextSchedule, check_kept
+from shapefirst.policies.solver import config_of
 from shapefirst.signatures import guarded
 
 __all__ = ["Auto", "Policy", "check_policy", "warn_of_small_budget"]
@@ -107,7 +108,7 @@ def warn_of_small_budget(policy: Policy, solver: Any, num_steps: Steps, whole: S
     budget = policy.placement if isinstance(policy, TextSchedule) and policy.keep == "neither" else None
     if isinstance(budget, Budget) and budget.is_too_small(num_steps, solver):
         fewer = math.floor(budget.share * (whole or num_steps) + 1e-9)
-        options = [name for name in UNEVEN if getattr(solver, "config", {}).get(name)]
+        options = [name for name in UNEVEN if config_of(solver).get(name)]
         called = type(solver).__name__ + (f" with {options[0]}" if options else "")
         warnings.warn(
             f"With {called} a budget of {budget.share:g} over {num_steps} steps strayed further from the pictures of "

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, ClassVar, Final, Protocol, runtime_checkable
 
 from shapefirst.errors import ShapefirstError
-from shapefirst.policies.solver import is_flow, is_of_first_order, shift_of
+from shapefirst.policies.solver import config_of, is_flow, is_of_first_order, shift_of
 from shapefirst.policies.spacing import by_error, early, evenly
 from shapefirst.signatures import guarded
 
@@ -23,6 +24,7 @@ UNEVEN: Final = (
     "use_flow_sigmas",
     "sigma_schedule",
 )
+_by_error = lru_cache(maxsize=64)(by_error)  # each run asks what its calls cost, and then which they are
 
 
 @runtime_checkable
@@ -141,7 +143,7 @@ class Budget:
             num_steps: N.
             levels: u_t (see `families.noise`) at each step, if they are known.
         """
-        name, config = type(solver).__name__, _config(solver)
+        name, config = type(solver).__name__, config_of(solver)
         adds_noise = str(config.get("algorithm_type")).startswith("sde") or config.get("stochastic_sampling")
         if self.last is not None or adds_noise or "LCM" in name:
             return self
@@ -186,7 +188,7 @@ class Budget:
             num_steps: N.
             solver: The scheduler.
         """
-        config = _config(solver)
+        config = config_of(solver)
         is_higher, are_many = (config.get("solver_order") or 1) > 1, num_steps > self.FEW
         if self.levels is not None:
             return self.share < self.WORTH_BY_ERROR[are_many]
@@ -210,7 +212,7 @@ class Budget:
         if self.evenly:
             return evenly(num_steps, guided)
         if self.levels is not None and guided < num_steps:
-            return by_error(self.levels, guided)
+            return _by_error(self.levels, guided)
         return early(num_steps, guided, self.FIRST, self.last or 1)
 
     def _paid_for(self, num_steps: int, others: int) -> int:
@@ -242,9 +244,3 @@ class Budget:
             first = f"as this solver's first step has {calls[0]} calls"
             pays = f"does not pay for the guided steps to extrapolate from, {first}"
         return ShapefirstError(f"A budget of {self.share:g} {pays}: give {enough:g} or more.")
-
-
-def _config(solver: Any) -> Mapping[str, Any]:
-    """A scheduler's configuration, if it has one."""
-    found = getattr(solver, "config", None)
-    return found if isinstance(found, Mapping) else {}

@@ -12,7 +12,7 @@ from typing import Any, Final
 from shapefirst.errors import ShapefirstError, said
 from shapefirst.signatures import guarded
 
-__all__ = ["Solver", "is_flow", "is_of_first_order", "shift_of"]
+__all__ = ["Solver", "config_of", "is_flow", "is_of_first_order", "shift_of"]
 
 #: Flux' in 4096 tokens, exp(1.15), and about Stable Diffusion 3's.
 DYNAMIC_SHIFT: Final = 3.0
@@ -65,6 +65,12 @@ class Solver:
         """For people, such as "DPMSolverMultistep, Karras' spacing"."""
         name = self.class_name.removesuffix("Scheduler").removesuffix("Discrete")
         return name + (", Karras' spacing" if self.entries.get("use_karras_sigmas") else "")
+
+
+def config_of(scheduler: Any) -> Mapping[str, Any]:
+    """Its configuration, if it has one."""
+    found = getattr(scheduler, "config", None)
+    return found if isinstance(found, Mapping) else {}
 
 
 def is_flow(config: Any) -> bool:
