@@ -40,12 +40,12 @@ from pareto_tables import (
     SLACK,
     Row,
     about,
-    at_equal_evaluations,
+    at_equal_savings,
     at_equal_steps,
     beside_the_best_rival,
     table,
 )
-from peers.settings import sampled_by
+from peers.settings import PARTS, sampled_by
 from rich.progress import track
 
 from shapefirst import load
@@ -59,6 +59,7 @@ from shapefirst.measure.distances import frechet_of_few
 from shapefirst.measure.intervals import POSITIVE, SHARE, SIGNED, bootstrap
 from shapefirst.measure.judge import Judge
 from shapefirst.models import locate
+from shapefirst.models.machine import hardware
 from shapefirst.prompts import mixed
 from shapefirst.sampling.loop import generators
 from shapefirst.training.quality import fresh_scenes
@@ -185,12 +186,16 @@ def compares(evaluations: float, setting: str, full: float) -> bool:
 
 
 def take_times(given: argparse.Namespace) -> None:
-    """Seconds of a call of every finalist, each beside the reference's; the order differs by round."""
+    """Seconds of a call of every finalist and of what skips parts of an evaluation, each beside the reference's; the
+    order differs by round."""
     folder = folder_of(given)
-    file = folder / "seconds.json"
-    rounds: list[dict[str, float]] = json.loads(file.read_text()) if file.is_file() else []
-    captions = [scene.caption for scene in scenes(given.prompts)][:BATCH]
-    first, *others = finalists(methods(given.setting, folder), given.setting, folder, given.screen)
+    how, taken = f"{hardware()}, batch {given.batch}", times_of(folder)
+    rounds: list[dict[str, float]] = taken["rounds"] if taken["how"] == how else []
+    captions = [scene.caption for scene in scenes(given.batch)]
+    every = methods(given.setting, folder)
+    first, *others = finalists(every, given.setting, folder, given.screen)
+    others += [m for m in every if m.family in PARTS and (folder / f"{m.name}.npz").is_file() and m not in others]
+    others = [method for method in others if re.search(given.only, method.name)]
     model = load(given.model, dtype="float32")
 
     def seconds(method: Method) -> float:
@@ -206,7 +211,13 @@ def take_times(given: argparse.Namespace) -> None:
         for method in track(random.Random(n).sample(others, len(others)), f"round {n + 1} of {given.rounds}"):
             shares[method.name] = seconds(method) / seconds(first)
         rounds.append(shares)
-        save_text(json.dumps(rounds, indent=1), file)
+        save_text(json.dumps({"how": how, "rounds": rounds}, indent=1), folder / "seconds.json")
+
+
+def times_of(folder: Path) -> dict[str, Any]:
+    """What `take_times` has measured: how, and in each round the methods' shares of the reference's seconds."""
+    file = folder / "seconds.json"
+    return dict(json.loads(file.read_text())) if file.is_file() else {"how": "", "rounds": []}
 
 
 def rows_of(setting: str, folder: Path, count: int) -> list[Row]:
@@ -233,9 +244,8 @@ def rows_of(setting: str, folder: Path, count: int) -> list[Row]:
 
     _, true = look([render(scene)[0] for scene in drawn])
 
-    seconds = folder / "seconds.json"
-    times = defaultdict(list)  # of finalists, over the reference's
-    for shares in json.loads(seconds.read_text()) if seconds.is_file() else []:
+    times = defaultdict(list)  # over the reference's
+    for shares in times_of(folder)["rounds"]:
         for name, share in shares.items():
             times[name].append(share)
     first, *others = methods(setting, folder)
@@ -263,6 +273,20 @@ def rows_of(setting: str, folder: Path, count: int) -> list[Row]:
     return found
 
 
+def at_equal_time(rows: Sequence[Row], folder: Path) -> list[str]:
+    """The table by the time saved, of methods whose seconds were measured."""
+    taken = times_of(folder)
+    if not taken["rounds"]:
+        return []
+    rounds = f"the median of {len(taken['rounds'])} rounds, in other orders"
+    return [
+        "",
+        *at_equal_savings(rows, "time", lambda row: row.time_saved),
+        "",
+        f"Time is that of whole calls, each beside one of the reference's: {rounds}, {taken['how']}.",
+    ]
+
+
 def report(given: argparse.Namespace) -> None:
     """The comparison at equal evaluations, and all rows; see the module for where they are written."""
     folder = folder_of(given)
@@ -276,6 +300,11 @@ def report(given: argparse.Namespace) -> None:
     ]
     most = max(len(row.l1s) for row in rows)
     finals, screened = ([row for row in rows if (len(row.l1s) == most) is whole] for whole in (True, False))
+    if full is None:
+        compared = at_equal_steps(finals)
+    else:
+        saved = at_equal_savings(rows, "evaluations", lambda row: 1 - row.evaluations / full)
+        compared = [*saved, *at_equal_time(rows, folder)]
     lines = [
         f"{given.model}, w = {SCALE:g}, n = {most} prompts, image i of seed {FIRST_SEED} + i, float32.",
         f"Distances in [0, 1] are to {steps} steps of {sampler}, with 95% bootstrap intervals over prompts.",
@@ -283,7 +312,7 @@ def report(given: argparse.Namespace) -> None:
         "distance of the judge's features to those of renders of the same scenes, over the reference's own. No LPIPS,",
         "as its weights are not to be had here.",
         "",
-        *(at_equal_steps(finals) if full is None else at_equal_evaluations(rows, full)),
+        *compared,
         "",
         *beside_the_best_rival(finals, 0.0 if full is None else full * SLACK),
         "",

@@ -40,14 +40,15 @@ class Row:
         return float(np.quantile(self.l1s, at))
 
 
-def at_equal_evaluations(rows: Sequence[Row], full: int) -> list[str]:
+def at_equal_savings(rows: Sequence[Row], of: str, saved: Callable[[Row], float | None]) -> list[str]:
     """Mean and 95th percentile of L1 at some savings, along each method's line (linear in the log between its rows)."""
     most = max(len(row.l1s) for row in rows)
     families: dict[str, list[Row]] = {}
     for row in rows:
-        families.setdefault(row.method.family, []).append(row)
+        if saved(row) is not None:
+            families.setdefault(row.method.family, []).append(row)
     lines = [
-        "Mean L1 / its 95th percentile by evaluations saved, along each method's rows (a dash: none saves it):",
+        f"Mean L1 / its 95th percentile by {of} saved, along each method's rows (a dash: none saves it):",
         "",
         f"| method | {' | '.join(f'{s:.0%}' for s in SAVINGS)} |",
         f"|{'---|' * (len(SAVINGS) + 1)}",
@@ -57,7 +58,7 @@ def at_equal_evaluations(rows: Sequence[Row], full: int) -> list[str]:
         members, few = final or members, "" if final else f" (n = {len(members[0].l1s)})"
         cells = []
         for saving in SAVINGS:
-            values = [at(members, full, saving, lambda row: row.mean.estimate), at(members, full, saving, high)]
+            values = [at(members, saved, saving, value) for value in (lambda row: row.mean.estimate, high)]
             cells.append("—" if values[0] is None else " / ".join(f"{value:.4f}" for value in values))
         lines.append(f"| {family}{few} | {' | '.join(cells)} |")
     return lines
@@ -67,9 +68,11 @@ def high(row: Row) -> float:
     return row.percentile(0.95)
 
 
-def at(members: Sequence[Row], full: int, saving: float, value: Callable[[Row], float]) -> float | None:
+def at(
+    members: Sequence[Row], saved: Callable[[Row], float | None], saving: float, value: Callable[[Row], float]
+) -> float | None:
     """A figure of a method where it saves so much: of its best rows, those that no other one beats in both."""
-    points = sorted((1 - row.evaluations / full, max(value(row), LEAST_L1)) for row in members)
+    points = sorted((saves, max(value(row), LEAST_L1)) for row in members if (saves := saved(row)) is not None)
     front = [(x, y) for x, y in points if not any(a >= x and b < y for a, b in points)]
     if not front or front[-1][0] < saving - SLACK:
         return None

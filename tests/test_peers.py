@@ -20,6 +20,7 @@ sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
 import pareto
 import pareto_methods
+import pareto_tables
 import peers
 from peers import settings
 from peers.forecasts import chebyshev
@@ -334,6 +335,25 @@ def test_rivals_that_are_beaten_by_far_are_no_finalists(tmp_path):
     ]
     found = pareto.finalists(every, "dpm-20", tmp_path, 4)
     assert [one.family for one in found] == ["reference", "ours, far", "fewer steps", "close for more", "far for less"]
+
+
+def test_what_a_method_costs_between_two_of_its_rows_is_on_the_line_in_the_logarithm():
+    def row(family, time_saved, far, count=4):
+        method = pareto_methods.Method(family, "", "DDIM, trailing", 10, pareto_methods.stock)
+        return pareto_tables.Row(method, 20.0, [far] * count, *[None] * 4, 1.0, time_saved)
+
+    rows = [
+        row("A", 0.2, 1e-4),
+        row("A", 0.6, 1e-2),
+        row("A", 0.4, 1.0),  # beaten by the one that saves more
+        row("B", 0.25, 0.5, count=2),
+        row("untimed", None, 1e-3),
+    ]
+    table = pareto_tables.at_equal_savings(rows, "time", lambda row: row.time_saved)
+    assert table[-2:] == [
+        "| A | 0.0002 / 0.0002 | 0.0010 / 0.0010 | 0.0032 / 0.0032 |",  # 10^-3.75, 10^-3, 10^-2.5
+        "| B (n = 2) | 0.5000 / 0.5000 | — | — |",
+    ]
 
 
 def as_flow(pipe, shift=3.0):

@@ -29,7 +29,7 @@ from . import branches, fitting, forecasts, parts, reuse
 from .flow import as_flow
 from .loop import Block, Call
 
-__all__ = ["FLOWS", "RIVALS", "STOCK", "ays", "ays_timesteps", "sampled_by"]
+__all__ = ["FLOWS", "PARTS", "RIVALS", "STOCK", "ays", "ays_timesteps", "sampled_by"]
 
 #: The number of steps -> the method with its settings.
 Factory: TypeAlias = Callable[[int], Block]
@@ -188,7 +188,7 @@ RIVALS: Final[dict[str, list[tuple[str, Factory]]]] = {
         for share, k in ((0.6, 1.0), (0.6, 1.5), (0.4, 1.0), (0.4, 1.5), (0.2, 1.5))
     ]
     + [("share 0.6, counted once", _always(branches.compress_guidance, compressed=False))],
-    # parts of an evaluation
+    # parts of an evaluation: `PARTS`
     "DeepCache": _ladder(parts.deepcache, "interval", (5, 2, 3)),
     "T-GATE": [
         ("gate 0.4, self-attention every 5th", _share(parts.tgate, 0.4, every=5)),
@@ -201,6 +201,9 @@ RIVALS: Final[dict[str, list[tuple[str, Factory]]]] = {
         ("self every 2nd, cross every 5th", _always(parts.pyramid_attention_broadcast, 2, 5)),
     ],
 }
+
+#: Those that skip parts of an evaluation: what they save is time.
+PARTS: Final = ("DeepCache", "T-GATE", "ToMe", "PAB")
 
 _DPM: Final = {"algorithm_type": "dpmsolver++"}
 _SOLVERS: Final[dict[str, tuple[str, dict[str, Any]]]] = {
