@@ -11,7 +11,6 @@ The result is written to ``benchmarks/results/placed-steps.md``; rows that are t
 from __future__ import annotations
 
 import argparse
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
@@ -70,11 +69,11 @@ SETTINGS: Final = (
 BUDGETS: Final = (0.75, 0.6, 0.5, 0.4)
 RESULT: Final = RESULTS / "placed-steps.md"
 
-#: u_t at each of N steps, and how many are evaluated -> which ones.
-WAYS: Final[dict[str, Callable[[Sequence[float], int], frozenset[int]]]] = {
-    "early": lambda levels, guided: early(len(levels), guided, Budget.FIRST),
-    "evenly": lambda levels, guided: evenly(len(levels), guided),
-    "by error": by_error,
+#: u_t at each of N steps, how many are evaluated, and whether u_t are those of a flow -> which ones.
+WAYS: Final[dict[str, Callable[[Sequence[float], int, bool], frozenset[int]]]] = {
+    "early": lambda levels, guided, flow: early(len(levels), guided, Budget.FIRST),
+    "evenly": lambda levels, guided, flow: evenly(len(levels), guided),
+    "by error": lambda levels, guided, flow: by_error(levels, guided, flow=flow),
 }
 OWN: Final = "of its own"  # what `guide` does, where it is none of these
 
@@ -103,11 +102,11 @@ def main() -> None:
         pipe = sampled_by(load(model, dtype="float32"), sampler)
         calls, levels = steps_ahead(pipe.scheduler, steps)
         assert levels is not None
-        u = [-math.log1p(-s) if s < 1 else math.inf for s in levels] if is_flow(pipe.scheduler.config) else levels
+        flow = is_flow(pipe.scheduler.config)
         full = None if is_known else pictures(pipe, prompts, steps, budget=1.0)[0]
         for share, known in names.items():
             chosen = TextSchedule.within(share).in_run(pipe.scheduler, calls, levels).guided_steps(steps)
-            ways = {way: place(u, len(chosen)) for way, place in WAYS.items()}
+            ways = {way: place(levels, len(chosen), flow) for way, place in WAYS.items()}
             cells = kept[known][:-1] if full is None else cells_of(pipe, prompts, steps, ways, full)
             kept[known] = [*cells, next((way for way, placed in ways.items() if placed == chosen), OWN)]
         save_rows(words, head, kept, [name for those in names_of.values() for name in those.values()], RESULT)

@@ -244,28 +244,29 @@ def test_even_gaps_are_even(num_steps, data):
     assert max(gaps, default=0) - min(gaps, default=0) <= 1
 
 
-def _error(noise, steps):
+def _error(noise, steps, least_bend):
     """Of the model in `by_error`, from its equation: the sum of squares over all steps that are left out."""
     s, steps = [*noise, 0.0], sorted(steps)
     total = 0.0
     for i in sorted(set(range(len(noise))) - set(steps)):
         before, after = max(k for k in steps if k < i), min(k for k in steps if k > i)
-        bend = min(max(1.5 / max(1 - s[i], 1e-3) ** 3, 9), 1000)
+        bend = min(max(1.5 / max(1 - s[i], 1e-3) ** 3, least_bend), 1000)
         distances = (s[before] - s[i]) * (s[before] - s[i] + s[before] - s[after])
         total += (bend * (s[i] - s[i + 1]) * distances / 2) ** 2
     return total
 
 
-@given(st.lists(st.floats(1e-3, 1), min_size=4, max_size=10), st.data())
-def test_no_other_steps_leave_less_error(drops, data):
+@given(st.lists(st.floats(1e-3, 1), min_size=4, max_size=10), st.booleans(), st.data())
+def test_no_other_steps_leave_less_error(drops, flow, data):
     noise = [sum(drops[i:]) / sum(drops) for i in range(len(drops))]
     guided = data.draw(st.integers(3, len(noise)))
-    found = by_error([-math.log1p(-s) if s < 1 else math.inf for s in noise], guided)
+    levels = noise if flow else [-math.log1p(-s) if s < 1 else math.inf for s in noise]
+    found, least_bend = by_error(levels, guided, flow=flow), 15 if flow else 9
     assert len(found) == guided
     assert {0, 1, len(noise) - 1} <= found
     others = itertools.combinations(range(2, len(noise) - 1), guided - 3)
-    least = min(_error(noise, {0, 1, len(noise) - 1, *between}) for between in others)
-    assert _error(noise, found) == pytest.approx(least, rel=1e-9, abs=1e-12)
+    least = min(_error(noise, {0, 1, len(noise) - 1, *between}, least_bend) for between in others)
+    assert _error(noise, found, least_bend) == pytest.approx(least, rel=1e-9, abs=1e-12)
 
 
 def test_where_every_step_is_guided_there_is_nothing_to_place():
@@ -324,10 +325,23 @@ def test_a_flow_is_shifted_as_its_times_say_and_not_its_configuration(by_hand, m
         solver.set_shift(by_hand)
     solver.set_timesteps(20, **({} if mu is None else {"mu": mu}))
     noise = levels(solver, solver.timesteps.tolist())
+    multistep = diffusers.UniPCMultistepScheduler(**FLOW, flow_shift=1.0 if evenly else 3.0)
     for part in (noise, noise[8:]):  # as image to image begins late
-        budget = Budget(0.45).with_solver(solver, len(part), part)
-        assert budget.evenly is evenly
-        assert budget.is_too_small(len(part), solver) is evenly
+        assert Budget(0.45).with_solver(multistep, len(part), part).evenly is evenly
+        assert Budget(0.45).with_solver(solver, len(part), part).is_too_small(len(part), solver) is evenly
+
+
+@pytest.mark.parametrize("shift", [1.0, 3.0])
+def test_a_budget_of_euler_along_a_flow_is_that_of_the_least_error(shift):
+    solver = diffusers.FlowMatchEulerDiscreteScheduler(shift=shift)
+    calls, levels = steps_ahead(solver, 28)
+    budget = TextSchedule.within(0.5)
+    guided = budget.in_run(solver, calls, levels).guided_steps(28)
+    solver.set_timesteps(28)
+    assert guided == by_error(solver.sigmas[:-1].tolist(), 14, flow=True)
+    assert guided != budget.in_run(solver, calls).guided_steps(28)  # levels unknown
+    inverted = diffusers.FlowMatchEulerDiscreteScheduler(shift=shift, invert_sigmas=True)  # Mochi's
+    assert budget.in_run(inverted, *steps_ahead(inverted, 28)).guided_steps(28) == guided
 
 
 @pytest.mark.parametrize(

@@ -87,21 +87,23 @@ class Budget:
     all guided steps, if that leaves the last ones, and as many as leave no two steps together for the others. Of the
     rules that were tried this one kept pocket's pictures best where people work, in 20 to 30 steps.
 
-    Along a flow whose times are shifted the first steps are short, and later ones long: there gaps are even, and no
-    more steps come first than leave no two together for the others. And where the solver is of first order, and makes
-    no more of an error than it is, they are those that are left out at the least error.
+    Where the solver is of first order, and makes no more of an error than it is, they are those without which the
+    error is least. With others along a flow whose times are shifted, where first steps are short and later ones long,
+    gaps are even, and no more steps come first than leave no two together for the others.
 
     Attributes:
         share: Of the evaluations of full guidance, above 0 and up to 1.
         last: How many steps at the end are guided in any case; None: as many as `with_solver` finds for a run, else 1.
         evenly: Gaps are even, as `with_solver` finds it for a run.
         levels: How much noise there is at each step of a run, u_t, if `with_solver` finds that steps go by that.
+        flow: They are those of a flow.
     """
 
     share: float
     last: int | None = None
     evenly: bool = False
     levels: tuple[float, ...] | None = None
+    flow: bool = False
 
     FIRST: ClassVar[float] = 0.6
     #: How many last steps a multistep solver of order 2 needs whose steps lie evenly in the timesteps: in the last ones
@@ -147,10 +149,11 @@ class Budget:
         adds_noise = str(config.get("algorithm_type")).startswith("sde") or config.get("stochastic_sampling")
         if self.last is not None or adds_noise or "LCM" in name:
             return self
-        if is_flow(config):
-            return replace(self, evenly=shift_of(config, levels) >= self.SHIFTED)
+        flow = is_flow(config)
         if levels is not None and is_of_first_order(name, config) and num_steps <= self.MOST_STEPS:
-            return replace(self, levels=tuple(levels))
+            return replace(self, levels=tuple(levels), flow=flow)
+        if flow:
+            return replace(self, evenly=shift_of(config, levels) >= self.SHIFTED)
         is_multistep = "Multistep" in name and config.get("solver_order") == 2
         is_even = not any(config.get(option) for option in UNEVEN)
         guided = self._paid_for(num_steps, 0)
@@ -190,13 +193,13 @@ class Budget:
         """
         config = config_of(solver)
         is_higher, are_many = (config.get("solver_order") or 1) > 1, num_steps > self.FEW
-        if self.levels is not None:
+        if self.levels is not None and not self.flow:
             return self.share < self.WORTH_BY_ERROR[are_many]
         if config.get("use_beta_sigmas"):
             return self.share < self.WORTH_OF_BETA[is_higher]
         if is_flow(config) and is_higher:
             return self.share < self.WORTH_OF_FLOWS_OF_HIGHER_ORDER[are_many]
-        if self.evenly:
+        if self.evenly or (self.flow and shift_of(config, self.levels) >= self.SHIFTED):
             return self.share < self.WORTH_OF_FLOWS[are_many]
         if not is_higher:
             return self.share < self.WORTH[are_many]
@@ -212,7 +215,7 @@ class Budget:
         if self.evenly:
             return evenly(num_steps, guided)
         if self.levels is not None and guided < num_steps:
-            return _by_error(self.levels, guided)
+            return _by_error(self.levels, guided, flow=self.flow)
         return early(num_steps, guided, self.FIRST, self.last or 1)
 
     def _paid_for(self, num_steps: int, others: int) -> int:

@@ -17,6 +17,7 @@ __all__ = ["Solver", "config_of", "is_flow", "is_of_first_order", "shift_of"]
 #: Flux' in 4096 tokens, exp(1.15), and about Stable Diffusion 3's.
 DYNAMIC_SHIFT: Final = 3.0
 _FIRST_ORDER: Final = ("DDIMScheduler", "DDIMParallelScheduler", "EulerDiscreteScheduler")
+_FIRST_ORDER_OF_FLOWS: Final = ("FlowMatchEulerDiscreteScheduler",)
 
 
 @guarded
@@ -82,8 +83,9 @@ def is_flow(config: Any) -> bool:
 
 def is_of_first_order(class_name: str, config: Any) -> bool:
     """Whether a scheduler goes from time to time along what the denoiser says there: DDIM and Euler, of a model that
-    predicts the noise, or v."""
-    return class_name in _FIRST_ORDER and config.get("prediction_type") in ("epsilon", "v_prediction")
+    predicts the noise, or v, and Euler along a flow."""
+    predicts = config.get("prediction_type") in ("epsilon", "v_prediction")
+    return class_name in _FIRST_ORDER_OF_FLOWS or (class_name in _FIRST_ORDER and predicts)
 
 
 def shift_of(config: Any, noise: Sequence[float] | None = None) -> float:

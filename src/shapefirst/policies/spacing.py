@@ -12,6 +12,10 @@ __all__ = ["by_error", "early", "evenly", "spread"]
 
 #: The longest gap, in steps; longer ones only where so few are guided that the average gap is half of it.
 LONGEST_GAP: Final = 9
+#: The least of K in `by_error`, and along a flow, whose late steps are long.
+LEAST_BEND: Final = 9.0
+LEAST_BEND_OF_FLOWS: Final = 15.0
+MOST_BEND: Final = 1000.0
 
 
 def early(num_steps: int, guided: int, first: float, last: int = 1) -> frozenset[int]:
@@ -44,25 +48,29 @@ def spread(num_steps: int, guided: int, first: int, last: int, power: float) -> 
     return frozenset(found)
 
 
-def by_error(levels: Sequence[float], guided: int) -> frozenset[int]:
+def by_error(levels: Sequence[float], guided: int, *, flow: bool = False) -> frozenset[int]:
     """The `guided` of the steps without which the error is least, by a model of it.
 
-    In s = sigma / (alpha + sigma) = 1 - exp(-u), a step of first order that takes the line through the two guided ones
-    before it, at a and at b > a, leaves in the last latents an error of about
+    In s = sigma / (alpha + sigma), a step of first order that takes the line through the two guided ones before it, at
+    a and at b > a, leaves in the last latents an error of about
 
-        K (s - s_next) (a - s) (b - s) / 2          K = 1.5 / (1 - s)^3, at least 9 and at most 1000
+        K (s - s_next) (a - s) (b - s) / 2          K = 1.5 / (1 - s)^3, at least `LEAST_BEND` and at most `MOST_BEND`
 
     with K as it was measured by leaving out single steps (pocket, and flows of it, whatever the shift): errors count
-    alike in u, but where there is hardly any noise or hardly any signal. The sum of squares is least, by
+    alike in -log(1 - s), but where there is hardly any noise or hardly any signal. The sum of squares is least, by
     dynamic programming over the guided steps, where b - a is taken to be the length of the gap that follows. The first
     two and the last are always guided.
 
     Args:
-        levels: u_t at each of N steps, which may be infinite where there is no signal; the run ends at 0.
+        levels: u_t (see `families.noise`) at each of N steps, infinite where there is no signal; the run ends at 0.
         guided: How many, from 3 to N.
+        flow: They are those of a flow, s itself; of others s = 1 - exp(-u).
     """
-    count, s = len(levels), [-math.expm1(-u) for u in (*levels, 0.0)]
-    bends = [min(max(1.5 / max(1 - one, 1e-3) ** 3, 9.0), 1000.0) * (one - after) / 2 for one, after in pairwise(s)]
+    count, s = len(levels), [u if flow else -math.expm1(-u) for u in (*levels, 0.0)]
+    least = LEAST_BEND_OF_FLOWS if flow else LEAST_BEND
+    bends = [
+        min(max(1.5 / max(1 - one, 1e-3) ** 3, least), MOST_BEND) * (one - after) / 2 for one, after in pairwise(s)
+    ]
     longest = max(LONGEST_GAP, 2 * math.ceil(count / (guided - 2)))
 
     def error(start: int, stop: int) -> float:

@@ -108,13 +108,16 @@ class Found:
 
 
 @guarded
-def candidates(steps: Steps, solver_order: Positive = 1, levels: Sequence[float] | None = None) -> list[Candidate]:
+def candidates(
+    steps: Steps, solver_order: Positive = 1, levels: Sequence[float] | None = None, *, flow: bool = False
+) -> list[Candidate]:
     """All that are scored or run: placements, branches and orders at N steps, fewer steps, and both together.
 
     Args:
         steps: N.
         solver_order: The scheduler's ``order``.
         levels: u_t at each step, if some placements are to go by that (see `policies.spacing`).
+        flow: They are those of a flow.
     """
     if levels is not None and len(levels) != steps:
         raise ShapefirstError(f"Each of {steps} steps has one level of noise, but there are {len(levels)} levels.")
@@ -134,7 +137,7 @@ def candidates(steps: Steps, solver_order: Positive = 1, levels: Sequence[float]
                 placements = [spread(steps, guided, FIRST, LAST, power) for power in POWERS]
                 placements += [early(steps, guided, first) for first in (0.5, Budget.FIRST)]
                 placements.append(evenly(steps, guided))
-                placements += [by_error(levels, guided)] if levels is not None else []
+                placements += [by_error(levels, guided, flow=flow)] if levels is not None else []
                 for order in ORDERS:
                     for placed in placements:
                         add(steps, TextSchedule.at(placed, keep=keep, order=order), f"{kind} {saving:g}")

@@ -126,7 +126,7 @@ def _among(tuner: Tuner) -> list[Candidate]:
     if tuner.goal == "keep":
         solver, steps = tuner.pipe.scheduler, tuner.sampling.steps
         _, levels = steps_ahead(solver, steps)
-        return candidates(steps, tuner.solver_order, None if is_flow(solver.config) else levels)
+        return candidates(steps, tuner.solver_order, levels, flow=is_flow(solver.config))
     stock = solvers(_fits(tuner), tuner.pipe.scheduler.config)
     found = [Candidate(number, schedule, "") for number, schedule in stock]
     return [replace(one, kind=one.name) for one in found]
