@@ -66,6 +66,8 @@ def test_full_guidance_is_that_of_diffusers_bit_for_bit(tiny):
 @pytest.mark.parametrize(("tiny", "words"), SOME, indirect=["tiny"])
 def test_it_gives_what_the_equations_say_and_evaluates_no_more_than_the_policy_asks_for(tiny, words):
     guided, keep, order = POLICIES[words]
+    if words.startswith("budget") and getattr(tiny.pipe.scheduler.config, "shift", 1) == 3:
+        guided = {0, 1, 3, 4, 5}  # along a flow whose times are shifted
     guider = Guider(words, guidance_scale=W)
     images, ran = tiny(guider), len(tiny.calls)
     assert naive.error(images, reference(tiny, guided, keep, order)) < 1e-5

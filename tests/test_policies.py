@@ -33,7 +33,7 @@ from shapefirst.policies.auto import Auto
 from shapefirst.policies.file import PolicyFile, model_digest, read_policy, sampler_digest, write_policy
 from shapefirst.policies.placement import Budget
 from shapefirst.policies.schedule import TextSchedule
-from shapefirst.policies.spacing import by_error, evenly, spread
+from shapefirst.policies.spacing import by_error, evenly, leaves_none_together, spread
 from shapefirst.policies.words import describe, find_policy, parse_policy
 
 STEPS = st.integers(1, 80)
@@ -240,6 +240,7 @@ def test_even_gaps_are_even(num_steps, data):
     assert len(steps) == guided
     assert {0, 1, *range(num_steps - 3, num_steps)} <= steps <= set(range(num_steps))
     gaps = [after - before for before, after in itertools.pairwise(sorted(steps))][1:-2]
+    assert leaves_none_together(num_steps, guided) == (max(gaps, default=0) <= 2)
     gaps = gaps if max(gaps) > 2 else [gap for gap in gaps if gap > 1]  # where none are left out two in a row
     assert max(gaps, default=0) - min(gaps, default=0) <= 1
 
@@ -340,6 +341,8 @@ def test_a_budget_of_euler_along_a_flow_is_that_of_the_least_error(shift):
     solver.set_timesteps(28)
     assert guided == by_error(solver.sigmas[:-1].tolist(), 14, flow=True)
     assert guided != budget.in_run(solver, calls).guided_steps(28)  # levels unknown
+    enough = TextSchedule.within(0.6).in_run(solver, calls, levels).guided_steps(28)  # for even gaps of one step
+    assert enough == (evenly(28, 16) if shift > 1 else by_error(levels, 16, flow=True))
     inverted = diffusers.FlowMatchEulerDiscreteScheduler(shift=shift, invert_sigmas=True)  # Mochi's
     assert budget.in_run(inverted, *steps_ahead(inverted, 28)).guided_steps(28) == guided
 

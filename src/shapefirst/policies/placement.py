@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Final, Protocol, runtime_checkable
 
 from shapefirst.errors import ShapefirstError
 from shapefirst.policies.solver import config_of, is_flow, is_of_first_order, shift_of
-from shapefirst.policies.spacing import by_error, early, evenly
+from shapefirst.policies.spacing import by_error, early, evenly, leaves_none_together
 from shapefirst.signatures import guarded
 
 __all__ = ["Budget", "Every", "Growing", "Placement"]
@@ -87,9 +87,10 @@ class Budget:
     all guided steps, if that leaves the last ones, and as many as leave no two steps together for the others. Of the
     rules that were tried this one kept pocket's pictures best where people work, in 20 to 30 steps.
 
-    Where the solver is of first order, and makes no more of an error than it is, they are those without which the
-    error is least. With others along a flow whose times are shifted, where first steps are short and later ones long,
-    gaps are even, and no more steps come first than leave no two together for the others.
+    Along a flow whose times are shifted the first steps are short, and later ones long: there gaps are even, and no
+    more steps come first than leave no two together for the others. Where the solver is of first order, and makes no
+    more of an error than it is, they are those without which the error is least; along such a flow where even gaps
+    would leave two together.
 
     Attributes:
         share: Of the evaluations of full guidance, above 0 and up to 1.
@@ -150,10 +151,11 @@ class Budget:
         if self.last is not None or adds_noise or "LCM" in name:
             return self
         flow = is_flow(config)
+        own = replace(self, evenly=flow and shift_of(config, levels) >= self.SHIFTED)
         if levels is not None and is_of_first_order(name, config) and num_steps <= self.MOST_STEPS:
-            return replace(self, levels=tuple(levels), flow=flow)
+            return replace(own, levels=tuple(levels), flow=flow)
         if flow:
-            return replace(self, evenly=shift_of(config, levels) >= self.SHIFTED)
+            return own
         is_multistep = "Multistep" in name and config.get("solver_order") == 2
         is_even = not any(config.get(option) for option in UNEVEN)
         guided = self._paid_for(num_steps, 0)
@@ -199,7 +201,7 @@ class Budget:
             return self.share < self.WORTH_OF_BETA[is_higher]
         if is_flow(config) and is_higher:
             return self.share < self.WORTH_OF_FLOWS_OF_HIGHER_ORDER[are_many]
-        if self.evenly or (self.flow and shift_of(config, self.levels) >= self.SHIFTED):
+        if self.evenly:
             return self.share < self.WORTH_OF_FLOWS[are_many]
         if not is_higher:
             return self.share < self.WORTH[are_many]
@@ -212,7 +214,7 @@ class Budget:
         guided = self._paid_for(num_steps, others)
         if guided < min(self.LEAST, num_steps):
             raise self._too_small([1] * num_steps, others)
-        if self.evenly:
+        if self.evenly and (self.levels is None or leaves_none_together(num_steps, guided)):
             return evenly(num_steps, guided)
         if self.levels is not None and guided < num_steps:
             return _by_error(self.levels, guided, flow=self.flow)

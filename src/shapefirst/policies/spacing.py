@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Final
 
-__all__ = ["by_error", "early", "evenly", "spread"]
+__all__ = ["by_error", "early", "evenly", "leaves_none_together", "spread"]
 
 #: The longest gap, in steps; longer ones only where so few are guided that the average gap is half of it.
 LONGEST_GAP: Final = 9
@@ -28,6 +28,11 @@ def evenly(num_steps: int, guided: int) -> frozenset[int]:
     """`guided` of `num_steps` steps: two first ones, others after even gaps, and the last three."""
     last = min(3, guided - 2)
     return spread(num_steps, guided, max(2, _alone(num_steps, guided, last)), last, 1.0)
+
+
+def leaves_none_together(num_steps: int, guided: int) -> bool:
+    """Whether `evenly` leaves no two steps in a row that are not guided."""
+    return _alone(num_steps, guided, 3) >= 2
 
 
 def _alone(num_steps: int, guided: int, last: int) -> int:
