@@ -30,11 +30,15 @@ class Row:
     right: Interval
     changed: Interval
     frechet: float  # distance to renders of the same scenes, over the reference's
-    time_saved: float | None  # median over the rounds
+    times_saved: list[float]  # in each round; none where it was not measured
 
     @property
     def mean(self) -> Interval:
         return bootstrap(self.l1s, within=SHARE)
+
+    @property
+    def time_saved(self) -> float | None:
+        return statistics.median(self.times_saved) if self.times_saved else None
 
     def percentile(self, at: float) -> float:
         return float(np.quantile(self.l1s, at))
@@ -141,7 +145,9 @@ def table(rows: Sequence[Row], full: int | None) -> list[str]:
     for row in rows:
         saved = "" if full is None else f" (-{1 - row.evaluations / full:.0%})"
         cells = [row.method.family, row.method.setting, f"{row.evaluations:.1f}{saved}"]
-        cells += ["" if row.time_saved is None else f"{row.time_saved:.0%}", f"{row.mean:.5f}"]
+        times = row.times_saved
+        spread = f"{row.time_saved:.0%} ({min(times):.0%} to {max(times):.0%})" if times else ""
+        cells += [spread, f"{row.mean:.5f}"]
         cells += [f"{row.percentile(0.5):.5f}", f"{high(row):.5f}", f"{row.psnr:.1f}", f"{row.clip:.4f}"]
         cells += [f"{row.right:.1%}", f"{row.changed:.1%}", f"{row.frechet:.3f}"]
         lines.append(f"| {' | '.join(cells)} |")

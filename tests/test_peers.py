@@ -340,7 +340,7 @@ def test_rivals_that_are_beaten_by_far_are_no_finalists(tmp_path):
 def test_what_a_method_costs_between_two_of_its_rows_is_on_the_line_in_the_logarithm():
     def row(family, time_saved, far, count=4):
         method = pareto_methods.Method(family, "", "DDIM, trailing", 10, pareto_methods.stock)
-        return pareto_tables.Row(method, 20.0, [far] * count, *[None] * 4, 1.0, time_saved)
+        return pareto_tables.Row(method, 20.0, [far] * count, *[None] * 4, 1.0, [time_saved] if time_saved else [])
 
     rows = [
         row("A", 0.2, 1e-4),
