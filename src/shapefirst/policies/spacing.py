@@ -12,6 +12,8 @@ __all__ = ["by_error", "early", "evenly", "leaves_none_together", "spread"]
 
 #: The longest gap, in steps; longer ones only where so few are guided that the average gap is half of it.
 LONGEST_GAP: Final = 9
+#: How many last steps `evenly` takes.
+LAST_EVENLY: Final = 3
 #: The least of K in `by_error`, and along a flow, whose late steps are long.
 LEAST_BEND: Final = 9.0
 LEAST_BEND_OF_FLOWS: Final = 15.0
@@ -26,13 +28,13 @@ def early(num_steps: int, guided: int, first: float, last: int = 1) -> frozenset
 
 def evenly(num_steps: int, guided: int) -> frozenset[int]:
     """`guided` of `num_steps` steps: two first ones, others after even gaps, and the last three."""
-    last = min(3, guided - 2)
+    last = min(LAST_EVENLY, guided - 2)
     return spread(num_steps, guided, max(2, _alone(num_steps, guided, last)), last, 1.0)
 
 
 def leaves_none_together(num_steps: int, guided: int) -> bool:
     """Whether `evenly` leaves no two steps in a row that are not guided."""
-    return _alone(num_steps, guided, 3) >= 2
+    return _alone(num_steps, guided, LAST_EVENLY) >= 2
 
 
 def _alone(num_steps: int, guided: int, last: int) -> int:
@@ -72,9 +74,9 @@ def by_error(levels: Sequence[float], guided: int, *, flow: bool = False) -> fro
         flow: They are those of a flow, s itself; of others s = 1 - exp(-u).
     """
     count, s = len(levels), [u if flow else -math.expm1(-u) for u in (*levels, 0.0)]
-    least = LEAST_BEND_OF_FLOWS if flow else LEAST_BEND
+    least_bend = LEAST_BEND_OF_FLOWS if flow else LEAST_BEND
     bends = [
-        min(max(1.5 / max(1 - one, 1e-3) ** 3, least), MOST_BEND) * (one - after) / 2 for one, after in pairwise(s)
+        min(max(1.5 / max(1 - one, 1e-3) ** 3, least_bend), MOST_BEND) * (one - after) / 2 for one, after in pairwise(s)
     ]
     longest = max(LONGEST_GAP, 2 * math.ceil(count / (guided - 2)))
 
