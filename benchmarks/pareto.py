@@ -27,7 +27,7 @@ import random
 import re
 import statistics
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -158,7 +158,8 @@ def stored_of(file: Path) -> tuple[np.ndarray, float]:
 
 def finalists(every: Sequence[Method], setting: str, folder: Path, screen: int) -> list[Method]:
     """The reference, ours and fewer steps, and of the others those that none of them beats by far: that is `FAR` times
-    closer both in the mean and in the geometric mean, for no more evaluations. What saves too little is none."""
+    closer both in the mean and in the geometric mean, for no more evaluations, and those between two of the same
+    method that are left, as tables draw a line there. What saves too little is none."""
     first, *others = [method for method in every if (folder / f"{method.name}.npz").is_file()]
     images, full = stored_of(folder / f"{first.name}.npz")
     rivals: dict[Method, tuple[float, float, float]] = {}
@@ -171,9 +172,16 @@ def finalists(every: Sequence[Method], setting: str, folder: Path, screen: int) 
     def is_beaten(evaluations: float, mean: float, typical: float) -> bool:
         return any(e <= evaluations and FAR * m <= mean and FAR * t <= typical for e, m, t in rivals.values())
 
+    close: dict[str, list[float]] = defaultdict(list)  # of each family, the evaluations of those that are not beaten
+    for method, (taken, *distances) in rivals.items():
+        if not is_beaten(taken, *distances):
+            close[method.family].append(taken)
+
     def goes_on(method: Method) -> bool:
-        always = method.is_ours or method.family == FEWER_STEPS
-        return always or (method in rivals and not is_beaten(*rivals[method]))
+        if method.is_ours or method.family == FEWER_STEPS:
+            return True
+        those = close[method.family]
+        return bool(those) and method in rivals and min(those) <= rivals[method][0] <= max(those)
 
     return [first, *filter(goes_on, others)]
 
@@ -278,7 +286,8 @@ def at_equal_time(rows: Sequence[Row], folder: Path) -> list[str]:
     taken = times_of(folder)
     if not taken["rounds"]:
         return []
-    rounds = f"the median of {len(taken['rounds'])} rounds, in other orders (all rows have their spread)"
+    fewest = min(Counter(name for shares in taken["rounds"] for name in shares).values())
+    rounds = f"the median of {fewest} rounds or more, in other orders (all rows have their spread)"
     return [
         "",
         *at_equal_savings(rows, "time", lambda row: row.time_saved),

@@ -318,8 +318,8 @@ def test_steps_that_are_aligned(make_pipe):
 def test_rivals_that_are_beaten_by_far_are_no_finalists(tmp_path):
     """Distances by hand: all pixels of all images by as much, so that mean and geometric mean are that."""
 
-    def drawn(family, evaluations, far):
-        method = pareto_methods.Method(family, "", "DDIM, trailing", 10, pareto_methods.stock)
+    def drawn(family, evaluations, far, words=""):
+        method = pareto_methods.Method(family, words, "DDIM, trailing", 10, pareto_methods.stock)
         images = np.full((4, 64, 64, 3), 100 + far, np.uint8)
         np.savez(tmp_path / f"{method.name}.npz", images=images, evaluations=evaluations)
         return method
@@ -332,9 +332,13 @@ def test_rivals_that_are_beaten_by_far_are_no_finalists(tmp_path):
         drawn("far for more", 17.0, 16),
         drawn("far for less", 10.0, 90),
         drawn("saves nothing", 20.0, 1),
+        drawn("two", 17.0, 12, "close"),
+        drawn("two", 16.0, 80, "far, between two that go on"),
+        drawn("two", 9.0, 85, "less"),
     ]
     found = pareto.finalists(every, "dpm-20", tmp_path, 4)
-    assert [one.family for one in found] == ["reference", "ours, far", "fewer steps", "close for more", "far for less"]
+    few = ["reference", "ours, far", "fewer steps", "close for more", "far for less"]
+    assert [one.family for one in found] == [*few, "two", "two", "two"]
 
 
 def test_what_a_method_costs_between_two_of_its_rows_is_on_the_line_in_the_logarithm():
