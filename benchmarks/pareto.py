@@ -13,10 +13,10 @@ pocket is read as a model of flow matching (`peers.flow`), and rivals of best ar
 
 The same prompts and seeds throughout: fresh scenes of pocket's world, none of them among those that policies and
 solvers are tuned on. Every method draws the first ``--screen``; the rest only ours, fewer steps and the finalists: the
-rivals that no other one beats by far on those, which flatters rivals if anybody. Images are kept in ``--out``, where
-``report`` writes to, too; without it they are in ``out/pareto``, and the report goes to ``benchmarks/results``. With
-``--model pocket-dit`` it is the second model, where peers that need a U-Net fail. Peers need
-``pip install '.[bench]'``; one that fails is listed with its error.
+rivals that no other one beats by far on those, which flatters rivals if anybody, and the same method's settings in
+between. Images are kept in ``--out``, where ``report`` writes to, too; without it they are in ``out/pareto``, and the
+report goes to ``benchmarks/results``. With ``--model pocket-dit`` it is the second model, where peers that need a U-Net
+fail. Peers need ``pip install '.[bench]'``; one that fails is listed with its error.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ import random
 import re
 import statistics
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -156,11 +156,16 @@ def stored_of(file: Path) -> tuple[np.ndarray, float]:
         return stored["images"], float(stored["evaluations"])
 
 
+def drawn_of(every: Sequence[Method], folder: Path) -> list[Method]:
+    """Those that have images."""
+    return [method for method in every if (folder / f"{method.name}.npz").is_file()]
+
+
 def finalists(every: Sequence[Method], setting: str, folder: Path, screen: int) -> list[Method]:
     """The reference, ours and fewer steps, and of the others those that none of them beats by far: that is `FAR` times
     closer both in the mean and in the geometric mean, for no more evaluations, and those between two of the same
     method that are left, as tables draw a line there. What saves too little is none."""
-    first, *others = [method for method in every if (folder / f"{method.name}.npz").is_file()]
+    first, *others = drawn_of(every, folder)
     images, full = stored_of(folder / f"{first.name}.npz")
     rivals: dict[Method, tuple[float, float, float]] = {}
     for method in others:
@@ -202,7 +207,7 @@ def take_times(given: argparse.Namespace) -> None:
     captions = [scene.caption for scene in scenes(given.batch)]
     every = methods(given.setting, folder)
     first, *others = finalists(every, given.setting, folder, given.screen)
-    others += [m for m in every if m.family in PARTS and (folder / f"{m.name}.npz").is_file() and m not in others]
+    others += [m for m in drawn_of(every, folder) if m.family in PARTS and m not in others]
     others = [method for method in others if re.search(given.only, method.name)]
     model = load(given.model, dtype="float32")
 
@@ -252,16 +257,11 @@ def rows_of(setting: str, folder: Path, count: int) -> list[Row]:
 
     _, true = look([render(scene)[0] for scene in drawn])
 
-    times = defaultdict(list)  # over the reference's
-    for shares in times_of(folder)["rounds"]:
-        for name, share in shares.items():
-            times[name].append(share)
+    rounds = times_of(folder)["rounds"]
     first, *others = methods(setting, folder)
     reference, _, shown, full = read(first)
     found = []
-    for method in track(others, f"comparing {setting}"):
-        if not (folder / f"{method.name}.npz").is_file():
-            continue
+    for method in track(drawn_of(others, folder), f"comparing {setting}"):
         images, evaluations, seen, features = read(method)
         n = len(images)  # fewer than the reference has where it is no finalist
         pictures, theirs = ([Image.fromarray(image) for image in those] for those in (images, reference[:n]))
@@ -275,7 +275,7 @@ def rows_of(setting: str, folder: Path, count: int) -> list[Row]:
                 bootstrap([float(a == b) for a, b in zip(seen, meant[:n], strict=True)], within=SHARE),
                 bootstrap([float(a != b) for a, b in zip(seen, shown[:n], strict=True)], within=SHARE),
                 frechet_of_few(features, true[:n]) / frechet_of_few(full[:n], true[:n]),
-                [1 - share for share in times.get(method.name, [])],
+                [1 - shares[method.name] for shares in rounds if method.name in shares],
             )
         )
     return found
@@ -283,16 +283,15 @@ def rows_of(setting: str, folder: Path, count: int) -> list[Row]:
 
 def at_equal_time(rows: Sequence[Row], folder: Path) -> list[str]:
     """The table by the time saved, of methods whose seconds were measured."""
-    taken = times_of(folder)
-    if not taken["rounds"]:
+    counts = [len(row.times_saved) for row in rows if row.times_saved]
+    if not counts:
         return []
-    fewest = min(Counter(name for shares in taken["rounds"] for name in shares).values())
-    rounds = f"the median of {fewest} rounds or more, in other orders (all rows have their spread)"
+    rounds = f"the median of {min(counts)} rounds or more, in other orders (all rows have their spread)"
     return [
         "",
         *at_equal_savings(rows, "time", lambda row: row.time_saved),
         "",
-        f"Time is that of whole calls, each beside one of the reference's: {rounds}, {taken['how']}.",
+        f"Time is that of whole calls, each beside one of the reference's: {rounds}, {times_of(folder)['how']}.",
     ]
 
 
